@@ -1,0 +1,117 @@
+"""Features of sets of pictures, real or drawn, with what is needed to tell whether two sets are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.data import ImageDataset
+from wvq.errors import DataError
+from wvq.eval.features import FeatureNetwork
+from wvq.images import to_uint8
+
+
+@dataclass
+class PictureFeatures:
+    """Features of N pictures in one order.
+
+    Attributes:
+        features: (N, D) float32 on the CPU.
+        logits: (N, classes) float32 on the CPU, or None if the network has none.
+        sha256: hash over the uint8 pixels in order.
+        image_size: side of the pictures in pixels.
+        crop_recipe: how they were cut out of the originals; ``none`` for drawn pictures.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+    sha256: str
+    image_size: int
+    crop_recipe: str
+
+    @property
+    def num_images(self) -> int:
+        return len(self.features)
+
+    def description(self) -> dict[str, int | str]:
+        """The identity of the set, for a result's settings."""
+        return {
+            "sha256": self.sha256,
+            "num_images": self.num_images,
+            "image_size": self.image_size,
+            "crop": self.crop_recipe,
+        }
+
+
+def evaluation_view(dataset: ImageDataset) -> ImageDataset:
+    """The data set under the one crop that evaluations use: centre, no flip."""
+    return dataset if dataset.crop_recipe == "center" else dataset.with_crop(crop="center", flip=False)
+
+
+def pixel_batches(dataset: ImageDataset, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """Batches of pixels (B, 3, S, S) in [-1, 1], in the order of ``indices`` (all pictures if not given)."""
+    indices = range(len(dataset)) if indices is None else indices
+    for start in range(0, len(indices), batch_size):
+        yield torch.stack([dataset[int(index)]["pixel_values"] for index in indices[start : start + batch_size]])
+
+
+def collect_features(
+    batches: Iterable[Tensor], network: FeatureNetwork, num_images: int, crop_recipe: str, progress: str | None = None
+) -> PictureFeatures:
+    """Features of a stream of pictures.
+
+    Args:
+        batches: uint8 pictures (B, 3, S, S).
+        network: the feature network.
+        num_images: number of pictures to come, for the progress bar.
+        crop_recipe: how the pictures were cut out of their originals.
+        progress: what the progress bar says; none if not given.
+
+    Raises:
+        DataError: the stream is empty.
+    """
+    digest, features, logits, image_size = hashlib.sha256(), [], [], 0
+    with tqdm(total=num_images, desc=progress, unit="img", disable=progress is None) as bar:
+        for images in batches:
+            digest.update(images.cpu().contiguous().numpy().tobytes())
+            output = network(images)
+            features.append(output.features.cpu())
+            if output.logits is not None:
+                logits.append(output.logits.cpu())
+            image_size = images.shape[-1]
+            bar.update(len(images))
+    if not features:
+        raise DataError("there are no pictures to compute features of")
+    return PictureFeatures(
+        torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest(), image_size, crop_recipe
+    )
+
+
+def reference_features(
+    dataset: ImageDataset,
+    network: FeatureNetwork,
+    batch_size: int = 64,
+    indices: Sequence[int] | None = None,
+    progress: str | None = "reference features",
+) -> PictureFeatures:
+    """Features of real pictures under the evaluation crop.
+
+    Args:
+        dataset: the pictures.
+        network: the feature network.
+        batch_size: pictures in a batch.
+        indices: which pictures, in this order; all if not given.
+        progress: what the progress bar says; none if None.
+
+    Raises:
+        DataError: no pictures.
+    """
+    view = evaluation_view(dataset)
+    batches = (to_uint8(pixels) for pixels in pixel_batches(view, batch_size, indices))
+    count = len(view) if indices is None else len(indices)
+    return collect_features(batches, network, count, view.crop_recipe, progress)

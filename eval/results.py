@@ -1,0 +1,87 @@
+"""The result of an evaluation as one JSON file: metrics, floor, counts, settings, versions and warnings."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import secrets
+from pathlib import Path
+
+from wvq.eval.features import FeatureNetwork
+
+_LIBRARIES = ("wvq", "torch", "transformers", "datasets", "torch-fidelity", "numpy", "pillow")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that an evaluation's figures depend on."""
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "not installed"
+    return versions
+
+
+def network_settings(network: FeatureNetwork, image_size: int) -> dict[str, str]:
+    """What a reader needs to repeat the features: network, weight hash and resize recipe."""
+    return {
+        "feature_network": network.name,
+        "feature_network_sha256": network.weights_sha256,
+        "feature_network_input": network.recipe(image_size),
+    }
+
+
+def make_result(
+    kind: str,
+    metrics: dict[str, float],
+    floor: dict[str, float],
+    num_images: int,
+    num_reference: int,
+    num_floor: int,
+    settings: dict,
+    warnings: list[str],
+) -> dict:
+    """A result dict; ``num_floor`` is the N on each side of the floor, the other two are the sides of the metrics."""
+    return {
+        "kind": kind,
+        "metrics": metrics,
+        "floor": floor,
+        "num_images": num_images,
+        "num_reference": num_reference,
+        "num_floor": num_floor,
+        "settings": settings,
+        "versions": library_versions(),
+        "warnings": warnings,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_result(path: str | Path, result: dict) -> Path:
+    """Writes a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
+    return write_atomically(path, json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_atomically(path: str | Path, text: str) -> Path:
+    """Writes UTF-8 text under a temporary name in the same folder, then renames it; makes the folder if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,137 @@
+"""ImageCodeTransformerConfig, and the table of generator sizes."""
+
+from __future__ import annotations
+
+from wvq.errors import ConfigError, near_match
+from wvq.pretrained import StrictConfig, is_integer, is_number
+
+# Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
+# size of 100 falls out of the fast attention kernels.
+GENERATOR_SIZES = {
+    "S": {"num_layers": 12, "num_heads": 6, "hidden_size": 384},
+    "B": {"num_layers": 12, "num_heads": 12, "hidden_size": 768},
+    "L": {"num_layers": 24, "num_heads": 16, "hidden_size": 1024},
+    "XL": {"num_layers": 36, "num_heads": 20, "hidden_size": 1280},
+    "XXL": {"num_layers": 48, "num_heads": 24, "hidden_size": 1536},
+    "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
+}
+
+
+class ImageCodeTransformerConfig(StrictConfig):
+    """Configuration of an :class:`ImageCodeTransformer`.
+
+    Args:
+        size: a name in ``GENERATOR_SIZES`` that sets layers, heads and width; None to give them one by one.
+        num_codes: codebook size K of the tokenizer.
+        grid: rows and columns of codes.
+        hidden_size, num_layers, num_heads: width, depth, attention heads.
+        num_kv_heads: key/value heads of grouped-query attention; ``num_heads`` if None.
+        intermediate_size: width of the feed-forward layer; 8/3 of ``hidden_size``, rounded up to 64, if None.
+        qk_norm: RMS-normalise queries and keys of each head.
+        dropout: on the output of attention and feed-forward, in [0, 1).
+        token_dropout: on the input tokens, in [0, 1).
+        rope_theta: base of the rotary frequencies.
+        norm_eps: of RMSNorm.
+        initializer_range: standard deviation of the weights' start.
+        code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
+            also pass through a small linear map of the vectors (0: codes are plain indices).
+        num_classes: classes; 0 for none.
+        class_names: names of the classes, in order of their ids.
+        text_dim: width of the text encoder's hidden states; 0 for no text.
+        text_length: tokens of a caption.
+        tokenizer_hash: hash of the weights of the tokenizer whose codes the model was trained on.
+
+    Raises:
+        ConfigError: an unknown field, or a value out of range.
+    """
+
+    model_type = "image_code_transformer"
+
+    def __init__(
+        self,
+        size: str | None = None,
+        num_codes: int = 16_384,
+        grid: list[int] = (16, 16),
+        hidden_size: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        num_kv_heads: int | None = None,
+        intermediate_size: int | None = None,
+        qk_norm: bool = False,
+        dropout: float = 0.1,
+        token_dropout: float = 0.1,
+        rope_theta: float = 10_000.0,
+        norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        code_dim: int = 0,
+        num_classes: int = 0,
+        class_names: list[str] = (),
+        text_dim: int = 0,
+        text_length: int = 0,
+        tokenizer_hash: str | None = None,
+        **kwargs,
+    ):
+        if size is not None:
+            if size not in GENERATOR_SIZES:
+                known = ", ".join(GENERATOR_SIZES)
+                raise ConfigError(f'size "{size}" is unknown{near_match(size, GENERATOR_SIZES)}; one of {known}')
+            row = GENERATOR_SIZES[size]
+            hidden_size, num_layers, num_heads = row["hidden_size"], row["num_layers"], row["num_heads"]
+        self.size = size
+        self.num_codes = num_codes
+        self.grid = list(grid)
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.intermediate_size = -(-8 * hidden_size // 192) * 64 if intermediate_size is None else intermediate_size
+        self.qk_norm = qk_norm
+        self.dropout = dropout
+        self.token_dropout = token_dropout
+        self.rope_theta = rope_theta
+        self.norm_eps = norm_eps
+        self.initializer_range = initializer_range
+        self.code_dim = code_dim
+        self.num_classes = num_classes
+        self.class_names = list(class_names)
+        self.text_dim = text_dim
+        self.text_length = text_length
+        self.tokenizer_hash = tokenizer_hash
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for field in ("num_codes", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
+            self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
+        for field in ("code_dim", "num_classes", "text_dim", "text_length"):
+            self._require(field, is_integer(getattr(self, field), 0), "an integer of at least 0")
+        self._require("grid", len(self.grid) == 2 and all(map(is_integer, self.grid)), "two integers of at least 1")
+        whole = self.hidden_size % self.num_heads == 0 and self.head_dim % 4 == 0
+        self._require("num_heads", whole, "a divisor of hidden_size with a head size that is a multiple of 4")
+        self._require("num_kv_heads", self.num_heads % self.num_kv_heads == 0, "a divisor of num_heads")
+        for field in ("dropout", "token_dropout"):
+            self._require(field, is_number(getattr(self, field)) and getattr(self, field) < 1, "in [0, 1)")
+        names_fit = len(self.class_names) in (0, self.num_classes)
+        self._require("class_names", names_fit, f"empty or {self.num_classes} names")
+        self._require(
+            "text_length", bool(self.text_length) == bool(self.text_dim), "above 0 if and only if text_dim is"
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def sequence_length(self) -> int:
+        """Codes of one picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the prefix starts with a class token; a model with no condition has the null row alone."""
+        return self.num_classes > 0 or self.text_dim == 0
+
+    @property
+    def prefix_length(self) -> int:
+        """Condition tokens ahead of the codes."""
+        return int(self.has_class_token) + self.text_length

@@ -1,0 +1,274 @@
+"""ImageCodeTransformer: a Llama-style decoder over a grid of image codes, read top to bottom.
+
+References: Touvron et al. 2023 (RMSNorm, SwiGLU, rotary); Su et al. 2021 (rotary, here one half of each head per axis);
+Sun et al. 2024, arXiv 2406.06525 (condition tokens ahead of the codes, not rotated).
+Shapes: B pictures, P prefix tokens, T codes, S = P + T tokens, D hidden size, H heads, C head size, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from wvq.errors import ConfigError
+from wvq.generator.conditioning import Condition, ConditionEmbedder
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.pretrained import StrictPreTrainedModel
+
+
+@lru_cache(maxsize=16)
+def rotary_table(
+    prefix: int, rows: int, columns: int, head_dim: int, theta: float, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin (S, C/2) of all tokens: C/4 frequencies turn with the row, C/4 with the column; prefixes stay at 0.
+
+    A cached function and no buffer: from_pretrained leaves the memory of a non-persistent buffer uninitialised.
+    """
+    frequencies = theta ** (-torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.cat([torch.outer(axis.flatten().double(), frequencies) for axis in (row, column)], 1)  # T C/2
+    angles = torch.cat([angles.new_zeros(prefix, head_dim // 2), angles])
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn each pair (x_i, x_{i + C/2}) of (B, H, S, C) by its token's angle."""
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)
+
+
+class KeyValueCache:
+    """Preallocated keys and values of every layer, written in place; ``length`` tokens are filled."""
+
+    def __init__(self, config: ImageCodeTransformerConfig, batch_size: int, like: torch.Tensor):
+        length = config.prefix_length + config.sequence_length
+        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim)
+        self.memory = like.new_empty(shape)
+        self.length = 0
+
+    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of new tokens (B, H, n, C); return those of all tokens so far."""
+        end = self.length + keys.shape[2]
+        stored = self.memory[layer]
+        stored[0, :, :, self.length : end] = keys
+        stored[1, :, :, self.length : end] = values
+        return stored[0, :, :, :end], stored[1, :, :, :end]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ImageCodeTransformerConfig, layer: int):
+        super().__init__()
+        self.layer, self.num_heads, self.num_kv_heads = layer, config.num_heads, config.num_kv_heads
+        self.head_dim = config.head_dim
+        heads = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = nn.Linear(config.hidden_size, heads * config.head_dim, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x, cos, sin, mask, cache: KeyValueCache | None) -> torch.Tensor:
+        heads = rearrange(self.qkv(x), "b s (h c) -> b h s c", c=self.head_dim)
+        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+        # A single new token sees all that came before: no mask at all, unless some of the prefix is padding.
+        causal = mask is None and q.shape[2] > 1
+        grouped = self.num_heads != self.num_kv_heads
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        return self.out(rearrange(x, "b h s c -> b s (h c)"))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ImageCodeTransformerConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(GradientCheckpointingLayer):
+    def __init__(self, config: ImageCodeTransformerConfig, layer: int):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cos, sin, mask, cache: KeyValueCache | None) -> torch.Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+@dataclass
+class GeneratorOutput(ModelOutput):
+    """
+    Attributes:
+        loss: 0-d, mean cross-entropy of the codes in nats.
+        logits: (B, T, K); position t predicts code t from the condition and the codes before it.
+    """
+
+    loss: torch.Tensor = None
+    logits: torch.Tensor = None
+
+
+class ImageCodeTransformer(StrictPreTrainedModel):
+    """Autoregressive model of the codes of a picture, row by row, given a class, a text, both or nothing.
+
+    Example::
+
+        generator = ImageCodeTransformer.from_pretrained("runs/openmoji/generator")
+        loss = generator(codes, class_labels=labels).loss
+    """
+
+    config_class = ImageCodeTransformerConfig
+    base_model_prefix = ""
+    main_input_name = "codes"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+
+    def __init__(self, config: ImageCodeTransformerConfig):
+        super().__init__(config)
+        self.condition = ConditionEmbedder(config)
+        self.code_embedding = nn.Embedding(config.num_codes, config.hidden_size)
+        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.num_codes, bias=False)
+        if config.code_dim:
+            self.register_buffer("codebook", torch.zeros(config.num_codes, config.code_dim))
+            self.vector_in = nn.Linear(config.code_dim, config.hidden_size, bias=False)
+            self.vector_out = nn.Linear(config.hidden_size, config.code_dim, bias=False)
+            self.vector_out.init_scale = 0.0
+        self.head.init_scale = 0.0  # the first loss is ln K
+        for block in self.blocks:  # the sum of 2 L branches keeps the scale of one (Radford et al. 2019)
+            for last in (block.attention.out, block.feed_forward.down):
+                last.init_scale = 1 / math.sqrt(2 * config.num_layers)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Called only for modules with parameters of their own, so a layer with another start carries it as init_scale.
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, 0.0, std * getattr(module, "init_scale", 1.0))
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, ConditionEmbedder):  # has a parameter of its own only with text
+            init.normal_(module.null_text, 0.0, std)
+
+    @torch.no_grad()
+    def set_codebook(self, codebook: torch.Tensor) -> None:
+        """Show the model the tokenizer's code vectors (K, D), scaled to unit variance.
+
+        Raises:
+            ConfigError: the shape differs from ``num_codes`` x ``code_dim``.
+        """
+        if tuple(codebook.shape) != (self.config.num_codes, self.config.code_dim):
+            raise ConfigError(
+                f"codebook {tuple(codebook.shape)} does not fit num_codes {self.config.num_codes} "
+                f"x code_dim {self.config.code_dim}"
+            )
+        self.codebook.copy_(codebook - codebook.mean(0)).div_(codebook.std().clamp_min(1e-8))
+
+    # ---- parts, shared by the training forward and by sampling
+
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Input tokens (B, n, D) of codes (B, n)."""
+        x = self.code_embedding(codes)
+        return x + self.vector_in(F.embedding(codes, self.codebook)) if self.config.code_dim else x
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (..., K) of hidden states (..., D)."""
+        logits = self.head(x)
+        return logits + self.vector_out(x) @ self.codebook.T if self.config.code_dim else logits
+
+    def run(
+        self, x: torch.Tensor, valid: torch.Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> torch.Tensor:
+        """Hidden states (B, n, D) of n new tokens.
+
+        Args:
+            x: (B, n, D) input tokens, the first at position ``cache.length`` (0 without a cache).
+            valid: (B, P) which prefix tokens are real; None if all are.
+            cache: keys and values of the tokens before; extended by the new ones.
+        """
+        config = self.config
+        start = cache.length if cache else 0
+        cos, sin = rotary_table(
+            config.prefix_length, *config.grid, config.head_dim, config.rope_theta, x.device
+        )  # fmt: skip
+        end = start + x.shape[1]
+        mask = None if valid is None else attention_mask(valid, start, end)
+        for block in self.blocks:
+            x = block(x, cos[start:end], sin[start:end], mask, cache)
+        if cache:
+            cache.length = end
+        return self.norm(x)
+
+    def forward(
+        self,
+        codes: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+    ) -> GeneratorOutput:
+        """Logits and loss of whole pictures.
+
+        Args:
+            codes: (B, T) or (B, h, w) int64 in [0, K).
+            class_labels: (B,) int64, -1 for the null class; all null if None.
+            text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
+        """
+        codes = codes.flatten(1)
+        if codes.shape[1] != self.config.sequence_length:
+            raise ConfigError(
+                f"codes must hold {self.config.sequence_length} a picture (grid {self.config.grid}), "
+                f"got {tuple(codes.shape)}"
+            )
+        prefix, valid = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
+        x = torch.cat((prefix, self.token_dropout(self.embed_codes(codes[:, :-1]))), dim=1)
+        logits = self.logits(self.run(x, valid)[:, self.config.prefix_length - 1 :])  # B T K
+        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+        return GeneratorOutput(loss, logits)
+
+
+@lru_cache(maxsize=16)
+def _causal(length: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def attention_mask(valid: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """Mask (B, 1, n, end) of tokens start..end: causal, without the padding of the prefix.
+
+    A padding token sees itself, or its softmax would have nothing to sum over.
+    """
+    keys = F.pad(valid, (0, end - valid.shape[1]), value=True)[:, None, None]
+    if end - start == 1:
+        return keys
+    causal = _causal(end, valid.device)[start:end]
+    itself = torch.eye(end, dtype=torch.bool, device=valid.device)[start:end]
+    return (causal & keys) | itself
+
+
+AutoConfig.register(ImageCodeTransformerConfig.model_type, ImageCodeTransformerConfig)
+AutoModel.register(ImageCodeTransformerConfig, ImageCodeTransformer)

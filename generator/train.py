@@ -1,0 +1,213 @@
+"""Trains the generator (stage two) over a code cache.
+
+    wvq train-generator --config configs/openmoji_32/generator.yaml --codes runs/codes --tokenizer runs/tokenizer
+    accelerate launch --num_processes 8 --mixed_precision bf16 -m wvq train-generator --config ...
+
+A run writes into <out>/generator: the model (config.json, model.safetensors), recipe.yaml, result.json, and training/
+with log.jsonl, TensorBoard files, sample sheets and checkpoints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from wvq.codes import CodeDataset, CodeHeader
+from wvq.errors import CacheError, ConfigError
+from wvq.generator.conditioning import Condition, TextEncoder
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.images import image_grid
+from wvq.outputs import TRAINING, start_stage, write_json
+from wvq.pretrained import weights_hash
+from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
+from wvq.training import Trainer, build_accelerator, network_groups
+
+_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
+
+
+class ConditionedCodes(Dataset):
+    """Codes with what the generator is told about each picture; captions are encoded once, each text a single time."""
+
+    def __init__(self, codes: CodeDataset, classes: bool, text_encoder: TextEncoder | None):
+        self.codes, self.classes = codes, classes
+        self.features = None
+        if text_encoder is not None:
+            texts = [codes.caption(i) for i in range(len(codes))]
+            unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            features, self.masks = (x.cpu() for x in text_encoder.encode(list(unique)))
+            self.features = features.half()  # half the memory; the projection that reads them rounds more
+            self.rows = [unique[text] for text in texts]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list) -> list[dict[str, torch.Tensor]]:
+        items = self.codes.__getitems__(keys)
+        for item in items:
+            index = int(item.pop("index"))
+            label = item.pop("label")
+            if self.classes:
+                item["class_labels"] = label
+            if self.features is not None:
+                item["text_features"] = self.features[self.rows[index]].float()
+                item["text_mask"] = self.masks[self.rows[index]]
+        return items
+
+
+class GeneratorTask:
+    """What the training loop needs to know of the generator.
+
+    Args:
+        tokenizer: anything with ``decode_codes``, to draw the sample sheets.
+        validation: held-out pictures.
+        condition, config: of the recipe.
+        reference: figures of the data that go beside every evaluation.
+    """
+
+    name = "generator"
+
+    def __init__(
+        self, tokenizer, validation: ConditionedCodes, condition: ConditionConfig, config: TrainConfig, reference: dict
+    ):
+        self.tokenizer, self.validation = tokenizer, validation
+        self.condition, self.config, self.reference = condition, config, reference
+
+    def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
+        return network_groups(list(model.parameters()), self.config)
+
+    def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
+        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
+        return model(batch["codes"], kept.class_labels, kept.text_features, kept.text_mask).loss, {}
+
+    @torch.no_grad()
+    def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, float]:
+        """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given."""
+        share = Subset(
+            self.validation, range(accelerator.process_index, len(self.validation), accelerator.num_processes)
+        )
+        sums = torch.zeros(3, dtype=torch.float64, device=model.device)
+        for batch in DataLoader(share, batch_size=64):
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            output = model(**batch)
+            hits = (output.logits.argmax(-1) == batch["codes"].flatten(1)).double().mean()
+            sums += torch.stack([output.loss.double(), hits, torch.ones_like(hits)]) * len(batch["codes"])
+        loss, accuracy, count = accelerator.reduce(sums, "sum").tolist()
+        return {"loss": loss / count, "accuracy": accuracy / count, **self.reference}
+
+    @torch.no_grad()
+    def picture(self, model: ImageCodeTransformer) -> Image.Image:
+        """Samples under the conditions of the first held-out pictures (spread over the set)."""
+        count = min(24, len(self.validation))
+        items = [self.validation[i * len(self.validation) // count] for i in range(count)]
+        batch = {name: torch.stack([item[name] for item in items]).to(model.device) for name in items[0]}
+        batch.pop("codes")
+        codes = sample_codes(model, Condition(**batch), list(range(count)), SamplingSettings(guidance_scale=2.0))
+        pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
+        return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
+
+    def training_state(self, model: ImageCodeTransformer) -> dict:
+        return {}
+
+    def load_training_state(self, model: ImageCodeTransformer, state: dict, device: torch.device) -> None:
+        pass
+
+
+def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) -> dict:
+    """Train a generator as the recipe says and save it in ``<recipe.out>/generator``.
+
+    Args:
+        recipe: settings.
+        tokenizer: the WassersteinVQModel that made the cache.
+        resume: continue the run in ``recipe.out``.
+
+    Returns:
+        Held-out figures and the run's counts (see :meth:`Trainer.run`), as saved in ``result.json``.
+
+    Raises:
+        ConfigError, CacheError, DataError: bad settings or cache, before training starts.
+    """
+    recipe.train.check()
+    recipe.condition.check()
+    train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
+    check_cache(train.header, tokenizer, recipe)
+    accelerator = build_accelerator(recipe.train)
+    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device)
+    config = build_config(recipe, train.header, text_encoder)
+    out = Path(recipe.out) / "generator"
+    with accelerator.main_process_first():
+        folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
+    classes = config.num_classes > 0
+    sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
+    set_seed(recipe.train.seed)
+    model = ImageCodeTransformer(config)
+    if config.code_dim:
+        model.set_codebook(tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu())
+    reference = {"unigram_entropy": train.unigram_entropy()}
+    task = GeneratorTask(tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.train, reference)
+    result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)
+    if accelerator.is_main_process:
+        trainer.averaged_model.save_pretrained(out)
+        result["parameters"] = sum(p.numel() for p in model.parameters())
+        write_json(out / "result.json", result)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
+    """Refuse a cache that another tokenizer made."""
+    config = tokenizer.config
+    for name, ours in (("num_codes", config.num_codes), ("grid", list(config.grid))):
+        if getattr(header, name) != ours:
+            raise CacheError(
+                f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} has {ours}; "
+                "export the codes with this tokenizer"
+            )
+    if header.tokenizer_hash != weights_hash(tokenizer):
+        raise CacheError(
+            f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
+            "export the codes with this tokenizer"
+        )
+
+
+def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -> TextEncoder | None:
+    """The text encoder of a text-conditional run, or None."""
+    if not condition.text:
+        return None
+    if not codes.header.has_captions:
+        raise ConfigError(
+            "condition.text is on, but the code cache holds no captions; export it from data that has captions, or "
+            "set condition.text to false"
+        )
+    return TextEncoder(condition.text_encoder, condition.text_length, device)
+
+
+def build_config(
+    recipe: GeneratorRecipe, header: CodeHeader, text_encoder: TextEncoder | None
+) -> ImageCodeTransformerConfig:
+    """The model's config: sizes from the recipe, the rest from the cache."""
+    for given in _FROM_CACHE:
+        if given in recipe.model:
+            raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")
+    names = header.class_names if recipe.condition.classes else []
+    return ImageCodeTransformerConfig(
+        **recipe.model,
+        num_codes=header.num_codes,
+        grid=header.grid,
+        num_classes=len(names),
+        class_names=names,
+        text_dim=text_encoder.dim if text_encoder else 0,
+        text_length=text_encoder.length if text_encoder else 0,
+        tokenizer_hash=header.tokenizer_hash,
+    )

@@ -1,0 +1,323 @@
+"""ImageGenerationPipeline: tokenizer, generator and text encoder of one folder, for sampling only."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import wvq
+from wvq.errors import CheckpointError, ConfigError, DownloadError, near_match
+from wvq.generator.conditioning import Condition, TextEncoder, class_ids
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.images import to_pil, to_uint8
+from wvq.outputs import whole_folder, write_json, write_text
+from wvq.pipelines.model_card import model_card
+from wvq.pretrained import resolve_folder, weights_hash
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.processing import ImageProcessor
+
+INDEX_NAME = "model_index.json"
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass
+class ImagePipelineOutput:
+    """
+    Attributes:
+        images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
+        codes: (N, h, w) int64.
+        seeds: the seed of each picture.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    codes: torch.Tensor
+    seeds: list[int]
+
+
+class ImageGenerationPipeline:
+    """Draws pictures from class names, prompts, both or nothing.
+
+    Args:
+        tokenizer: turns codes into pictures.
+        generator: draws codes.
+        text_encoder: needed by a text-conditional generator.
+        sampling: settings that a call uses where it gives none.
+
+    Example::
+
+        pipe = ImageGenerationPipeline.from_pretrained("runs/openmoji")
+        pipe(class_labels=["flags", 3], num_images=8, guidance_scale=3.0, seed=0).images
+        pipe(prompt="red apple", num_images=4).images
+    """
+
+    def __init__(
+        self,
+        tokenizer: WassersteinVQModel,
+        generator: ImageCodeTransformer,
+        text_encoder: TextEncoder | None = None,
+        sampling: SamplingSettings | None = None,
+    ):
+        if tokenizer.config.num_codes != generator.config.num_codes:
+            raise ConfigError(
+                f"the tokenizer has num_codes {tokenizer.config.num_codes}, the generator {generator.config.num_codes}"
+            )
+        if generator.config.text_dim and text_encoder is None:
+            raise ConfigError("this generator is conditional on text: a text_encoder is needed")
+        self.tokenizer, self.generator = tokenizer.eval(), generator.eval()
+        self.text_encoder = text_encoder
+        self.sampling = sampling or SamplingSettings()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in order of their ids; empty if the model has none."""
+        return self.generator.config.class_names
+
+    @property
+    def device(self) -> torch.device:
+        return self.generator.device
+
+    def to(self, device: torch.device | str) -> ImageGenerationPipeline:
+        """Move all parts to a device."""
+        for part in (self.tokenizer, self.generator, self.text_encoder and self.text_encoder.model):
+            if part is not None:
+                part.to(device)
+        return self
+
+    # ---- folders
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        ignore_tokenizer_mismatch: bool = False,
+        **hub_options,
+    ) -> ImageGenerationPipeline:
+        """Load a pipeline from a run folder or a Hub id.
+
+        Args:
+            path: folder with ``model_index.json``, or Hub id.
+            device: where to put the parts.
+            dtype: of the generator's weights and the tokenizer's network; as saved if None.
+            ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.
+            hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
+
+        Raises:
+            CheckpointError: a part is missing, damaged or does not fit the others.
+            DownloadError: a Hub id that cannot be reached.
+        """
+        folder = resolve_folder(path, "pipeline", **hub_options)
+        index = _read_index(folder)
+        options = {} if dtype is None else {"dtype": dtype}
+        tokenizer = WassersteinVQModel.from_pretrained(_part(folder, "tokenizer"), **options)
+        generator = ImageCodeTransformer.from_pretrained(_part(folder, "generator"), **options)
+        if not ignore_tokenizer_mismatch and dtype is None:
+            expected = generator.config.tokenizer_hash
+            if expected and weights_hash(tokenizer) != expected:
+                raise CheckpointError(
+                    f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
+                    "ignore_tokenizer_mismatch=True"
+                )
+        text_encoder = None
+        if generator.config.text_dim:
+            text_encoder = TextEncoder(_part(folder, "text_encoder"), generator.config.text_length)
+        return cls(tokenizer, generator, text_encoder, index).to(device)
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
+        """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
+
+        A part that is there already with the same weights stays as it is.
+
+        Args:
+            folder: new or existing folder.
+            card: text of ``README.md``; made from the configs if None.
+
+        Raises:
+            CheckpointError: the folder holds a part with other weights.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in (("tokenizer", self.tokenizer), ("generator", self.generator)):
+            if (folder / name).exists():
+                if weights_hash(type(part).from_pretrained(folder / name)) != weights_hash(part):
+                    raise CheckpointError(f"{folder / name} already holds another {name}; choose another folder")
+                continue
+            with whole_folder(folder / name) as partial:
+                part.save_pretrained(partial)
+                if name == "tokenizer":
+                    ImageProcessor(size=part.config.image_size).save_pretrained(partial)
+        if self.text_encoder is not None and not (folder / "text_encoder").exists():
+            with whole_folder(folder / "text_encoder") as partial:
+                self.text_encoder.save_pretrained(partial)
+        write_text(folder / "README.md", card or model_card(self))
+        write_json(
+            folder / INDEX_NAME,
+            {
+                "_class_name": type(self).__name__,
+                "wvq_version": wvq.__version__,
+                "tokenizer": ["wvq", type(self.tokenizer).__name__],
+                "generator": ["wvq", type(self.generator).__name__],
+                "text_encoder": ["transformers", "AutoModel"] if self.text_encoder is not None else None,
+                "sampling": asdict(self.sampling),
+            },
+        )
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload the pipeline to the Hugging Face Hub; returns the address of the commit.
+
+        Raises:
+            DownloadError: the Hub cannot be reached.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                api = HfApi(token=token)
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            except Exception as error:  # the hub client raises many families: HTTP, offline, validation
+                reason = str(error).strip().splitlines()[0]
+                raise DownloadError(f'"{repo_id}" could not be pushed to the Hub ({reason})') from error
+
+    # ---- sampling
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        class_labels: str | int | Sequence[str | int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        num_images: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        batch_size: int = 32,
+        output_type: str = "pil",
+        progress: bool = False,
+    ) -> ImagePipelineOutput:
+        """Draw pictures.
+
+        Args:
+            class_labels: names or ids of classes; none for the null class.
+            prompt: texts; none for the null text. With classes too, both lists must be of one length or one long.
+            num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
+                condition if None.
+            guidance_scale, temperature, top_k, top_p: see :class:`SamplingSettings`; the pipeline's own if None.
+            seed: picture i is drawn from seed + i; a random seed if None.
+            batch_size: pictures drawn at once.
+            output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
+            progress: show a progress bar.
+
+        Raises:
+            ConfigError: an unknown class, a condition that the model does not have, or a setting out of range.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ConfigError(f'output_type "{output_type}" is unknown; one of {", ".join(OUTPUT_TYPES)}')
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        settings = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
+        labels, prompts = self._conditions(class_labels, prompt, num_images)
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        seeds = [seed + index for index in range(len(labels))]
+        codes, pictures = [], []
+        batches = range(0, len(seeds), batch_size)
+        for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
+            part = slice(start, start + batch_size)
+            condition = self._condition(labels[part], prompts[part])
+            drawn = sample_codes(self.generator, condition, seeds[part], settings, progress and len(batches) == 1)
+            codes.append(drawn.cpu())
+            pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
+        return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+
+    def _conditions(self, class_labels, prompt, num_images: int | None) -> tuple[list, list]:
+        """Class id or None, and prompt or None, of each picture."""
+        config = self.generator.config
+        labels = _as_list(class_labels, (str, int))
+        prompts = _as_list(prompt, (str,))
+        if labels is not None and not config.num_classes:
+            raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
+        if prompts is not None and not config.text_dim:
+            raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
+        for name, values in (("class_labels", labels), ("prompt", prompts)):
+            if values is not None and not values:
+                raise ConfigError(f"{name} is an empty list; leave it out for no condition")
+        if labels is not None:
+            labels = class_ids(labels, config.class_names, config.num_classes)
+        count = max(len(labels or [None]), len(prompts or [None]))
+        for name, values in (("class_labels", labels), ("prompt", prompts)):
+            if values is not None and len(values) not in (1, count):
+                raise ConfigError(f"{name} has {len(values)} entries where the other condition has {count}")
+        num_images = count if num_images is None else num_images
+        if not isinstance(num_images, int) or num_images < 1 or num_images % count:
+            raise ConfigError(f"num_images must be a positive multiple of the {count} condition(s), got {num_images!r}")
+        each = num_images // count
+        return tuple(
+            [value for value in (values if values and len(values) == count else (values or [None]) * count)
+             for _ in range(each)]
+            for values in (labels, prompts)
+        )  # fmt: skip
+
+    def _condition(self, labels: list[int | None], prompts: list[str | None]) -> Condition:
+        config, condition = self.generator.config, Condition()
+        if config.num_classes:
+            ids = [-1 if label is None else label for label in labels]
+            condition.class_labels = torch.tensor(ids, device=self.device)
+        if config.text_dim:
+            features, mask = self.text_encoder.encode([prompt or "" for prompt in prompts])
+            condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
+        return condition
+
+
+def _as_list(value, single: tuple[type, ...]) -> list | None:
+    if value is None:
+        return None
+    return [value] if isinstance(value, single) else list(value)
+
+
+def _as_type(pictures: torch.Tensor, output_type: str):
+    if output_type == "pt":
+        return pictures
+    if output_type == "np":
+        return to_uint8(pictures).permute(0, 2, 3, 1).numpy()
+    return to_pil(pictures)
+
+
+def _part(folder: Path, name: str) -> Path:
+    part = folder / name
+    if not part.is_dir():
+        raise CheckpointError(f"{folder}: the pipeline's {name} folder is missing; download or save the pipeline again")
+    return part
+
+
+def _read_index(folder: Path) -> SamplingSettings:
+    """The sampling defaults of a pipeline folder, after a check of its index."""
+    file = folder / INDEX_NAME
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no pipeline: {INDEX_NAME} is missing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({error})") from error
+    if not isinstance(index, dict) or index.get("_class_name") != ImageGenerationPipeline.__name__:
+        raise CheckpointError(f"{file} does not describe an {ImageGenerationPipeline.__name__}")
+    sampling = index.get("sampling") or {}
+    known = [field.name for field in fields(SamplingSettings)]
+    for name in sampling:
+        if name not in known:
+            raise CheckpointError(f'{file}: sampling has no setting "{name}"{near_match(name, known)}')
+    return SamplingSettings(**sampling)

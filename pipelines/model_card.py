@@ -1,0 +1,106 @@
+"""The model card of a pipeline folder: what it was trained on, how it was measured, how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+if TYPE_CHECKING:
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+# {{ title }}
+
+{{ summary }}
+
+## Use
+
+```python
+from wvq import ImageGenerationPipeline
+
+pipe = ImageGenerationPipeline.from_pretrained("{{ name }}")
+images = pipe({{ call }}, seed=0).images
+```
+
+## Data
+
+{{ data }}
+
+## Model
+
+{{ model }}
+
+## Measured
+
+{{ measured }}
+"""
+
+
+def model_card(
+    pipeline: ImageGenerationPipeline,
+    name: str = "path/to/this/folder",
+    title: str = "wvq image generation pipeline",
+    data: str = "The card was written without a note on the data.",
+    licence: str | None = None,
+    results: dict[str, dict] | None = None,
+) -> str:
+    """Text of the card, with YAML metadata.
+
+    Args:
+        pipeline: the pipeline.
+        name: folder or Hub id for the example.
+        title: heading.
+        data: what the model was trained on, with its licence.
+        licence: licence id of the weights for the metadata.
+        results: figures by stage, printed as a table.
+    """
+    tokenizer, generator = pipeline.tokenizer.config, pipeline.generator.config
+    conditions = [word for word, on in (("class", generator.num_classes), ("text", generator.text_dim)) if on]
+    call = 'prompt="..."' if not generator.num_classes else f"class_labels={generator.class_names[:1] or [0]}"
+    parameters = sum(p.numel() for p in pipeline.generator.parameters()) / 1e6
+    model = [
+        f"- tokenizer: {tokenizer.image_size} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
+        f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
+        f"- generator: {generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
+        f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",
+    ]
+    if generator.class_names:
+        model.append(f"- classes: {', '.join(generator.class_names)}")
+    card = ModelCard.from_template(
+        ModelCardData(license=licence, library_name="wvq", pipeline_tag="unconditional-image-generation"
+                      if not generator.text_dim else "text-to-image"),
+        template_str=_TEMPLATE,
+        title=title,
+        summary=f"Autoregressive image generation over Wasserstein-VQ codes; {' and '.join(conditions) or 'un'}"
+        + ("-conditional." if conditions else "conditional."),
+        name=name,
+        call=call,
+        data=data,
+        model="\n".join(model),
+        measured=_table(results) if results else "No figures were given.",
+    )  # fmt: skip
+    return str(card)
+
+
+def _table(results: dict[str, dict]) -> str:
+    rows = ["| stage | figure | value |", "|---|---|---|"]
+    for stage, figures in results.items():
+        for figure, value in figures.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                rows.append(f"| {stage} | {figure} | {value:,.4g} |")
+    return "\n".join(rows)
+
+
+def read_results(folder: str | Path) -> dict[str, dict]:
+    """The ``result.json`` of each stage of a pipeline folder that has one."""
+    found = {}
+    for stage in ("tokenizer", "generator"):
+        file = Path(folder) / stage / "result.json"
+        if file.exists():
+            found[stage] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,180 @@
+"""Pipeline evaluation: balanced classes, prompts, equal N, floors, seeds and every refusal."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wvq.errors import ConfigError, DataError
+from wvq.eval.generation import evaluate_generation, sample_pictures
+
+CLASSES = ("animals", "flags", "food")
+
+
+class FakePipeline:
+    """Draws a seeded noise picture a sample, tinted by its class; records what it was asked for."""
+
+    def __init__(self, class_names=CLASSES, image_size=16):
+        self.class_names = class_names
+        self.image_size = image_size
+        self.labels, self.prompts, self.calls = [], [], []
+
+    def __call__(self, class_labels=None, prompt=None, *, num_images, seed, output_type, batch_size, **sampling):
+        assert output_type == "pt"
+        self.labels += class_labels or []
+        self.prompts += prompt or []
+        self.calls.append(sampling)
+        pictures = []
+        for offset in range(num_images):
+            generator = torch.Generator().manual_seed(seed + offset)
+            pictures.append(torch.rand(3, self.image_size, self.image_size, generator=generator) * 2 - 1)
+        return SimpleNamespace(images=torch.stack(pictures))
+
+
+def evaluate(pipeline, data, num_images, network, **settings):
+    return evaluate_generation(
+        pipeline, data, num_images, feature_network=network, batch_size=5, progress=False, **settings
+    )
+
+
+@pytest.fixture
+def labelled(pictures, picture_set):
+    labels = [0, 1, 1, 1, 2, 1] * 5
+    captions = [f"picture {index}" for index in range(30)]
+    return picture_set(pictures(30), labels, CLASSES, captions)
+
+
+def test_classes_are_exactly_balanced(labelled, projection):
+    pipeline = FakePipeline()
+    result = evaluate(pipeline, labelled, 12, projection)
+    assert Counter(pipeline.labels) == {0: 4, 1: 4, 2: 4}
+    assert result["settings"]["classes"] == "balanced"
+    with pytest.raises(ConfigError, match="cannot be balanced over 3 classes; use 12 or 15"):
+        evaluate(pipeline, labelled, 13, projection)
+
+
+def test_chosen_classes_by_name_and_id(labelled, projection):
+    pipeline = FakePipeline()
+    result = evaluate(pipeline, labelled, 8, projection, classes=["flags", 0])
+    assert Counter(pipeline.labels) == {"flags": 4, 0: 4}
+    assert result["settings"]["classes"] == ["flags", 0]
+
+
+def test_reference_classes_are_matched_by_name(labelled, projection):
+    pipeline = FakePipeline(class_names=("food", "flags", "animals"))
+    evaluate(pipeline, labelled, 30, projection, classes="reference")
+    assert Counter(pipeline.labels) == {"flags": 20, "animals": 5, "food": 5}
+
+
+def test_prompts_cycle_and_captions_can_serve(labelled, projection):
+    pipeline = FakePipeline(class_names=())
+    evaluate(pipeline, labelled, 5, projection, prompts=["red apple", "blue car"])
+    assert pipeline.prompts == ["red apple", "blue car"] * 2 + ["red apple"]
+    assert pipeline.labels == []
+    pipeline = FakePipeline(class_names=())
+    evaluate(pipeline, labelled, 6, projection, prompts="reference")
+    assert len(set(pipeline.prompts)) == 6
+    assert set(pipeline.prompts) <= set(labelled.captions)
+
+
+def test_no_condition_where_the_pipeline_has_none(labelled, projection):
+    pipeline = FakePipeline(class_names=())
+    result = evaluate(pipeline, labelled, 7, projection)
+    assert pipeline.labels == pipeline.prompts == []
+    assert result["settings"]["classes"] is None
+
+
+def test_with_enough_pictures_the_floor_has_the_samples_n(labelled, projection):
+    result = evaluate(FakePipeline(), labelled, 15, projection)
+    assert (result["num_images"], result["num_reference"], result["num_floor"]) == (15, 15, 15)
+    assert set(result["metrics"]) == {"fd_projection", "kd_projection"} == set(result["floor"])
+    assert result["metrics"]["fd_projection"] > result["floor"]["fd_projection"] > 0
+
+
+def test_with_fewer_pictures_metrics_at_the_floors_n_are_added(labelled, projection):
+    result = evaluate(FakePipeline(), labelled, 24, projection)
+    assert (result["num_images"], result["num_reference"], result["num_floor"]) == (24, 24, 15)
+    assert "fd_projection_at_floor_n" in result["metrics"]
+    result = evaluate(FakePipeline(), labelled, 36, projection)
+    assert (result["num_reference"], result["num_floor"]) == (30, 15)
+    assert any("36 samples are compared with 30 pictures" in line for line in result["warnings"])
+
+
+def test_real_pictures_as_samples_score_like_the_floor(labelled, projection, pictures):
+    class Replay(FakePipeline):
+        """Returns other pictures of the same distribution."""
+
+        def __call__(self, *args, num_images, seed, **settings):
+            drawn = pictures(15, seed=7)[seed : seed + num_images]
+            return SimpleNamespace(images=drawn.float() / 127.5 - 1)
+
+    noise = evaluate(FakePipeline(), labelled, 15, projection)
+    replay = evaluate(Replay(), labelled, 15, projection)
+    assert replay["metrics"]["fd_projection"] < 2 * replay["floor"]["fd_projection"]
+    assert replay["metrics"]["fd_projection"] < noise["metrics"]["fd_projection"] / 2
+    assert replay["floor"] == noise["floor"]
+
+
+def test_samples_do_not_depend_on_the_batch_size():
+    whole, parts = (torch.cat(list(sample_pictures(FakePipeline(), 7, batch_size=size))) for size in (7, 3))
+    assert whole.dtype == torch.uint8
+    assert torch.equal(whole, parts)
+
+
+def test_inception_score_only_with_logits(labelled, projection_with_logits):
+    result = evaluate(FakePipeline(), labelled, 12, projection_with_logits)
+    assert result["metrics"]["inception_score"] >= 1
+    assert result["floor"]["inception_score"] >= 1
+
+
+def test_settings_reach_the_pipeline_and_the_result(labelled, projection):
+    pipeline = FakePipeline()
+    sampling = {"guidance_scale": 3.0, "temperature": 0.9, "top_k": 50, "top_p": 0.95}
+    result = evaluate(pipeline, labelled, 6, projection, seed=3, **sampling)
+    assert pipeline.calls[0] == sampling
+    assert {**sampling, "seed": 3}.items() <= result["settings"].items()
+    assert result["kind"] == "generation"
+    assert "torch" in result["versions"]
+    json.dumps(result)
+
+
+def test_small_and_unbalanced_sets_are_warned_about(pictures, picture_set, projection):
+    data = picture_set(pictures(40), [0] * 36 + [1] * 2 + [2] * 2, CLASSES)
+    warnings = evaluate(FakePipeline(), data, 36, projection)["warnings"]
+    assert any("classes='reference'" in line for line in warnings)
+    warnings = evaluate(FakePipeline(), data, 6, projection)["warnings"]
+    assert any("samples: N = 6 is below" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"classes": ["birds"]}, ConfigError, "unknown class 'birds'"),
+        ({"classes": [3]}, ConfigError, "unknown class 3"),
+        ({"classes": []}, ConfigError, "empty"),
+        ({"classes": "all"}, ConfigError, "classes must be"),
+        ({"prompts": "a cat"}, ConfigError, "prompts must be a list"),
+        ({"prompts": []}, ConfigError, "empty"),
+    ],
+)
+def test_bad_conditions_are_refused(labelled, projection, settings, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(FakePipeline(), labelled, 6, projection, **settings)
+
+
+def test_bad_sets_are_refused(labelled, projection, pictures, picture_set):
+    bare = picture_set(pictures(8))
+    with pytest.raises(DataError, match="at least 4 samples and 4 pictures"):
+        evaluate(FakePipeline(), labelled, 3, projection)
+    with pytest.raises(DataError, match="no"):
+        evaluate(FakePipeline(), bare, 6, projection, prompts="reference")
+    with pytest.raises(DataError, match="needs pictures with classes"):
+        evaluate(FakePipeline(), bare, 6, projection, classes="reference")
+    with pytest.raises(DataError, match="does not know 'animals'"):
+        evaluate(FakePipeline(class_names=("x",)), labelled, 30, projection, classes="reference")
+    with pytest.raises(ConfigError, match="no classes"):
+        evaluate(FakePipeline(class_names=()), labelled, 6, projection, classes="balanced")
+    with pytest.raises(DataError, match="samples have 32 px, the pictures 16 px"):
+        evaluate(FakePipeline(image_size=32), labelled, 6, projection)

@@ -1,0 +1,82 @@
+"""Tokenizer evaluation: complete results, floors at a stated N, a perfect and a real tokenizer."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wvq.errors import DataError
+from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+class PerfectTokenizer(torch.nn.Module):
+    """Remembers the batch it encoded: its reconstructions are exact."""
+
+    config = SimpleNamespace(image_size=16, num_codes=8, grid=(4, 4))
+    device = torch.device("cpu")
+
+    def encode(self, pixel_values):
+        self.pixels = pixel_values
+        features = torch.zeros(len(pixel_values), 2, 4, 4)
+        codes = torch.arange(16).view(1, 4, 4).expand(len(pixel_values), -1, -1) % 8
+        return SimpleNamespace(codes=codes, features=features, quantized=features)
+
+    def decode(self, quantized):
+        return self.pixels
+
+    def decode_codes(self, codes):
+        return self.pixels
+
+
+@pytest.fixture
+def tiny_tokenizer():
+    torch.manual_seed(0)
+    config = WassersteinVQConfig(
+        image_size=16,
+        base_channels=32,
+        channel_multipliers=[1, 1],
+        num_res_blocks=1,
+        attention=False,
+        num_codes=16,
+        code_dim=4,
+    )
+    return WassersteinVQModel(config)
+
+
+def test_a_perfect_tokenizer_scores_zero(projection, pictures, picture_set):
+    data = picture_set(pictures(21))
+    result = evaluate_reconstruction(PerfectTokenizer(), data, projection, batch_size=8, progress=False)
+    metrics, floor = result["metrics"], result["floor"]
+    assert metrics["fd_projection"] == pytest.approx(0, abs=1e-4)
+    # On reconstructions that equal the originals, half against half is the floor itself.
+    assert metrics["fd_projection_at_floor_n"] == pytest.approx(floor["fd_projection"])
+    assert metrics["kd_projection_at_floor_n"] == pytest.approx(floor["kd_projection"])
+    assert floor["fd_projection"] > 0
+    assert (result["num_images"], result["num_reference"], result["num_floor"]) == (21, 21, 10)
+    assert result["num_tokens"] == 21 * 16
+    assert metrics["utilization"] == 1
+    assert any("floor: N = 10 is below the 12" in line for line in result["warnings"])
+
+
+def test_a_real_tokenizer_gives_a_complete_result(tiny_tokenizer, projection, pictures, picture_set):
+    tiny_tokenizer.train()
+    data = picture_set(pictures(12), crop_recipe="random(0.8)")
+    result = evaluate_reconstruction(tiny_tokenizer, data, projection, batch_size=5, progress=False)
+    assert result["kind"] == "reconstruction"
+    assert {"quantization_error", "utilization", "perplexity", "psnr_rgb", "psnr_y", "ssim"} < set(result["metrics"])
+    assert result["metrics"]["fd_projection"] > 0
+    assert result["settings"]["reference"]["crop"] == "center"
+    assert result["settings"]["feature_network"] == "projection"
+    json.dumps(result)
+    again = evaluate_reconstruction(tiny_tokenizer, data, projection, batch_size=12, progress=False)
+    assert again["metrics"] == pytest.approx(result["metrics"], rel=1e-3, abs=1e-4)
+
+
+def test_bad_sets_are_refused(projection, pictures, picture_set):
+    with pytest.raises(DataError, match="at least 4"):
+        evaluate_reconstruction(PerfectTokenizer(), picture_set(pictures(3)), projection)
+    with pytest.raises(DataError, match="image_size: the pictures have 32 px, the tokenizer needs 16"):
+        evaluate_reconstruction(PerfectTokenizer(), picture_set(pictures(4, size=32)), projection)

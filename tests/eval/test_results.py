@@ -1,0 +1,47 @@
+"""Result files: complete keys, valid JSON, atomic writing."""
+
+import json
+import os
+
+import pytest
+
+from wvq.eval.results import library_versions, make_result, write_atomically, write_result
+
+
+def result(**metrics):
+    return make_result("generation", metrics, {"fid": 1.0}, 10, 10, 5, {"seed": 0}, ["small"])
+
+
+def test_result_round_trip(tmp_path):
+    written = result(fid=2.5)
+    path = write_result(tmp_path / "deep" / "result.json", written)
+    read = json.loads(path.read_text())
+    assert read == written
+    assert set(read) == {
+        *("kind", "metrics", "floor", "num_images", "num_reference", "num_floor"),
+        *("settings", "versions", "warnings", "date"),
+    }
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_values_that_are_not_finite_become_null(tmp_path):
+    path = write_result(tmp_path / "result.json", result(fid=float("nan"), kid=float("inf")))
+    assert json.loads(path.read_text())["metrics"] == {"fid": None, "kid": None}
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+
+    def full_disk(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_versions_name_what_the_figures_depend_on():
+    assert {"python", "wvq", "torch", "torch-fidelity"} <= set(library_versions())

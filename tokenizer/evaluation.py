@@ -1,0 +1,64 @@
+"""Held-out measurement of a tokenizer: E, U, C over one histogram of the whole set, PSNR on RGB and Y, SSIM."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from wvq.images import to_uint8
+from wvq.tokenizer.metrics import CodeStatistics, luma, psnr, ssim
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+@torch.no_grad()
+def evaluate_tokenizer(
+    model: WassersteinVQModel,
+    dataset: Dataset,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+    statistics: CodeStatistics | None = None,
+) -> dict[str, float | int]:
+    """Measure reconstructions of all pictures of a set; under several processes each measures its share.
+
+    Args:
+        model: in eval mode.
+        dataset: items with ``pixel_values`` (3, S, S) in [-1, 1].
+        batch_size: pictures at once.
+        accelerator: for runs under several processes.
+        progress: show a progress bar.
+        statistics: the accumulator to use, for callers that want its histogram afterwards.
+
+    Returns:
+        quantization_error, utilization, perplexity, num_tokens, psnr_rgb and psnr_y (dB, mean over pictures of the
+        8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images.
+    """
+    device = model.device
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    shown = progress and rank == 0
+    share = Subset(dataset, range(rank, len(dataset), world))
+    statistics = statistics or CodeStatistics(model.config.num_codes, device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
+        pixels = batch["pixel_values"].to(device)
+        output = model.encode(pixels)
+        statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
+        pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
+        sums += _picture_sums(pictures, originals)
+    if accelerator:
+        statistics.reduce(accelerator)
+        sums = accelerator.reduce(sums, "sum")
+    count, rgb, y, similarity = sums.tolist()
+    figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
+    if model.config.image_size >= 11:
+        figures["ssim"] = similarity / count
+    return figures | {"num_images": int(count)}
+
+
+def _picture_sums(pictures: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+    x, y = pictures.float(), originals.float()
+    similarity = ssim(x, y).sum() if min(x.shape[-2:]) >= 11 else x.new_zeros(())
+    count = torch.tensor(float(len(x)), device=x.device)
+    return torch.stack([count, psnr(x, y).sum(), psnr(luma(x), luma(y)).sum(), similarity]).double()

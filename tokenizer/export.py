@@ -1,0 +1,172 @@
+"""Exports codes: encodes every picture (in several crops, if asked) into a cache for the generator.
+
+    wvq export-codes --tokenizer runs/tokenizer --out runs/codes --data.path openmoji --num_crops 8
+
+Under `accelerate launch` each process encodes its share; the first one joins them. After writing, random rows are
+decoded and held against their pictures, and the PSNR is printed and kept in the header.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+import wvq
+from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
+from wvq.data import ImageDataset, load_images
+from wvq.errors import CacheError, DataError
+from wvq.images import to_uint8
+from wvq.outputs import refuse_occupied, whole_folder
+from wvq.pretrained import weights_hash
+from wvq.recipes import ExportRecipe
+from wvq.tokenizer.metrics import psnr
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+CHECKED_ROWS = 32
+
+
+def export_codes(recipe: ExportRecipe) -> CodeHeader:
+    """Encode the pictures of a recipe into ``recipe.out``; the folder appears when it is complete and checked.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: bad settings, pictures or tokenizer.
+        CacheError: the self-check found rows that do not decode to their pictures.
+    """
+    recipe.check()
+    state = PartialState()
+    refuse_occupied(recipe.out, "files")
+    tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
+    if recipe.data.image_size != tokenizer.config.image_size:
+        raise DataError(
+            f"data.image_size is {recipe.data.image_size}, but the tokenizer in {recipe.tokenizer} was trained on "
+            f"{tokenizer.config.image_size}; set data.image_size to it"
+        )
+    images = load_images(recipe.data)
+    sets = {"train": images.train, "validation": images.validation}
+    header = CodeHeader(
+        tokenizer_hash=weights_hash(tokenizer),
+        num_codes=tokenizer.config.num_codes,
+        grid=list(tokenizer.config.grid),
+        image_size=tokenizer.config.image_size,
+        crop_recipe={
+            "train": "center" if recipe.num_crops == 1 else f"center, then {images.train.crop_recipe}",
+            "validation": "center",
+        },
+        num_crops=recipe.num_crops,
+        class_names=list(images.class_names),
+        source=images.source,
+        num_images={split: len(dataset) for split, dataset in sets.items()},
+        has_captions=images.train.captions is not None,
+        library_version=wvq.__version__,
+    )
+    if state.num_processes == 1:
+        with whole_folder(recipe.out) as folder:
+            _write(folder, sets, tokenizer, header, recipe.batch_size)
+    else:
+        _write_shared(state, Path(recipe.out), sets, tokenizer, header, recipe.batch_size)
+    return header
+
+
+def _write(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader, batch_size: int) -> None:
+    for split, dataset in sets.items():
+        write_rows(folder / split, _encode(dataset, split, tokenizer, header, batch_size, 0, 1), header)
+    _finish(folder, sets, tokenizer, header)
+
+
+def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeHeader, batch_size: int) -> None:
+    shards = out.with_name(f".{out.name}.shards")
+    if state.is_main_process:
+        shutil.rmtree(shards, ignore_errors=True)
+    state.wait_for_everyone()
+    rank, world = state.process_index, state.num_processes
+    for split, dataset in sets.items():
+        write_rows(
+            shards / f"{split}-{rank}", _encode(dataset, split, tokenizer, header, batch_size, rank, world), header
+        )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        with whole_folder(out) as folder:
+            for split in SPLITS:
+                parts = [datasets.load_from_disk(str(shards / f"{split}-{r}")) for r in range(world)]
+                datasets.concatenate_datasets(parts).save_to_disk(str(folder / split))
+            _finish(folder, sets, tokenizer, header)
+        shutil.rmtree(shards)
+    state.wait_for_everyone()
+
+
+def _finish(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader) -> None:
+    header.save(folder)
+    header.psnr_rgb = {split: _self_check(folder, split, dataset, tokenizer) for split, dataset in sets.items()}
+    header.save(folder)
+
+
+def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDataset]:
+    """The centre crop, and for training pictures the data set's own crop after it."""
+    centre = dataset.with_crop(crop="center", flip=False)
+    return [centre] if split == "validation" or num_crops == 1 else [centre, dataset]
+
+
+def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
+    # A position of its own for each version, as if the run had seen the whole set once a crop.
+    return crop * length + index, index
+
+
+def _encode(dataset: ImageDataset, split: str, tokenizer, header: CodeHeader, batch_size: int, rank: int, world: int):
+    """Yield batches of rows for this process's run of consecutive pictures."""
+    views = _views(dataset, split, header.num_crops)
+    num_crops = header.num_crops if len(views) > 1 else 1
+    first, last = rank * len(dataset) // world, (rank + 1) * len(dataset) // world
+    keys = [(i, c) for i in range(first, last) for c in range(num_crops)]
+    bar = tqdm(total=len(keys), unit="row", desc=f"codes, {split}", disable=rank > 0)
+    picked = _Versions(views, len(dataset))
+    with bar, torch.no_grad():
+        for items in batched(picked, keys, batch_size):
+            pixels = torch.stack([item["pixel_values"] for item in items]).to(tokenizer.device)
+            indices = [item["index"] for item in items]
+            captions = [dataset.captions[i] if dataset.captions else "" for i in indices]
+            yield {
+                "codes": tokenizer.encode(pixels).codes,
+                "label": [item["label"] for item in items],
+                "caption": captions,
+            }
+            bar.update(len(items))
+
+
+class _Versions:
+    """Pictures by (index, crop)."""
+
+    def __init__(self, views: list[ImageDataset], length: int):
+        self.views, self.length = views, length
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        index, crop = key
+        return self.views[0][index] if crop == 0 else self.views[1][_crop_key(index, crop, self.length)]
+
+
+@torch.no_grad()
+def _self_check(folder: Path, split: str, dataset: ImageDataset, tokenizer) -> float:
+    """Decode random rows, and hold them against their pictures encoded afresh; return their PSNR in dB."""
+    cache = CodeDataset(folder, split)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()
+    crops = torch.randint(cache.num_crops, (len(indices),), generator=generator).tolist()
+    picked = _Versions(_views(dataset, split, cache.num_crops), len(dataset))
+    pixels = torch.stack([picked[key]["pixel_values"] for key in zip(indices, crops, strict=True)])
+    pixels = pixels.to(tokenizer.device)
+    rows = [index * cache.num_crops + crop for index, crop in zip(indices, crops, strict=True)]
+    codes = cache.codes(rows).view(-1, *cache.header.grid).to(tokenizer.device)
+    decoded = tokenizer.decode_codes(codes)
+    direct = tokenizer.decode(tokenizer.encode(pixels).quantized)
+    value = psnr(to_uint8(decoded), to_uint8(pixels)).mean().item()
+    expected = psnr(to_uint8(direct), to_uint8(pixels)).mean().item()
+    if abs(value - expected) > 0.1:
+        raise CacheError(
+            f"{folder}/{split}: rows decode to {value:.2f} dB where their pictures give {expected:.2f} dB; "
+            "the rows are out of order or damaged"
+        )
+    return round(value, 3)

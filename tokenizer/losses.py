@@ -1,0 +1,106 @@
+"""Reconstruction losses of the tokenizer: L1, L2 and an optional frozen perceptual network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wvq.errors import ConfigError, DownloadError
+from wvq.recipes import LossConfig
+
+
+class ReconstructionLoss(nn.Module):
+    """Weighted sum of L1, L2 and perceptual distance; each term is also returned under its own name.
+
+    Raises:
+        ConfigError: a weight or name is out of range, or the package behind the perceptual network is missing.
+        DownloadError: the perceptual network's weights could not be fetched.
+    """
+
+    def __init__(self, config: LossConfig):
+        super().__init__()
+        config.check()
+        self.config = config
+        self.perceptual = PERCEPTUAL[config.perceptual_network]() if config.perceptual_weight else None
+
+    def forward(
+        self, reconstruction: torch.Tensor, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        Args:
+            reconstruction, pixel_values: (B, 3, H, W), in or near [-1, 1].
+
+        Returns:
+            The weighted sum (0-d), and each unweighted term, detached.
+        """
+        config, reconstruction = self.config, reconstruction.float()
+        terms = {}
+        if config.l1_weight:
+            terms["l1"] = F.l1_loss(reconstruction, pixel_values)
+        if config.l2_weight:
+            terms["l2"] = F.mse_loss(reconstruction, pixel_values)
+        if self.perceptual is not None:
+            with torch.autocast(pixel_values.device.type, enabled=False):
+                terms["perceptual"] = self.perceptual(reconstruction, pixel_values)
+        total = sum(getattr(config, f"{name}_weight") * value for name, value in terms.items())
+        return total, {name: value.detach() for name, value in terms.items()}
+
+
+class FeatureDistance(nn.Module):
+    """Mean squared difference of unit-length features of a frozen network, at several depths.
+
+    Args:
+        layers: maps pictures (B, 3, H, W) in [-1, 1] to a list of feature maps.
+        network: the module that ``layers`` runs; frozen and kept in eval mode.
+    """
+
+    def __init__(self, layers: Callable[[torch.Tensor], list[torch.Tensor]], network: nn.Module):
+        super().__init__()
+        self.layers = layers
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            targets = [F.normalize(x, dim=1) for x in self.layers(references)]
+        values = [F.normalize(x, dim=1) for x in self.layers(pictures)]
+        return torch.stack([(x - y).square().sum(1).mean() for x, y in zip(values, targets, strict=True)]).mean()
+
+
+def _efficientnet_lite0() -> nn.Module:
+    from wvq.networks import efficientnet_lite0, efficientnet_lite0_layers
+
+    network = efficientnet_lite0()
+    return FeatureDistance(lambda pictures: efficientnet_lite0_layers(network, pictures), network)
+
+
+class _LPIPS(nn.Module):
+    """LPIPS (Zhang et al. 2018) with the VGG backbone, of the package of the same name; frozen, in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        try:
+            import lpips
+        except ImportError:
+            raise ConfigError('loss.perceptual_network "lpips" needs its package: pip install "wvq[lpips]"') from None
+        try:
+            self.network = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
+        except OSError as error:
+            raise DownloadError(
+                f"the VGG backbone of LPIPS could not be fetched ({error}); connect once to a network, or set "
+                "loss.perceptual_network to efficientnet_lite0"
+            ) from error
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return self.network(pictures, references).mean()
+
+
+PERCEPTUAL = {"lpips": _LPIPS, "efficientnet_lite0": _efficientnet_lite0}

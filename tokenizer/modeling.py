@@ -1,0 +1,237 @@
+"""WassersteinVQModel: convolutional encoder, vector quantizer and decoder in one file, read top to bottom.
+
+References: van den Oord et al. 2017 (VQ-VAE); Esser et al. 2021 (the U-shaped network); arXiv 2506.15078 (alignment).
+Shapes: B pictures, C channels, H W pixels, h w grid of codes, D dims of a code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from wvq.errors import DataError
+from wvq.pretrained import StrictPreTrainedModel
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.quantizers import VectorQuantizer, build_quantizer
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, dropout: float):
+        super().__init__()
+        self.norm1, self.conv1 = norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2, self.conv2 = norm(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.skip(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Conv2d):
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Conv2d):
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def middle(channels: int, config: WassersteinVQConfig) -> list[nn.Module]:
+    attention = [AttentionBlock(channels)] if config.attention else []
+    return [ResBlock(channels, channels, config.dropout), *attention, ResBlock(channels, channels, config.dropout)]
+
+
+def level(in_channels: int, channels: int, blocks: int, lowest: bool, config: WassersteinVQConfig) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for index in range(blocks):
+        layers.append(ResBlock(in_channels if index == 0 else channels, channels, config.dropout))
+        if lowest and config.attention:
+            layers.append(AttentionBlock(channels))
+    return layers
+
+
+class Encoder(nn.Sequential):
+    """Pictures (B, C, H, W) in [-1, 1] -> features (B, D, h, w)."""
+
+    def __init__(self, config: WassersteinVQConfig):
+        widths = config.channels
+        layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch_size)] if config.patch_size > 1 else []
+        layers.append(nn.Conv2d(config.in_channels * config.patch_size**2, widths[0], 3, padding=1))
+        for index, width in enumerate(widths):
+            lowest = index == len(widths) - 1
+            layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks, lowest, config)
+            if not lowest:
+                layers.append(Downsample(width))
+        layers += [*middle(widths[-1], config), norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.code_dim, 1)]
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """Quantized features (B, D, h, w) -> pictures (B, C, H, W), not clamped."""
+
+    def __init__(self, config: WassersteinVQConfig):
+        widths = config.channels[::-1]
+        layers: list[nn.Module] = [nn.Conv2d(config.code_dim, widths[0], 1), *middle(widths[0], config)]
+        for index, width in enumerate(widths):
+            layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks + 1, index == 0, config)
+            if index < len(widths) - 1:
+                layers.append(Upsample(width))
+        out_channels = config.in_channels * config.patch_size**2
+        layers += [norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], out_channels, 3, padding=1)]
+        if config.patch_size > 1:
+            layers.append(nn.PixelShuffle(config.patch_size))
+        super().__init__(*layers)
+
+
+@dataclass
+class EncoderOutput(ModelOutput):
+    """
+    Attributes:
+        codes: (B, h, w) int64 in [0, K).
+        quantized: (B, D, h, w), the vectors of the codes.
+        features: (B, D, h, w), what was quantized.
+    """
+
+    codes: torch.Tensor = None
+    quantized: torch.Tensor = None
+    features: torch.Tensor = None
+
+
+@dataclass
+class TokenizerOutput(ModelOutput):
+    """
+    Attributes:
+        reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
+        codes: (B, h, w) int64 in [0, K).
+        quantizer_loss: 0-d, weighted sum of the quantizer's terms.
+        losses: each unweighted term of the quantizer by name, detached.
+        statistics: quantization_error, utilization, perplexity of this batch, detached.
+    """
+
+    reconstruction: torch.Tensor = None
+    codes: torch.Tensor = None
+    quantizer_loss: torch.Tensor = None
+    losses: dict = None
+    statistics: dict = None
+
+
+class WassersteinVQModel(StrictPreTrainedModel):
+    """Image tokenizer: pictures to a grid of codes and back.
+
+    Example::
+
+        tokenizer = WassersteinVQModel.from_pretrained("runs/openmoji/tokenizer")
+        codes = tokenizer.encode(pixel_values).codes
+        pictures = tokenizer.decode_codes(codes)
+    """
+
+    config_class = WassersteinVQConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    # Codes are compared in float32 whatever the dtype of the network: see nearest.py.
+    _keep_in_fp32_modules_strict = ["quantizer"]
+
+    def __init__(self, config: WassersteinVQConfig):
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.quantizer = build_quantizer(config)
+        self.decoder = Decoder(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, VectorQuantizer):
+            module.reset_codebook()
+
+    def codebook_parameters(self) -> list[nn.Parameter]:
+        """Parameters that belong into the codebook's own optimiser group."""
+        return self.quantizer.codebook_parameters()
+
+    def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        size, channels = self.config.image_size, self.config.in_channels
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
+            raise DataError(
+                f"pixel_values must be (B, {channels}, {size}, {size}) for this tokenizer, "
+                f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
+            )
+        return rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
+
+    def encode(self, pixel_values: torch.Tensor) -> EncoderOutput:
+        """Codes of pictures.
+
+        Args:
+            pixel_values: (B, C, H, W) in [-1, 1], H = W = ``config.image_size``.
+
+        Raises:
+            DataError: the pictures have another size.
+        """
+        features = self._features(pixel_values)
+        codes = self.quantizer.encode(features)
+        quantized = rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w")
+        return EncoderOutput(codes, quantized, rearrange(features, "b h w d -> b d h w"))
+
+    def decode(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) of quantized features (B, D, h, w), clamped to [-1, 1]."""
+        return self.decoder(quantized).clamp(-1, 1)
+
+    def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) of codes (B, h, w) in [0, K), clamped to [-1, 1]."""
+        vectors = rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w")
+        return self.decode(vectors.to(next(self.decoder.parameters()).dtype))
+
+    def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:
+        """Reconstruct pictures, with all that the training loss needs.
+
+        Args:
+            pixel_values: (B, C, H, W) in [-1, 1].
+            update_statistics: pass True in training steps only; the alignment then counts the batch in its window.
+
+        Raises:
+            DataError: the pictures have another size.
+        """
+        output = self.quantizer(self._features(pixel_values), update_statistics=update_statistics)
+        reconstruction = self.decoder(rearrange(output.quantized, "b h w d -> b d h w"))
+        return TokenizerOutput(reconstruction, output.codes, output.loss, output.losses, output.statistics)
+
+
+AutoConfig.register(WassersteinVQConfig.model_type, WassersteinVQConfig)
+AutoModel.register(WassersteinVQConfig, WassersteinVQModel)

@@ -1,0 +1,45 @@
+"""ImageProcessor: Pillow pictures to the tokenizer's tensors and back."""
+
+from __future__ import annotations
+
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_base import ImageProcessingMixin
+
+from wvq.errors import ConfigError
+from wvq.images import center_crop, to_pil, to_pixels
+
+
+class ImageProcessor(ImageProcessingMixin):
+    """Centre-crops pictures to the tokenizer's size (as ADM does), scales them to [-1, 1], and turns tensors back.
+
+    Args:
+        size: side of the square pictures, in pixels.
+
+    Example::
+
+        processor = ImageProcessor.from_pretrained("runs/openmoji/tokenizer")
+        pixel_values = processor(pictures).pixel_values
+        pictures = processor.postprocess(tokenizer.decode_codes(codes))
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(self, size: int = 256, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(f"ImageProcessor.size must be an integer of at least 1, got {size!r}")
+        self.size = size
+
+    def __call__(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
+        """``pixel_values`` (B, 3, size, size) in [-1, 1] of one picture or a list of them, of any size and mode."""
+        import torch
+
+        pictures = images if isinstance(images, list | tuple) else [images]
+        pixels = torch.stack([to_pixels(center_crop(picture, self.size)) for picture in pictures])
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    @staticmethod
+    def postprocess(pixels) -> list[Image.Image]:
+        """Pillow pictures of tensors (B, 3, H, W) in [-1, 1]."""
+        return to_pil(pixels)

@@ -1,0 +1,225 @@
+"""The code cache: pictures as rows of codes, with a header that says which tokenizer, crops and classes made them.
+
+A cache is a folder with an Arrow table (written and read by `datasets`, memory-mapped) and ``header.json``. Row
+``i * num_crops + c`` holds crop c of picture i; training and validation pictures are two tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from wvq.errors import CacheError, near_match
+from wvq.outputs import write_json
+
+HEADER_NAME = "header.json"
+SPLITS = ("train", "validation")
+
+
+@dataclass
+class CodeHeader:
+    """What a code cache was made of.
+
+    Args:
+        tokenizer_hash: SHA-256 of the tokenizer's weights.
+        num_codes: codebook size K.
+        grid: rows and columns of codes.
+        image_size: side of the pictures, in pixels.
+        crop_recipe: how each split was cropped.
+        num_crops: versions of each training picture.
+        class_names: in the order of the labels.
+        source: the data set.
+        num_images: pictures of each split.
+        has_captions: whether rows carry captions.
+        psnr_rgb: mean over the rows checked after writing, decoded and held against their pictures, in dB.
+        library_version: version of wvq that wrote the cache.
+    """
+
+    tokenizer_hash: str
+    num_codes: int
+    grid: list[int]
+    image_size: int
+    crop_recipe: dict[str, str]
+    num_crops: int
+    class_names: list[str]
+    source: str
+    num_images: dict[str, int]
+    has_captions: bool
+    library_version: str
+    psnr_rgb: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> CodeHeader:
+        """Read and check a cache's header.
+
+        Raises:
+            CacheError: no cache is there, or its header is damaged.
+        """
+        file = Path(folder) / HEADER_NAME
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CacheError(
+                f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
+            ) from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CacheError(f"{file} cannot be read as JSON ({error}); export the codes again") from error
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or (names - {"psnr_rgb"}) - values.keys():
+            raise CacheError(f"{file} lacks fields of a code cache's header; export the codes again")
+        for name in values:
+            if name not in names:
+                raise CacheError(f'{file} has the unknown field "{name}"{near_match(name, names)}')
+        header = cls(**values)
+        header._check(file)
+        return header
+
+    def _check(self, file: Path) -> None:
+        def positive(value) -> bool:
+            return isinstance(value, int) and value > 0
+
+        sound = {
+            "tokenizer_hash": isinstance(self.tokenizer_hash, str),
+            "num_codes": positive(self.num_codes) and self.num_codes < 2**31,
+            "grid": isinstance(self.grid, list) and len(self.grid) == 2 and all(map(positive, self.grid)),
+            "image_size": positive(self.image_size),
+            "num_crops": positive(self.num_crops),
+            "class_names": isinstance(self.class_names, list),
+            "num_images": isinstance(self.num_images, dict) and set(self.num_images) == set(SPLITS),
+            "crop_recipe": isinstance(self.crop_recipe, dict),
+        }
+        for name, holds in sound.items():
+            if not holds:
+                raise CacheError(f"{file}: {name} has the value {getattr(self, name)!r}; export the codes again")
+
+    def save(self, folder: str | Path) -> None:
+        write_json(Path(folder) / HEADER_NAME, asdict(self))
+
+    @property
+    def sequence_length(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> None:
+    """Write one table of codes.
+
+    Args:
+        folder: new folder of the table.
+        batches: dicts with ``codes`` (B, h, w) int64, ``label`` (B ints) and ``caption`` (B strings).
+        header: gives the type and the length of a row.
+    """
+    # 2 bytes a code up to K = 65,536. Fixed-size lists: Array2D is larger and reads far slower.
+    code_type = "uint16" if header.num_codes <= 2**16 else "uint32"
+    features = datasets.Features(
+        {
+            "codes": datasets.List(datasets.Value(code_type), length=header.sequence_length),
+            "label": datasets.Value("int32"),
+            "caption": datasets.Value("string"),
+        }
+    )
+    tables = [_arrow_table(batch, code_type, header.sequence_length) for batch in batches]
+    table = pa.concat_tables(tables) if tables else features.arrow_schema.empty_table()
+    datasets.Dataset(table).cast(features).save_to_disk(str(folder))
+
+
+def _arrow_table(batch: dict, code_type: str, length: int) -> pa.Table:
+    codes = batch["codes"].reshape(-1, length).cpu().numpy().astype(code_type)
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), length)
+    labels = pa.array([int(label) for label in batch["label"]], pa.int32())
+    captions = pa.array([str(caption) for caption in batch["caption"]], pa.string())
+    return pa.table({"codes": rows, "label": labels, "caption": captions})
+
+
+class CodeDataset(Dataset):
+    """One split of a code cache as training data for a generator.
+
+    An item is a picture; which of its crops is read follows from the seed and the position in the run, as in
+    :class:`wvq.data.ImageDataset`. An integer key reads the first crop.
+
+    Args:
+        folder: the cache.
+        split: ``train`` or ``validation``.
+        seed: of the choice of crops.
+
+    Raises:
+        CacheError: the folder is no cache, or is damaged.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "train", seed: int = 0):
+        self.header = CodeHeader.read(folder)
+        self.seed = seed
+        self.num_crops = self.header.num_crops if split == "train" else 1
+        try:
+            table = datasets.load_from_disk(str(Path(folder) / split))
+            columns = table.data.column("codes").chunks
+            # Zero-copy views of the memory-mapped chunks; the library's own formats widen each code to 8 bytes.
+            parts = [c.flatten().to_numpy(zero_copy_only=True) for c in columns]
+            self.labels = table.data.column("label").to_numpy()
+            self.captions = table.data.column("caption").to_pylist() if self.header.has_captions else None
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CacheError(f"{folder}/{split} cannot be read ({reason}); export the codes again") from error
+        self._codes = np.concatenate(parts) if len(parts) != 1 else parts[0]
+        expected = self.header.num_images[split] * self.num_crops
+        if len(self.labels) != expected or self._codes.size != expected * self.header.sequence_length:
+            raise CacheError(f"{folder}/{split} holds {len(self.labels)} rows, not {expected}; export the codes again")
+        self._codes = self._codes.reshape(expected, self.header.sequence_length)
+
+    def __len__(self) -> int:
+        return len(self._codes) // self.num_crops
+
+    def codes(self, rows: Sequence[int]) -> torch.Tensor:
+        """Codes (N, h w) int64 of table rows."""
+        return torch.from_numpy(self._codes[np.asarray(rows)].astype(np.int64))
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index * self.num_crops])
+
+    def caption(self, index: int) -> str:
+        return self.captions[index * self.num_crops] if self.captions else ""
+
+    def unigram_entropy(self) -> float:
+        """Entropy of the code histogram in nats: the loss of a generator that knows frequencies only."""
+        counts = np.bincount(self._codes.reshape(-1), minlength=self.header.num_codes)
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
+        rows, indices = [], []
+        for key in keys:
+            position, index = key if isinstance(key, tuple) else (None, key)
+            rows.append(index * self.num_crops + self._crop(position))
+            indices.append(index)
+        codes = self.codes(rows)
+        return [
+            {"codes": codes[i], "label": torch.tensor(self.label(index)), "index": torch.tensor(index)}
+            for i, index in enumerate(indices)
+        ]
+
+    def _crop(self, position: int | None) -> int:
+        if position is None or self.num_crops == 1:
+            return 0
+        return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
+
+
+def batched(dataset: Dataset, keys: Iterable, size: int) -> Iterator[list]:
+    """Items of a data set in lists of at most ``size``."""
+    batch = []
+    for key in keys:
+        batch.append(dataset[key])
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,33 @@
+"""The package's own exceptions: ValueErrors whose message is one line that names the field or file and the remedy."""
+
+import difflib
+
+
+class WVQError(ValueError):
+    """Base of every error that this package raises on bad input."""
+
+
+class ConfigError(WVQError):
+    """A setting or recipe field has an unknown name, a wrong type or a value out of range."""
+
+
+class DataError(WVQError):
+    """A data set, folder or picture is missing, empty or unreadable."""
+
+
+class CacheError(WVQError):
+    """A code cache is missing, damaged or was made by another tokenizer."""
+
+
+class CheckpointError(WVQError):
+    """A model or pipeline folder has a missing, damaged or mismatching part."""
+
+
+class DownloadError(WVQError):
+    """A Hub id could not be reached or does not exist."""
+
+
+def near_match(name: str, options) -> str:
+    """Return ``' (did you mean "x"?)'`` for the option closest to ``name``, or an empty string when none is close."""
+    matches = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.5)
+    return f' (did you mean "{matches[0]}"?)' if matches else ""

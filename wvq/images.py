@@ -1,0 +1,171 @@
+"""Pure picture functions: conversion to RGB, ADM crops, pixels in [-1, 1], the one uint8 conversion, contact sheets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from wvq.errors import DataError
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow picture as 8-bit RGB, upright.
+
+    EXIF orientation is applied, transparency (alpha or a transparent palette entry) is composited on white, and 16-bit
+    grey is scaled so that 65,535 becomes 255; palette, grey, CMYK and the other 8-bit modes are converted by Pillow.
+
+    Raises:
+        DataError: the mode has no defined range or no conversion (32-bit float, LAB).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255, which turns a 16-bit picture white.
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "LAB"):
+        raise DataError(f"pictures in Pillow's mode {image.mode} are not supported: convert them to RGB PNG files")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def halve(image: Image.Image, size: int) -> Image.Image:
+    """Halve a picture with a box filter while its shorter side is at least ``2 * size``.
+
+    This is the first step of both crops: bicubic resizing alone skips pixels at large ratios.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
+def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+    image = halve(image, size)
+    scale = size / min(image.size)
+    if scale == 1:
+        return image
+    # max: rounding must not lose the last pixel of the shorter side.
+    new_size = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+    return image.resize(new_size, Image.Resampling.BICUBIC)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The central ``size`` x ``size`` square after resizing the shorter side to ``size`` (as ADM prepares ImageNet,
+    Dhariwal and Nichol 2021: box-filter halvings, then bicubic). Returns an RGB picture.
+    """
+    image = _resize_shorter_side(to_rgb(image), size)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def largest_resize(size: int, min_fraction: float) -> int:
+    """Longest that :func:`random_crop` makes the shorter side before it cuts ``size`` pixels out of it."""
+    return math.ceil(size / min_fraction)
+
+
+def random_crop(image: Image.Image, size: int, min_fraction: float, rng: np.random.Generator) -> Image.Image:
+    """A random ``size`` x ``size`` square that keeps between ``min_fraction`` and all of the shorter side (as ADM
+    augments ImageNet). Returns an RGB picture; draws three numbers from ``rng``.
+    """
+    shorter_side = int(rng.integers(size, largest_resize(size, min_fraction) + 1))
+    image = _resize_shorter_side(to_rgb(image), shorter_side)
+    left = int(rng.integers(image.width - size + 1))
+    top = int(rng.integers(image.height - size + 1))
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """A picture as a float32 tensor (3, H, W) in [-1, 1]: ``x / 127.5 - 1``."""
+    values = np.array(image if image.mode == "RGB" else to_rgb(image), dtype=np.float32)
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous().div_(127.5).sub_(1)
+
+
+def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Float pixels in [-1, 1] as uint8 of the same shape: clamped, rounded half up. Inverse of :func:`to_pixels`.
+
+    Raises:
+        DataError: the pixels are not of a floating type or contain NaN.
+    """
+    if not pixels.is_floating_point():
+        raise DataError(f"pixels must be floating point in [-1, 1], not {pixels.dtype}")
+    if torch.isnan(pixels).any():
+        raise DataError("pixels contain NaN: the model that made them has diverged")
+    return pixels.detach().float().add(1).mul(127.5).add(0.5).floor().clamp_(0, 255).to(torch.uint8)
+
+
+def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
+    """Float pixels (3, H, W) or (B, 3, H, W) in [-1, 1] as a list of RGB pictures (one for a single picture).
+
+    Raises:
+        DataError: another shape, or what :func:`to_uint8` refuses.
+    """
+    if pixels.ndim not in (3, 4) or pixels.shape[-3] != 3:
+        raise DataError(f"pixels must have shape (3, H, W) or (B, 3, H, W), not {tuple(pixels.shape)}")
+    batch = pixels if pixels.ndim == 4 else pixels[None]
+    return [Image.fromarray(array) for array in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def image_grid(
+    images: Sequence[Image.Image] | torch.Tensor,
+    columns: int,
+    scale: int = 1,
+    padding: int = 2,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
+    """Pictures side by side on white, row by row; a contact sheet.
+
+    Args:
+        images: pictures, or pixels (B, 3, H, W) in [-1, 1].
+        columns: pictures in a row.
+        scale: whole-number enlargement, by pixel repetition.
+        padding: white pixels around every picture.
+        captions: one short text for under each picture, cut to its width.
+
+    Raises:
+        DataError: no pictures, a number below one, or another number of captions than of pictures.
+    """
+    images = to_pil(images) if isinstance(images, torch.Tensor) else [to_rgb(image) for image in images]
+    if not images:
+        raise DataError("images is empty: a grid needs at least one picture")
+    if columns < 1 or scale < 1 or padding < 0:
+        raise DataError(f"columns and scale must be at least 1 and padding 0, not {columns}, {scale} and {padding}")
+    if captions is not None and len(captions) != len(images):
+        raise DataError(f"captions must match images: {len(captions)} captions for {len(images)} pictures")
+
+    font = None if captions is None else _caption_font()
+    line_height = 0 if captions is None else 14
+    width = max(image.width for image in images) * scale
+    height = max(image.height for image in images) * scale
+    cell_width, cell_height = width + 2 * padding, height + line_height + 2 * padding
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (min(columns, len(images)) * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, image in enumerate(images):
+        left, top = index % columns * cell_width + padding, index // columns * cell_height + padding
+        enlarged = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (left, top))
+        if captions is not None:
+            draw.text((left, top + height), _cut_to_width(captions[index], font, width), fill="black", font=font)
+    return sheet
+
+
+def _caption_font() -> ImageFont.FreeTypeFont:
+    # Pillow's own default font has no accented letters.
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10)
+
+
+def _cut_to_width(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…" if text else ""

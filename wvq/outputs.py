@@ -1,0 +1,98 @@
+"""Output folders: a run starts in an empty place or resumes its own, and files appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from wvq.errors import ConfigError
+
+RECIPE_NAME = "recipe.yaml"
+TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Write a text file by way of a temporary one beside it."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def write_json(file: str | Path, value) -> None:
+    """Write a JSON file by way of a temporary one beside it."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not."""
+    target = Path(target)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
+    """Raise ConfigError if the folder exists and is not empty."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} already holds {what}; choose another output folder or remove it")
+
+
+def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
+    """Claim the folder of a training stage and save the resolved recipe in it.
+
+    Returns:
+        The stage's ``training`` folder.
+
+    Raises:
+        ConfigError: the folder holds another run; or, on resume, none, or one with another recipe.
+    """
+    folder = Path(folder)
+    file = folder / RECIPE_NAME
+    values = asdict(recipe)
+    if resume:
+        if not file.exists():
+            raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if changed := _differences(before, values):
+            raise ConfigError(f"{folder} was started with another {changed[0]}; resume with the recipe saved in {file}")
+    elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
+        raise ConfigError(
+            f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
+        )
+    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    (folder / TRAINING).mkdir(parents=True, exist_ok=True)
+    return folder / TRAINING
+
+
+# A resumed run may be longer, or cut its batch another way; all else would make it another run.
+_FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
+    "train.keep_checkpoints",
+    "train.evaluate_every",
+}
+
+
+def _differences(before, after, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [d for key in keys for d in _differences(before.get(key), after.get(key), f"{prefix}{key}.")]
+    name = prefix.removesuffix(".")
+    return [] if before == after or name in _FREE_ON_RESUME else [f"{name} ({before!r}, now {after!r})"]

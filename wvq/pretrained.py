@@ -1,0 +1,140 @@
+"""What both models share with transformers' PreTrainedModel: strict configs, strict loading and the weight hash."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from wvq.errors import CheckpointError, ConfigError, DownloadError, near_match
+
+# Keys that transformers itself writes into a config.json beside the model's own.
+_LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_experts_implementation",
+}
+
+
+class StrictConfig(PreTrainedConfig):
+    """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen."""
+
+    def __init__(self, **kwargs):
+        own = set(inspect.signature(type(self).__init__).parameters) - {"self", "kwargs"}
+        known = own | set(getattr(PreTrainedConfig, "__dataclass_fields__", {})) | _LIBRARY_KEYS
+        for key in kwargs:
+            if key not in known:
+                raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, own)}')
+        super().__init__(**kwargs)
+
+    def _require(self, field: str, condition: bool, wanted: str) -> None:
+        if not condition:
+            raise ConfigError(f"{type(self).__name__}.{field} must be {wanted}, got {getattr(self, field)!r}")
+
+
+def is_integer(value, minimum: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_number(value, minimum: float = 0.0) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
+
+
+def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
+    """Return the local folder behind a path or a Hub id (downloaded through huggingface_hub).
+
+    Raises:
+        CheckpointError: a local path that does not exist or is no folder.
+        DownloadError: a Hub id that cannot be reached or does not exist.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file, not a {kind} folder")
+    text = str(path)
+    if text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).parent.is_dir():
+        raise CheckpointError(f"{text}: no such {kind} folder, and not a Hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], **hub_options))
+    except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DownloadError(
+            f'"{text}" is no local folder and could not be fetched from the Hub ({type(error).__name__}: {reason}); '
+            f"check the name and the network, or pass a local {kind} folder"
+        ) from error
+
+
+class StrictPreTrainedModel(PreTrainedModel):
+    """A PreTrainedModel whose from_pretrained accepts exactly the weights it needs, or raises one clear line."""
+
+    @classmethod
+    def from_pretrained(cls, path, *args, subfolder: str = "", **kwargs):
+        """Load config and weights from a folder or a Hub id, in eval mode.
+
+        Raises:
+            CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
+            DownloadError: a Hub id that cannot be reached.
+        """
+        hub_options = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        folder = resolve_folder(path, cls.config_class.model_type, **hub_options) / subfolder
+        if "config" not in kwargs:
+            kwargs["config"] = read_config(cls.config_class, folder)
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(
+                folder, *args, output_loading_info=True, use_safetensors=True, local_files_only=True, **kwargs
+            )
+        except ConfigError:
+            raise
+        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{folder}: weights cannot be loaded ({reason}); save or download them again"
+            ) from error
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if keys := sorted(map(str, info.get(problem) or ())):
+                shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+                raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({shown})")
+        return (model, info) if wants_info else model
+
+
+def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
+    """Read ``config.json`` of a model folder.
+
+    Raises:
+        CheckpointError: the file is missing, is no JSON object, or belongs to another kind of model.
+        ConfigError: a field is unknown or out of range.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: {folder} holds no {config_class.model_type}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    if values.get("model_type") != config_class.model_type:
+        raise CheckpointError(
+            f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
+        )
+    return config_class(**values)
+
+
+@torch.no_grad()
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
