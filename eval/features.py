@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import pickle
@@ -12,8 +11,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
+from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, near_match
 
 INCEPTION = "inception"
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
@@ -130,7 +130,7 @@ class EfficientNetLite0(FeatureNetwork):
     """EfficientNet-Lite0 (ImageNet), whose weights come as a Python package: mean-pooled last feature map.
 
     Pictures up to 128 px are resized to 128 px, larger ones to the 224 px that the network was trained at. Smaller
-    inputs run faster (at 64 px 1,100 pictures/s on two CPU cores, at 128 px 140) but rank damage wrongly: at 64 px
+    inputs run several times faster (about 300 pictures/s at 128 px on two CPU cores) but rank damage wrongly: at 64 px
     hardly visible noise (standard deviation 5) counts for more than a fourfold blur, at 128 px for less than a twofold.
     """
 
@@ -152,7 +152,8 @@ class EfficientNetLite0(FeatureNetwork):
             network.load_state_dict(state_dict)
         except RuntimeError as error:
             raise CheckpointError(f"{weights} does not hold EfficientNet-Lite0 weights") from error
-        # Depthwise convolutions run 1.5 to 5 times faster in this layout on a CPU.
+        _fold_batch_norms(network.eval())
+        # Depthwise convolutions run several times faster in this layout on a CPU.
         self.network = network.to(memory_format=torch.channels_last)
 
     def _side(self, image_size: int) -> int:
@@ -162,13 +163,18 @@ class EfficientNetLite0(FeatureNetwork):
         return f"bicubic antialiased resize to {self._side(image_size)} px, (x - 127) / 128"
 
     def _compute(self, images: Tensor) -> FeatureOutput:
+        # On a CPU small parts stay in its cache: 1.3 times faster than 32 at once.
+        parts = images.split(8 if images.device.type == "cpu" else len(images))
+        return FeatureOutput(torch.cat([self._extract_part(part) for part in parts]), None)
+
+    def _extract_part(self, images: Tensor) -> Tensor:
         pixels = images.float()
         side = self._side(max(images.shape[-2:]))
         if tuple(images.shape[-2:]) != (side, side):
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
             pixels = pixels.clamp(0, 255)
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
-        return FeatureOutput(self.network.extract_features(pixels).mean((2, 3)), None)
+        return self.network.extract_features(pixels).mean((2, 3))
 
 
 def load_feature_network(
@@ -188,11 +194,8 @@ def load_feature_network(
         DownloadError: the Inception weights are not there and cannot be downloaded.
     """
     if name not in (INCEPTION, EFFICIENTNET_LITE0):
-        near = difflib.get_close_matches(name, [INCEPTION, EFFICIENTNET_LITE0], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"feature_network: unknown {name!r}, known are {INCEPTION!r} and {EFFICIENTNET_LITE0!r}{hint}"
-        )
+        known = (INCEPTION, EFFICIENTNET_LITE0)
+        raise ConfigError(f'feature_network "{name}" is unknown{near_match(name, known)}; one of {", ".join(known)}')
     if weights is not None and not Path(weights).is_file():
         raise CheckpointError(f"feature network {name!r}: weight file {str(weights)!r} does not exist")
     if name == INCEPTION:
@@ -209,6 +212,17 @@ def default_feature_network(
     if inception_weights is not None:
         return load_feature_network(INCEPTION, inception_weights, device)
     return load_feature_network(EFFICIENTNET_LITE0, device=device)
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    """Folds every batch norm of an EfficientNet in eval mode into the convolution before it."""
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for module, convolution, norm in pairs:
+        if hasattr(module, convolution):
+            setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+            setattr(module, norm, nn.Identity())
 
 
 def _read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:

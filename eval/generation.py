@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from wvq.eval.metrics import (
 )
 from wvq.eval.references import PictureFeatures, collect_features, reference_features
 from wvq.eval.results import make_result, network_settings
+from wvq.generator.conditioning import class_ids
 from wvq.images import to_uint8
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ def evaluate_generation(
     num_images: int,
     classes: str | Sequence[str | int] | None = "auto",
     prompts: str | Sequence[str] | None = None,
-    guidance_scale: float = 1.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    guidance_scale: float | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     feature_network: FeatureNetwork | None = None,
@@ -57,7 +59,7 @@ def evaluate_generation(
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
-        guidance_scale, temperature, top_k, top_p: sampling settings; 1, 1, 0 and 1 are off.
+        guidance_scale, temperature, top_k, top_p: sampling settings; the pipeline's own if None.
         seed: seed of the samples and of the choice of reference pictures.
         batch_size: samples and pictures in a batch; the result does not depend on it.
         feature_network: network of the distances; the default one if not given.
@@ -82,7 +84,8 @@ def evaluate_generation(
     pool = reference_features(
         dataset, network, batch_size, order[: 2 * num_images], progress="real features" if progress else None
     )
-    sampling = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling = asdict(pipeline.sampling) | {name: value for name, value in given.items() if value is not None}
     pictures = sample_pictures(pipeline, num_images, labels, texts, seed, batch_size, **sampling)
     samples = collect_features(pictures, network, num_images, "none", "samples" if progress else None)
     if samples.image_size != pool.image_size:
@@ -93,9 +96,7 @@ def evaluate_generation(
     metrics, floor = _compare(network, samples, pool, num_reference, num_floor)
     warnings = [*network.warnings, *small_sample_warnings(network.dim, samples=num_images, floor=num_floor)]
     if num_reference < num_images:
-        warnings.append(
-            f"{num_images} samples are compared with only {num_reference} pictures: the data set has no more"
-        )
+        warnings.append(f"{num_images} samples are compared with {num_reference} pictures: the data set has no more")
     warnings += _imbalance_warnings(dataset, reference_indices, class_setting)
     return make_result(
         kind="generation",
@@ -184,24 +185,24 @@ def _class_labels(
     num_images: int,
 ) -> tuple[list[str | int] | None, str | list | None]:
     """One class a sample, and how the result describes the choice."""
-    names = tuple(pipeline.class_names or ())
+    names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
     if isinstance(classes, str) and classes == "auto":
-        classes = "balanced" if names and prompts is None else None
+        classes = "balanced" if num_classes and prompts is None else None
     if classes is None:
         return None, None
-    if not names:
+    if not num_classes:
         raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
     if isinstance(classes, str):
         if classes == "reference":
             return _repeat(_reference_classes(dataset, reference_indices, names), num_images), classes
         if classes != "balanced":
             raise ConfigError(f"classes must be auto, balanced, reference, a list or None, not {classes!r}")
-        chosen = list(range(len(names)))
+        chosen = list(range(num_classes))
     else:
         chosen = list(classes)
-        unknown = [item for item in chosen if item not in names and item not in range(len(names))]
-        if unknown or not chosen:
-            raise ConfigError(f"classes: unknown class {unknown[0]!r}" if unknown else "classes is an empty list")
+        class_ids(chosen, names, num_classes)
+        if not chosen:
+            raise ConfigError("classes is an empty list; give class names or ids, or None")
     if num_images % len(chosen):
         below = num_images // len(chosen) * len(chosen)
         near = " or ".join(str(count) for count in (below, below + len(chosen)) if count)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from wvq.errors import ConfigError
 from wvq.eval.report_style import SCRIPT, STYLE
-from wvq.eval.results import write_atomically
+from wvq.outputs import write_text
 
 # Nothing may be fetched: the report says the same on every machine and tells nobody that it was opened.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -152,9 +152,9 @@ class Report:
             + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
         )
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path) -> None:
         """Writes the page; the file is complete or absent, never half."""
-        return write_atomically(path, self.html())
+        write_text(path, self.html())
 
 
 def _inline(text: object) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import math
-import os
 import platform
-import secrets
 from pathlib import Path
 
 from wvq.eval.features import FeatureNetwork
+from wvq.outputs import write_json
 
 _LIBRARIES = ("wvq", "torch", "transformers", "datasets", "torch-fidelity", "numpy", "pillow")
 
@@ -61,22 +59,9 @@ def make_result(
     }
 
 
-def write_result(path: str | Path, result: dict) -> Path:
+def write_result(path: str | Path, result: dict) -> None:
     """Writes a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
-    return write_atomically(path, json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_atomically(path: str | Path, text: str) -> Path:
-    """Writes UTF-8 text under a temporary name in the same folder, then renames it; makes the folder if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    write_json(path, _finite(result))
 
 
 def _finite(value):

@@ -1,7 +1,7 @@
 """Sampling of codes: guidance, filters and the decode loop, one small function each.
 
-Every picture has a random generator of its own, so that its codes depend on the weights, its condition, the settings and
-its seed alone: not on the batch that it was sampled in, nor on the number of processes.
+Every picture has a random generator of its own, so that its codes depend on the weights, its condition, the settings
+and its seed alone: not on the batch that it was sampled in, nor on the number of processes.
 """
 
 from __future__ import annotations

@@ -171,8 +171,8 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
     for name, ours in (("num_codes", config.num_codes), ("grid", list(config.grid))):
         if getattr(header, name) != ours:
             raise CacheError(
-                f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} has {ours}; "
-                "export the codes with this tokenizer"
+                f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
+                f"has {ours}; export the codes with this tokenizer"
             )
     if header.tokenizer_hash != weights_hash(tokenizer):
         raise CacheError(

@@ -155,6 +155,34 @@ def image_grid(
     return sheet
 
 
+def labelled_rows(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int = 1, padding: int = 2, label_width: int = 110
+) -> Image.Image:
+    """One row of pictures for each (label, pictures), the label at its left.
+
+    Args:
+        rows: labels and pictures; the pictures of all rows have one size.
+        scale: whole-number enlargement, by pixel repetition.
+        padding: white pixels around every picture.
+        label_width: pixels kept for the labels; longer ones are cut.
+
+    Raises:
+        DataError: no rows, or a row without pictures.
+    """
+    if not rows:
+        raise DataError("rows is empty: a sheet needs at least one row")
+    grids = [image_grid(pictures, len(pictures), scale, padding) for _, pictures in rows]
+    width = label_width + max(grid.width for grid in grids)
+    sheet = Image.new("RGB", (width, sum(grid.height for grid in grids)), "white")
+    draw, font, top = ImageDraw.Draw(sheet), _caption_font(), 0
+    for (label, _), grid in zip(rows, grids, strict=True):
+        sheet.paste(grid, (label_width, top))
+        text = _cut_to_width(label, font, label_width - 2 * padding)
+        draw.text((padding, top + grid.height // 2), text, fill="black", font=font, anchor="lm")
+        top += grid.height
+    return sheet
+
+
 def _caption_font() -> ImageFont.FreeTypeFont:
     # Pillow's own default font has no accented letters.
     import matplotlib

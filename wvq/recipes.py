@@ -17,7 +17,8 @@ class DataConfig:
         path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
         subset: configuration name of a Hub data set that has several.
         train_split: split to train on.
-        validation_split: held-out split; without one, ``validation_fraction`` of the training split is held out.
+        validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
+            or else ``validation_fraction`` of the training split.
         validation_fraction: share of the pictures held out when there is no validation split, in (0, 1).
         image_column: column with the pictures; found by its type if not given.
         label_column: column with the classes; found by its type or the name ``label`` if not given.
@@ -229,6 +230,28 @@ class GeneratorRecipe:
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass
+class QuickstartRecipe:
+    """Both stages on a small set of pictures, with a report.
+
+    Args:
+        out: run folder; a pipeline that from_pretrained loads, with ``report.html``.
+        data: ``openmoji``, or a folder of your own pictures (class folders, or metadata.jsonl with captions).
+        minutes: wall-clock bound on the training of both stages together.
+        seed: start of weights, data order and samples.
+    """
+
+    out: str = "runs/openmoji"
+    data: str = "openmoji"
+    minutes: float = 6.5
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = _Checker(self, "")
+        check("minutes", "above 0", lambda value: value > 0)
 
 
 SCHEDULES = ("constant", "cosine", "linear")

@@ -9,6 +9,7 @@ import torch
 
 from wvq.errors import ConfigError, DataError
 from wvq.eval.generation import evaluate_generation, sample_pictures
+from wvq.generator.sampling import SamplingSettings
 
 CLASSES = ("animals", "flags", "food")
 
@@ -18,6 +19,8 @@ class FakePipeline:
 
     def __init__(self, class_names=CLASSES, image_size=16):
         self.class_names = class_names
+        self.generator = SimpleNamespace(config=SimpleNamespace(num_classes=len(class_names)))
+        self.sampling = SamplingSettings(temperature=0.7)
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []
 
@@ -136,6 +139,8 @@ def test_settings_reach_the_pipeline_and_the_result(labelled, projection):
     assert pipeline.calls[0] == sampling
     assert {**sampling, "seed": 3}.items() <= result["settings"].items()
     assert result["kind"] == "generation"
+    own = evaluate(FakePipeline(), labelled, 6, projection, top_k=5)["settings"]
+    assert (own["temperature"], own["top_k"]) == (0.7, 5)
     assert "torch" in result["versions"]
     json.dumps(result)
 
@@ -151,8 +156,8 @@ def test_small_and_unbalanced_sets_are_warned_about(pictures, picture_set, proje
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"classes": ["birds"]}, ConfigError, "unknown class 'birds'"),
-        ({"classes": [3]}, ConfigError, "unknown class 3"),
+        ({"classes": ["birds"]}, ConfigError, 'class "birds" is unknown'),
+        ({"classes": [3]}, ConfigError, "class id 3 is out of range"),
         ({"classes": []}, ConfigError, "empty"),
         ({"classes": "all"}, ConfigError, "classes must be"),
         ({"prompts": "a cat"}, ConfigError, "prompts must be a list"),

@@ -109,6 +109,7 @@ def test_contents_appear_from_three_sections_on():
 
 
 def test_save_is_atomic_and_utf8(tmp_path, full_report):
-    path = full_report.save(tmp_path / "new" / "report.html")
+    path = tmp_path / "new" / "report.html"
+    full_report.save(path)
     assert path.read_text(encoding="utf-8") == full_report.html()
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]

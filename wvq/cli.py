@@ -1,0 +1,184 @@
+"""The command `wvq`: parses one subcommand, runs it, and turns bad input into one line and exit code 2.
+
+Only light modules are imported here; a command imports torch when it runs, so that every --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import wvq
+from wvq import commands
+from wvq.errors import ConfigError, WVQError, near_match
+from wvq.parser import Parser, recipe_file
+from wvq.recipes import ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its help, its arguments, and the function that runs it."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[Parser], None]
+    run: Callable
+
+
+def _fail(program: str, line: str) -> None:
+    print(f"{program}: error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
+    def add(parser: Parser) -> None:
+        parser.add_argument(
+            "--config", action="config", help="recipe: a YAML file, or a shipped one such as openmoji_32/tokenizer"
+        )
+        if resume:
+            parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+        parser.add_class_arguments(recipe)
+
+    return add
+
+
+def _sampling_arguments(parser: Parser) -> None:
+    parser.add_argument("--guidance_scale", type=float | None, help="1 is off; the pipeline's own if not given")
+    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest code")
+    parser.add_argument("--top_k", type=int | None, help="0 keeps all codes")
+    parser.add_argument("--top_p", type=float | None, help="in (0, 1]; 1 keeps all codes")
+    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+
+
+def _sample_arguments(parser: Parser) -> None:
+    parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
+    parser.add_argument("--class", dest="classes", type=str, nargs="+", help="class names or ids")
+    parser.add_argument("--prompt", type=str, nargs="+", help="texts")
+    parser.add_argument("--num_images", type=int | None, help="pictures in all; one a condition if not given")
+    parser.add_argument("--out", type=str, default="samples", help="new folder for the pictures and their sheet")
+    _sampling_arguments(parser)
+
+
+def _evaluation_arguments(parser: Parser) -> None:
+    from wvq.recipes import DataConfig
+
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_argument("--feature_network", type=str | None, help="inception or efficientnet_lite0")
+    parser.add_argument("--inception_weights", type=str | None, help="file with torch-fidelity's Inception weights")
+    parser.add_argument("--out", type=str | None, help="JSON file for the result")
+
+
+def _reconstruction_arguments(parser: Parser) -> None:
+    parser.add_argument("tokenizer", type=str, help="tokenizer folder or Hub id")
+    _evaluation_arguments(parser)
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+
+
+def _generation_arguments(parser: Parser) -> None:
+    parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
+    _evaluation_arguments(parser)
+    parser.add_argument("--num_images", type=int, default=1000, help="samples")
+    parser.add_argument("--classes", type=str, default="auto", help="auto, balanced, reference or none")
+    parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
+    _sampling_arguments(parser)
+
+
+def _info_arguments(parser: Parser) -> None:
+    parser.add_argument("path", type=str, help="pipeline, tokenizer, generator, code cache or result file")
+
+
+def _quickstart_arguments(parser: Parser) -> None:
+    parser.add_class_arguments(QuickstartRecipe)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("quickstart", "train both stages on pictures in minutes, with a report", _quickstart_arguments,
+                commands.quickstart),
+        Command("train-tokenizer", "stage one: train an image tokenizer", _recipe_arguments(TokenizerRecipe, True),
+                commands.train_tokenizer),
+        Command("export-codes", "encode pictures into a code cache", _recipe_arguments(ExportRecipe, False),
+                commands.export_codes),
+        Command("train-generator", "stage two: train a generator over a code cache",
+                _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
+        Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
+        Command("evaluate reconstruction", "measure a tokenizer on held-out pictures", _reconstruction_arguments,
+                commands.evaluate_reconstruction),
+        Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
+                commands.evaluate_generation),
+        Command("info", "say what a folder or result file is", _info_arguments, commands.info),
+    )
+}  # fmt: skip
+
+
+def usage() -> str:
+    """The text of `wvq --help`."""
+    rows = "\n".join(f"  {command.name:<25}{command.help}" for command in COMMANDS.values())
+    return (
+        f"wvq {wvq.__version__}: Wasserstein-VQ image tokenizers and autoregressive generators\n\n"
+        f"usage: wvq COMMAND [OPTIONS]\n\ncommands:\n{rows}\n\n"
+        "wvq COMMAND --help lists a command's options; any recipe field is an option by its dotted name,\n"
+        "for example --train.batch_size 64.\n"
+    )
+
+
+def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return COMMANDS[name], arguments[words:]
+    if arguments[0] == "evaluate":
+        kind = arguments[1] if len(arguments) > 1 else ""
+        raise ConfigError(f'evaluate needs "reconstruction" or "generation", got "{kind}"')
+    raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
+
+
+def _normalise(arguments: Sequence[str]) -> list[str]:
+    """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
+    found = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        found.append(argument)
+    for index, argument in enumerate(found):
+        if argument.startswith("--config="):
+            found[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(found):
+            found[index + 1] = str(recipe_file(found[index + 1]))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"wvq {wvq.__version__}")
+        return 0
+    program = "wvq"
+    try:
+        command, rest = _find_command(arguments)
+        program = f"wvq {command.name}"
+        parser = Parser(prog=program, description=command.help, exit_on_error=True)
+        command.add_arguments(parser)
+        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        command.run(values)
+    except WVQError as error:
+        _fail(program, " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""What each subcommand does with its parsed arguments. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from wvq.errors import ConfigError, DataError
+from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+
+
+def _recipe(values, recipe: type):
+    return recipe(**{field.name: getattr(values, field.name) for field in fields(recipe)})
+
+
+def _quiet_libraries() -> None:
+    """Bars over single weight files say nothing to a user."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.utils.logging.disable_progress_bar()
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return str(accelerator or "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'device "{name}" cannot be used here ({str(error).splitlines()[0]})') from error
+    return name
+
+
+def quickstart(values) -> None:
+    _quiet_libraries()
+    from wvq.quickstart import run_quickstart
+
+    run_quickstart(_recipe(values, QuickstartRecipe))
+
+
+def train_tokenizer(values) -> None:
+    _quiet_libraries()
+    from wvq.tokenizer.train import train_tokenizer as train
+
+    recipe = _recipe(values, TokenizerRecipe)
+    result = train(recipe, resume=values.resume)
+    _print_figures(result)
+    print(
+        f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {recipe.out} --data.path {recipe.data.path}"
+    )
+
+
+def export_codes(values) -> None:
+    _quiet_libraries()
+    from wvq.tokenizer.export import export_codes as export
+
+    recipe = _recipe(values, ExportRecipe)
+    header = export(recipe)
+    psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
+    print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
+    print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+
+
+def train_generator(values) -> None:
+    _quiet_libraries()
+    from wvq.pipelines.assemble import train_pipeline
+
+    recipe = _recipe(values, GeneratorRecipe)
+    result, _ = train_pipeline(recipe, resume=values.resume)
+    _print_figures(result)
+    print(f"\npipeline in {recipe.out}; next: wvq sample {recipe.out}")
+
+
+def sample(values) -> None:
+    _quiet_libraries()
+    from wvq.images import image_grid
+    from wvq.outputs import refuse_occupied, whole_folder
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+    refuse_occupied(values.out, "files")
+    pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
+    classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
+    output = pipe(
+        class_labels=classes or None,
+        prompt=values.prompt,
+        num_images=values.num_images,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        progress=True,
+        **_sampling(values),
+    )
+    with whole_folder(values.out) as folder:
+        for seed, picture in zip(output.seeds, output.images, strict=True):
+            picture.save(folder / f"{seed:06d}.png")
+        columns = min(8, len(output.images))
+        image_grid(output.images, columns, scale=max(1, 128 // output.images[0].width)).save(folder / "sheet.png")
+    print(f"{len(output.images)} pictures in {values.out}, all on {Path(values.out) / 'sheet.png'}")
+
+
+def _sampling(values) -> dict:
+    return {name: getattr(values, name) for name in ("guidance_scale", "temperature", "top_k", "top_p")}
+
+
+def evaluate_reconstruction(values) -> None:
+    _quiet_libraries()
+    from wvq.data import load_images
+    from wvq.eval.reconstruction import evaluate_reconstruction as evaluate
+    from wvq.tokenizer.modeling import WassersteinVQModel
+
+    tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(_device(values.device))
+    dataset = load_images(values.data).validation
+    if values.data.image_size != tokenizer.config.image_size:
+        raise DataError(
+            f"data.image_size is {values.data.image_size}, but the tokenizer in {values.tokenizer} was trained on "
+            f"{tokenizer.config.image_size}; set data.image_size to it"
+        )
+    network = _feature_network(values)
+    result = evaluate(tokenizer, dataset, feature_network=network, batch_size=values.batch_size)
+    result["settings"]["tokenizer"] = values.tokenizer
+    _save_result(values.out, result)
+
+
+def evaluate_generation(values) -> None:
+    _quiet_libraries()
+    from wvq.data import load_images
+    from wvq.eval.generation import evaluate_generation as evaluate
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+    pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
+    dataset = load_images(_at_size(values.data, pipe.tokenizer.config.image_size)).train
+    given = {name: value for name, value in _sampling(values).items() if value is not None}
+    result = evaluate(
+        pipe,
+        dataset,
+        values.num_images,
+        classes=None if values.classes == "none" else values.classes,
+        prompts=values.prompts,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        feature_network=_feature_network(values),
+        **(vars(pipe.sampling) | given),
+    )
+    result["settings"]["pipeline"] = values.pipeline
+    _save_result(values.out, result)
+
+
+def _at_size(data: DataConfig, image_size: int) -> DataConfig:
+    from dataclasses import replace
+
+    return replace(data, image_size=image_size)
+
+
+def _feature_network(values):
+    from wvq.eval.features import default_feature_network, load_feature_network
+
+    if values.feature_network is None:
+        return default_feature_network(values.inception_weights)
+    return load_feature_network(values.feature_network, weights=values.inception_weights)
+
+
+def _save_result(out: str | None, result: dict) -> None:
+    from wvq.eval.results import write_result
+
+    _print_figures(result["metrics"])
+    if result["floor"]:
+        print("floor, real against real:")
+        _print_figures(result["floor"])
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
+    if out:
+        write_result(out, result)
+        print(f"result in {out}")
+
+
+def info(values) -> None:
+    from wvq.describe import describe
+
+    print(describe(values.path))
+
+
+def _print_figures(figures: dict) -> None:
+    for name, value in figures.items():
+        if isinstance(value, float):
+            print(f"  {name:<24}{value:,.4f}")
+        elif isinstance(value, int | str | bool):
+            print(f"  {name:<24}{value}")

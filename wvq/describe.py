@@ -1,0 +1,137 @@
+"""Says in plain words what a folder or file is: pipeline, tokenizer, generator, code cache, run or result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wvq.codes import HEADER_NAME, CodeHeader
+from wvq.errors import DataError
+from wvq.pretrained import read_config
+
+
+def describe(path: str | Path) -> str:
+    """Several lines on what is at ``path``.
+
+    Raises:
+        DataError: nothing is there, or nothing of ours.
+        CheckpointError, CacheError: it is ours, and damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.is_file():
+        return _result(path)
+    if (path / "model_index.json").exists():
+        return _pipeline(path)
+    if (path / HEADER_NAME).exists():
+        return _cache(path)
+    if (path / "config.json").exists():
+        return _model(path)
+    if (path / "training").is_dir():
+        return f"{path}: a training run that has not ended; see {path / 'training' / 'log.jsonl'}, or resume it"
+    raise DataError(f"{path} holds no pipeline, tokenizer, generator, code cache or training run of wvq")
+
+
+def _lines(title: str, rows: dict) -> str:
+    return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows.items() if value not in (None, "", []))])
+
+
+def _model(path: Path) -> str:
+    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind == "wasserstein_vq":
+        return _tokenizer(path)
+    if kind == "image_code_transformer":
+        return _generator(path)
+    raise DataError(f'{path} holds a model of type "{kind}", which is not one of wvq')
+
+
+def _tokenizer(path: Path) -> str:
+    from wvq.tokenizer.configuration import WassersteinVQConfig
+
+    config = read_config(WassersteinVQConfig, path)
+    rows, columns = config.grid
+    return _lines(
+        f"{path}: image tokenizer",
+        {
+            "pictures": f"{config.image_size} x {config.image_size} px",
+            "codes": f"{rows} x {columns} a picture, K = {config.num_codes:,}, D = {config.code_dim}",
+            "quantizer": config.quantizer,
+            "trained on": ", ".join(config.class_names),
+            **_measured(path),
+        },
+    )
+
+
+def _generator(path: Path) -> str:
+    from wvq.generator.configuration import ImageCodeTransformerConfig
+
+    config = read_config(ImageCodeTransformerConfig, path)
+    conditions = [f"{config.num_classes} classes"] if config.num_classes else []
+    conditions += [f"text of up to {config.text_length} tokens"] if config.text_dim else []
+    return _lines(
+        f"{path}: generator of image codes",
+        {
+            "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
+            "codes": f"{config.grid[0]} x {config.grid[1]} a picture, K = {config.num_codes:,}",
+            "conditions": " and ".join(conditions) or "none",
+            "classes": ", ".join(config.class_names),
+            **_measured(path),
+        },
+    )
+
+
+def _measured(path: Path) -> dict[str, str]:
+    """Figures of the run's result.json, as rows."""
+    file = path / "result.json"
+    if not file.exists():
+        return {}
+    result = json.loads(file.read_text(encoding="utf-8"))
+    names = ("psnr_rgb", "psnr_y", "ssim", "utilization", "perplexity", "quantization_error", "loss", "unigram_entropy")
+    figures = [f"{name} {result[name]:.4g}" for name in names if name in result]
+    return {"held out": ", ".join(figures), "trained for": f"{result.get('images', 0):,} pictures"}
+
+
+def _cache(path: Path) -> str:
+    header = CodeHeader.read(path)
+    return _lines(
+        f"{path}: code cache",
+        {
+            "pictures": ", ".join(f"{count:,} {split}" for split, count in header.num_images.items()),
+            "versions": f"{header.num_crops} a training picture ({header.crop_recipe.get('train')})",
+            "codes": f"{header.grid[0]} x {header.grid[1]} a picture, K = {header.num_codes:,}",
+            "source": header.source,
+            "classes": ", ".join(header.class_names),
+            "captions": "yes" if header.has_captions else "no",
+            "rows decode at": ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items()),
+            "tokenizer": f"{header.tokenizer_hash[:12]}...",
+        },
+    )
+
+
+def _pipeline(path: Path) -> str:
+    parts = [_model(path / name) for name in ("tokenizer", "generator") if (path / name / "config.json").exists()]
+    missing = [name for name in ("tokenizer", "generator") if not (path / name / "config.json").exists()]
+    title = f"{path}: image generation pipeline" + (f" WITHOUT its {' and '.join(missing)}" if missing else "")
+    text = (path / "text_encoder").is_dir()
+    return "\n".join([title, *parts, *([f"{path / 'text_encoder'}: text encoder"] if text else [])])
+
+
+def _result(path: Path) -> str:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        kind, metrics = result["kind"], result["metrics"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise DataError(f"{path} is no result file of wvq evaluate") from None
+    floor = result.get("floor", {})
+    rows = {
+        name: f"{value:.4g}" + (f"  (real against real {floor[name]:.4g})" if name in floor else "")
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    }
+    counts = {
+        "pictures": result.get("num_images"),
+        "reference": result.get("num_reference"),
+        "date": result.get("date"),
+    }
+    return _lines(f"{path}: {kind} result", {**counts, **rows})

@@ -1,0 +1,73 @@
+"""The argument parser behind the command line and the recipe files: typed, with errors of one line."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from wvq.errors import ConfigError, near_match
+
+Recipe = TypeVar("Recipe")
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser that raises ConfigError, and names the near match of an unknown option."""
+
+    def error(self, message: str, ex: Exception | None = None):
+        line = " ".join(str(message).split())
+        line = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", line).replace('Parser key "', '"')
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)|'([\w.]+)'(?: is not accepted)?$", line)
+        if unknown and ("accept" in line or "unrecognized" in line):
+            group = re.search(r"Group '([\w.]+)'", line)
+            name = unknown.group(1) or unknown.group(2)
+            name = f"{group.group(1)}.{name}" if group else name
+            options = [action.dest for action in self._actions if action.dest != "help"]
+            line = f"unknown option {name}{near_match(name, options)}"
+        raise ConfigError(line)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names (``openmoji_32/tokenizer``) and files of the recipes in the package."""
+    root = Path(str(resources.files("wvq.configs")))
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.glob("*/*.yaml"))}
+
+
+def recipe_file(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of a shipped one with or without ``configs/`` and ``.yaml``.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_recipes()
+    short = str(name).removesuffix(".yaml").removeprefix("configs/")
+    if short not in shipped:
+        raise ConfigError(f"recipe {name}: no such file{near_match(short, shipped)}; shipped: {', '.join(shipped)}")
+    return shipped[short]
+
+
+def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe from YAML, with some fields set by dotted name.
+
+    Raises:
+        ConfigError: no such file, an unknown field, or a value of the wrong type.
+    """
+    parser = Parser(exit_on_error=True)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(recipe)
+    values = parser.parse_args([f"--config={recipe_file(file)}"])
+    for name, value in (overrides or {}).items():
+        if name not in values:
+            raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")
+        values[name] = value
+    try:
+        parser.validate(values)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    made = parser.instantiate(values)
+    return recipe(**{name: made[name] for name in recipe.__dataclass_fields__})
