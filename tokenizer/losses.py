@@ -73,10 +73,10 @@ class FeatureDistance(nn.Module):
 
 
 def _efficientnet_lite0() -> nn.Module:
-    from wvq.networks import efficientnet_lite0, efficientnet_lite0_layers
+    from wvq.networks import efficientnet_lite0, perceptual_layers
 
-    network = efficientnet_lite0()
-    return FeatureDistance(lambda pictures: efficientnet_lite0_layers(network, pictures), network)
+    network, _ = efficientnet_lite0()
+    return FeatureDistance(lambda pictures: perceptual_layers(network, pictures), network)
 
 
 class _LPIPS(nn.Module):

@@ -158,9 +158,12 @@ def _at_size(data: DataConfig, image_size: int) -> DataConfig:
 def _feature_network(values):
     from wvq.eval.features import default_feature_network, load_feature_network
 
-    if values.feature_network is None:
-        return default_feature_network(values.inception_weights)
-    return load_feature_network(values.feature_network, weights=values.inception_weights)
+    device = _device(values.device)
+    if values.feature_network is None or values.inception_weights:
+        if values.feature_network not in (None, "inception"):
+            raise ConfigError("--inception-weights goes with the feature network inception; leave one of them out")
+        return default_feature_network(values.inception_weights, device)
+    return load_feature_network(values.feature_network, device=device)
 
 
 def _save_result(out: str | None, result: dict) -> None:

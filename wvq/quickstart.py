@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
 from wvq.codes import CodeDataset
 from wvq.data import load_images
 from wvq.errors import CheckpointError, DownloadError
@@ -19,6 +21,7 @@ from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.quickstart_report import measure, write_report
 from wvq.recipes import ConditionConfig, DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.terminal import show
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.train import train_tokenizer
 
@@ -34,8 +37,7 @@ OPENMOJI_NOTE = (
 def stage_recipes(recipe: QuickstartRecipe) -> tuple[TokenizerRecipe, ExportRecipe, GeneratorRecipe]:
     """The recipes of the three stages: the shipped ones, on the user's data and in the user's folder."""
     out = Path(recipe.out)
-    common = {"out": str(out / "tokenizer")}
-    tokenizer = load_recipe(TokenizerRecipe, "openmoji_32/tokenizer", common)
+    tokenizer = load_recipe(TokenizerRecipe, "openmoji_32/tokenizer", {"out": str(out / "tokenizer")})
     export = load_recipe(ExportRecipe, "openmoji_32/codes", {"out": str(out / "codes"), "tokenizer": tokenizer.out})
     generator = load_recipe(
         GeneratorRecipe,
@@ -99,5 +101,8 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     results["seconds"] = round(time.perf_counter() - started, 1)
     write_json(out / "result.json", results)
     report = write_report(out, pipe, images, codes, results, recipe)
-    print(f"\n{results['seconds'] / 60:.1f} minutes. Look at {report}")
+    print()
+    with Image.open(out / "samples.png") as sheet:
+        show(sheet)
+    print(f"{results['seconds'] / 60:.1f} minutes. Samples in {out / 'samples.png'}; look at {report.resolve().as_uri()}")
     return report

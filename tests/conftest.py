@@ -1,0 +1,145 @@
+"""What several folders of tests share: offline on one thread, tiny pictures, a tiny trained tokenizer and its codes."""
+
+import json
+import os
+
+# Before torch and huggingface_hub are imported, and inherited by the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image, ImageDraw
+
+from wvq.recipes import DataConfig, ExportRecipe, LossConfig, TokenizerRecipe, TrainConfig
+
+transformers.utils.logging.disable_progress_bar()
+
+COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 200, 40)}
+SHAPES = ("circle", "cross", "square")
+PER_CLASS = 20
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def draw_shape(shape: str, color: str, rng: np.random.Generator, size: int = 24) -> Image.Image:
+    """A shape of one colour on a light ground, a little off the middle."""
+    picture = Image.new("RGB", (size, size), tuple(int(v) for v in rng.integers(225, 256, 3)))
+    pen = ImageDraw.Draw(picture)
+    left, top = (int(v) for v in rng.integers(3, 7, 2))
+    right, bottom = left + 14, top + 14
+    if shape == "circle":
+        pen.ellipse((left, top, right, bottom), fill=COLORS[color])
+    elif shape == "square":
+        pen.rectangle((left, top, right, bottom), fill=COLORS[color])
+    else:
+        pen.rectangle((left, top + 5, right, bottom - 5), fill=COLORS[color])
+        pen.rectangle((left + 5, top, right - 5, bottom), fill=COLORS[color])
+    return picture
+
+
+def write_pictures(folder, per_class: int = PER_CLASS, seed: int = 0) -> list[tuple[str, str, str]]:
+    """Write ``shape/00.png`` pictures; return (file name, shape, colour) of each."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True)
+        for i in range(per_class):
+            color = list(COLORS)[i % len(COLORS)]
+            name = f"{shape}/{i:02d}.png"
+            draw_shape(shape, color, rng).save(folder / name)
+            rows.append((name, shape, color))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory):
+    """60 pictures of 24 x 24 pixels in three class folders: circle, cross, square."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def caption_folder(tmp_path_factory):
+    """The pictures of `picture_folder` with a metadata.jsonl: labels such as circle, captions such as "red circle"."""
+    folder = tmp_path_factory.mktemp("captioned")
+    rows = write_pictures(folder)
+    lines = [
+        json.dumps({"file_name": name, "label": shape, "caption": f"{color} {shape}"}) for name, shape, color in rows
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data():
+    """A function that makes the DataConfig of a folder: 16 x 16 pixels, a fifth held out, with some fields changed."""
+
+    def make(folder, **changes) -> DataConfig:
+        settings = {"path": str(folder), "image_size": 16, "validation_fraction": 0.2, "crop": "center", **changes}
+        return DataConfig(**settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_recipe(picture_folder, tiny_data):
+    """A function that makes the recipe of a tiny tokenizer (4 x 4 grid, 32 codes, 40 steps), with some fields changed."""
+
+    def make(out, train=None, model=None, data=None) -> TokenizerRecipe:
+        shape = {
+            "patch_size": 2,
+            "base_channels": 8,
+            "channel_multipliers": [1, 2],
+            "num_res_blocks": 1,
+            "attention": False,
+            "num_codes": 32,
+            "code_dim": 4,
+            "quantizer": "sliced",
+        }
+        loop = {
+            "images": 640,
+            "batch_size": 16,
+            "learning_rate": 2e-3,
+            "codebook_learning_rate": 0.02,
+            "log_every": 64,
+            "ema_decay": 0.9,
+        }
+        return TokenizerRecipe(
+            out=str(out),
+            data=tiny_data(picture_folder, **(data or {})),
+            model={**shape, **(model or {})},
+            loss=LossConfig(l1_weight=1.0, l2_weight=1.0),
+            train=TrainConfig(**{**loop, **(train or {})}),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory, tiny_tokenizer_recipe):
+    """Folder of a tokenizer trained for 40 steps; do not write into it."""
+    from wvq.tokenizer.train import train_tokenizer
+
+    out = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    train_tokenizer(tiny_tokenizer_recipe(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_codes_dir(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
+    """Code cache of the captioned pictures, two crops each, with classes and captions; do not write into it."""
+    from wvq.tokenizer.export import export_codes
+
+    out = tmp_path_factory.mktemp("codes") / "codes"
+    data = tiny_data(caption_folder, crop="random", flip=True)
+    export_codes(ExportRecipe(out=str(out), tokenizer=str(tiny_tokenizer_dir), data=data, num_crops=2))
+    return out
