@@ -6,13 +6,15 @@ Shapes: B pictures, P prefix tokens, L text tokens, E dims of the text encoder, 
 from __future__ import annotations
 
 import importlib.util
+import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from wvq.errors import CheckpointError, ConfigError
+from wvq.errors import CheckpointError, ConfigError, first_line, near_match
 from wvq.pretrained import resolve_folder
 
 NULL_CLASS = -1
@@ -59,6 +61,35 @@ class Condition:
         return Condition(*(None if a is None else torch.cat((a, b)) for a, b in pairs))
 
 
+def whitening(rows: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (D, E) and bias (D,) that map rows (N, E) to zero mean and, for random ``weight``, to its own scale.
+
+    Directions with less than 1% of the mean variance are not blown up further.
+    """
+    mean = rows.mean(0)
+    covariance = torch.cov(rows.T, correction=0)
+    values, vectors = torch.linalg.eigh(covariance)
+    floor = 0.01 * values.mean()
+    root = (vectors / (values.clamp_min(0) + floor).sqrt()) @ vectors.T
+    whitened = weight @ root
+    return whitened, -whitened @ mean
+
+
+@dataclass
+class Prefix:
+    """An embedded condition.
+
+    Attributes:
+        tokens: (B, P, D), ahead of the codes.
+        valid: (B, P) bool, False for the padding of a text; None if nothing is padding.
+        bias: (B, 1, D) to add to every code's token, or None.
+    """
+
+    tokens: torch.Tensor
+    valid: torch.Tensor | None
+    bias: torch.Tensor | None
+
+
 class ConditionEmbedder(nn.Module):
     """Prefix tokens of a condition: the class token first, then the text, so that text touches the first code."""
 
@@ -70,37 +101,63 @@ class ConditionEmbedder(nn.Module):
         if config.text_dim:
             self.text_projection = nn.Linear(config.text_dim, config.hidden_size)
             self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
+        if config.condition_bias and config.has_class_token:
+            self.class_bias = nn.Embedding(config.num_classes + 1, config.hidden_size)
+        if config.condition_bias and config.text_dim:
+            self.text_bias = nn.Linear(config.text_dim, config.hidden_size)
 
-    def forward(self, condition: Condition, batch_size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Returns:
-            Prefix tokens (B, P, D), and which of them are real (B, P) bool, or None if all are.
-        """
-        tokens, masks = [], []
-        device = next(self.parameters()).device
-        if self.config.has_class_token:
+    def forward(self, condition: Condition, batch_size: int) -> Prefix:
+        """Embed the condition of ``batch_size`` pictures."""
+        config, device = self.config, next(self.parameters()).device
+        tokens, masks, biases = [], [], []
+        if config.has_class_token:
             labels = condition.class_labels
             if labels is None:
                 labels = torch.full((batch_size,), NULL_CLASS, device=device)
-            labels = torch.where(labels < 0, self.config.num_classes, labels)
+            labels = torch.where(labels < 0, config.num_classes, labels)
             tokens.append(self.class_embedding(labels)[:, None])
             masks.append(torch.ones(batch_size, 1, dtype=torch.bool, device=device))
-        if self.config.text_dim:
-            text, mask = self._text(condition, batch_size, device)
-            tokens.append(text)
-            masks.append(mask)
-        return torch.cat(tokens, 1), torch.cat(masks, 1) if self.config.text_dim else None
+            if config.condition_bias:
+                biases.append(self.class_bias(labels)[:, None])
+        if config.text_dim:
+            features, mask = self._given_text(condition, batch_size, device)
+            if config.condition_bias:
+                count = mask.sum(1, keepdim=True).clamp_min(1)
+                biases.append(self.text_bias((features * mask[..., None]).sum(1) / count)[:, None])
+            last = torch.arange(config.text_length, device=device) == config.text_length - 1
+            null = ~mask.any(1, keepdim=True) & last  # B L: a null text is one trained token in the last place
+            tokens.append(torch.where(null[..., None], self.null_text, self.text_projection(features)))
+            masks.append(mask | null)
+        valid = torch.cat(masks, 1) if config.text_dim else None
+        return Prefix(torch.cat(tokens, 1), valid, sum(biases) if biases else None)
 
-    def _text(self, condition: Condition, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-        length, dtype = self.config.text_length, self.text_projection.weight.dtype
-        features, mask = condition.text_features, condition.text_mask
-        if features is None:
-            features = torch.zeros(batch_size, length, self.config.text_dim, device=device, dtype=dtype)
-            mask = torch.zeros(batch_size, length, dtype=torch.bool, device=device)
-        last = torch.arange(length, device=device) == length - 1
-        null = ~mask.any(1, keepdim=True) & last  # B L: a null text is one trained token in the last place
-        text = torch.where(null[..., None], self.null_text, self.text_projection(features.to(dtype)))
-        return text, mask | null
+    @torch.no_grad()
+    def fit_text(self, features: torch.Tensor, mask: torch.Tensor) -> None:
+        """Start the text projections from whitened features: of unit variance and uncorrelated over the captions.
+
+        Captions of one data set are alike ("flag: Japan", "flag: France"), so a text encoder's features differ in
+        directions of small variance only, which a short training would hardly find.
+
+        Args:
+            features: (N, L, E) of the training captions.
+            mask: (N, L) bool.
+        """
+        pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        layers = [(self.text_projection, features[mask])]
+        if self.config.condition_bias:
+            layers.append((self.text_bias, pooled[mask.any(1)]))
+        for layer, rows in layers:
+            weight, bias = whitening(rows.double(), layer.weight.double())
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+    def _given_text(self, condition: Condition, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = self.text_projection.weight.dtype
+        if condition.text_features is not None:
+            return condition.text_features.to(dtype), condition.text_mask
+        shape = (batch_size, self.config.text_length)
+        features = torch.zeros(*shape, self.config.text_dim, device=device, dtype=dtype)
+        return features, torch.zeros(shape, dtype=torch.bool, device=device)
 
 
 class TextEncoder:
@@ -120,10 +177,12 @@ class TextEncoder:
         folder = resolve_text_encoder(path)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({reason})") from error
+            model, info = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
+        _check_complete(folder, self.tokenizer, info["missing_keys"])
         # T5-type models: the encoder alone; its decoder would want inputs of its own.
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model = model.to(device).eval().requires_grad_(False)
@@ -162,6 +221,17 @@ class TextEncoder:
         self.tokenizer.save_pretrained(folder)
 
 
+def _check_complete(folder: Path, tokenizer, missing_keys) -> None:
+    """transformers starts missing weights at random, and makes a tokenizer without words; both would go unseen."""
+    if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded (the files of its tokenizer are missing)")
+    # The pooler is not part of the hidden states; checkpoints of language models come without it.
+    if missing := sorted(key for key in missing_keys if not key.startswith("pooler.")):
+        raise CheckpointError(
+            f"{folder}: the text encoder cannot be loaded (its file lacks {len(missing)} weights, {missing[0]} first)"
+        )
+
+
 def resolve_text_encoder(path: str | Path) -> Path:
     """Folder of a text encoder: a local one, the packaged MiniLM, or a Hub download."""
     if Path(path).name == _MINILM and not Path(path).is_dir():
@@ -176,16 +246,17 @@ def class_ids(labels, class_names: list[str], num_classes: int) -> list[int]:
     """Ids of classes given by name or id.
 
     Raises:
-        ConfigError: a name that does not exist (the near match is named) or an id out of range.
+        ConfigError: a name that does not exist (the near match is named), an id out of range, or neither.
     """
-    from wvq.errors import near_match
-
     ids = []
     for label in labels:
         if isinstance(label, str) and label not in class_names:
             known = f"; classes: {', '.join(class_names[:12])}" if class_names else "; this model has no class names"
             raise ConfigError(f'class "{label}" is unknown{near_match(label, class_names)}{known}')
-        number = class_names.index(label) if isinstance(label, str) else int(label)
+        try:
+            number = class_names.index(label) if isinstance(label, str) else operator.index(label)
+        except TypeError:
+            raise ConfigError(f"a class is a name or an id, got {label!r}") from None
         if not 0 <= number < num_classes:
             raise ConfigError(f"class id {number} is out of range: this model has {num_classes} classes, from 0")
         ids.append(number)

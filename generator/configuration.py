@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wvq.errors import ConfigError, near_match
-from wvq.pretrained import StrictConfig, is_integer, is_number
+from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
 
 # Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
 # size of 100 falls out of the fast attention kernels.
@@ -35,6 +35,8 @@ class ImageCodeTransformerConfig(StrictConfig):
         initializer_range: standard deviation of the weights' start.
         code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
             also pass through a small linear map of the vectors (0: codes are plain indices).
+        condition_bias: add a vector made from the condition to every code's token, beside the prefix tokens; a short
+            training then learns to follow conditions much sooner.
         num_classes: classes; 0 for none.
         class_names: names of the classes, in order of their ids.
         text_dim: width of the text encoder's hidden states; 0 for no text.
@@ -64,6 +66,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
         code_dim: int = 0,
+        condition_bias: bool = False,
         num_classes: int = 0,
         class_names: list[str] = (),
         text_dim: int = 0,
@@ -79,8 +82,9 @@ class ImageCodeTransformerConfig(StrictConfig):
             hidden_size, num_layers, num_heads = row["hidden_size"], row["num_layers"], row["num_heads"]
         self.size = size
         self.num_codes = num_codes
-        self.grid = list(grid)
+        self.grid = as_list(grid)
         self.hidden_size = hidden_size
+        self._require("hidden_size", is_integer(hidden_size), "an integer of at least 1")
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -92,8 +96,9 @@ class ImageCodeTransformerConfig(StrictConfig):
         self.norm_eps = norm_eps
         self.initializer_range = initializer_range
         self.code_dim = code_dim
+        self.condition_bias = condition_bias
         self.num_classes = num_classes
-        self.class_names = list(class_names)
+        self.class_names = as_list(class_names)
         self.text_dim = text_dim
         self.text_length = text_length
         self.tokenizer_hash = tokenizer_hash
@@ -101,17 +106,22 @@ class ImageCodeTransformerConfig(StrictConfig):
         self._check()
 
     def _check(self) -> None:
-        for field in ("num_codes", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
+        for field in ("num_codes", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
         for field in ("code_dim", "num_classes", "text_dim", "text_length"):
             self._require(field, is_integer(getattr(self, field), 0), "an integer of at least 0")
-        self._require("grid", len(self.grid) == 2 and all(map(is_integer, self.grid)), "two integers of at least 1")
+        two = isinstance(self.grid, list) and len(self.grid) == 2
+        self._require("grid", two and all(map(is_integer, self.grid)), "two integers of at least 1")
         whole = self.hidden_size % self.num_heads == 0 and self.head_dim % 4 == 0
         self._require("num_heads", whole, "a divisor of hidden_size with a head size that is a multiple of 4")
         self._require("num_kv_heads", self.num_heads % self.num_kv_heads == 0, "a divisor of num_heads")
         for field in ("dropout", "token_dropout"):
             self._require(field, is_number(getattr(self, field)) and getattr(self, field) < 1, "in [0, 1)")
-        names_fit = len(self.class_names) in (0, self.num_classes)
+        for field in ("rope_theta", "norm_eps", "initializer_range"):
+            self._require(field, is_number(getattr(self, field)) and getattr(self, field) > 0, "a number above 0")
+        for field in ("qk_norm", "condition_bias"):
+            self._require(field, isinstance(getattr(self, field), bool), "true or false")
+        names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)
         self._require("class_names", names_fit, f"empty or {self.num_classes} names")
         self._require(
             "text_length", bool(self.text_length) == bool(self.text_dim), "above 0 if and only if text_dim is"

@@ -27,12 +27,14 @@ from wvq.pretrained import StrictPreTrainedModel
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rotary_table(
     prefix: int, rows: int, columns: int, head_dim: int, theta: float, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin (S, C/2) of all tokens: C/4 frequencies turn with the row, C/4 with the column; prefixes stay at 0.
 
-    A cached function and no buffer: from_pretrained leaves the memory of a non-persistent buffer uninitialised.
+    A cached function and no buffer: from_pretrained leaves the memory of a non-persistent buffer uninitialised. Made
+    outside of inference mode, or a table first needed by sampling could not be trained with afterwards.
     """
     frequencies = theta ** (-torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -192,10 +194,12 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
     # ---- parts, shared by the training forward and by sampling
 
-    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input tokens (B, n, D) of codes (B, n)."""
+    def embed_codes(self, codes: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Input tokens (B, n, D) of codes (B, n) and of the condition's bias (B, 1, D)."""
         x = self.code_embedding(codes)
-        return x + self.vector_in(F.embedding(codes, self.codebook)) if self.config.code_dim else x
+        if self.config.code_dim:
+            x = x + self.vector_in(F.embedding(codes, self.codebook))
+        return x if bias is None else x + bias
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., K) of hidden states (..., D)."""
@@ -245,9 +249,10 @@ class ImageCodeTransformer(StrictPreTrainedModel):
                 f"codes must hold {self.config.sequence_length} a picture (grid {self.config.grid}), "
                 f"got {tuple(codes.shape)}"
             )
-        prefix, valid = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
-        x = torch.cat((prefix, self.token_dropout(self.embed_codes(codes[:, :-1]))), dim=1)
-        logits = self.logits(self.run(x, valid)[:, self.config.prefix_length - 1 :])  # B T K
+        prefix = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
+        x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
+        x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid)
+        logits = self.logits(x[:, self.config.prefix_length - 1 :])  # B T K
         loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
         return GeneratorOutput(loss, logits)
 

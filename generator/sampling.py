@@ -14,6 +14,7 @@ from tqdm import tqdm
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition
 from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+from wvq.pretrained import is_integer, is_number
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class SamplingSettings:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if not self.guidance_scale >= 0:
-            raise ConfigError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature must be at least 0 (0 takes the likeliest code), got {self.temperature}")
-        if not (isinstance(self.top_k, int) and self.top_k >= 0):
-            raise ConfigError(f"top_k must be an integer of at least 0 (0 keeps all codes), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1] (1 keeps all codes), got {self.top_p}")
+        if not is_number(self.guidance_scale):
+            raise ConfigError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale!r}")
+        if not is_number(self.temperature):
+            raise ConfigError(f"temperature must be at least 0 (0 takes the likeliest code), got {self.temperature!r}")
+        if not is_integer(self.top_k, 0):
+            raise ConfigError(f"top_k must be an integer of at least 0 (0 keeps all codes), got {self.top_k!r}")
+        if not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ConfigError(f"top_p must be in (0, 1] (1 keeps all codes), got {self.top_p!r}")
 
 
 def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:
@@ -83,7 +84,6 @@ def uniforms(seeds: list[int], length: int) -> torch.Tensor:
     return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-@torch.inference_mode()
 def sample_codes(
     model: ImageCodeTransformer,
     condition: Condition,
@@ -101,23 +101,34 @@ def sample_codes(
         progress: show a progress bar over the codes.
 
     Returns:
-        (B, h, w) int64.
+        (B, h, w) int64, made outside of inference mode, so that they can be trained on.
     """
+    codes = torch.empty(len(seeds), model.config.sequence_length, dtype=torch.int64, device=model.device)
+    with torch.inference_mode():
+        _fill(codes, model, condition, seeds, settings, progress)
+    return codes.view(len(seeds), *model.config.grid)
+
+
+def _fill(
+    codes: torch.Tensor,
+    model: ImageCodeTransformer,
+    condition: Condition,
+    seeds: list[int],
+    settings: SamplingSettings,
+    progress: bool,
+) -> None:
     config, count = model.config, len(seeds)
     guided = settings.guidance_scale != 1
     if guided:
         condition = condition.cat(condition.null())
-    prefix, valid = model.condition(condition, 2 * count if guided else count)
-    cache = KeyValueCache(config, len(prefix), prefix)
-    uniform = uniforms(seeds, config.sequence_length).to(prefix.device)
-    codes = torch.empty(count, config.sequence_length, dtype=torch.int64, device=prefix.device)
-    x = prefix
+    prefix = model.condition(condition, 2 * count if guided else count)
+    x = prefix.tokens
+    cache = KeyValueCache(config, len(x), x)
+    uniform = uniforms(seeds, config.sequence_length).to(x.device)
     for position in tqdm(range(config.sequence_length), unit="code", disable=not progress, leave=False):
-        logits = model.logits(model.run(x, valid, cache)[:, -1]).float()
+        logits = model.logits(model.run(x, prefix.valid, cache)[:, -1]).float()
         if guided:
             logits = guide(logits, settings.guidance_scale)
         codes[:, position] = draw(logits, uniform[:, position], settings)
-        x = model.embed_codes(codes[:, position : position + 1])
-        if guided:
-            x = torch.cat((x, x))
-    return codes.view(count, *config.grid)
+        drawn = codes[:, position : position + 1]
+        x = model.embed_codes(torch.cat((drawn, drawn)) if guided else drawn, prefix.bias)

@@ -154,6 +154,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     model = ImageCodeTransformer(config)
     if config.code_dim:
         model.set_codebook(tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu())
+    if text_encoder is not None:
+        model.condition.fit_text(sets[0].features.float(), sets[0].masks)
     reference = {"unigram_entropy": train.unigram_entropy()}
     task = GeneratorTask(tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.train, reference)
     result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)

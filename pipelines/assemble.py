@@ -6,7 +6,7 @@ from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.generator.train import train_generator
-from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.image_generation import ImageGenerationPipeline, already_holds
 from wvq.pipelines.model_card import model_card, read_results
 from wvq.recipes import GeneratorRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -24,6 +24,10 @@ def train_pipeline(
 
     Returns:
         Figures of the run, and the pipeline.
+
+    Raises:
+        CheckpointError: ``recipe.out`` holds another tokenizer.
+        ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from accelerate import PartialState
 
@@ -31,6 +35,7 @@ def train_pipeline(
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
+    already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
     result = train_generator(recipe, tokenizer, resume)
     state = PartialState()
     state.wait_for_everyone()

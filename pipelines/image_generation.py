@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import wvq
-from wvq.errors import CheckpointError, ConfigError, DownloadError, near_match
+from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.generator.conditioning import Condition, TextEncoder, class_ids
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import to_pil, to_uint8
-from wvq.outputs import whole_folder, write_json, write_text
-from wvq.pipelines.model_card import model_card
-from wvq.pretrained import resolve_folder, weights_hash
+from wvq.outputs import read_json, whole_folder, write_json, write_text
+from wvq.pipelines.model_card import model_card, rename
+from wvq.pretrained import as_list, is_integer, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -66,15 +66,16 @@ class ImageGenerationPipeline:
         text_encoder: TextEncoder | None = None,
         sampling: SamplingSettings | None = None,
     ):
-        if tokenizer.config.num_codes != generator.config.num_codes:
-            raise ConfigError(
-                f"the tokenizer has num_codes {tokenizer.config.num_codes}, the generator {generator.config.num_codes}"
-            )
+        for name in ("num_codes", "grid"):
+            ours, theirs = (as_list(getattr(part.config, name)) for part in (tokenizer, generator))
+            if ours != theirs:
+                raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
         if generator.config.text_dim and text_encoder is None:
             raise ConfigError("this generator is conditional on text: a text_encoder is needed")
         self.tokenizer, self.generator = tokenizer.eval(), generator.eval()
         self.text_encoder = text_encoder
         self.sampling = sampling or SamplingSettings()
+        self.card: str | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -119,19 +120,23 @@ class ImageGenerationPipeline:
         folder = resolve_folder(path, "pipeline", **hub_options)
         index = _read_index(folder)
         options = {} if dtype is None else {"dtype": dtype}
-        tokenizer = WassersteinVQModel.from_pretrained(_part(folder, "tokenizer"), **options)
+        tokenizer = WassersteinVQModel.from_pretrained(_part(folder, "tokenizer"))
         generator = ImageCodeTransformer.from_pretrained(_part(folder, "generator"), **options)
-        if not ignore_tokenizer_mismatch and dtype is None:
-            expected = generator.config.tokenizer_hash
-            if expected and weights_hash(tokenizer) != expected:
-                raise CheckpointError(
-                    f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
-                    "ignore_tokenizer_mismatch=True"
-                )
+        expected = generator.config.tokenizer_hash
+        if expected and not ignore_tokenizer_mismatch and weights_hash(tokenizer) != expected:
+            raise CheckpointError(
+                f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
+                "ignore_tokenizer_mismatch=True"
+            )
+        if dtype is not None:  # the hash is that of the weights as saved
+            tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
         text_encoder = None
         if generator.config.text_dim:
             text_encoder = TextEncoder(_part(folder, "text_encoder"), generator.config.text_length)
-        return cls(tokenizer, generator, text_encoder, index).to(device)
+        pipeline = cls(tokenizer, generator, text_encoder, index).to(device)
+        card = folder / "README.md"
+        pipeline.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        return pipeline
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
@@ -140,7 +145,8 @@ class ImageGenerationPipeline:
 
         Args:
             folder: new or existing folder.
-            card: text of ``README.md``; made from the configs if None.
+            card: text of ``README.md``; if None, the one that the pipeline was loaded or last saved with, or else one
+                made from the configs.
 
         Raises:
             CheckpointError: the folder holds a part with other weights.
@@ -148,9 +154,7 @@ class ImageGenerationPipeline:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in (("tokenizer", self.tokenizer), ("generator", self.generator)):
-            if (folder / name).exists():
-                if weights_hash(type(part).from_pretrained(folder / name)) != weights_hash(part):
-                    raise CheckpointError(f"{folder / name} already holds another {name}; choose another folder")
+            if already_holds(folder, name, part):
                 continue
             with whole_folder(folder / name) as partial:
                 part.save_pretrained(partial)
@@ -159,7 +163,8 @@ class ImageGenerationPipeline:
         if self.text_encoder is not None and not (folder / "text_encoder").exists():
             with whole_folder(folder / "text_encoder") as partial:
                 self.text_encoder.save_pretrained(partial)
-        write_text(folder / "README.md", card or model_card(self))
+        self.card = card or self.card or model_card(self)
+        write_text(folder / "README.md", self.card)
         write_json(
             folder / INDEX_NAME,
             {
@@ -183,18 +188,17 @@ class ImageGenerationPipeline:
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, rename(self.card or model_card(self), repo_id))
             try:
                 api = HfApi(token=token)
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
             except Exception as error:  # the hub client raises many families: HTTP, offline, validation
-                reason = str(error).strip().splitlines()[0]
-                raise DownloadError(f'"{repo_id}" could not be pushed to the Hub ({reason})') from error
+                raise DownloadError(f'"{repo_id}" could not be pushed to the Hub ({first_line(error)})') from error
 
     # ---- sampling
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference_mode would make pictures that cannot be trained on
     def __call__(
         self,
         class_labels: str | int | Sequence[str | int] | None = None,
@@ -226,8 +230,11 @@ class ImageGenerationPipeline:
             ConfigError: an unknown class, a condition that the model does not have, or a setting out of range.
         """
         if output_type not in OUTPUT_TYPES:
-            raise ConfigError(f'output_type "{output_type}" is unknown; one of {", ".join(OUTPUT_TYPES)}')
-        if not isinstance(batch_size, int) or batch_size < 1:
+            near = near_match(output_type, OUTPUT_TYPES)
+            raise ConfigError(f'output_type "{output_type}" is unknown{near}; one of {", ".join(OUTPUT_TYPES)}')
+        if seed is not None and not is_integer(seed, 0):
+            raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}")
+        if not is_integer(batch_size):
             raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
         given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         settings = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
@@ -247,8 +254,8 @@ class ImageGenerationPipeline:
     def _conditions(self, class_labels, prompt, num_images: int | None) -> tuple[list, list]:
         """Class id or None, and prompt or None, of each picture."""
         config = self.generator.config
-        labels = _as_list(class_labels, (str, int))
-        prompts = _as_list(prompt, (str,))
+        labels = _as_list(class_labels, (str, SupportsIndex), "class_labels must be a name, an id or a list of them")
+        prompts = _as_list(prompt, str, "prompt must be a text or a list of texts")
         if labels is not None and not config.num_classes:
             raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
         if prompts is not None and not config.text_dim:
@@ -263,7 +270,7 @@ class ImageGenerationPipeline:
             if values is not None and len(values) not in (1, count):
                 raise ConfigError(f"{name} has {len(values)} entries where the other condition has {count}")
         num_images = count if num_images is None else num_images
-        if not isinstance(num_images, int) or num_images < 1 or num_images % count:
+        if not is_integer(num_images) or num_images % count:
             raise ConfigError(f"num_images must be a positive multiple of the {count} condition(s), got {num_images!r}")
         each = num_images // count
         return tuple(
@@ -283,10 +290,13 @@ class ImageGenerationPipeline:
         return condition
 
 
-def _as_list(value, single: tuple[type, ...]) -> list | None:
+def _as_list(value, single: type | tuple[type, ...], wanted: str) -> list | None:
     if value is None:
         return None
-    return [value] if isinstance(value, single) else list(value)
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not all(isinstance(one, single) for one in values):
+        raise ConfigError(f"{wanted}, got {value!r}")
+    return values
 
 
 def _as_type(pictures: torch.Tensor, output_type: str):
@@ -295,6 +305,20 @@ def _as_type(pictures: torch.Tensor, output_type: str):
     if output_type == "np":
         return to_uint8(pictures).permute(0, 2, 3, 1).numpy()
     return to_pil(pictures)
+
+
+def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
+    """Whether the folder has this part with these very weights.
+
+    Raises:
+        CheckpointError: it has the part with others.
+    """
+    target = Path(folder) / name
+    if not target.exists():
+        return False
+    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
+        raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+    return True
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -307,17 +331,17 @@ def _part(folder: Path, name: str) -> Path:
 def _read_index(folder: Path) -> SamplingSettings:
     """The sampling defaults of a pipeline folder, after a check of its index."""
     file = folder / INDEX_NAME
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no pipeline: {INDEX_NAME} is missing") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({error})") from error
-    if not isinstance(index, dict) or index.get("_class_name") != ImageGenerationPipeline.__name__:
+    index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
+    if index.get("_class_name") != ImageGenerationPipeline.__name__:
         raise CheckpointError(f"{file} does not describe an {ImageGenerationPipeline.__name__}")
     sampling = index.get("sampling") or {}
+    if not isinstance(sampling, dict):
+        raise CheckpointError(f"{file}: sampling must be a JSON object, got {sampling!r}")
     known = [field.name for field in fields(SamplingSettings)]
     for name in sampling:
         if name not in known:
             raise CheckpointError(f'{file}: sampling has no setting "{name}"{near_match(name, known)}')
-    return SamplingSettings(**sampling)
+    try:
+        return SamplingSettings(**sampling)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: sampling.{error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,11 @@ def model_card(
     """
     tokenizer, generator = pipeline.tokenizer.config, pipeline.generator.config
     conditions = [word for word, on in (("class", generator.num_classes), ("text", generator.text_dim)) if on]
-    call = 'prompt="..."' if not generator.num_classes else f"class_labels={generator.class_names[:1] or [0]}"
+    call = "num_images=4"
+    if generator.num_classes:
+        call = f"class_labels={generator.class_names[:1] or [0]}"
+    elif generator.text_dim:
+        call = 'prompt="..."'
     parameters = sum(p.numel() for p in pipeline.generator.parameters()) / 1e6
     model = [
         f"- tokenizer: {tokenizer.image_size} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
@@ -85,6 +90,11 @@ def model_card(
         measured=_table(results) if results else "No figures were given.",
     )  # fmt: skip
     return str(card)
+
+
+def rename(card: str, name: str) -> str:
+    """The card with another folder or Hub id in its example."""
+    return re.sub(r'(ImageGenerationPipeline\.from_pretrained\()"[^"\n]*"', lambda m: f'{m[1]}"{name}"', card)
 
 
 def _table(results: dict[str, dict]) -> str:

@@ -92,7 +92,7 @@ def tiny_data():
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer_recipe(picture_folder, tiny_data):
-    """A function that makes the recipe of a tiny tokenizer (4 x 4 grid, 32 codes, 40 steps), with some fields changed."""
+    """A function that makes the recipe of a tiny tokenizer (4 x 4 grid, 32 codes, 40 steps), some fields changed."""
 
     def make(out, train=None, model=None, data=None) -> TokenizerRecipe:
         shape = {

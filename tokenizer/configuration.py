@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wvq.pretrained import StrictConfig, is_integer, is_number
+from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
 
 
 class WassersteinVQConfig(StrictConfig):
@@ -59,7 +59,7 @@ class WassersteinVQConfig(StrictConfig):
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.base_channels = base_channels
-        self.channel_multipliers = list(channel_multipliers)
+        self.channel_multipliers = as_list(channel_multipliers)
         self.num_res_blocks = num_res_blocks
         self.attention = attention
         self.dropout = dropout
@@ -71,7 +71,7 @@ class WassersteinVQConfig(StrictConfig):
         self.alignment_weight = alignment_weight
         self.window_size = window_size
         self.num_projections = num_projections
-        self.class_names = list(class_names)
+        self.class_names = as_list(class_names)
         super().__init__(**kwargs)
         self._check()
 
@@ -84,8 +84,11 @@ class WassersteinVQConfig(StrictConfig):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
         self._require("num_codes", self.num_codes < 2**31, "below 2**31")
         multipliers = self.channel_multipliers
-        positive = bool(multipliers) and all(is_number(m) and m > 0 for m in multipliers)
-        self._require("channel_multipliers", positive, "a list of positive numbers")
+        numbers = isinstance(multipliers, list) and all(is_number(m) and m > 0 for m in multipliers)
+        self._require("channel_multipliers", numbers and len(multipliers) > 0, "a list of positive numbers")
+        names = isinstance(self.class_names, list) and all(isinstance(name, str) for name in self.class_names)
+        self._require("class_names", names, "a list of names")
+        self._require("attention", isinstance(self.attention, bool), "true or false")
         self._require("dropout", is_number(self.dropout) and self.dropout < 1, "in [0, 1)")
         for field in ("codebook_weight", "commitment_weight", "alignment_weight"):
             value = getattr(self, field)

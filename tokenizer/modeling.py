@@ -211,12 +211,11 @@ class WassersteinVQModel(StrictPreTrainedModel):
 
     def decode(self, quantized: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of quantized features (B, D, h, w), clamped to [-1, 1]."""
-        return self.decoder(quantized).clamp(-1, 1)
+        return self.decoder(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of codes (B, h, w) in [0, K), clamped to [-1, 1]."""
-        vectors = rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w")
-        return self.decode(vectors.to(next(self.decoder.parameters()).dtype))
+        return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:
         """Reconstruct pictures, with all that the training loss needs.

@@ -13,13 +13,17 @@ TILE_BYTES = 8 * 2**20
 @contextlib.contextmanager
 def exact_float32(device_type: str):
     """Float32 products without autocast or TF32: rounded scores would change codes between training and export."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 @torch.no_grad()

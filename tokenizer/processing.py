@@ -8,6 +8,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from wvq.errors import ConfigError
 from wvq.images import center_crop, to_pil, to_pixels
+from wvq.pretrained import is_integer
 
 
 class ImageProcessor(ImageProcessingMixin):
@@ -27,7 +28,7 @@ class ImageProcessor(ImageProcessingMixin):
 
     def __init__(self, size: int = 256, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(size, int) or size < 1:
+        if not is_integer(size):
             raise ConfigError(f"ImageProcessor.size must be an integer of at least 1, got {size!r}")
         self.size = size
 

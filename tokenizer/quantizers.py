@@ -199,7 +199,7 @@ def build_quantizer(config) -> VectorQuantizer:
 
 
 def check_quantizer_name(name: str) -> None:
-    if name not in QUANTIZERS:
+    if not isinstance(name, str) or name not in QUANTIZERS:
         raise ConfigError(
             f'quantizer "{name}" is unknown{near_match(name, QUANTIZERS)}; one of {", ".join(QUANTIZERS)}'
         )

@@ -5,6 +5,7 @@ Only light modules are imported here; a command imports torch when it runs, so t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -168,12 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
-        parser = Parser(prog=program, description=command.help, exit_on_error=True)
+        parser = Parser(prog=program, description=command.help)
         command.add_arguments(parser)
         values = parser.instantiate(parser.parse_args(_normalise(rest)))
         command.run(values)
     except WVQError as error:
         _fail(program, " ".join(str(error).split()))
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130

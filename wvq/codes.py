@@ -6,7 +6,6 @@ A cache is a folder with an Arrow table (written and read by `datasets`, memory-
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wvq.errors import CacheError, near_match
-from wvq.outputs import write_json
+from wvq.outputs import read_json, write_json
 
 HEADER_NAME = "header.json"
 SPLITS = ("train", "validation")
@@ -64,16 +63,11 @@ class CodeHeader:
             CacheError: no cache is there, or its header is damaged.
         """
         file = Path(folder) / HEADER_NAME
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CacheError(
-                f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
-            ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CacheError(f"{file} cannot be read as JSON ({error}); export the codes again") from error
+        values = read_json(
+            file, CacheError, f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
+        )
         names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or (names - {"psnr_rgb"}) - values.keys():
+        if (names - {"psnr_rgb"}) - values.keys():
             raise CacheError(f"{file} lacks fields of a code cache's header; export the codes again")
         for name in values:
             if name not in names:
@@ -126,8 +120,10 @@ def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> Non
         }
     )
     tables = [_arrow_table(batch, code_type, header.sequence_length) for batch in batches]
-    table = pa.concat_tables(tables) if tables else features.arrow_schema.empty_table()
-    datasets.Dataset(table).cast(features).save_to_disk(str(folder))
+    schema = features.arrow_schema
+    table = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
+    # Left alone, `datasets` saves a table without rows, such as a process's share of a tiny split, as no file at all.
+    datasets.Dataset(table).save_to_disk(str(folder), num_shards=None if len(table) else 1)
 
 
 def _arrow_table(batch: dict, code_type: str, length: int) -> pa.Table:
@@ -168,10 +164,15 @@ class CodeDataset(Dataset):
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CacheError(f"{folder}/{split} cannot be read ({reason}); export the codes again") from error
         self._codes = np.concatenate(parts) if len(parts) != 1 else parts[0]
-        expected = self.header.num_images[split] * self.num_crops
-        if len(self.labels) != expected or self._codes.size != expected * self.header.sequence_length:
-            raise CacheError(f"{folder}/{split} holds {len(self.labels)} rows, not {expected}; export the codes again")
-        self._codes = self._codes.reshape(expected, self.header.sequence_length)
+        rows, expected = len(self.labels), self.header.num_images[split] * self.num_crops
+        if rows != expected:
+            raise CacheError(f"{folder}/{split} holds {rows} rows, not {expected}; export the codes again")
+        if self._codes.size != rows * self.header.sequence_length:
+            raise CacheError(
+                f"{folder}/{split} holds {self._codes.size} codes, not {self.header.sequence_length} in each of {rows} "
+                "rows; export the codes again"
+            )
+        self._codes = self._codes.reshape(rows, self.header.sequence_length)
 
     def __len__(self) -> int:
         return len(self._codes) // self.num_crops

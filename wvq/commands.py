@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from wvq.errors import ConfigError, DataError
+from wvq.errors import ConfigError, DataError, first_line
 from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 
 
@@ -32,7 +32,7 @@ def _device(name: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'device "{name}" cannot be used here ({str(error).splitlines()[0]})') from error
+        raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
     return name
 
 

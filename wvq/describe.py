@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from wvq.codes import HEADER_NAME, CodeHeader
-from wvq.errors import DataError
-from wvq.pretrained import read_config
+from wvq.errors import CheckpointError, DataError
+from wvq.outputs import read_json
+from wvq.pretrained import is_number, read_config
+
+INDEX_NAME = "model_index.json"
 
 
 def describe(path: str | Path) -> str:
@@ -22,7 +24,7 @@ def describe(path: str | Path) -> str:
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
         return _result(path)
-    if (path / "model_index.json").exists():
+    if (path / INDEX_NAME).exists():
         return _pipeline(path)
     if (path / HEADER_NAME).exists():
         return _cache(path)
@@ -38,7 +40,8 @@ def _lines(title: str, rows: dict) -> str:
 
 
 def _model(path: Path) -> str:
-    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    file = path / "config.json"
+    kind = read_json(file, CheckpointError, f"{file} is missing").get("model_type")
     if kind == "wasserstein_vq":
         return _tokenizer(path)
     if kind == "image_code_transformer":
@@ -81,15 +84,16 @@ def _generator(path: Path) -> str:
     )
 
 
-def _measured(path: Path) -> dict[str, str]:
+def _measured(path: Path) -> dict[str, str | None]:
     """Figures of the run's result.json, as rows."""
     file = path / "result.json"
     if not file.exists():
         return {}
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = read_json(file, CheckpointError, f"{file} is missing")
     names = ("psnr_rgb", "psnr_y", "ssim", "utilization", "perplexity", "quantization_error", "loss", "unigram_entropy")
-    figures = [f"{name} {result[name]:.4g}" for name in names if name in result]
-    return {"held out": ", ".join(figures), "trained for": f"{result.get('images', 0):,} pictures"}
+    figures = [f"{name} {result[name]:.4g}" for name in names if is_number(result.get(name))]
+    images = result.get("images")
+    return {"held out": ", ".join(figures), "trained for": f"{images:,} pictures" if is_number(images) else None}
 
 
 def _cache(path: Path) -> str:
@@ -110,20 +114,25 @@ def _cache(path: Path) -> str:
 
 
 def _pipeline(path: Path) -> str:
-    parts = [_model(path / name) for name in ("tokenizer", "generator") if (path / name / "config.json").exists()]
-    missing = [name for name in ("tokenizer", "generator") if not (path / name / "config.json").exists()]
+    index = read_json(path / INDEX_NAME, CheckpointError, f"{path / INDEX_NAME} is missing")
+    names = ["tokenizer", "generator"] + (["text_encoder"] if index.get("text_encoder") else [])
+    missing = [name for name in names if not (path / name / "config.json").exists()]
     title = f"{path}: image generation pipeline" + (f" WITHOUT its {' and '.join(missing)}" if missing else "")
-    text = (path / "text_encoder").is_dir()
-    return "\n".join([title, *parts, *([f"{path / 'text_encoder'}: text encoder"] if text else [])])
+    parts = [_model(path / name) for name in names[:2] if name not in missing]
+    if "text_encoder" in names and "text_encoder" not in missing:
+        parts.append(f"{path / 'text_encoder'}: text encoder")
+    return "\n".join([title, *parts])
 
 
 def _result(path: Path) -> str:
+    no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        kind, metrics = result["kind"], result["metrics"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        raise DataError(f"{path} is no result file of wvq evaluate") from None
-    floor = result.get("floor", {})
+        result = read_json(path, DataError, "")
+    except DataError:
+        raise no_result from None
+    kind, metrics, floor = result.get("kind"), result.get("metrics"), result.get("floor", {})
+    if not (isinstance(kind, str) and isinstance(metrics, dict) and isinstance(floor, dict)):
+        raise no_result
     rows = {
         name: f"{value:.4g}" + (f"  (real against real {floor[name]:.4g})" if name in floor else "")
         for name, value in metrics.items()

@@ -31,3 +31,9 @@ def near_match(name: str, options) -> str:
     """Return ``' (did you mean "x"?)'`` for the option closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, or the error's type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

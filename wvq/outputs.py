@@ -1,4 +1,4 @@
-"""Output folders: a run starts in an empty place or resumes its own, and files appear whole or not at all."""
+"""Files and output folders: a run starts in an empty place or resumes its own, and files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, WVQError
 
 RECIPE_NAME = "recipe.yaml"
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
@@ -30,6 +30,28 @@ def write_text(file: str | Path, text: str) -> None:
 def write_json(file: str | Path, value) -> None:
     """Write a JSON file by way of a temporary one beside it."""
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(file: str | Path, error: type[WVQError], missing: str) -> dict:
+    """The JSON object in a file.
+
+    Args:
+        file: the file.
+        error: what to raise.
+        missing: what to say when there is no such file.
+
+    Raises:
+        error: the file is missing, unreadable or no JSON object.
+    """
+    try:
+        value = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(missing) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as problem:
+        raise error(f"{file} cannot be read as JSON ({problem})") from problem
+    if not isinstance(value, dict):
+        raise error(f"{file} must hold a JSON object")
+    return value
 
 
 @contextlib.contextmanager
@@ -83,7 +105,7 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     return folder / TRAINING
 
 
-# A resumed run may be longer, or cut its batch another way; all else would make it another run.
+# A resumed run may take longer, and log, save and load in another rhythm; all else would make it another run.
 _FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
     "train.keep_checkpoints",
     "train.evaluate_every",

@@ -7,7 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 
 from wvq.errors import ConfigError, near_match
 
@@ -17,9 +18,22 @@ Recipe = TypeVar("Recipe")
 class Parser(ArgumentParser):
     """A jsonargparse parser that raises ConfigError, and names the near match of an unknown option."""
 
+    def __init__(self, *args, **kwargs):
+        # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
+        super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
+
+    def instantiate(self, values: Namespace) -> Namespace:
+        for name in self.groups:
+            if not isinstance(values.get(name), Namespace | None):
+                self.error(f"{name} must hold fields by name, got {values[name]!r}")
+        return super().instantiate(values)
+
     def error(self, message: str, ex: Exception | None = None):
         line = " ".join(str(message).split())
         line = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", line).replace('Parser key "', '"')
+        if union := re.search(r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)$", line):
+            types = re.sub(r"<class '(\w+)'>", r"\1", union.group(1)).replace("NoneType", "null").replace(", ", " or ")
+            line = f"{line[: union.start()]}expected {types}. Got value: {union.group(2)}"
         unknown = re.search(r"unrecognized arguments: --([\w.]+)|'([\w.]+)'(?: is not accepted)?$", line)
         if unknown and ("accept" in line or "unrecognized" in line):
             group = re.search(r"Group '([\w.]+)'", line)
@@ -43,6 +57,7 @@ def recipe_file(name: str | Path) -> Path:
         ConfigError: neither.
     """
     if Path(name).is_file():
+        _check_yaml(Path(name))
         return Path(name)
     shipped = shipped_recipes()
     short = str(name).removesuffix(".yaml").removeprefix("configs/")
@@ -51,20 +66,38 @@ def recipe_file(name: str | Path) -> Path:
     return shipped[short]
 
 
+def _check_yaml(file: Path) -> None:
+    """The parser's own messages on broken YAML do not name the file."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"recipe {file} cannot be read as YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {file} must hold fields by name")
+
+
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe from YAML, with some fields set by dotted name.
 
     Raises:
         ConfigError: no such file, an unknown field, or a value of the wrong type.
     """
-    parser = Parser(exit_on_error=True)
+    parser = Parser()
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(recipe)
-    values = parser.parse_args([f"--config={recipe_file(file)}"])
+    found = recipe_file(file)
+    try:
+        values = parser.parse_args([f"--config={found}"])
+    except ConfigError as error:
+        raise ConfigError(f"{found}: {error}") from error
     for name, value in (overrides or {}).items():
-        if name not in values:
+        group, _, key = name.rpartition(".")
+        if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
+            values[group][key] = value
+        elif name in values:
+            values[name] = value
+        else:
             raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")
-        values[name] = value
     try:
         parser.validate(values)
     except (TypeError, ValueError) as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from wvq.errors import CheckpointError, ConfigError, DownloadError, near_match
+from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
+from wvq.outputs import read_json
 
 # Keys that transformers itself writes into a config.json beside the model's own.
 _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
@@ -20,6 +20,9 @@ _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "tor
     "_attn_implementation_internal",
     "_experts_implementation",
 }
+
+# Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 
 
 class StrictConfig(PreTrainedConfig):
@@ -46,6 +49,11 @@ def is_number(value, minimum: float = 0.0) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
 
 
+def as_list(value):
+    """Tuples and lists as a list of their own; anything else as it is, for a check to refuse."""
+    return list(value) if isinstance(value, list | tuple) else value
+
+
 def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
     """Return the local folder behind a path or a Hub id (downloaded through huggingface_hub).
 
@@ -64,11 +72,11 @@ def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], **hub_options))
+        return Path(snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
     except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DownloadError(
-            f'"{text}" is no local folder and could not be fetched from the Hub ({type(error).__name__}: {reason}); '
+            f'"{text}" is no local folder and could not be fetched from the Hub '
+            f"({type(error).__name__}: {first_line(error)}); "
             f"check the name and the network, or pass a local {kind} folder"
         ) from error
 
@@ -96,9 +104,8 @@ class StrictPreTrainedModel(PreTrainedModel):
         except ConfigError:
             raise
         except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"{folder}: weights cannot be loaded ({reason}); save or download them again"
+                f"{folder}: weights cannot be loaded ({first_line(error)}); save or download them again"
             ) from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info.get(problem) or ())):
@@ -115,14 +122,7 @@ def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
         ConfigError: a field is unknown or out of range.
     """
     file = Path(folder) / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: {folder} holds no {config_class.model_type}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} must hold a JSON object")
+    values = read_json(file, CheckpointError, f"{file} is missing: {folder} holds no {config_class.model_type}")
     if values.get("model_type") != config_class.model_type:
         raise CheckpointError(
             f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'

@@ -64,7 +64,7 @@ class TrainConfig:
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
         clip_norm: bound on the gradient norm of each optimiser group (0: none).
         ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
         max_minutes: wall-clock bound. The schedule follows pictures or clock, whichever is further, so that a run cut
             short still ends at the final learning rate.
         log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
@@ -87,7 +87,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
-    mixed_precision: str = "no"
+    mixed_precision: str | None = None
     max_minutes: float | None = None
     log_every: int = 1_000
     evaluate_every: int = 0
@@ -109,8 +109,9 @@ class TrainConfig:
         for name in ("ema_decay", "beta1", "beta2"):
             check(name, "in [0, 1)", lambda value: 0 <= value < 1)
         check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
         check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        check("mixed_precision", f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+        check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
 
 
 @dataclass
@@ -255,7 +256,7 @@ class QuickstartRecipe:
 
 
 SCHEDULES = ("constant", "cosine", "linear")
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = (None, "no", "bf16", "fp16")
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 
 

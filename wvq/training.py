@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -354,9 +354,9 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """The Accelerator of a run; device and number of processes come from the launcher."""
-    return Accelerator(
-        mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
-    )
+    # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
+    accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
+    return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
 
 
 def parameter_group(

@@ -1,0 +1,263 @@
+"""Training the generator: falling loss, written files, refusals before training starts, exact resume."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
+from wvq.codes import CodeDataset
+from wvq.errors import CacheError, CheckpointError, ConfigError
+from wvq.generator.conditioning import TextEncoder
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.train import ConditionedCodes, train_generator
+from wvq.pretrained import weights_hash
+from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tracking import read_log
+
+MODEL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.1, "token_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir):
+    return WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(tmp_path_factory):
+    return save_text_encoder(tmp_path_factory.mktemp("text_encoder"))
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_codes_dir, tiny_tokenizer_dir, encoder_dir):
+    """A function that makes a recipe of 10 steps, conditional on classes, with some fields changed."""
+
+    def make(train=None, model=None, **changes) -> GeneratorRecipe:
+        loop = {"images": 160, "batch_size": 16, "learning_rate": 5e-3, "log_every": 16, **(train or {})}
+        fields = {"out": str(tmp_path / "run"), "codes": str(tiny_codes_dir), "tokenizer": str(tiny_tokenizer_dir)}
+        fields["condition"] = ConditionConfig(text_encoder=str(encoder_dir), text_length=5)
+        fields |= {"model": {**MODEL, **(model or {})}, "train": TrainConfig(**loop)}
+        return GeneratorRecipe(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def text_condition(encoder_dir):
+    return ConditionConfig(text=True, text_encoder=str(encoder_dir), text_length=5)
+
+
+def assert_nothing_written(settings: GeneratorRecipe, tmp_path) -> None:
+    assert not (tmp_path / "run").exists()
+
+
+# ---- runs
+
+
+def test_a_run_learns_and_writes_its_files(recipe, tokenizer, tmp_path):
+    settings = recipe({"ema_decay": 0.9, "evaluate_every": 80})
+    result = train_generator(settings, tokenizer)
+    out = tmp_path / "run" / "generator"
+    rows = read_log(out / "training")
+    train = [row for row in rows if row["kind"] == "train"]
+    assert train[0]["loss"] == pytest.approx(math.log(32), abs=1e-3)  # the first step: a zero head
+    assert train[-1]["loss"] < train[0]["loss"] - 0.3
+    assert result["loss"] < math.log(32) - 0.1
+    assert result["images"] == 160
+    assert result["skipped_steps"] == 0
+    assert result["cut_short"] is False
+    assert len([row for row in rows if row["kind"] == "validation"]) == 2
+    assert json.loads((out / "result.json").read_text()) == result
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["train"]["images"] == 160
+    assert len(list((out / "training").rglob("*.png"))) == 2
+    assert list((out / "training").rglob("events.out.tfevents*"))
+    generator = ImageCodeTransformer.from_pretrained(out)
+    assert generator.config.class_names == CLASS_NAMES
+    assert generator.config.grid == [4, 4]
+    assert generator.config.tokenizer_hash == weights_hash(tokenizer)
+    assert result["parameters"] == sum(p.numel() for p in generator.parameters())
+
+
+def test_reported_loss_is_the_mean_over_the_held_out_pictures(recipe, tokenizer, tmp_path, tiny_codes_dir):
+    result = train_generator(recipe(), tokenizer)
+    generator = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
+    held_out, train = CodeDataset(tiny_codes_dir, "validation"), CodeDataset(tiny_codes_dir, "train")
+    codes = held_out.codes(range(len(held_out)))
+    labels = torch.tensor([held_out.label(i) for i in range(len(held_out))])
+    with torch.no_grad():
+        output = generator(codes, labels)
+    assert result["loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+    assert result["accuracy"] == pytest.approx((output.logits.argmax(-1) == codes).float().mean().item(), rel=1e-5)
+    shares = torch.bincount(train.codes(range(2 * len(train))).flatten(), minlength=32).double()
+    shares = shares[shares > 0] / shares.sum()
+    assert result["unigram_entropy"] == pytest.approx(-(shares * shares.log()).sum().item(), rel=1e-6)
+
+
+def test_text_and_code_vectors(recipe, tokenizer, tmp_path, text_condition):
+    settings = recipe({"images": 64}, {"code_dim": 4}, condition=text_condition)
+    result = train_generator(settings, tokenizer)
+    generator = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
+    config = generator.config
+    assert (config.num_classes, config.text_dim, config.text_length, config.code_dim) == (3, TEXT_DIM, 5, 4)
+    assert result["loss"] < math.log(32)
+    vectors = tokenizer.quantizer.lookup(torch.arange(32))
+    expected = (vectors - vectors.mean(0)) / vectors.std()
+    torch.testing.assert_close(generator.codebook, expected, atol=1e-5, rtol=1e-5)
+    assert generator.condition.null_text.abs().sum() > 0
+
+
+def test_classes_can_be_left_out(recipe, tokenizer, tmp_path):
+    train_generator(recipe({"images": 16}, condition=ConditionConfig(classes=False)), tokenizer)
+    config = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator").config
+    assert (config.num_classes, config.class_names) == (0, [])
+
+
+def test_items_carry_each_pictures_own_condition(tiny_codes_dir, encoder_dir):
+    codes = CodeDataset(tiny_codes_dir, "train")
+    encoder = TextEncoder(encoder_dir, 5)
+    items = ConditionedCodes(codes, True, encoder)
+    assert len(items) == len(codes)
+    for index in (0, 7, len(items) - 1):
+        item = items[index]
+        assert set(item) == {"codes", "class_labels", "text_features", "text_mask"}
+        features, mask = encoder.encode([codes.caption(index)])
+        assert torch.equal(item["text_mask"], mask[0])
+        torch.testing.assert_close(item["text_features"][mask[0]], features[0][mask[0]], atol=2e-3, rtol=1e-3)
+        assert CLASS_NAMES[item["class_labels"]] in codes.caption(index)
+    assert set(ConditionedCodes(codes, False, None)[0]) == {"codes"}
+    assert len({codes.caption(i) for i in range(len(codes))}) == len(items.features)  # each text encoded once
+
+
+def test_the_same_recipe_gives_the_same_weights(recipe, tokenizer, tmp_path):
+    hashes = []
+    for name in ("a", "b"):
+        train_generator(recipe({"images": 48}, out=str(tmp_path / name)), tokenizer)
+        hashes.append(weights_hash(ImageCodeTransformer.from_pretrained(tmp_path / name / "generator")))
+    assert hashes[0] == hashes[1]
+
+
+def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_condition, monkeypatch):
+    train = {"images": 160, "save_every": 32, "ema_decay": 0.9, "keep_checkpoints": 1}
+    whole = train_generator(recipe(train, out=str(tmp_path / "whole"), condition=text_condition), tokenizer)
+
+    class Interruption(Exception):
+        pass
+
+    from wvq.training import Trainer
+
+    step = Trainer._step
+
+    def interrupted(self, batches):
+        if self.images_seen == 112:  # past the checkpoint at 96
+            raise Interruption
+        return step(self, batches)
+
+    settings = recipe(train, out=str(tmp_path / "cut"), condition=text_condition)
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    with pytest.raises(Interruption):
+        train_generator(settings, tokenizer)
+    monkeypatch.setattr(Trainer, "_step", step)
+    resumed = train_generator(settings, tokenizer, resume=True)
+    assert resumed["loss"] == whole["loss"]
+    logs = [read_log(tmp_path / name / "generator" / "training") for name in ("whole", "cut")]
+    losses = [[(row["images"], row["loss"]) for row in log if row["kind"] == "train"] for log in logs]
+    assert losses[0] == losses[1]
+    first, second = (ImageCodeTransformer.from_pretrained(tmp_path / name / "generator") for name in ("whole", "cut"))
+    assert weights_hash(first) == weights_hash(second)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("field", ["num_codes", "grid", "num_classes", "class_names", "text_dim", "tokenizer_hash"])
+def test_fields_that_come_from_the_cache_are_refused(field, recipe, tokenizer, tmp_path):
+    settings = recipe(model={field: 1})
+    with pytest.raises(ConfigError, match=rf"model\.{field} comes from the code cache"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_unknown_model_field_names_the_near_match(recipe, tokenizer, tmp_path):
+    settings = recipe(model={"hiden_size": 32})
+    with pytest.raises(ConfigError, match=r'"hiden_size" \(did you mean "hidden_size"\?\)'):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_cache_of_another_tokenizer_is_refused(recipe, tiny_tokenizer_dir, tmp_path):
+    other = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    with torch.no_grad():
+        next(other.decoder.parameters()).add_(1e-3)
+    settings = recipe()
+    with pytest.raises(CacheError, match="was made by another tokenizer than the one in"):
+        train_generator(settings, other)
+    assert_nothing_written(settings, tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_codes", 64), ("grid", [8, 2])])
+def test_cache_that_does_not_fit_the_tokenizer_is_refused(field, value, recipe, tokenizer, tiny_codes_dir, tmp_path):
+    shutil.copytree(tiny_codes_dir, tmp_path / "codes")
+    header = json.loads((tmp_path / "codes" / "header.json").read_text())
+    (tmp_path / "codes" / "header.json").write_text(json.dumps(header | {field: value}))
+    settings = recipe(codes=str(tmp_path / "codes"))
+    with pytest.raises(CacheError, match=rf"codes has {field} .*, but the tokenizer in .* has"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_text_needs_captions_in_the_cache(recipe, tokenizer, tiny_codes_dir, tmp_path, text_condition):
+    shutil.copytree(tiny_codes_dir, tmp_path / "codes")
+    header = json.loads((tmp_path / "codes" / "header.json").read_text())
+    (tmp_path / "codes" / "header.json").write_text(json.dumps(header | {"has_captions": False}))
+    settings = recipe(codes=str(tmp_path / "codes"), condition=text_condition)
+    with pytest.raises(ConfigError, match=r"condition\.text is on, but the code cache holds no captions"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_length": 0}, r"condition\.text_length must be at least 1"),
+        ({"class_dropout": 1.0}, r"condition\.class_dropout must be in \[0, 1\)"),
+        ({"text_dropout": -0.1}, r"condition\.text_dropout must be in \[0, 1\)"),
+    ],
+)
+def test_condition_out_of_range_names_the_field(changes, message, recipe, tokenizer, tmp_path):
+    settings = recipe(condition=replace(ConditionConfig(), **changes))
+    with pytest.raises(ConfigError, match=message):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_missing_text_encoder_is_refused(recipe, tokenizer, tmp_path, text_condition):
+    settings = recipe(condition=replace(text_condition, text_encoder="./nowhere"))
+    with pytest.raises(CheckpointError, match="no such text encoder folder"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_missing_cache_is_refused(recipe, tokenizer, tmp_path):
+    settings = recipe(codes=str(tmp_path / "nowhere"))
+    with pytest.raises(CacheError, match="nowhere is no code cache"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_folder_of_another_run_is_refused(recipe, tokenizer):
+    settings = recipe({"images": 16})
+    train_generator(settings, tokenizer)
+    with pytest.raises(ConfigError, match="already holds a run; pass --resume"):
+        train_generator(settings, tokenizer)
+    with pytest.raises(ConfigError, match=r"was started with another train\.learning_rate"):
+        train_generator(recipe({"images": 16, "learning_rate": 1e-4}), tokenizer, resume=True)
+
+
+def test_resume_needs_a_run(recipe, tokenizer):
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        train_generator(recipe(), tokenizer, resume=True)

@@ -1,0 +1,63 @@
+"""Tiny parts that several folders of tests build: a text encoder with its own vocabulary, generators, pipelines."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from wvq.generator.conditioning import TextEncoder
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pretrained import weights_hash
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
+CLASS_NAMES = ["circle", "cross", "square"]
+TEXT_DIM = 16
+
+
+def save_text_encoder(folder: Path) -> Path:
+    """Write a random BERT of width 16 and its word tokenizer."""
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    sizes = {"hidden_size": TEXT_DIM, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(3)
+    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:
+    """A generator of 32 codes on a 4 x 4 grid in eval mode, whose head is random instead of zero."""
+    sizes = {"num_codes": 32, "grid": [4, 4], "hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(seed)
+    model = ImageCodeTransformer(ImageCodeTransformerConfig(**{**sizes, **changes})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0, 0.5 if "embedding" in name or "null" in name else 0.25)
+    if model.config.code_dim:
+        model.set_codebook(torch.randn(model.config.num_codes, model.config.code_dim))
+    return model
+
+
+def make_pipeline(
+    tokenizer_dir: Path, text_encoder_dir: Path | None = None, classes: bool = True, seed: int = 0
+) -> ImageGenerationPipeline:
+    """A pipeline of a random generator, conditional on classes, text, both or nothing."""
+    tokenizer = WassersteinVQModel.from_pretrained(tokenizer_dir)
+    conditions = {"num_classes": 3, "class_names": CLASS_NAMES} if classes else {}
+    text_encoder = None
+    if text_encoder_dir is not None:
+        text_encoder = TextEncoder(text_encoder_dir, 5)
+        conditions |= {"text_dim": TEXT_DIM, "text_length": 5}
+    generator = make_generator(seed, tokenizer_hash=weights_hash(tokenizer), **conditions)
+    return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))

@@ -1,0 +1,186 @@
+"""Exporting codes: the cache equals direct encoding, its header says how it was made, failures leave nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import wvq
+from wvq.codes import CodeDataset, CodeHeader
+from wvq.data import load_images
+from wvq.errors import CacheError, CheckpointError, ConfigError, DataError
+from wvq.images import to_uint8
+from wvq.pretrained import weights_hash
+from wvq.recipes import ExportRecipe
+from wvq.tokenizer import export
+from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.metrics import psnr
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir):
+    return WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_tokenizer_dir, caption_folder, tiny_data):
+    def make(num_crops=1, batch_size=64, **data):
+        return ExportRecipe(
+            out=str(tmp_path / f"codes-{num_crops}-{batch_size}"),
+            tokenizer=str(tiny_tokenizer_dir),
+            data=tiny_data(caption_folder, **data),
+            num_crops=num_crops,
+            batch_size=batch_size,
+        )
+
+    return make
+
+
+@torch.no_grad()
+def encode(tokenizer, dataset, keys):
+    pixels = torch.stack([dataset[key]["pixel_values"] for key in keys])
+    return tokenizer.encode(pixels).codes.flatten(1)
+
+
+def test_rows_equal_direct_encoding(recipe, tokenizer):
+    settings = recipe()
+    export_codes(settings)
+    images = load_images(settings.data)
+    for split, dataset in (("train", images.train), ("validation", images.validation)):
+        cache = CodeDataset(settings.out, split)
+        keys = range(len(dataset))
+        assert len(cache) == len(dataset)
+        assert torch.equal(cache.codes(keys), encode(tokenizer, dataset, keys))
+        assert [cache.label(i) for i in keys] == dataset.labels
+        assert [cache.caption(i) for i in keys] == dataset.captions
+
+
+def test_each_crop_equals_direct_encoding(recipe, tokenizer):
+    settings = recipe(num_crops=3, crop="random", min_crop_fraction=0.6, flip=True)
+    export_codes(settings)
+    images = load_images(settings.data)
+    cache, length = CodeDataset(settings.out), len(images.train)
+    assert len(cache) == length
+    centre = encode(tokenizer, images.train.with_crop(crop="center", flip=False), range(length))
+    assert torch.equal(cache.codes([3 * i for i in range(length)]), centre)
+    versions = [centre]
+    for crop in (1, 2):  # drawn as if the run had seen the whole set once a crop
+        versions.append(encode(tokenizer, images.train, [(crop * length + i, i) for i in range(length)]))
+        assert torch.equal(cache.codes([3 * i + crop for i in range(length)]), versions[-1])
+    assert all((a != b).any() for a, b in [(versions[0], versions[1]), (versions[1], versions[2])])
+    assert len(CodeDataset(settings.out, "validation").labels) == len(images.validation)
+
+
+def test_the_batch_size_does_not_matter(recipe):
+    one, other = recipe(num_crops=2, batch_size=7, crop="random"), recipe(num_crops=2, batch_size=64, crop="random")
+    for settings in (one, other):
+        export_codes(settings)
+    for split in ("train", "validation"):
+        a, b = CodeDataset(one.out, split), CodeDataset(other.out, split)
+        rows = range(len(a.labels))
+        assert torch.equal(a.codes(rows), b.codes(rows))
+        assert a.captions == b.captions
+
+
+def test_the_header_says_how_the_cache_was_made(recipe, tokenizer):
+    settings = recipe(num_crops=2, crop="random", flip=True)
+    returned = export_codes(settings)
+    header = CodeHeader.read(settings.out)
+    assert header == returned
+    assert header.tokenizer_hash == weights_hash(tokenizer)
+    assert (header.num_codes, header.grid, header.image_size, header.num_crops) == (32, [4, 4], 16, 2)
+    assert header.crop_recipe == {"train": "center, then random(0.8)+flip", "validation": "center"}
+    assert header.class_names == ["circle", "cross", "square"]
+    assert header.source == settings.data.path
+    assert header.num_images == {"train": 48, "validation": 12}
+    assert header.has_captions
+    assert header.library_version == wvq.__version__
+    assert set(header.psnr_rgb) == {"train", "validation"}
+
+
+def test_the_header_of_one_crop_and_no_captions(recipe, picture_folder):
+    settings = recipe(crop="random")
+    settings.data.path = str(picture_folder)
+    header = export_codes(settings)
+    assert header.crop_recipe["train"] == "center"
+    assert not header.has_captions
+    assert CodeDataset(settings.out).caption(0) == ""
+
+
+@torch.no_grad()
+def test_the_kept_psnr_is_that_of_the_decoded_rows(recipe, tokenizer):
+    settings = recipe()
+    header = export_codes(settings)
+    validation = load_images(settings.data).validation  # fewer pictures than are checked: all of them
+    cache = CodeDataset(settings.out, "validation")
+    decoded = tokenizer.decode_codes(cache.codes(range(len(cache))).view(-1, 4, 4))
+    originals = torch.stack([validation[i]["pixel_values"] for i in range(len(validation))])
+    expected = psnr(to_uint8(decoded), to_uint8(originals)).mean().item()
+    assert header.psnr_rgb["validation"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_self_check_finds_rows_out_of_order(recipe, monkeypatch):
+    settings, write_rows = recipe(), export.write_rows
+
+    def write_rolled(folder, batches, header):
+        batches = [{**batch, "codes": batch["codes"].roll(1, dims=0)} for batch in batches]
+        write_rows(folder, batches, header)
+
+    monkeypatch.setattr(export, "write_rows", write_rolled)
+    with pytest.raises(CacheError, match="out of order or damaged"):
+        export_codes(settings)
+    assert_nothing_left(settings)
+
+
+def assert_nothing_left(settings):
+    out = Path(settings.out)
+    assert not out.exists()
+    assert not [path for path in out.parent.iterdir() if out.name in path.name]
+
+
+def test_a_crash_leaves_nothing_behind(recipe, monkeypatch):
+    settings = recipe()
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_self_check", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_codes(settings)
+    assert_nothing_left(settings)
+
+
+def test_an_occupied_folder_is_refused_and_untouched(recipe, tmp_path):
+    settings = recipe()
+    settings.out = str(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="already holds files"):
+        export_codes(settings)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    (tmp_path / "mine" / "notes.txt").unlink()
+    export_codes(settings)  # an empty folder is no obstacle
+    assert CodeHeader.read(settings.out).num_codes == 32
+
+
+def test_another_image_size_than_the_tokenizers_is_one_clear_error(recipe):
+    settings = recipe(image_size=32)
+    with pytest.raises(DataError, match=r"data.image_size is 32, but the tokenizer in .* was trained on 16"):
+        export_codes(settings)
+    assert_nothing_left(settings)
+
+
+def test_a_missing_tokenizer_is_one_clear_error(recipe, tmp_path):
+    settings = recipe()
+    settings.tokenizer = str(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="no such wasserstein_vq folder"):
+        export_codes(settings)
+
+
+@pytest.mark.parametrize("field", ["num_crops", "batch_size"])
+def test_settings_out_of_range_are_errors(recipe, field):
+    settings = recipe()
+    setattr(settings, field, 0)
+    with pytest.raises(ConfigError, match=f"{field} must be at least 1"):
+        export_codes(settings)

@@ -1,0 +1,105 @@
+"""One process of the distributed tests: trains each quantizer for a few steps, exports codes, saves what it holds.
+
+    accelerate launch --multi_gpu --num_processes 2 distributed_worker.py settings.json
+
+Settings: ``out`` (folder for ``<case>-<rank>.pt``), ``world`` (processes there must be), ``export`` (fields of an
+ExportRecipe, or null).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import Dataset
+
+from wvq.recipes import DataConfig, ExportRecipe, LossConfig, TrainConfig
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.train import TokenizerTask
+from wvq.training import Trainer, build_accelerator
+
+# name: quantizer, parts of the batch of each process when there are two
+CASES = {
+    "vanilla": ("vanilla", 1),
+    "accumulated": ("vanilla", 2),
+    "wasserstein": ("wasserstein", 1),
+    "sliced": ("sliced", 1),
+}
+STEPS = 4
+
+
+class Pictures(Dataset):
+    """Noise of 16 x 16 pixels, a little brighter with each index, so that processes see different distributions."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, key):
+        index = key[1] if isinstance(key, tuple) else key
+        noise = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index)) * 2 - 1
+        return {"pixel_values": (noise + index / 20).clamp(-1, 1)}
+
+
+def train(case: str, folder: Path, world: int) -> dict:
+    """Train one case; return the gradients of its first step, its codebook, its window and its figures."""
+    quantizer, parts = CASES[case]
+    config = TrainConfig(
+        images=8 * STEPS,
+        batch_size=8,
+        gradient_accumulation_steps=parts if world > 1 else 1,
+        learning_rate=1e-3,
+        codebook_learning_rate=0.02,
+        clip_norm=0.0,
+        ema_decay=0.9,
+        log_every=8,
+        save_every=16,
+        max_minutes=10.0,
+    )
+    accelerator = build_accelerator(config)
+    assert accelerator.num_processes == world, f"{accelerator.num_processes} processes and not {world}"
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
+    model = WassersteinVQModel(
+        WassersteinVQConfig(**shape, attention=False, num_codes=16, code_dim=3, quantizer=quantizer, window_size=300)
+    )
+    torch.nn.init.normal_(model.quantizer.codebook, std=0.3)
+    task = TokenizerTask(ReconstructionLoss(LossConfig(l1_weight=1.0)), Pictures(), config)
+    trainer = Trainer(task, model, Pictures(), config, folder, accelerator)
+    gradients = []
+
+    def keep_gradients(*_):
+        gradients.append({name: p.grad.clone() for name, p in trainer.raw_model.named_parameters()})
+
+    trainer.optimizer.optimizer.register_step_pre_hook(keep_gradients)
+    result = trainer.run()
+    trained = trainer.raw_model
+    held = {
+        "gradients": gradients[0],
+        "steps": len(gradients),
+        "weights": {name: p.detach().clone() for name, p in trained.named_parameters()},
+        "average": {name: p.clone() for name, p in trainer.ema.model.named_parameters()},
+        "window": trained.quantizer.window.moments() if quantizer == "wasserstein" else None,
+        "figures": {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")},
+    }
+    again = Trainer(task, WassersteinVQModel(model.config), Pictures(), config, folder, build_accelerator(config))
+    again.load_latest()
+    held["resumed"] = {name: p.detach().clone() for name, p in again.raw_model.named_parameters()}
+    return held
+
+
+def main(settings: dict) -> None:
+    out = Path(settings["out"])
+    for case in CASES:
+        held = train(case, out / case, settings["world"])
+        torch.save(held, out / f"{case}-{PartialState().process_index}.pt")
+    if settings["export"]:
+        data = DataConfig(**settings["export"].pop("data"))
+        export_codes(ExportRecipe(data=data, **settings["export"]))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

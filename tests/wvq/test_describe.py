@@ -1,0 +1,129 @@
+"""What `wvq info` says of each kind of folder and file, and of damaged ones."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.tiny import make_pipeline, save_text_encoder
+from wvq.describe import describe
+from wvq.errors import DataError, WVQError
+
+
+@pytest.fixture(scope="module")
+def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    encoder = save_text_encoder(folder / "encoder")
+    make_pipeline(tiny_tokenizer_dir, encoder).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+@pytest.fixture
+def copied(pipeline_dir, tmp_path):
+    shutil.copytree(pipeline_dir, tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def test_a_tokenizer(tiny_tokenizer_dir):
+    text = describe(tiny_tokenizer_dir)
+    result = json.loads((tiny_tokenizer_dir / "result.json").read_text())
+    for part in (
+        "image tokenizer", "16 x 16 px", "4 x 4 a picture, K = 32, D = 4", "sliced", "circle, cross, square",
+        f"psnr_rgb {result['psnr_rgb']:.4g}", "640 pictures",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_generator(pipeline_dir):
+    text = describe(pipeline_dir / "generator")
+    for part in ("generator of image codes", "2 layers, width 32, 2 heads", "3 classes and text of up to 5 tokens"):
+        assert part in text, part
+    assert "trained for" not in text  # no figures of a run are there
+
+
+def test_a_pipeline(pipeline_dir):
+    text = describe(pipeline_dir)
+    first, *rest = text.splitlines()
+    assert first == f"{pipeline_dir}: image generation pipeline"
+    for part in ("image tokenizer", "generator of image codes", "text encoder"):
+        assert any(part in line for line in rest), part
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "generator", "text_encoder"])
+def test_a_pipeline_without_a_part_says_so(part, copied):
+    shutil.rmtree(copied / part)
+    assert f"WITHOUT its {part}" in describe(copied)
+
+
+def test_a_code_cache(tiny_codes_dir):
+    text = describe(tiny_codes_dir)
+    header = json.loads((tiny_codes_dir / "header.json").read_text())
+    for part in (
+        "code cache", "48 train, 12 validation", "2 a training picture", "4 x 4 a picture, K = 32",
+        "circle, cross, square", header["tokenizer_hash"][:12],
+    ):  # fmt: skip
+        assert part in text, part
+    assert any(line.split() == ["captions", "yes"] for line in text.splitlines())
+
+
+def test_a_result_file(tmp_path):
+    file = tmp_path / "result.json"
+    metrics = {"fd_efficientnet_lite0": 512.25, "psnr_rgb": 21.5}
+    floor = {"fd_efficientnet_lite0": 490.125}
+    file.write_text(json.dumps({"kind": "generation", "metrics": metrics, "floor": floor, "num_images": 420}))
+    text = describe(file)
+    assert "generation result" in text
+    assert "512.2  (real against real 490.1)" in text
+    assert [line.split() for line in text.splitlines() if "psnr" in line] == [["psnr_rgb", "21.5"]]
+    assert "420" in text
+
+
+def test_a_run_under_way(tmp_path):
+    (tmp_path / "training").mkdir()
+    assert "has not ended" in describe(tmp_path)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        describe(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no pipeline, tokenizer, generator, code cache or training run"):
+        describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[1]", "3", '{"kind": "generation"}', '{"kind": "x", "metrics": 3}', b"\xff\xfe\x00"]
+)
+def test_another_file_is_one_line(content, tmp_path):
+    file = tmp_path / "some.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match="is no result file of wvq evaluate"):
+        describe(file)
+
+
+def test_another_model_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match='a model of type "bert", which is not one of wvq'):
+        describe(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_tokenizer_is_one_line_that_names_the_file(file, content, tiny_tokenizer_dir, tmp_path):
+    shutil.copytree(tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors"))
+    (tmp_path / "t" / file).write_text(content)
+    with pytest.raises(WVQError, match=file) as caught:
+        describe(tmp_path / "t")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_figures_that_are_no_numbers_are_left_out(tiny_tokenizer_dir, tmp_path):
+    shutil.copytree(tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors"))
+    (tmp_path / "t" / "result.json").write_text('{"psnr_rgb": "high", "ssim": 0.5, "images": 10}')
+    assert "ssim 0.5" in describe(tmp_path / "t")
+    assert "psnr_rgb" not in describe(tmp_path / "t")
+
+
+def test_a_damaged_cache_is_one_line(tiny_codes_dir, tmp_path):
+    (tmp_path / "header.json").write_text("{")
+    with pytest.raises(WVQError, match=r"header\.json cannot be read as JSON"):
+        describe(tmp_path)

@@ -1,0 +1,105 @@
+"""Two real processes on the CPU: the gradients, codebooks, windows and caches of one process on the joined batch."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from wvq.codes import CodeDataset, CodeHeader
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+CASES = ("vanilla", "accumulated", "wasserstein", "sliced")
+
+
+def run(out: Path, world: int, export: dict) -> None:
+    out.mkdir(parents=True)
+    settings = out / "settings.json"
+    settings.write_text(json.dumps({"out": str(out), "world": world, "export": export}))
+    # `accelerate launch --cpu` would silently start one process; the worker asserts their number as well.
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(world), "--main_process_port", "0"]
+    command = [sys.executable, *(["-m", *launcher] if world > 1 else []), str(WORKER), str(settings)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
+    """The folders of the run with one process and of the run with two."""
+    root = tmp_path_factory.mktemp("distributed")
+    folders = {}
+    for world in (1, 2):
+        # 0.02 of each class is one picture: a split with fewer pictures than its share would suggest.
+        data = tiny_data(caption_folder, validation_fraction=0.02, crop="random", flip=True)
+        export = {
+            "out": str(root / f"codes-{world}"),
+            "tokenizer": str(tiny_tokenizer_dir),
+            "data": asdict(data),
+            "num_crops": 2,
+            "batch_size": 16,
+        }
+        folders[world] = root / f"world-{world}"
+        run(folders[world], world, export)
+    return folders
+
+
+def held(runs, world, case):
+    return [torch.load(runs[world] / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_those_of_one_process_on_the_joined_batch(runs, case):
+    (one,), two = held(runs, 1, case), held(runs, 2, case)
+    assert one["steps"] == two[0]["steps"] == 4
+    whole = torch.cat([gradient.flatten() for gradient in one["gradients"].values()]).norm()
+    for rank in two:
+        for name, expected in one["gradients"].items():
+            difference = (rank["gradients"][name] - expected).norm()
+            # The second term is for biases whose gradient is nothing but rounding, as ahead of a normalisation.
+            assert difference < 1e-5 * expected.norm() + 1e-7 * whole, (name, difference / expected.norm())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_processes_hold_the_same_model_after_some_steps(runs, case):
+    first, second = held(runs, 2, case)
+    for part in ("weights", "average", "resumed"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    assert first["figures"] == second["figures"]
+    assert all(torch.equal(value, first["resumed"][name]) for name, value in first["weights"].items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_model_after_some_steps_is_that_of_one_process(runs, case):
+    (one,), (two, _) = held(runs, 1, case), held(runs, 2, case)
+    # Loose: Adam turns a rounding error of a tiny gradient into one of a step.
+    torch.testing.assert_close(
+        two["weights"]["quantizer.codebook"], one["weights"]["quantizer.codebook"], atol=2e-3, rtol=0
+    )
+    assert two["figures"]["psnr_rgb"] == pytest.approx(one["figures"]["psnr_rgb"], abs=0.05)
+    assert two["figures"]["num_images"] == one["figures"]["num_images"] == 20
+    assert two["figures"]["num_tokens"] == one["figures"]["num_tokens"] == 20 * 16
+
+
+def test_windows_cover_the_batches_of_both_processes(runs):
+    (one,), two = held(runs, 1, "wasserstein"), held(runs, 2, "wasserstein")
+    for mine, other, expected in zip(two[0]["window"], two[1]["window"], one["window"], strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_codes_exported_by_two_processes_are_those_of_one(runs):
+    one, two = (folder.with_name(f"codes-{world}") for world, folder in runs.items())
+    first, second = CodeHeader.read(one), CodeHeader.read(two)
+    assert first == second
+    assert sorted(path.name for path in two.parent.iterdir()) == ["codes-1", "codes-2", "world-1", "world-2"]
+    for split in ("train", "validation"):
+        a, b = CodeDataset(one, split), CodeDataset(two, split)
+        rows = range(len(a.labels))
+        assert torch.equal(a.codes(rows), b.codes(rows))
+        assert a.labels.tolist() == b.labels.tolist()
+        assert a.captions == b.captions

@@ -1,0 +1,503 @@
+"""The training loop: data order, schedule, averaging, accumulation, skipped steps, exact resume, the clock."""
+
+import itertools
+import math
+import shutil
+import time
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import nn
+from torch.utils.data import Dataset
+
+from wvq.errors import CheckpointError, ConfigError
+from wvq.images import image_grid
+from wvq.recipes import LossConfig, TrainConfig
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.train import TokenizerTask
+from wvq.tracking import read_log
+from wvq.training import (
+    ExponentialAverage,
+    RunSampler,
+    Trainer,
+    build_accelerator,
+    find_checkpoints,
+    learning_rate_factor,
+    network_groups,
+    parameter_group,
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    # Accelerate keeps its settings for the life of the process, and refuses others.
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+# ---- data order
+
+
+def take(sampler, count):
+    return [pair for pair, _ in zip(sampler, range(count), strict=False)]
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+    pairs = take(RunSampler(10, 4, seed=3), 30)
+    assert [position for position, _ in pairs] == list(range(30))
+    epochs = [[index for _, index in pairs[i : i + 10]] for i in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert pairs != take(RunSampler(10, 4, seed=4), 30)
+
+
+@pytest.mark.parametrize("length", [3, 10, 12])
+def test_the_shares_of_two_processes_join_to_the_batch_of_one(length):
+    one = take(RunSampler(length, 4, seed=0), 40)
+    first, second = (take(RunSampler(length, 4, 0, rank, 2), 20) for rank in (0, 1))
+    joined = [pair for i in range(0, 20, 2) for pair in first[i : i + 2] + second[i : i + 2]]
+    assert joined == one
+
+
+@pytest.mark.parametrize("start", [4, 8, 20])
+def test_a_sampler_continues_in_the_middle(start):
+    assert take(RunSampler(6, 4, seed=1, start=start), 20) == take(RunSampler(6, 4, seed=1), start + 20)[start:]
+
+
+# ---- learning rate
+
+
+def test_warm_up_is_linear_in_pictures():
+    config = TrainConfig(batch_size=10, warmup_images=40, schedule="constant")
+    factors = [learning_rate_factor(config, 0.0, images) for images in (0, 10, 20, 30, 40, 1000)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.8, 0.6, 0.2]), ("cosine", [1, 0.6 + 0.4 * math.sqrt(0.5), 0.6, 0.2])],
+)
+def test_decay_follows_progress(schedule, expected):
+    config = TrainConfig(schedule=schedule, final_learning_rate=0.2)
+    factors = [learning_rate_factor(config, progress, 10**6) for progress in (0, 0.25, 0.5, 1)]
+    assert factors == pytest.approx(expected)
+
+
+def test_groups_decay_matrices_only_and_keep_their_own_rate():
+    config = TrainConfig(learning_rate=1e-3, weight_decay=0.1)
+    layer = nn.Linear(3, 2)
+    matrices, vectors = network_groups(list(layer.parameters()), config)
+    assert [id(p) for p in matrices["params"]] == [id(layer.weight)]
+    assert [id(p) for p in vectors["params"]] == [id(layer.bias)]
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    codebook = parameter_group("codebook", [layer.weight], config, lr=0.02)
+    assert (codebook["lr"], codebook["scheduled"], codebook["clip"]) == (0.02, False, "codebook")
+    assert matrices["scheduled"]
+    assert matrices["clip"] == vectors["clip"] == parameter_group("codebook", [], config)["clip"] == "network"
+
+
+# ---- moving average
+
+
+class Tiny(nn.Module):
+    def __init__(self, dim=3):
+        super().__init__()
+        self.linear = nn.Linear(dim, 1)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_average_by_hand():
+    model = Tiny()
+    average = ExponentialAverage(model, decay=0.5)
+    expected = model.linear.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            model.linear.weight.copy_(torch.randn(1, 3))
+            model.count.fill_(step)
+        average.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.linear.weight.detach()
+        torch.testing.assert_close(average.model.linear.weight, expected)
+        assert average.model.count == step
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
+
+
+def test_average_state_round_trip():
+    model = Tiny()
+    average, other = ExponentialAverage(model, 0.9), ExponentialAverage(Tiny(), 0.9)
+    for _ in range(3):
+        nn.init.normal_(model.linear.weight)
+        average.update(model)
+    other.load_state_dict(average.state_dict())
+    nn.init.normal_(model.linear.weight)
+    average.update(model)
+    other.update(model)
+    assert torch.equal(average.model.linear.weight, other.model.linear.weight)
+
+
+# ---- a small task for the loop itself
+
+
+class Points(Dataset):
+    """Points on a plane; NaN at the positions named."""
+
+    def __init__(self, length=16, spoiled=()):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(length, 3, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
+        self.spoiled = set(spoiled)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, key):
+        position, index = key
+        return {"x": self.x[index] * (float("nan") if position in self.spoiled else 1.0), "y": self.y[index]}
+
+
+class Regression:
+    name = "regression"
+
+    def __init__(self, config, seconds=0.0):
+        self.config, self.seconds, self.evaluations, self.draws = config, seconds, 0, []
+
+    def parameter_groups(self, model):
+        return network_groups(list(model.parameters()), self.config)
+
+    def loss(self, model, batch):
+        time.sleep(self.seconds)
+        self.draws.append(torch.rand(()).item())
+        loss = (model(batch["x"]) - batch["y"]).square().mean()
+        return loss, {"twice": 2 * loss.detach()}
+
+    def evaluate(self, model, accelerator):
+        self.evaluations += 1
+        assert not model.training
+        return {"weight": model.linear.weight.detach().sum().item()}
+
+    def picture(self, model):
+        return image_grid(torch.zeros(1, 3, 4, 4), columns=1)
+
+    def training_state(self, model):
+        return {}
+
+    def load_training_state(self, model, state, device):
+        pass
+
+
+def trainer(folder, data=None, seconds=0.0, model=None, **settings):
+    config = TrainConfig(**{"images": 80, "batch_size": 8, "learning_rate": 0.05, "log_every": 8, **settings})
+    torch.manual_seed(0)
+    task = Regression(config, seconds)
+    return Trainer(task, model or Tiny(), data or Points(), config, folder, build_accelerator(config))
+
+
+def test_a_run_learns_and_logs(tmp_path):
+    result = trainer(tmp_path, images=480, learning_rate=0.2, evaluate_every=160).run()
+    rows = read_log(tmp_path)
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 60
+    assert losses[-1] < 0.01 * losses[0]
+    assert all(row["twice"] == pytest.approx(2 * row["loss"]) for row in rows if row["kind"] == "train")
+    assert [row["images"] for row in rows if row["kind"] == "validation"] == [160, 320, 480]
+    assert result["images"] == 480
+    assert result["skipped_steps"] == 0
+    assert result["cut_short"] is False
+    assert result["weight"] == pytest.approx(-0.5, abs=0.1)
+    assert result["images_per_second"] > 0
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == [
+        "000000160.png",
+        "000000320.png",
+        "000000480.png",
+    ]
+
+
+def test_a_log_row_is_the_mean_since_the_last(tmp_path):
+    trainer(tmp_path / "each", log_every=8).run()
+    trainer(tmp_path / "four", log_every=32).run()
+    each = [row["loss"] for row in read_log(tmp_path / "each") if row["kind"] == "train"]
+    four = [row for row in read_log(tmp_path / "four") if row["kind"] == "train"]
+    assert [row["images"] for row in four] == [32, 64]
+    assert four[1]["loss"] == pytest.approx(sum(each[4:8]) / 4, rel=1e-6)
+
+
+def test_the_rate_that_is_logged_is_the_schedules(tmp_path):
+    run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
+    run.run()
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    expected = [0.05 * min(1, (i + 1) / 2) * (1 - i / 10) for i in range(10)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_equal_the_batch(tmp_path, monkeypatch, parts):
+    # What a launcher that was told nothing leaves in the environment.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    whole = trainer(tmp_path / "whole", clip_norm=0.0)
+    whole.run()
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    cut = trainer(tmp_path / "cut", clip_norm=0.0, gradient_accumulation_steps=parts)
+    assert cut.micro_batch == 8 // parts
+    cut.run()
+    torch.testing.assert_close(cut.raw_model.state_dict(), whole.raw_model.state_dict(), rtol=1e-5, atol=1e-6)
+    a, b = ([row["loss"] for row in read_log(tmp_path / name) if row["kind"] == "train"] for name in ("whole", "cut"))
+    assert a == pytest.approx(b, rel=1e-4)
+    norms = [
+        [row["gradient_norm_network"] for row in read_log(tmp_path / name) if row["kind"] == "train"]
+        for name in ("whole", "cut")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_the_gradient_is_clipped(tmp_path):
+    run, norms = trainer(tmp_path, clip_norm=0.1), []
+    run.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in run.raw_model.parameters()]).norm().item())
+    )
+    run.run()
+    assert max(norms) <= 0.1001
+    logged = [row["gradient_norm_network"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert logged[0] > 0.2  # the norm before clipping
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path, clip_norm):
+    run, weights = trainer(tmp_path, data=Points(spoiled=[20, 21, 37]), clip_norm=clip_norm), []
+    batches = iter(run._loader())
+    run._last_step_at = time.perf_counter()
+    for _ in range(10):
+        run._step(batches)
+        weights.append(run.raw_model.linear.weight.detach().clone())
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+    assert changed == [True, False, True, False, True, True, True, True, True]
+    assert torch.isfinite(weights[-1]).all()
+    assert int(run.skipped) == 2
+    steps = {int(state["step"]) for state in run.optimizer.optimizer.state.values()}
+    assert steps == {8}  # a skipped step does not age the optimiser
+
+
+def test_skipped_steps_are_reported(tmp_path):
+    result = trainer(tmp_path, data=Points(spoiled=[20])).run()
+    assert result["skipped_steps"] == 1
+    assert [row["skipped_steps"] for row in read_log(tmp_path) if row["kind"] == "train"][1:4] == [0, 1, 1]
+
+
+def test_the_average_is_what_is_evaluated(tmp_path):
+    run = trainer(tmp_path, ema_decay=0.9)
+    result = run.run()
+    assert run.averaged_model is run.ema.model
+    assert result["weight"] == pytest.approx(run.ema.model.linear.weight.sum().item())
+    assert result["weight"] != pytest.approx(run.raw_model.linear.weight.detach().sum().item(), abs=1e-4)
+    assert run.ema.updates == 10
+
+
+def test_what_a_step_draws_follows_from_its_position(tmp_path):
+    whole = trainer(tmp_path, save_every=40)
+    whole.run()
+    assert len(set(whole.task.draws)) == 10
+    shutil.rmtree(find_checkpoints(tmp_path)[-1])
+    cut = trainer(tmp_path, save_every=40)
+    cut.run(resume=True)
+    assert cut.task.draws == whole.task.draws[5:]
+    other = trainer(tmp_path / "other", seed=1000)
+    other.run()
+    assert not set(other.task.draws) & set(whole.task.draws)
+
+
+# ---- the clock
+
+
+def test_the_clock_cuts_a_run_short_and_the_rate_still_falls(tmp_path):
+    run = trainer(
+        tmp_path, images=10**6, seconds=0.01, max_minutes=0.3 / 60, schedule="linear", final_learning_rate=0.0
+    )
+    result = run.run()
+    assert result["cut_short"] is True
+    assert result["images"] < 10**6
+    assert result["images"] % 8 == 0
+    assert 0.3 <= result["seconds"] < 3
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] < 0.2 * 0.05
+    assert all(b < a for a, b in itertools.pairwise(rates))
+    assert run.progress == 1.0
+
+
+def test_evaluation_does_not_count_as_training_time(tmp_path):
+    run = trainer(tmp_path, images=32, evaluate_every=8)
+    evaluate = run.task.evaluate
+
+    def slow(model, accelerator):
+        time.sleep(0.2)
+        return evaluate(model, accelerator)
+
+    run.task.evaluate = slow
+    run.run()
+    assert run.task.evaluations == 4
+    assert run.elapsed < 0.4
+
+
+def test_the_last_batch_may_pass_the_number_of_pictures(tmp_path):
+    result = trainer(tmp_path, images=20).run()
+    assert result["images"] == 24
+    assert result["cut_short"] is False
+
+
+# ---- settings
+
+
+def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"train.batch_size 8 must be a multiple of .* = 3"):
+        trainer(tmp_path, gradient_accumulation_steps=3)
+
+
+def test_settings_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match=r"train.log_every must be at least 1"):
+        trainer(tmp_path, log_every=0)
+
+
+# ---- checkpoints
+
+
+def test_the_last_checkpoints_are_kept(tmp_path):
+    trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == ["000000000064", "000000000080"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_no_checkpoints_unless_asked(tmp_path):
+    trainer(tmp_path).run()
+    assert find_checkpoints(tmp_path) == []
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint to resume from"):
+        trainer(tmp_path).run(resume=True)
+
+
+def test_partial_checkpoints_are_ignored(tmp_path):
+    trainer(tmp_path, save_every=40).run()
+    latest = find_checkpoints(tmp_path)[-1]
+    shutil.copytree(latest, latest.with_name("000000000088.partial"))
+    (latest.parent / "notes.txt").write_text("mine")
+    assert find_checkpoints(tmp_path)[-1] == latest
+    again = trainer(tmp_path, images=96, save_every=8)
+    again.load_latest()
+    assert again.images_seen == 80
+
+
+def test_checkpoints_sort_by_number(tmp_path):
+    for name in ("000000000900", "000000001000", "000000010000"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == ["000000000900", "000000001000", "000000010000"]
+
+
+def test_resuming_a_finished_run_evaluates_it_again(tmp_path):
+    first = trainer(tmp_path, save_every=40).run()
+    again = trainer(tmp_path, save_every=40).run(resume=True)
+    assert again["images"] == 80
+    assert again["weight"] == first["weight"]
+
+
+# ---- exact resume, with the real task
+
+
+class Noise(Dataset):
+    """Pictures in memory, with an augmentation that follows the position."""
+
+    def __init__(self, length=24):
+        self.pictures = torch.rand(length, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, key):
+        position, index = key if isinstance(key, tuple) else (0, key)
+        return {"pixel_values": self.pictures[index].roll(position % 5, dims=2)}
+
+
+def tokenizer_trainer(folder, quantizer, dropout=0.2, **settings):
+    config = TrainConfig(
+        **{
+            "images": 96,
+            "batch_size": 8,
+            "learning_rate": 2e-3,
+            "codebook_learning_rate": 0.02,
+            "weight_decay": 0.01,
+            "log_every": 8,
+            "ema_decay": 0.9,
+            "save_every": 48,
+            **settings,
+        }
+    )
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
+    model = WassersteinVQModel(
+        WassersteinVQConfig(**shape, attention=False, dropout=dropout, num_codes=16, code_dim=3, quantizer=quantizer)
+    )
+    task = TokenizerTask(ReconstructionLoss(LossConfig()), Noise(8), config)
+    return Trainer(task, model, Noise(), config, folder, build_accelerator(config))
+
+
+def rows_without_clock(folder):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in read_log(folder)]
+
+
+@pytest.mark.parametrize(("quantizer", "workers"), [("vanilla", 0), ("wasserstein", 0), ("sliced", 0), ("sliced", 1)])
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(tmp_path, quantizer, workers):
+    whole = tokenizer_trainer(tmp_path / "whole", quantizer)
+    result = whole.run()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000096")
+    torch.manual_seed(99)
+    cut = tokenizer_trainer(tmp_path / "cut", quantizer, num_workers=workers)
+    resumed = cut.run(resume=True)
+    assert rows_without_clock(tmp_path / "cut") == rows_without_clock(tmp_path / "whole")
+    for a, b in ((whole.raw_model, cut.raw_model), (whole.ema.model, cut.ema.model)):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    clock = ("seconds", "images_per_second")
+    assert {k: v for k, v in result.items() if k not in clock} == {k: v for k, v in resumed.items() if k not in clock}
+
+
+def test_a_resumed_run_gets_its_window_back(tmp_path):
+    whole = tokenizer_trainer(tmp_path, "wasserstein")
+    whole.run()
+    cut = tokenizer_trainer(tmp_path, "wasserstein")
+    assert len(cut.raw_model.quantizer.window) == 0
+    cut.load_latest()
+    window, expected = cut.raw_model.quantizer.window, whole.raw_model.quantizer.window
+    assert len(window) == len(expected) == 96 * 16
+    assert all(torch.equal(a, b) for a, b in zip(window.moments(), expected.moments(), strict=True))
+
+
+def test_the_memory_layout_changes_rounding_only(tmp_path):
+    plain, other = (
+        tokenizer_trainer(tmp_path / str(flag), "sliced", dropout=0.0, channels_last=flag, images=32, save_every=0)
+        for flag in (False, True)
+    )
+    convolution = next(m for m in other.raw_model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert other.run()["psnr_rgb"] == pytest.approx(plain.run()["psnr_rgb"], abs=0.05)
+    first, second = (read_log(tmp_path / str(flag))[0] for flag in (False, True))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert second["gradient_norm_network"] == pytest.approx(first["gradient_norm_network"], rel=1e-4)
+
+
+def test_bfloat16_trains_and_averages(tmp_path):
+    run = tokenizer_trainer(tmp_path, "sliced", mixed_precision="bf16", save_every=0)
+    result = run.run()
+    rows = [row for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(p.dtype == torch.float32 for p in run.averaged_model.parameters())
+    run.averaged_model.save_pretrained(tmp_path / "model")
+    loaded = WassersteinVQModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.quantizer.codebook, run.ema.model.quantizer.codebook)
+    assert result["skipped_steps"] == 0
