@@ -1,5 +1,6 @@
 """Tiny parts that several folders of tests build: a text encoder with its own vocabulary, generators, pipelines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,11 +51,11 @@ def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:
 
 
 def make_pipeline(
-    tokenizer_dir: Path, text_encoder_dir: Path | None = None, classes: bool = True, seed: int = 0
+    tokenizer_dir: Path, text_encoder_dir: Path | None = None, class_names: Sequence[str] = CLASS_NAMES, seed: int = 0
 ) -> ImageGenerationPipeline:
     """A pipeline of a random generator, conditional on classes, text, both or nothing."""
     tokenizer = WassersteinVQModel.from_pretrained(tokenizer_dir)
-    conditions = {"num_classes": 3, "class_names": CLASS_NAMES} if classes else {}
+    conditions = {"num_classes": len(class_names), "class_names": class_names}
     text_encoder = None
     if text_encoder_dir is not None:
         text_encoder = TextEncoder(text_encoder_dir, 5)

@@ -45,14 +45,15 @@ class MomentWindow:
         return self._total
 
     @torch.no_grad()
-    def update(self, features: torch.Tensor) -> None:
-        """Add one batch of features (N, D)."""
+    def update(self, features: torch.Tensor, joined: bool = True) -> None:
+        """Add one batch of features (N, D), joined with those of the other processes or this one's alone."""
         features = _wide(features.detach())
-        count, dim = len(features) * _world_size(), features.shape[1]
+        world = _world_size() if joined else 1
+        count, dim = len(features) * world, features.shape[1]
         packed = features.new_empty(dim + 1, dim)  # one tensor, so that one all-reduce makes it exact
         packed[0] = features.sum(0)
         packed[1:] = features.T @ features
-        if _world_size() > 1:
+        if world > 1:
             dist.all_reduce(packed)
         self._batches.append((count, packed))
         self._total += count
@@ -123,10 +124,10 @@ def gaussian_wasserstein(
         return ((mean - code_mean).square().sum() + bures.relu() + _EPSILON).sqrt().to(codebook.dtype)
 
 
-def random_directions(count: int, dim: int, device: torch.device) -> torch.Tensor:
-    """``count`` unit vectors (P, D), uniform on the sphere, the same on every process."""
+def random_directions(count: int, dim: int, device: torch.device, joined: bool = True) -> torch.Tensor:
+    """``count`` unit vectors (P, D), uniform on the sphere; if ``joined``, the same on every process."""
     directions = torch.randn(count, dim, device=device)
-    if _world_size() > 1:
+    if joined and _world_size() > 1:
         dist.broadcast(directions, src=0)
     return directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
 

@@ -68,6 +68,8 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.num_codes, self.dim = config.num_codes, config.code_dim
         self.weights = {name: _first(getattr(config, name), value) for name, value in self.defaults.items()}
+        if self.weights["alignment_weight"] and type(self).alignment is VectorQuantizer.alignment:
+            raise ConfigError(f'alignment_weight must be 0 or null: quantizer "{config.quantizer}" has no alignment')
         self.codebook = nn.Parameter(torch.empty(self.num_codes, self.dim))
 
     def reset_codebook(self) -> None:
@@ -151,10 +153,9 @@ class WassersteinQuantizer(VectorQuantizer):
         init.normal_(self.codebook, 0.0, 0.01)
 
     def alignment(self, features: torch.Tensor, update_statistics: bool) -> torch.Tensor:
-        window = self.window
-        if not update_statistics:  # look at the batch alone and leave no trace of it
-            window = MomentWindow(self.window.size)
-        window.update(features)
+        # Outside of training steps: this process's batch alone, without a trace, and without waiting for other ranks.
+        window = self.window if update_statistics else MomentWindow(self.window.size)
+        window.update(features, joined=update_statistics)
         return gaussian_wasserstein(*window.moments(), self.codebook)
 
     def training_state(self) -> dict:
@@ -177,8 +178,9 @@ class SlicedWassersteinQuantizer(VectorQuantizer):
         init.normal_(self.codebook, 0.0, 0.01)
 
     def alignment(self, features: torch.Tensor, update_statistics: bool) -> torch.Tensor:
-        directions = random_directions(self.num_projections, self.dim, features.device)
-        return sliced_wasserstein(gather_features(features), self.codebook, directions)
+        directions = random_directions(self.num_projections, self.dim, features.device, joined=update_statistics)
+        features = gather_features(features) if update_statistics else features
+        return sliced_wasserstein(features, self.codebook, directions)
 
 
 QUANTIZERS: dict[str, type[VectorQuantizer]] = {

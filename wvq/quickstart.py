@@ -13,7 +13,7 @@ from PIL import Image
 
 from wvq.codes import CodeDataset
 from wvq.data import load_images
-from wvq.errors import CheckpointError, DownloadError
+from wvq.errors import CheckpointError, DataError, DownloadError
 from wvq.generator.conditioning import resolve_text_encoder
 from wvq.generator.sampling import SamplingSettings
 from wvq.outputs import refuse_occupied, write_json
@@ -27,7 +27,9 @@ from wvq.tokenizer.train import train_tokenizer
 
 # Share of the training time that goes to the tokenizer.
 TOKENIZER_SHARE = 0.4
-SAMPLING = SamplingSettings(guidance_scale=3.0, temperature=0.9, top_k=100)
+# After minutes of training little guidance is best: more of it exaggerates what was learned by heart.
+SAMPLING = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)
+FEWEST = {"train": 8, "validation": 4}  # pictures that the evaluation can halve
 OPENMOJI_NOTE = (
     "OpenMoji (openmoji.org): all emojis designed by OpenMoji, the open-source emoji and icon project, "
     "CC BY-SA 4.0; {train} training and {validation} held-out pictures, drawn at 32 x 32 pixels on white."
@@ -84,6 +86,11 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     images = load_images(tokenizer_recipe.data)
     generator_recipe.condition = text_condition(generator_recipe.condition, images.train.captions is not None)
     sizes = {"train": len(images.train), "validation": len(images.validation)}
+    if any(sizes[split] < least for split, least in FEWEST.items()):
+        raise DataError(
+            f"{recipe.data}: {sizes['train']} training and {sizes['validation']} held-out pictures are too few; the "
+            f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 40 pictures in all"
+        )
     print(f"{images.source}: {sizes['train']:,} training and {sizes['validation']:,} held-out pictures")
 
     results = {"tokenizer": train_tokenizer(tokenizer_recipe)}

@@ -70,7 +70,7 @@ class RunSampler(Sampler):
             for position in range(first + self.rank * share, first + (self.rank + 1) * share):
                 if position // self.length != epoch:
                     epoch = position // self.length
-                    generator = torch.Generator().manual_seed(self.seed + epoch)
+                    generator = torch.Generator().manual_seed(self.seed * 2**31 + epoch)
                     order = torch.randperm(self.length, generator=generator).tolist()
                 yield position, order[position % self.length]
 
@@ -179,6 +179,8 @@ class Trainer:
                 figures, evaluated_at = self._evaluate(log, bar), self.images_seen
             if config.save_every and self._due(config.save_every):
                 self.save()
+        if config.save_every:
+            self.save()  # a run that the clock cut short can go on from here
         if evaluated_at != self.images_seen:
             figures = self._evaluate(log, bar)
         bar.close()

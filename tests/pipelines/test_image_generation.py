@@ -104,7 +104,7 @@ def test_one_picture_a_condition_by_default(pipe, given, count):
 
 def test_pictures_without_a_condition(class_pipe, tiny_tokenizer_dir):
     assert class_pipe(num_images=3, seed=0).codes.shape == (3, 4, 4)
-    plain = make_pipeline(tiny_tokenizer_dir, classes=False)
+    plain = make_pipeline(tiny_tokenizer_dir, class_names=[])
     assert plain.class_names == []
     assert plain(num_images=3, seed=0, guidance_scale=1.0).codes.shape == (3, 4, 4)
 
@@ -215,7 +215,7 @@ def test_a_prompt_to_a_class_model_is_an_error(class_pipe):
 
 def test_a_class_to_a_text_model_is_an_error(tiny_tokenizer_dir, encoder_dir):
     with pytest.raises(ConfigError, match="class_labels are given, but this model has no classes"):
-        make_pipeline(tiny_tokenizer_dir, encoder_dir, classes=False)(class_labels=0)
+        make_pipeline(tiny_tokenizer_dir, encoder_dir, class_names=[])(class_labels=0)
 
 
 def test_parts_that_do_not_fit_are_refused(pipe):
@@ -453,15 +453,15 @@ def test_the_card_is_read_by_the_hub_client(saved):
         assert text in card.text
 
 
-@pytest.mark.parametrize(("classes", "summary"), [(True, "class-conditional"), (False, "unconditional")])
+@pytest.mark.parametrize(("classes", "summary"), [(CLASS_NAMES, "class-conditional"), ([], "unconditional")])
 def test_the_card_without_text(classes, summary, tiny_tokenizer_dir):
-    card = ModelCard(model_card(make_pipeline(tiny_tokenizer_dir, classes=classes)))
+    card = ModelCard(model_card(make_pipeline(tiny_tokenizer_dir, class_names=classes)))
     assert card.data.pipeline_tag == "unconditional-image-generation"
     assert f"; {summary}." in card.text
 
 
 def test_the_example_of_the_card_runs(pipe, class_pipe, saved, tiny_tokenizer_dir, tmp_path):
-    for index, one in enumerate((pipe, class_pipe, make_pipeline(tiny_tokenizer_dir, classes=False))):
+    for index, one in enumerate((pipe, class_pipe, make_pipeline(tiny_tokenizer_dir, class_names=[]))):
         folder = tmp_path / str(index)
         one.save_pretrained(folder, model_card(one, str(folder)))
         code = (folder / "README.md").read_text().split("```python")[1].split("```")[0]

@@ -17,19 +17,15 @@ from wvq.parser import load_recipe, shipped_recipes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.recipes import ExportRecipe, GeneratorRecipe, TokenizerRecipe
 
-TOKENIZER = ["--model.patch_size=2", "--model.base_channels=8", "--model.channel_multipliers=[1,2]"] + [
-    "--model.num_res_blocks=1",
-    "--model.attention=false",
-    "--model.num_codes=32",
-    "--model.code_dim=4",
-    "--model.quantizer=sliced",
-    "--train.images=160",
-    "--train.batch_size=16",
-]
-GENERATOR = ["--model.hidden_size=32", "--model.num_layers=1", "--model.num_heads=2", "--train.images=64"] + [
-    "--train.batch_size=16",
-    "--train.learning_rate=0.005",
-]
+TOKENIZER = (
+    "--model.patch_size=2 --model.base_channels=8 --model.channel_multipliers=[1,2] --model.num_res_blocks=1 "
+    "--model.attention=false --model.num_codes=32 --model.code_dim=4 --model.quantizer=sliced --train.images=160 "
+    "--train.batch_size=16"
+).split()
+GENERATOR = (
+    "--model.hidden_size=32 --model.num_layers=1 --model.num_heads=2 --train.images=64 --train.batch_size=16 "
+    "--train.learning_rate=0.005"
+).split()
 
 
 @pytest.fixture(scope="module")
