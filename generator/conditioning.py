@@ -64,8 +64,11 @@ class Condition:
 def whitening(rows: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (D, E) and bias (D,) that map rows (N, E) to zero mean and, for random ``weight``, to its own scale.
 
-    Directions with less than 1% of the mean variance are not blown up further.
+    Directions with less than 1% of the mean variance are not blown up further; rows that are all the same, or none at
+    all, leave the weight as it is.
     """
+    if len(rows) == 0 or (rows == rows[0]).all():
+        return weight, torch.zeros_like(weight[:, 0])
     mean = rows.mean(0)
     covariance = torch.cov(rows.T, correction=0)
     values, vectors = torch.linalg.eigh(covariance)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from tests.tiny import TEXT_DIM, save_text_encoder
+from tests.tiny import TEXT_DIM, make_generator, save_text_encoder
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.generator.conditioning import Condition, TextEncoder, class_ids, resolve_text_encoder
 
@@ -118,6 +118,15 @@ def test_a_class_of_another_type_is_an_error(label):
 
 
 # ---- text encoder
+
+
+@pytest.mark.parametrize("mask", [True, False], ids=["one caption", "no caption"])
+def test_captions_that_are_all_the_same_or_empty_leave_the_projections_finite(mask):
+    model = make_generator(text_dim=TEXT_DIM, text_length=5, condition_bias=True)
+    before = model.condition.text_bias.weight.clone()
+    model.condition.fit_text(torch.ones(8, 5, TEXT_DIM), torch.full((8, 5), mask))
+    assert torch.equal(model.condition.text_bias.weight, before)
+    assert all(p.isfinite().all() for p in model.condition.parameters())
 
 
 def test_captions_are_left_padded_to_the_length(encoder):

@@ -258,7 +258,7 @@ def test_a_row_without_any_token_uses_the_trained_null_text():
     with torch.no_grad():
         model.condition.null_text.add_(1)
     changed = model(codes, text_features=features, text_mask=nothing).logits
-    assert (changed - masked).abs().max() > 1e-2
+    assert (changed - masked).abs().amax((0, 2)).min() > 1e-3  # every code sees the null token
     everything = torch.ones(2, 5, dtype=torch.bool)
     with_text = model(codes, text_features=features, text_mask=everything).logits
     with torch.no_grad():
