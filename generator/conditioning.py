@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import operator
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +107,8 @@ class ConditionEmbedder(nn.Module):
             self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
         if config.condition_bias and config.has_class_token:
             self.class_bias = nn.Embedding(config.num_classes + 1, config.hidden_size)
+            # As loud as the bias of a text: whitened features of some hundred dims sum up to about this.
+            self.class_bias.init_scale = 20.0
         if config.condition_bias and config.text_dim:
             self.text_bias = nn.Linear(config.text_dim, config.hidden_size)
 
@@ -125,8 +128,9 @@ class ConditionEmbedder(nn.Module):
         if config.text_dim:
             features, mask = self._given_text(condition, batch_size, device)
             if config.condition_bias:
-                count = mask.sum(1, keepdim=True).clamp_min(1)
-                biases.append(self.text_bias((features * mask[..., None]).sum(1) / count)[:, None])
+                count = mask.sum(1, keepdim=True)
+                pooled = (features * mask[..., None]).sum(1) / count.clamp_min(1)
+                biases.append((self.text_bias(pooled) * (count > 0))[:, None])  # no text, no bias
             last = torch.arange(config.text_length, device=device) == config.text_length - 1
             null = ~mask.any(1, keepdim=True) & last  # B L: a null text is one trained token in the last place
             tokens.append(torch.where(null[..., None], self.null_text, self.text_projection(features)))
@@ -200,6 +204,7 @@ class TextEncoder:
     def encode(self, captions: list[str], batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, L, E) float32 and mask (B, L) bool of captions; an empty caption is all masked."""
         features, masks = [], []
+        self._warn_of_cuts(captions)
         for start in range(0, len(captions), batch_size):
             part = captions[start : start + batch_size]
             tokens = self.tokenizer(
@@ -214,10 +219,15 @@ class TextEncoder:
             features.append(states)
         return torch.cat(features), torch.cat(masks)
 
-    def truncated(self, captions: list[str]) -> list[str]:
-        """The captions that are longer than ``length`` tokens."""
-        counts = [len(ids) for ids in self.tokenizer(captions)["input_ids"]]
-        return [caption for caption, count in zip(captions, counts, strict=True) if count > self.length]
+    def _warn_of_cuts(self, captions: list[str]) -> None:
+        counts = [len(ids) for ids in self.tokenizer(captions)["input_ids"]] if captions else []
+        cut = [caption for caption, count in zip(captions, counts, strict=True) if count > self.length]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(captions)} texts are longer than {self.length} tokens and are cut, "
+                f'such as "{cut[0]}"',
+                stacklevel=3,
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.model.save_pretrained(folder)

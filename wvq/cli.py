@@ -14,7 +14,7 @@ import wvq
 from wvq import commands
 from wvq.errors import ConfigError, WVQError, near_match
 from wvq.parser import Parser, recipe_file
-from wvq.recipes import ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.recipes import EvaluationRecipe, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,16 @@ def _sample_arguments(parser: Parser) -> None:
     _sampling_arguments(parser)
 
 
-def _evaluation_arguments(parser: Parser) -> None:
-    from wvq.recipes import DataConfig
-
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_class_arguments(DataConfig, "data")
-    parser.add_argument("--feature_network", type=str | None, help="inception or efficientnet_lite0")
-    parser.add_argument("--inception_weights", type=str | None, help="file with torch-fidelity's Inception weights")
-    parser.add_argument("--out", type=str | None, help="JSON file for the result")
-
-
 def _reconstruction_arguments(parser: Parser) -> None:
     parser.add_argument("tokenizer", type=str, help="tokenizer folder or Hub id")
-    _evaluation_arguments(parser)
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="pictures at once")
     parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
 
 
 def _generation_arguments(parser: Parser) -> None:
     parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
-    _evaluation_arguments(parser)
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
     parser.add_argument("--num_images", type=int, default=1000, help="samples")
     parser.add_argument("--classes", type=str, default="auto", help="auto, balanced, reference or none")
     parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
@@ -135,6 +125,9 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
         if name in COMMANDS:
             return COMMANDS[name], arguments[words:]
     if arguments[0] == "evaluate":
+        if any(word in ("-h", "--help") for word in arguments[1:2]):
+            print(usage(), end="")
+            raise SystemExit(0)
         kind = arguments[1] if len(arguments) > 1 else ""
         raise ConfigError(f'evaluate needs "reconstruction" or "generation", got "{kind}"')
     raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
@@ -181,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
+    except OSError as error:  # a full disk, a folder without permission
+        _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130

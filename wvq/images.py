@@ -174,7 +174,7 @@ def labelled_rows(
     grids = [image_grid(pictures, len(pictures), scale, padding) for _, pictures in rows]
     width = label_width + max(grid.width for grid in grids)
     sheet = Image.new("RGB", (width, sum(grid.height for grid in grids)), "white")
-    draw, font, top = ImageDraw.Draw(sheet), _caption_font(), 0
+    draw, font, top = ImageDraw.Draw(sheet), _caption_font(13), 0
     for (label, _), grid in zip(rows, grids, strict=True):
         sheet.paste(grid, (label_width, top))
         text = _cut_to_width(label, font, label_width - 2 * padding)
@@ -183,11 +183,11 @@ def labelled_rows(
     return sheet
 
 
-def _caption_font() -> ImageFont.FreeTypeFont:
+def _caption_font(size: int = 10) -> ImageFont.FreeTypeFont:
     # Pillow's own default font has no accented letters.
     import matplotlib
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10)
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _cut_to_width(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -71,7 +71,7 @@ def _check_yaml(file: Path) -> None:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"recipe {file} cannot be read as YAML ({error})") from error
+        raise ConfigError(f"recipe {file} cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {file} must hold fields by name")
 

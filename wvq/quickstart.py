@@ -95,13 +95,13 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
 
     results = {"tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)
-    own = recipe.data == "openmoji"
+    built_in = recipe.data == "openmoji"
     results["generator"], pipe = train_pipeline(
         generator_recipe,
         sampling=SAMPLING,
         title="wvq quick start",
-        data=OPENMOJI_NOTE.format(**sizes) if own else None,
-        licence="cc-by-sa-4.0" if own else None,
+        data=OPENMOJI_NOTE.format(**sizes) if built_in else None,
+        licence="cc-by-sa-4.0" if built_in else None,
     )
     codes = {split: CodeDataset(export_recipe.out, split) for split in ("train", "validation")}
     results |= measure(pipe, images, codes, recipe.seed)

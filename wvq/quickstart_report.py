@@ -126,7 +126,7 @@ def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int
     if not rows:
         drawn = pipe(num_images=48, seed=seed).images
         rows, caption = [("", drawn[i : i + 12]) for i in range(0, 48, 12)], "without a condition"
-    sheet = labelled_rows(rows, scale, label_width=110 if names else 0)
+    sheet = labelled_rows(rows, scale, label_width=80 if names else 0)
     sheet.save(out / "samples.png")
     report.figure(sheet, caption)
 
@@ -137,7 +137,7 @@ def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: Im
     known = set(train.captions)
     prompts = [prompt for prompt in PROMPTS if prompt in known] or list(dict.fromkeys(train.captions))[:8]
     rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in prompts]
-    sheet = labelled_rows(rows, max(1, 64 // pipe.tokenizer.config.image_size), label_width=150)
+    sheet = labelled_rows(rows, max(1, 64 // pipe.tokenizer.config.image_size), label_width=210)
     sheet.save(out / "prompts.png")
     report.section("Prompts", "Captions of the training set; the text alone is given, not the class.")
     report.figure(sheet, "by prompt: one row each")

@@ -234,6 +234,23 @@ class GeneratorRecipe:
 
 
 @dataclass
+class EvaluationRecipe:
+    """What a model is measured against.
+
+    Args:
+        data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
+        feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
+        inception_weights: file with torch-fidelity's Inception weights.
+        out: JSON file for the result.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    feature_network: str | None = None
+    inception_weights: str | None = None
+    out: str | None = None
+
+
+@dataclass
 class QuickstartRecipe:
     """Both stages on a small set of pictures, with a report.
 

@@ -244,3 +244,8 @@ def test_a_local_folder_wins_over_the_package(tmp_path):
     folder = tmp_path / "all-MiniLM-L6-v2"
     folder.mkdir()
     assert resolve_text_encoder(folder) == folder
+
+
+def test_captions_that_are_cut_are_named_in_a_warning(encoder):
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 5 tokens and are cut"):
+        encoder.encode(["red", "red circle green blue cross red circle"])

@@ -73,3 +73,15 @@ def test_without_the_option_there_is_no_bias():
     model = ImageCodeTransformer(text_config(num_classes=2))
     assert model.condition(Condition(), 1).bias is None
     assert not any("bias" in name and name.startswith("condition.class") for name, _ in model.named_parameters())
+
+
+def test_a_missing_text_adds_no_bias():
+    torch.manual_seed(0)
+    embedder = ConditionEmbedder(text_config(condition_bias=True))
+    features = alike_captions(30).view(10, 3, 12)
+    mask = torch.ones(10, 3, dtype=torch.bool)
+    embedder.fit_text(features, mask)
+    mask[4] = False
+    bias = embedder(Condition(text_features=features, text_mask=mask), 10).bias
+    assert torch.equal(bias[4], torch.zeros_like(bias[4]))
+    assert bias[5].norm() > 0

@@ -15,17 +15,28 @@ from wvq import commands
 from wvq.cli import COMMANDS, main
 from wvq.parser import load_recipe, shipped_recipes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.recipes import ExportRecipe, GeneratorRecipe, TokenizerRecipe
+from wvq.recipes import EvaluationRecipe, ExportRecipe, GeneratorRecipe, TokenizerRecipe
 
-TOKENIZER = (
-    "--model.patch_size=2 --model.base_channels=8 --model.channel_multipliers=[1,2] --model.num_res_blocks=1 "
-    "--model.attention=false --model.num_codes=32 --model.code_dim=4 --model.quantizer=sliced --train.images=160 "
-    "--train.batch_size=16"
-).split()
-GENERATOR = (
-    "--model.hidden_size=32 --model.num_layers=1 --model.num_heads=2 --train.images=64 --train.batch_size=16 "
-    "--train.learning_rate=0.005"
-).split()
+TOKENIZER = [
+    "--model.patch_size=2",
+    "--model.base_channels=8",
+    "--model.channel_multipliers=[1,2]",
+    "--model.num_res_blocks=1",
+    "--model.attention=false",
+    "--model.num_codes=32",
+    "--model.code_dim=4",
+    "--model.quantizer=sliced",
+    "--train.images=160",
+    "--train.batch_size=16",
+]
+GENERATOR = [
+    "--model.hidden_size=32",
+    "--model.num_layers=1",
+    "--model.num_heads=2",
+    "--train.images=64",
+    "--train.batch_size=16",
+    "--train.learning_rate=0.005",
+]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +220,12 @@ def test_shipped_recipes_are_found_by_name(name, parsed):
 
 
 def test_every_shipped_recipe_parses():
-    kinds = {"tokenizer": TokenizerRecipe, "codes": ExportRecipe, "generator": GeneratorRecipe}
+    kinds = {
+        "tokenizer": TokenizerRecipe,
+        "codes": ExportRecipe,
+        "generator": GeneratorRecipe,
+        "evaluation": EvaluationRecipe,
+    }
     names = shipped_recipes()
     assert {"openmoji_32/tokenizer", "openmoji_32/codes", "openmoji_32/generator"} <= set(names)
     for name, file in names.items():

@@ -11,6 +11,7 @@ from wvq.parser import load_recipe, recipe_file, shipped_recipes
 from wvq.recipes import (
     ConditionConfig,
     DataConfig,
+    EvaluationRecipe,
     ExportRecipe,
     GeneratorRecipe,
     LossConfig,
@@ -165,7 +166,12 @@ def test_shipped_recipes_are_found_by_any_of_their_names():
         assert recipe_file(name).samefile(expected)
 
 
-KINDS = {"tokenizer": TokenizerRecipe, "codes": ExportRecipe, "generator": GeneratorRecipe}
+KINDS = {
+    "tokenizer": TokenizerRecipe,
+    "codes": ExportRecipe,
+    "generator": GeneratorRecipe,
+    "evaluation": EvaluationRecipe,
+}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -179,6 +185,10 @@ def test_shipped_recipes_are_valid(name):
         assert config.grid[0] >= 2
     elif kind is ExportRecipe:
         recipe.check()
+    elif kind is EvaluationRecipe:
+        trained = load_recipe(TokenizerRecipe, name.replace("evaluation", "tokenizer")).data
+        for field in ("path", "classes", "image_size", "seed", "validation_fraction"):
+            assert getattr(recipe.data, field) == getattr(trained, field)
     else:
         recipe.train.check()
         recipe.condition.check()
