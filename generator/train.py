@@ -25,10 +25,11 @@ from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import image_grid
+from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, start_stage, write_json
 from wvq.pretrained import weights_hash
 from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
-from wvq.training import Trainer, build_accelerator, network_groups
+from wvq.training import Trainer, build_accelerator
 
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
 

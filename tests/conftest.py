@@ -143,3 +143,16 @@ def tiny_codes_dir(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_da
     data = tiny_data(caption_folder, crop="random", flip=True)
     export_codes(ExportRecipe(out=str(out), tokenizer=str(tiny_tokenizer_dir), data=data, num_crops=2))
     return out
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps its settings for the life of the process, and refuses others: start and leave without any."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = (AcceleratorState, GradientState, PartialState)
+    for state in states:
+        state._reset_state()
+    yield
+    for state in states:
+        state._reset_state()

@@ -20,6 +20,7 @@ from torch import nn
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError
 from wvq.images import image_grid
+from wvq.optimization import network_groups, parameter_group
 from wvq.outputs import start_stage, write_json
 from wvq.recipes import TokenizerRecipe, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -27,7 +28,7 @@ from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.training import Trainer, build_accelerator, network_groups, parameter_group
+from wvq.training import Trainer, build_accelerator
 
 
 class TokenizerTask:

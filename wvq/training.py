@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from wvq.errors import CheckpointError, ConfigError
+from wvq.optimization import learning_rate_factor
 from wvq.recipes import TrainConfig
 from wvq.tracking import RunLog, truncate_log
 
@@ -37,7 +38,7 @@ class Task(Protocol):
     name: str
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Optimiser groups, made by :func:`parameter_group`."""
+        """Optimiser groups, made by :func:`wvq.optimization.parameter_group`."""
 
     def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean loss of a batch and its detached figures; ``model`` may be wrapped, so call only its forward."""
@@ -174,7 +175,7 @@ class Trainer:
             window.add(self._step(batches))
             bar.update(min(config.batch_size, config.images - bar.n))
             if self._due(config.log_every):
-                self._log_training(log, bar, window.collect())
+                self._log_training(log, bar, window.collect(accelerator))
             if config.evaluate_every and self._due(config.evaluate_every):
                 figures, evaluated_at = self._evaluate(log, bar), self.images_seen
             if config.save_every and self._due(config.save_every):
@@ -361,34 +362,6 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
 
 
-def parameter_group(
-    name: str, params: list[nn.Parameter], config: TrainConfig, *, weight_decay: float = 0.0, lr: float | None = None
-) -> dict:
-    """One optimiser group; with a rate of its own it stays at it and is clipped alone, else it follows the schedule."""
-    peak = config.learning_rate if lr is None else lr
-    shared = {"name": name, "params": params, "lr": peak, "peak_lr": peak, "weight_decay": weight_decay}
-    return shared | {"scheduled": lr is None, "clip": "network" if lr is None else name}
-
-
-def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict]:
-    """Groups of a network: weight decay on parameters of two or more dims only."""
-    matrices, vectors = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
-    groups = [parameter_group("matrices", matrices, config, weight_decay=config.weight_decay)]
-    return groups + ([parameter_group("vectors", vectors, config)] if vectors else [])
-
-
-def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int) -> float:
-    """Share of the peak learning rate: linear warm-up by pictures, then the schedule by progress in [0, 1]."""
-    warmup = min(1.0, (images_seen + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
-    floor = config.final_learning_rate
-    decay = {
-        "constant": 1.0,
-        "cosine": floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": 1 - (1 - floor) * progress,
-    }[config.schedule]
-    return warmup * decay
-
-
 class _Window:
     """Means of detached figures between two log lines; read out once, so that the loop never waits for a GPU."""
 
@@ -399,7 +372,9 @@ class _Window:
         self.sums = {name: self.sums.get(name, 0) + value for name, value in figures.items()}
         self.count += 1
 
-    def collect(self) -> dict[str, float]:
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
+    def collect(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over the steps and processes since the last call."""
+        values = torch.stack([value.float() for value in self.sums.values()]) / self.count
+        means = dict(zip(self.sums, accelerator.reduce(values, "mean").tolist(), strict=True))
         self.sums, self.count = {}, 0
         return means

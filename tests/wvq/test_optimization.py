@@ -1,0 +1,40 @@
+"""Optimiser groups and the learning-rate schedule."""
+
+import math
+
+import pytest
+from torch import nn
+
+from wvq.optimization import learning_rate_factor, network_groups, parameter_group
+from wvq.recipes import TrainConfig
+
+# ---- learning rate
+
+
+def test_warm_up_is_linear_in_pictures():
+    config = TrainConfig(batch_size=10, warmup_images=40, schedule="constant")
+    factors = [learning_rate_factor(config, 0.0, images) for images in (0, 10, 20, 30, 40, 1000)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.8, 0.6, 0.2]), ("cosine", [1, 0.6 + 0.4 * math.sqrt(0.5), 0.6, 0.2])],
+)
+def test_decay_follows_progress(schedule, expected):
+    config = TrainConfig(schedule=schedule, final_learning_rate=0.2)
+    factors = [learning_rate_factor(config, progress, 10**6) for progress in (0, 0.25, 0.5, 1)]
+    assert factors == pytest.approx(expected)
+
+
+def test_groups_decay_matrices_only_and_keep_their_own_rate():
+    config = TrainConfig(learning_rate=1e-3, weight_decay=0.1)
+    layer = nn.Linear(3, 2)
+    matrices, vectors = network_groups(list(layer.parameters()), config)
+    assert [id(p) for p in matrices["params"]] == [id(layer.weight)]
+    assert [id(p) for p in vectors["params"]] == [id(layer.bias)]
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    codebook = parameter_group("codebook", [layer.weight], config, lr=0.02)
+    assert (codebook["lr"], codebook["scheduled"], codebook["clip"]) == (0.02, False, "codebook")
+    assert matrices["scheduled"]
+    assert matrices["clip"] == vectors["clip"] == parameter_group("codebook", [], config)["clip"] == "network"
