@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -154,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP threads that spin long while they wait make a run slower as soon as another program wants a core; a short
     # spin costs nothing on a quiet machine. Read when torch is first imported, which is when a command runs.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no source lines for users
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")

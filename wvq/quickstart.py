@@ -26,9 +26,9 @@ from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.train import train_tokenizer
 
 # Share of the training time that goes to the tokenizer.
-TOKENIZER_SHARE = 0.4
+TOKENIZER_SHARE = 0.36
 # After minutes of training little guidance is best: more of it exaggerates what was learned by heart.
-SAMPLING = SamplingSettings(guidance_scale=1.5, temperature=0.6, top_k=100)
+SAMPLING = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)
 FEWEST = {"train": 8, "validation": 4}  # pictures that the evaluation can halve
 OPENMOJI_NOTE = (
     "OpenMoji (openmoji.org): all emojis designed by OpenMoji, the open-source emoji and icon project, "

@@ -263,7 +263,7 @@ class QuickstartRecipe:
 
     out: str = "runs/openmoji"
     data: str = "openmoji"
-    minutes: float = 6.5
+    minutes: float = 6.7
     seed: int = 0
 
     def check(self) -> None:
