@@ -140,7 +140,19 @@ def test_the_version_is_the_same_everywhere():
 # ---- direction of imports
 
 # Each layer may import the layers before it and itself; data, codes, training and what they need are the base.
-BASE = {"data", "codes", "training", "images", "errors", "recipes", "outputs", "pretrained", "networks", "tracking"} | {
+BASE = {
+    "data",
+    "codes",
+    "training",
+    "optimization",
+    "images",
+    "errors",
+    "recipes",
+    "outputs",
+    "pretrained",
+    "networks",
+    "tracking",
+} | {
     "folders",
     "sources",
     "tables",

@@ -187,8 +187,7 @@ def info(values) -> None:
 
 
 def _print_figures(figures: dict) -> None:
-    for name, value in figures.items():
-        if isinstance(value, float):
-            print(f"  {name:<24}{value:,.4f}")
-        elif isinstance(value, int | str | bool):
-            print(f"  {name:<24}{value}")
+    shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
+    width = max(map(len, shown), default=0) + 2
+    for name, value in shown.items():
+        print(f"  {name:<{width}}{f'{value:,.4f}' if isinstance(value, float) else value}")

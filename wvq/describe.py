@@ -36,7 +36,9 @@ def describe(path: str | Path) -> str:
 
 
 def _lines(title: str, rows: dict) -> str:
-    return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows.items() if value not in (None, "", []))])
+    rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
+    width = max(16, *map(len, rows)) + 2
+    return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
 
 
 def _model(path: Path) -> str:

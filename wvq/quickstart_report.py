@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,10 +226,16 @@ def _distances(report: Report, results: dict) -> None:
         report.text(f"Note: {note}.")
 
 
+def _shown(path: Path) -> Path:
+    """The path from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline) -> None:
     name = pipe.class_names[0] if pipe.class_names else None
     condition = f'--class "{name}"' if name else ""
-    lines = [f"wvq sample {out} {condition} --num_images 16 --out samples".replace("  ", " ")]
+    lines = [] if sys.prefix == sys.base_prefix else [f"source {_shown(Path(sys.prefix))}/bin/activate"]
+    lines += [f"wvq sample {out} {condition} --num_images 16 --out samples".replace("  ", " ")]
     if pipe.generator.config.text_dim:
         lines.append(f'wvq sample {out} --prompt "red apple" "flag: Japan" --num_images 16 --out prompts')
     lines += [
@@ -237,7 +244,7 @@ def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline) -> 
         "wvq quickstart --data path/to/your/pictures --out runs/mine",
     ]
     report.section("Next")
-    report.code(lines, "in this environment:")
+    report.code(lines, "in the shell:")
     call = f'class_labels="{name}", num_images=4' if name else "num_images=4"
     report.code(
         [

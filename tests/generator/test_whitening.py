@@ -51,7 +51,7 @@ def test_fit_text_separates_captions_that_are_alike():
     def similarity() -> float:
         bias = embedder(Condition(text_features=features, text_mask=mask), 400).bias[:, 0]
         unit = torch.nn.functional.normalize(bias, dim=1)
-        return float((unit @ unit.T).mean())
+        return float((unit @ unit.T).mean().detach())
 
     before = similarity()
     embedder.fit_text(features, mask)
