@@ -31,6 +31,7 @@ from wvq.pretrained import weights_hash
 from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
 from wvq.training import Trainer, build_accelerator
 
+MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
 
 
@@ -156,7 +157,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     if config.code_dim:
         model.set_codebook(tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu())
     if text_encoder is not None:
-        model.condition.fit_text(sets[0].features.float(), sets[0].masks)
+        some = torch.randperm(len(sets[0].features), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
+        model.condition.fit_text(sets[0].features[some].float(), sets[0].masks[some])
     reference = {"unigram_entropy": train.unigram_entropy()}
     task = GeneratorTask(tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.train, reference)
     result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)

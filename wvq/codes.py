@@ -189,7 +189,10 @@ class CodeDataset(Dataset):
 
     def unigram_entropy(self) -> float:
         """Entropy of the code histogram in nats: the loss of a generator that knows frequencies only."""
-        counts = np.bincount(self._codes.reshape(-1), minlength=self.header.num_codes)
+        rows = max(1, 2**22 // self.header.sequence_length)  # bincount widens to int64: a part at a time
+        counts = np.zeros(self.header.num_codes, np.int64)
+        for start in range(0, len(self._codes), rows):
+            counts += np.bincount(self._codes[start : start + rows].reshape(-1), minlength=self.header.num_codes)
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
 

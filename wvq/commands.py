@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,9 +17,13 @@ def _recipe(values, recipe: type):
 
 
 def _quiet_libraries() -> None:
-    """Bars over single weight files say nothing to a user."""
+    """Bars over single weight files say nothing to a user. Also keeps runs off devices without float64."""
     import datasets
+    import torch
     import transformers
+
+    if torch.backends.mps.is_available():  # the distances, and sums over data sets, are taken in float64
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -28,12 +35,27 @@ def _device(name: str | None) -> str:
 
     if name is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return str(accelerator or "cpu")
+        return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
     return name
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _data_options(data: DataConfig) -> str:
+    """The fields that differ from their defaults, as options: the next stage must hold out the same pictures."""
+    plain = DataConfig()
+    changed = {field.name: getattr(data, field.name) for field in fields(data)}
+    changed = {name: value for name, value in changed.items() if value != getattr(plain, name) or name == "path"}
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
+    return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in shown.items())
 
 
 def quickstart(values) -> None:
@@ -49,10 +71,10 @@ def train_tokenizer(values) -> None:
 
     recipe = _recipe(values, TokenizerRecipe)
     result = train(recipe, resume=values.resume)
-    _print_figures(result)
-    print(
-        f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {recipe.out} --data.path {recipe.data.path}"
-    )
+    if _is_main_process():
+        _print_figures(result)
+        out = shlex.quote(recipe.out)
+        print(f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {out} {_data_options(recipe.data)}")
 
 
 def export_codes(values) -> None:
@@ -61,6 +83,8 @@ def export_codes(values) -> None:
 
     recipe = _recipe(values, ExportRecipe)
     header = export(recipe)
+    if not _is_main_process():
+        return
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
     print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
@@ -72,8 +96,9 @@ def train_generator(values) -> None:
 
     recipe = _recipe(values, GeneratorRecipe)
     result, _ = train_pipeline(recipe, resume=values.resume)
-    _print_figures(result)
-    print(f"\npipeline in {recipe.out}; next: wvq sample {recipe.out}")
+    if _is_main_process():
+        _print_figures(result)
+        print(f"\npipeline in {recipe.out}; next: wvq sample {shlex.quote(recipe.out)}")
 
 
 def sample(values) -> None:

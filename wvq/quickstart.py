@@ -111,6 +111,6 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     print()
     with Image.open(out / "samples.png") as sheet:
         show(sheet)
-    print(f"{results['seconds'] / 60:.1f} minutes in all. Samples: {out / 'samples.png'}")
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes in all. Samples: {out / 'samples.png'}")
     print(f"Report, to open in a browser: {report.resolve().as_uri()}")
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def write_report(
     _neighbours(report, pipe, images.train, recipe.seed)
     _curves(report, out, results)
     _distances(report, results)
-    _next_commands(report, out, pipe)
+    _next_commands(report, out, pipe, shown_prompts(images.train))
     file = out / "report.html"
     report.save(file)
     return file
@@ -132,11 +133,16 @@ def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int
     report.figure(sheet, caption)
 
 
+def shown_prompts(train: ImageDataset) -> list[str]:
+    """Captions of the training pictures to draw: well-known ones, or the first."""
+    captions = list(dict.fromkeys(caption for caption in train.captions or () if caption))
+    return [prompt for prompt in PROMPTS if prompt in captions] or captions[:8]
+
+
 def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
     if not pipe.generator.config.text_dim:
         return
-    known = set(train.captions)
-    prompts = [prompt for prompt in PROMPTS if prompt in known] or list(dict.fromkeys(train.captions))[:8]
+    prompts = shown_prompts(train)
     rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in prompts]
     sheet = labelled_rows(rows, max(1, 64 // pipe.tokenizer.config.image_size), label_width=210)
     sheet.save(out / "prompts.png")
@@ -231,25 +237,26 @@ def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline) -> None:
-    name = pipe.class_names[0] if pipe.class_names else None
-    condition = f'--class "{name}"' if name else ""
+def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline, prompts: list[str]) -> None:
+    name, path = pipe.class_names[0] if pipe.class_names else None, shlex.quote(str(out))
+    condition = f"--class {shlex.quote(name)}" if name else ""
     lines = [] if sys.prefix == sys.base_prefix else [f"source {_shown(Path(sys.prefix))}/bin/activate"]
-    lines += [f"wvq sample {out} {condition} --num_images 16 --out samples".replace("  ", " ")]
+    lines += [f"wvq sample {path} {condition} --num_images 16 --out samples".replace("  ", " ")]
     if pipe.generator.config.text_dim:
-        lines.append(f'wvq sample {out} --prompt "red apple" "flag: Japan" --num_images 16 --out prompts')
+        shown = " ".join(shlex.quote(prompt) for prompt in prompts[:2])
+        lines.append(f"wvq sample {path} --prompt {shown} --num_images 16 --out prompts")
     lines += [
-        f"wvq info {out}",
-        f"tensorboard --logdir {out}",
+        f"wvq info {path}",
+        f"tensorboard --logdir {path}",
         "wvq quickstart --data path/to/your/pictures --out runs/mine",
     ]
     report.section("Next")
     report.code(lines, "in the shell:")
-    call = f'class_labels="{name}", num_images=4' if name else "num_images=4"
+    call = f"class_labels={name!r}, num_images=4" if name else "num_images=4"
     report.code(
         [
             "from wvq import ImageGenerationPipeline",
-            f'pipe = ImageGenerationPipeline.from_pretrained("{out}")',
+            f"pipe = ImageGenerationPipeline.from_pretrained({str(out)!r})",
             f"images = pipe({call}, seed=0).images",
         ],
         "in Python:",

@@ -58,14 +58,14 @@ class TrainConfig:
         learning_rate: peak learning rate of the network.
         codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
             rate and schedule if None.
-        schedule: ``constant``, ``cosine`` or ``linear`` decay after the warm-up.
+        schedule: ``constant``, ``cosine`` or ``linear`` decay over the whole run, times the warm-up.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
-        clip_norm: bound on the gradient norm of each optimiser group (0: none).
+        clip_norm: bound on the gradient norm of the network, and of a codebook with a rate of its own (0: none).
         ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
         mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
-        max_minutes: wall-clock bound. The schedule follows pictures or clock, whichever is further, so that a run cut
+        max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or clock, whichever is further, so that a run cut
             short still ends at the final learning rate.
         log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
@@ -257,7 +257,7 @@ class QuickstartRecipe:
     Args:
         out: run folder; a pipeline that from_pretrained loads, with ``report.html``.
         data: ``openmoji``, or a folder of your own pictures (class folders, or metadata.jsonl with captions).
-        minutes: wall-clock bound on the training of both stages together.
+        minutes: wall-clock bound on the training steps of both stages together; evaluation adds about a minute.
         seed: start of weights, data order and samples.
     """
 

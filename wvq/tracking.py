@@ -14,12 +14,13 @@ LOG_NAME = "log.jsonl"
 class RunLog:
     """Writes rows of figures, and pictures, of one run; used on the main process only."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, images: int = 0):
+        """Open the log; ``images`` is where a resumed run goes on: what TensorBoard holds after it is dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=images + 1 if images else None)
 
     def row(self, kind: str, images: int, figures: dict) -> None:
         """Append one row; ``images`` counts the training pictures so far."""

@@ -1,8 +1,8 @@
 """The one training loop of both stages, over Accelerate: one process or many machines, with exact resume.
 
 The loop counts pictures. Everything that a step draws (data order, augmentation, dropout, projections) is a function of
-the seed and the number of pictures seen, so a resumed run repeats the uninterrupted one, and the number of processes
-changes the order of summation only.
+the seed and the number of pictures seen, so a resumed run repeats the uninterrupted one. Without dropout the number of
+processes changes the order of summation only; dropout masks are drawn by each process for itself.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         if resume:
             self.load_latest()
-        log = RunLog(self.folder) if accelerator.is_main_process else None
+        log = RunLog(self.folder, self.images_seen) if accelerator.is_main_process else None
         bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
         batches = iter(self._loader())
         self._last_step_at = time.perf_counter()
@@ -321,18 +321,21 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint into a temporary folder and rename it when complete; keep the last few."""
         root = self.folder / CHECKPOINTS
+        if (root / f"{self.images_seen:012d}").exists():
+            return root / f"{self.images_seen:012d}"
         target, partial = root / f"{self.images_seen:012d}", root / f"{self.images_seen:012d}.partial"
         if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
+            for stale in root.glob("*.partial"):
+                shutil.rmtree(stale)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             for old in find_checkpoints(self.folder)[: -self.config.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+        self._last_step_at = time.perf_counter()  # saving does not count as training time
         return target
 
     def load_latest(self) -> None:
@@ -343,7 +346,9 @@ class Trainer:
         """
         found = find_checkpoints(self.folder)
         if not found:
-            raise CheckpointError(f"{self.folder / CHECKPOINTS} holds no complete checkpoint to resume from")
+            raise CheckpointError(
+                f"{self.folder / CHECKPOINTS} holds no complete checkpoint to resume from; remove {self.folder.parent} and start again"
+            )
         self.accelerator.load_state(str(found[-1]))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
