@@ -65,8 +65,8 @@ class TrainConfig:
         clip_norm: bound on the gradient norm of the network, and of a codebook with a rate of its own (0: none).
         ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
         mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
-        max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or clock, whichever is further, so that a run cut
-            short still ends at the final learning rate.
+        max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or
+            clock, whichever is further, so that a run cut short still ends at the final learning rate.
         log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         num_workers: loader processes of each rank.
