@@ -347,7 +347,8 @@ class Trainer:
         found = find_checkpoints(self.folder)
         if not found:
             raise CheckpointError(
-                f"{self.folder / CHECKPOINTS} holds no complete checkpoint to resume from; remove {self.folder.parent} and start again"
+                f"{self.folder / CHECKPOINTS} holds no complete checkpoint to resume from; remove "
+                f"{self.folder.parent} and start again"
             )
         self.accelerator.load_state(str(found[-1]))
         if self.accelerator.is_main_process:
