@@ -19,13 +19,12 @@ from wvq.generator.conditioning import Condition, TextEncoder, class_ids
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import to_pil, to_uint8
-from wvq.outputs import read_json, whole_folder, write_json, write_text
+from wvq.outputs import INDEX_NAME, read_json, whole_folder, write_json, write_text
 from wvq.pipelines.model_card import model_card, rename
 from wvq.pretrained import as_list, is_integer, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
-INDEX_NAME = "model_index.json"
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 

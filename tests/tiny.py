@@ -62,3 +62,10 @@ def make_pipeline(
         conditions |= {"text_dim": TEXT_DIM, "text_length": 5}
     generator = make_generator(seed, tokenizer_hash=weights_hash(tokenizer), **conditions)
     return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))
+
+
+def save_pipeline(tokenizer_dir: Path, folder: Path) -> Path:
+    """Write a random pipeline with classes and text into ``folder / "pipeline"``."""
+    encoder = save_text_encoder(folder / "encoder")
+    make_pipeline(tokenizer_dir, encoder).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"

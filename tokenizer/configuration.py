@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wvq.errors import DataError
 from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
 
 
@@ -96,6 +97,14 @@ class WassersteinVQConfig(StrictConfig):
         wanted = f"a multiple of the downsampling factor {self.downsampling}"
         self._require("image_size", self.image_size % self.downsampling == 0, wanted)
         check_quantizer_name(self.quantizer)
+
+    def require_image_size(self, image_size: int, tokenizer: str) -> None:
+        """Raise DataError if the setting ``data.image_size`` is not the size that ``tokenizer`` (its path) takes."""
+        if image_size != self.image_size:
+            raise DataError(
+                f"data.image_size is {image_size}, but the tokenizer in {tokenizer} was trained on "
+                f"{self.image_size}; set data.image_size to it"
+            )
 
     @property
     def downsampling(self) -> int:

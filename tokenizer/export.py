@@ -19,7 +19,7 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
 from wvq.data import ImageDataset, load_images
-from wvq.errors import CacheError, DataError
+from wvq.errors import CacheError
 from wvq.images import to_uint8
 from wvq.outputs import refuse_occupied, whole_folder
 from wvq.pretrained import weights_hash
@@ -41,11 +41,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     state = PartialState()
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
-    if recipe.data.image_size != tokenizer.config.image_size:
-        raise DataError(
-            f"data.image_size is {recipe.data.image_size}, but the tokenizer in {recipe.tokenizer} was trained on "
-            f"{tokenizer.config.image_size}; set data.image_size to it"
-        )
+    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(

@@ -21,7 +21,7 @@ from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError
 from wvq.images import image_grid
 from wvq.optimization import network_groups, parameter_group
-from wvq.outputs import start_stage, write_json
+from wvq.outputs import TRAINING, start_stage, write_json
 from wvq.recipes import TokenizerRecipe, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.evaluation import evaluate_tokenizer
@@ -99,7 +99,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out)
     with accelerator.main_process_first():
-        folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / "training"
+        folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
     set_seed(recipe.train.seed)
     model = WassersteinVQModel(config)
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train)

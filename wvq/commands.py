@@ -8,7 +8,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from wvq.errors import ConfigError, DataError, first_line
+from wvq.errors import ConfigError, first_line
 from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 
 
@@ -139,11 +139,7 @@ def evaluate_reconstruction(values) -> None:
 
     tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(_device(values.device))
     dataset = load_images(values.data).validation
-    if values.data.image_size != tokenizer.config.image_size:
-        raise DataError(
-            f"data.image_size is {values.data.image_size}, but the tokenizer in {values.tokenizer} was trained on "
-            f"{tokenizer.config.image_size}; set data.image_size to it"
-        )
+    tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
     network = _feature_network(values)
     result = evaluate(tokenizer, dataset, feature_network=network, batch_size=values.batch_size)
     result["settings"]["tokenizer"] = values.tokenizer

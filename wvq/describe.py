@@ -6,10 +6,9 @@ from pathlib import Path
 
 from wvq.codes import HEADER_NAME, CodeHeader
 from wvq.errors import CheckpointError, DataError
-from wvq.outputs import read_json
+from wvq.outputs import INDEX_NAME, TRAINING, read_json
 from wvq.pretrained import is_number, read_config
-
-INDEX_NAME = "model_index.json"
+from wvq.tracking import LOG_NAME
 
 
 def describe(path: str | Path) -> str:
@@ -30,8 +29,8 @@ def describe(path: str | Path) -> str:
         return _cache(path)
     if (path / "config.json").exists():
         return _model(path)
-    if (path / "training").is_dir():
-        return f"{path}: a training run that has not ended; see {path / 'training' / 'log.jsonl'}, or resume it"
+    if (path / TRAINING).is_dir():
+        return f"{path}: a training run that has not ended; see {path / TRAINING / LOG_NAME}, or resume it"
     raise DataError(f"{path} holds no pipeline, tokenizer, generator, code cache or training run of wvq")
 
 

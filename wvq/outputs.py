@@ -15,6 +15,7 @@ import yaml
 from wvq.errors import ConfigError, WVQError
 
 RECIPE_NAME = "recipe.yaml"
+INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
 
 

@@ -20,6 +20,7 @@ from wvq.eval.plots import code_histogram, loss_curves, metric_curves
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report import Report
 from wvq.images import labelled_rows, to_pil
+from wvq.outputs import TRAINING
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.recipes import QuickstartRecipe
 from wvq.tokenizer.metrics import CodeStatistics
@@ -179,7 +180,7 @@ def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDatas
 
 def _curves(report: Report, out: Path, results: dict) -> None:
     report.section("Training")
-    logs = {stage: read_log(out / stage / "training") for stage in ("tokenizer", "generator")}
+    logs = {stage: read_log(out / stage / TRAINING) for stage in ("tokenizer", "generator")}
     parts = {
         (stage, kind): [row for row in rows if row["kind"] == kind]
         for stage, rows in logs.items()

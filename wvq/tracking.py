@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wvq.outputs import write_text
+
 LOG_NAME = "log.jsonl"
 
 
@@ -58,4 +60,4 @@ def truncate_log(folder: str | Path, images: int) -> None:
     rows = [row for row in read_log(folder) if row["images"] <= images]
     file = Path(folder) / LOG_NAME
     if file.exists():
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))

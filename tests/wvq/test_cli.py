@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 import wvq
-from tests.tiny import make_pipeline, save_text_encoder
+from tests.tiny import save_pipeline
 from wvq import commands
 from wvq.cli import COMMANDS, main
 from wvq.parser import load_recipe, shipped_recipes
@@ -41,10 +41,7 @@ GENERATOR = [
 
 @pytest.fixture(scope="module")
 def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli")
-    encoder = save_text_encoder(folder / "encoder")
-    make_pipeline(tiny_tokenizer_dir, encoder).save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+    return save_pipeline(tiny_tokenizer_dir, tmp_path_factory.mktemp("cli"))
 
 
 @pytest.fixture

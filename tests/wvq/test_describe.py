@@ -5,17 +5,14 @@ import shutil
 
 import pytest
 
-from tests.tiny import make_pipeline, save_text_encoder
+from tests.tiny import save_pipeline
 from wvq.describe import describe
 from wvq.errors import DataError, WVQError
 
 
 @pytest.fixture(scope="module")
 def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipeline")
-    encoder = save_text_encoder(folder / "encoder")
-    make_pipeline(tiny_tokenizer_dir, encoder).save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+    return save_pipeline(tiny_tokenizer_dir, tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture
