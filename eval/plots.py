@@ -39,7 +39,8 @@ def _count_axis(axes, nbins: int) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def _legend(axes, **options) -> None:
+def style_legend(axes, **options) -> None:
+    """A legend without a frame."""
     axes.legend(frameon=False, fontsize=9, labelcolor=_INK, **options)
 
 
@@ -96,7 +97,7 @@ def loss_curves(
     _focus(axes, steps, values, [*held_out_values, *(reference_lines or {}).values()])
     _label(axes, x, label or key)
     _count_axis(axes, nbins=8)
-    _legend(axes)
+    style_legend(axes)
     return figure
 
 
@@ -148,7 +149,7 @@ def code_histogram(counts: Sequence[int] | np.ndarray) -> Figure:
         color=_INK,
     )
     _label(axes, "codes, most used first", "share of tokens")
-    _legend(axes, loc="upper right")
+    style_legend(axes, loc="upper right")
     return figure
 
 
@@ -176,12 +177,17 @@ def metric_curves(
     for position, (key, (steps, values)) in enumerate(series.items()):
         axes = figure.add_subplot(lines, columns, position + 1)
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6, marker="o" if len(steps) < 30 else "", markersize=3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_GRID)
-        axes.tick_params(colors=_INK, labelsize=8, length=0)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
-        axes.set_title((labels or {}).get(key, key.replace("_", " ")), loc="left", fontsize=9.5, color=_INK)
+        style_axes(axes, (labels or {}).get(key, key.replace("_", " ")), x)
         _count_axis(axes, nbins=4)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.set_xlabel(x, fontsize=8.5, color=_INK)
     return figure
+
+
+def style_axes(axes, title: str, x: str) -> None:
+    """One panel of several: a title in place of the vertical axis's name."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.tick_params(colors=_INK, labelsize=8, length=0)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_title(title, loc="left", fontsize=9.5, color=_INK)
+    axes.set_xlabel(x, fontsize=8.5, color=_INK)

@@ -1,7 +1,7 @@
-"""Distances between the distribution of features and that of codes, and the moment window that they are measured over.
+"""Distances between the distribution of features and that of codes, and the moment window of recent features.
 
 Gaussian distance: arXiv 2506.15078, the alignment of the paper. Sliced distance: ours; it assumes no shape of the
-distribution. Gradients reach the codebook only: every feature-side value is detached.
+distribution. MMD and the affine map: controls. Gradients reach the codebook only: every feature-side value is detached.
 
 Shapes: N features, K codes, D dims, P projections.
 """
@@ -13,11 +13,9 @@ from collections import deque
 import torch
 import torch.distributed as dist
 
+from wvq.distributed import sum_over_processes, world_size
+
 _EPSILON = 1e-10  # inside the outer square root, as published: a finite gradient at a perfect match
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,7 +36,7 @@ class MomentWindow:
 
     def __init__(self, size: int = 65_536):
         self.size = size
-        self._batches: deque[tuple[int, torch.Tensor]] = deque()
+        self._batches: deque[tuple[int, torch.Tensor]] = deque()  # what each batch counts for, and (D + 2, D)
         self._total = 0
 
     def __len__(self) -> int:
@@ -46,15 +44,20 @@ class MomentWindow:
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, joined: bool = True) -> None:
-        """Add one batch of features (N, D), joined with those of the other processes or this one's alone."""
+        """Add one batch of features (N, D), joined with those of the other processes or this one's alone.
+
+        A batch with NaN or infinite features counts as empty, so that one bad step does not spoil the next ones.
+        """
         features = _wide(features.detach())
-        world = _world_size() if joined else 1
+        world = world_size() if joined else 1
         count, dim = len(features) * world, features.shape[1]
-        packed = features.new_empty(dim + 1, dim)  # one tensor, so that one all-reduce makes it exact
-        packed[0] = features.sum(0)
-        packed[1:] = features.T @ features
-        if world > 1:
-            dist.all_reduce(packed)
+        packed = features.new_empty(dim + 2, dim)  # one tensor, so that one all-reduce makes it exact
+        packed[0] = len(features)
+        packed[1] = features.sum(0)
+        packed[2:] = features.T @ features
+        if joined:
+            sum_over_processes(packed)
+        packed = torch.where(packed.isfinite().all(), packed, 0.0)
         self._batches.append((count, packed))
         self._total += count
         while self._total - self._batches[0][0] >= self.size:
@@ -63,9 +66,10 @@ class MomentWindow:
     @torch.no_grad()
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (D,) and biased covariance (D, D) of all features in the window."""
-        packed = torch.stack([packed for _, packed in self._batches]).sum(0) / self._total
-        mean = packed[0]
-        return mean, packed[1:] - torch.outer(mean, mean)
+        packed = torch.stack([packed for _, packed in self._batches]).sum(0)
+        packed = packed / packed[0].clamp_min(1)
+        mean = packed[1]
+        return mean, packed[2:] - torch.outer(mean, mean)
 
     def state_dict(self) -> dict:
         return {
@@ -89,7 +93,11 @@ def _root(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_wasserstein(
-    mean: torch.Tensor, covariance: torch.Tensor, codebook: torch.Tensor, normalize: bool = True
+    mean: torch.Tensor,
+    covariance: torch.Tensor,
+    codebook: torch.Tensor,
+    normalize: bool = True,
+    target_scale: float = 1.0,
 ) -> torch.Tensor:
     """2-Wasserstein distance between the Gaussian fits of features and codes (the distance, not its square).
 
@@ -100,6 +108,7 @@ def gaussian_wasserstein(
         covariance: (D, D) feature covariance; detached.
         codebook: (K, D); all codes count, used or not. Receives the gradient.
         normalize: divide both sides by ``feature_scale(covariance)``, so that the value has no unit.
+        target_scale: tau > 0; codes are held against tau^2 S_z.
 
     Returns:
         0-d tensor >= 1e-5, in the dtype of the codebook.
@@ -111,6 +120,7 @@ def gaussian_wasserstein(
         if normalize:
             scale = feature_scale(covariance)
             mean, covariance, codes = mean / scale, covariance / scale**2, codes / scale
+        covariance = covariance * target_scale**2
         code_mean = codes.mean(0)
         centred = codes - code_mean
         code_covariance = centred.T @ centred / len(codes)
@@ -118,8 +128,9 @@ def gaussian_wasserstein(
         middle = root @ code_covariance @ root
         # Only eigenvalues of a symmetric matrix are needed: no eigenvector gradients, which explode for equal values.
         eigenvalues = torch.linalg.eigvalsh((middle + middle.T) / 2)
-        # The small constant keeps the root's gradient finite where a codebook or the features have lost a dimension.
-        cross = (eigenvalues.clamp_min(0) + 1e-12).sqrt().sum()
+        # Where codebook or features have lost a dimension, only rounding is left of its eigenvalue: 0, with gradient 0.
+        floor = eigenvalues.detach().max() * len(mean) * torch.finfo(eigenvalues.dtype).eps + 1e-300
+        cross = torch.where(eigenvalues > floor, eigenvalues.clamp_min(floor).sqrt(), 0.0).sum()
         bures = covariance.trace() + code_covariance.trace() - 2 * cross
         return ((mean - code_mean).square().sum() + bures.relu() + _EPSILON).sqrt().to(codebook.dtype)
 
@@ -127,32 +138,36 @@ def gaussian_wasserstein(
 def random_directions(count: int, dim: int, device: torch.device, joined: bool = True) -> torch.Tensor:
     """``count`` unit vectors (P, D), uniform on the sphere; if ``joined``, the same on every process."""
     directions = torch.randn(count, dim, device=device)
-    if joined and _world_size() > 1:
+    if joined and world_size() > 1:
         dist.broadcast(directions, src=0)
     return directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def gather_features(features: torch.Tensor) -> torch.Tensor:
-    """The features (N, D) of all processes joined (W N, D), detached; batches must be of equal size."""
-    features = features.detach().contiguous()
-    if _world_size() == 1:
-        return features
-    joined = features.new_empty(_world_size() * len(features), features.shape[1])
-    dist.all_gather_into_tensor(joined, features)
-    return joined
-
-
-def sliced_wasserstein(features: torch.Tensor, codebook: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+def sliced_wasserstein(
+    features: torch.Tensor,
+    codebook: torch.Tensor,
+    directions: torch.Tensor,
+    normalize: bool = True,
+    target_scale: float = 1.0,
+    robust: float | None = None,
+) -> torch.Tensor:
     """Sliced 2-Wasserstein distance between features and codes, scaled by sqrt(D) to compare with the full distance.
 
     Along each direction the k-th smallest code is held against the feature quantile (k + 1/2) / K; the value is
-    sqrt(D x mean squared difference over codes and directions + 1e-10). Both sides are divided by the largest
-    per-dimension standard deviation of the features, so that the value has no unit.
+    sqrt(D x mean cost + 1e-10), the mean taken over codes and directions. The cost of a difference r is r^2, or with
+    ``robust`` = c the pseudo-Huber cost 2 s^2 (sqrt(1 + (r / s)^2) - 1), s = c times the features' largest standard
+    deviation: r^2 for small r, 2 s |r| for large ones. Where features have several modes, the share of each mode in a
+    batch is never quite right, and the codes next to a gap are sent across it now and then; squared, those few long
+    ways outweigh all others and leave codes in the gap.
 
     Args:
         features: (N, D); detached.
         codebook: (K, D); receives the gradient.
         directions: (P, D) unit vectors.
+        normalize: divide both sides by the largest per-dimension standard deviation of the features, so that the value
+            has no unit.
+        target_scale: tau > 0; features are widened by it about their mean.
+        robust: c > 0 of the pseudo-Huber cost; None is the exact squared distance.
 
     Returns:
         0-d tensor, in the dtype of the codebook.
@@ -162,14 +177,85 @@ def sliced_wasserstein(features: torch.Tensor, codebook: torch.Tensor, direction
     with torch.autocast(codebook.device.type, enabled=False):
         features, codes = features.detach().float(), codebook.float()
         scale = features.var(0, correction=0).max().clamp_min(1e-12).sqrt()
-        projected_features = ((directions / scale) @ features.T).sort(dim=1).values  # P N
-        projected_codes = ((directions / scale) @ codes.T).sort(dim=1).values  # P K
-        count, num_codes = len(features), len(codes)
-        # Linear interpolation between the order statistics on either side of each quantile.
-        position = (torch.arange(num_codes, device=codes.device) + 0.5) * (count / num_codes) - 0.5
-        position = position.clamp(0, count - 1)
-        lower = position.long()
-        upper = (lower + 1).clamp_max(count - 1)
-        quantiles = torch.lerp(projected_features[:, lower], projected_features[:, upper], position - lower)
-        squared = (projected_codes - quantiles).square().mean()
-        return (squared * codes.shape[1] + _EPSILON).sqrt().to(codebook.dtype)
+        if normalize:
+            directions = directions / scale
+        projected_features = (directions @ features.T).sort(dim=1).values  # P N
+        projected_codes = (directions @ codes.T).sort(dim=1).values  # P K
+        if target_scale != 1:
+            centre = (directions @ features.mean(0))[:, None]
+            projected_features = centre + target_scale * (projected_features - centre)
+        difference = projected_codes - _quantiles(projected_features, len(codes))
+        if robust is None:
+            cost = difference.square()
+        else:
+            knee = robust * (1.0 if normalize else scale)
+            cost = 2 * knee**2 * ((1 + (difference / knee).square()).sqrt() - 1)
+        return (cost.mean() * codes.shape[1] + _EPSILON).sqrt().to(codebook.dtype)
+
+
+def _quantiles(values: torch.Tensor, count: int) -> torch.Tensor:
+    # At the levels (k + 1/2) / count of sorted values (P, N), where the i-th value sits at the level (i + 1/2) / N:
+    # linear interpolation between the order statistics on either side.
+    size = values.shape[1]
+    position = (torch.arange(count, device=values.device) + 0.5) * (size / count) - 0.5
+    position = position.clamp(0, size - 1)
+    lower = position.long()
+    upper = (lower + 1).clamp_max(size - 1)
+    return torch.lerp(values[:, lower], values[:, upper], position - lower)
+
+
+def mmd(features: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Squared maximum mean discrepancy between features and codes, biased, with two Gaussian kernels.
+
+    Kernels exp(-s / b) and exp(-s / 2b) of the squared distance s over sqrt(D), where b is the mean of s over all pairs
+    of different points (detached). Builds (N + K)^2 values: draw a sample first.
+
+    Args:
+        features: (N, D); detached.
+        codebook: (K, D); receives the gradient.
+
+    Returns:
+        0-d tensor, in the dtype of the codebook.
+
+    Source: Gretton et al. 2012; as a codebook alignment arXiv 2506.15078 (2026 revision).
+    """
+    with torch.autocast(codebook.device.type, enabled=False):
+        points = torch.cat([features.detach().float(), codebook.float()])
+        count, total = len(features), len(points)
+        squares = points.square().sum(1)
+        squared = (squares[:, None] + squares - 2 * points @ points.T).clamp_min(0) / points.shape[1] ** 0.5
+        width = (squared.detach().sum() / max(1, total * (total - 1))).clamp_min(1e-12)
+        wide = (-squared / (2 * width)).exp()
+        kernel = wide + wide.square()  # the narrow kernel is the square of the wide one
+        within = kernel[:count, :count].mean() + kernel[count:, count:].mean()
+        return (within - 2 * kernel[:count, count:].mean()).to(codebook.dtype)
+
+
+@torch.no_grad()
+def affine_map(
+    mean: torch.Tensor, covariance: torch.Tensor, codebook: torch.Tensor, target_scale: float = 1.0
+) -> torch.Tensor:
+    """Codes (K, D) carried by the optimal-transport map between the Gaussian fits of codes and features.
+
+    e <- m_z + A (e - m_e) with A = S_e^-1/2 (S_e^1/2 S_z S_e^1/2)^1/2 S_e^-1/2: afterwards mean and covariance of the
+    codes are those of the features, as far as the codes span them. Directions without any spread among the codes stay
+    without.
+
+    Args:
+        mean, covariance: (D,) and (D, D) of the features.
+        codebook: (K, D).
+        target_scale: tau > 0; codes are carried to tau^2 S_z.
+
+    Source: Peyré and Cuturi 2019, eq. 2.40.
+    """
+    codes = _wide(codebook)
+    code_mean = codes.mean(0)
+    centred = codes - code_mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(codes))
+    spread = values > values.max() * len(values) * torch.finfo(values.dtype).eps
+    roots = values.clamp_min(0).sqrt()
+    inverse = torch.where(spread, 1 / roots.clamp_min(1e-300), 0.0)
+    root, inverse_root = (vectors * roots) @ vectors.T, (vectors * inverse) @ vectors.T
+    middle = root @ (_wide(covariance) * target_scale**2) @ root
+    transport = inverse_root @ _root((middle + middle.T) / 2) @ inverse_root
+    return (_wide(mean) + centred @ transport).to(codebook.dtype)

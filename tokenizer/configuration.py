@@ -20,13 +20,20 @@ class WassersteinVQConfig(StrictConfig):
         num_res_blocks: residual blocks a level (the decoder has one more, as is usual).
         attention: self-attention at the lowest resolution and in the middle block.
         dropout: inside residual blocks, in [0, 1).
-        num_codes: codebook size K.
-        code_dim: dims D of a code.
+        num_codes: size K of a codebook.
+        code_dim: dims D of the quantized features, over all codebooks.
+        num_groups: codebooks G of a product quantizer; each has K codes of D / G dims.
         quantizer: name in the registry of quantizers.
-        codebook_weight, commitment_weight, alignment_weight: alpha, beta and gamma of the quantizer's loss; the
-            quantizer's published values if None.
-        window_size: number of recent features whose moments the "wasserstein" alignment matches.
+        gradient_estimator: how the decoder's gradient reaches the encoder, "ste" or "rotation".
+        codebook_weight, commitment_weight, alignment_weight, entropy_weight: alpha, beta, gamma and the weight of the
+            entropy term in the quantizer's loss; the quantizer's published values if None.
+        target_scale: tau > 0; an alignment matches the codes to the features' distribution widened by tau.
+        window_size: number of recent features whose moments "wasserstein" and "affine" match.
         num_projections: random directions per step of the "sliced" alignment.
+        num_samples: features, and codes, per step that the "mmd" alignment compares.
+        affine_interval: steps from one affine map of the "affine" codebook to the next.
+        ema_decay: decay, in (0, 1), of the running statistics of "ema" and "online"; published values if None.
+        levels: levels of each dim of an "fsq" code; num_codes must be their product.
         class_names: names of the classes of the training data, for reference only.
 
     Raises:
@@ -47,12 +54,20 @@ class WassersteinVQConfig(StrictConfig):
         dropout: float = 0.0,
         num_codes: int = 16_384,
         code_dim: int = 8,
+        num_groups: int = 1,
         quantizer: str = "wasserstein",
+        gradient_estimator: str = "ste",
         codebook_weight: float | None = None,
         commitment_weight: float | None = None,
         alignment_weight: float | None = None,
+        entropy_weight: float | None = None,
+        target_scale: float = 1.0,
         window_size: int = 65_536,
         num_projections: int = 16,
+        num_samples: int = 2_048,
+        affine_interval: int = 100,
+        ema_decay: float | None = None,
+        levels: list[int] | None = None,
         class_names: list[str] = (),
         **kwargs,
     ):
@@ -66,24 +81,45 @@ class WassersteinVQConfig(StrictConfig):
         self.dropout = dropout
         self.num_codes = num_codes
         self.code_dim = code_dim
+        self.num_groups = num_groups
         self.quantizer = quantizer
+        self.gradient_estimator = gradient_estimator
         self.codebook_weight = codebook_weight
         self.commitment_weight = commitment_weight
         self.alignment_weight = alignment_weight
+        self.entropy_weight = entropy_weight
+        self.target_scale = target_scale
         self.window_size = window_size
         self.num_projections = num_projections
+        self.num_samples = num_samples
+        self.affine_interval = affine_interval
+        self.ema_decay = ema_decay
+        self.levels = None if levels is None else as_list(levels)
         self.class_names = as_list(class_names)
         super().__init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
-        from wvq.tokenizer.quantizers import check_quantizer_name  # not at the top: quantizers need torch
+        # Not at the top: these need torch.
+        from wvq.tokenizer.estimators import GRADIENT_ESTIMATORS
+        from wvq.tokenizer.quantizers import check_quantizer
 
         for field in ("image_size", "in_channels", "patch_size", "base_channels", "num_res_blocks"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
-        for field in ("num_codes", "code_dim", "window_size", "num_projections"):
+        for field in ("num_codes", "code_dim", "num_groups", "window_size", "num_projections", "num_samples"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
-        self._require("num_codes", self.num_codes < 2**31, "below 2**31")
+        self._require("affine_interval", is_integer(self.affine_interval), "an integer of at least 1")
+        self._require("num_codes", self.num_codes < 2**31, "below 2**31, the range of the integers that hold a code")
+        divides = self.code_dim % self.num_groups == 0
+        self._require("code_dim", divides, f"a multiple of num_groups, which is {self.num_groups}")
+        estimators = ", ".join(GRADIENT_ESTIMATORS)
+        self._require("gradient_estimator", self.gradient_estimator in GRADIENT_ESTIMATORS, f"one of {estimators}")
+        self._require("target_scale", is_number(self.target_scale) and self.target_scale > 0, "a number above 0")
+        decay = self.ema_decay
+        self._require("ema_decay", decay is None or (is_number(decay) and 0 < decay < 1), "in (0, 1), or null")
+        levels = self.levels
+        integers = isinstance(levels, list) and len(levels) > 0 and all(is_integer(l) and l > 1 for l in levels)
+        self._require("levels", levels is None or integers, "a list of integers of at least 2, or null")
         multipliers = self.channel_multipliers
         numbers = isinstance(multipliers, list) and all(is_number(m) and m > 0 for m in multipliers)
         self._require("channel_multipliers", numbers and len(multipliers) > 0, "a list of positive numbers")
@@ -91,12 +127,12 @@ class WassersteinVQConfig(StrictConfig):
         self._require("class_names", names, "a list of names")
         self._require("attention", isinstance(self.attention, bool), "true or false")
         self._require("dropout", is_number(self.dropout) and self.dropout < 1, "in [0, 1)")
-        for field in ("codebook_weight", "commitment_weight", "alignment_weight"):
+        for field in ("codebook_weight", "commitment_weight", "alignment_weight", "entropy_weight"):
             value = getattr(self, field)
             self._require(field, value is None or is_number(value), "a number of at least 0, or null")
         wanted = f"a multiple of the downsampling factor {self.downsampling}"
         self._require("image_size", self.image_size % self.downsampling == 0, wanted)
-        check_quantizer_name(self.quantizer)
+        check_quantizer(self)
 
     def require_image_size(self, image_size: int, tokenizer: str) -> None:
         """Raise DataError if the setting ``data.image_size`` is not the size that ``tokenizer`` (its path) takes."""

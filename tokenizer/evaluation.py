@@ -32,14 +32,15 @@ def evaluate_tokenizer(
         statistics: the accumulator to use, for callers that want its histogram afterwards.
 
     Returns:
-        quantization_error, utilization, perplexity, num_tokens, psnr_rgb and psnr_y (dB, mean over pictures of the
-        8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images.
+        The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
+        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images.
     """
     device = model.device
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     shown = progress and rank == 0
     share = Subset(dataset, range(rank, len(dataset), world))
-    statistics = statistics or CodeStatistics(model.config.num_codes, device)
+    config = model.config
+    statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device)
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
         pixels = batch["pixel_values"].to(device)
@@ -52,7 +53,7 @@ def evaluate_tokenizer(
         sums = accelerator.reduce(sums, "sum")
     count, rgb, y, similarity = sums.tolist()
     figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
-    if model.config.image_size >= 11:
+    if config.image_size >= 11:
         figures["ssim"] = similarity / count
     return figures | {"num_images": int(count)}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from wvq.distributed import gather_objects
+
 # ITU-R BT.601: Y = 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
 _LUMA = (65.481, 128.553, 24.966)
 
@@ -19,32 +21,101 @@ class CodeStatistics:
     """Streaming quantization error E, codebook utilization U and perplexity C (arXiv 2506.15078, section 2).
 
     E: mean over features of the squared distance to their code, summed over the D dims. U: share of the K codes chosen
-    at least once. C: exp(entropy of the code histogram), in [1, K].
+    at least once. C: exp(entropy of the code histogram), in [1, K]. For a product of G codebooks U and C are means over
+    the codebooks, and the joint figures take the G codes of a feature as one of K^G. Exact over any number of batches
+    and processes.
+
+    Args:
+        num_codes: size K of a codebook.
+        num_groups: number G of codebooks.
+        device: of the codes.
     """
 
-    def __init__(self, num_codes: int, device: torch.device | str = "cpu"):
-        self.counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
+    def __init__(self, num_codes: int, num_groups: int = 1, device: torch.device | str = "cpu"):
+        self.num_codes, self.num_groups = num_codes, num_groups
+        self._counts = torch.zeros(num_groups * num_codes, dtype=torch.int64, device=device)
+        self._offsets = torch.arange(num_groups, device=device) * num_codes
+        self._joint = _JointCounts(num_groups) if num_groups > 1 else None
         self.squared_error = torch.zeros((), dtype=torch.float64, device=device)
 
+    @property
+    def counts(self) -> torch.Tensor:
+        """How often each code was chosen: (K,), or (G, K) for several codebooks."""
+        return self._counts if self.num_groups == 1 else self._counts.view(self.num_groups, -1)
+
     def update(self, codes: torch.Tensor, quantization_error: torch.Tensor) -> None:
-        """Add codes of any shape, and their mean quantization error (0-d)."""
-        flat = codes.reshape(-1)
-        self.counts.scatter_add_(0, flat, torch.ones_like(flat))
-        self.squared_error += quantization_error.double() * flat.numel()
+        """Add codes (...), or (..., G) for several codebooks, and their mean quantization error (0-d)."""
+        flat = codes.detach().reshape(-1, self.num_groups)
+        self._counts.scatter_add_(0, (flat + self._offsets).reshape(-1), torch.ones_like(flat).reshape(-1))
+        if self._joint:
+            self._joint.update(flat)
+        self.squared_error += quantization_error.detach().double() * len(flat)
 
     def reduce(self, accelerator) -> None:
         """Sum over all processes."""
-        self.counts = accelerator.reduce(self.counts, "sum")
+        self._counts = accelerator.reduce(self._counts, "sum")
         self.squared_error = accelerator.reduce(self.squared_error, "sum")
+        if self._joint:
+            self._joint.reduce()
 
-    def compute(self) -> dict[str, float | int]:
-        tokens = int(self.counts.sum())
-        return {
+    def compute(self) -> dict[str, float | int | list[float]]:
+        """quantization_error, utilization, perplexity and num_tokens (features).
+
+        For several codebooks also utilization_per_codebook, perplexity_per_codebook, joint_codes (how many of the K^G
+        were chosen), joint_utilization (their share) and joint_perplexity.
+        """
+        counts = self._counts.view(self.num_groups, -1)
+        tokens = int(counts[0].sum())
+        used = (counts > 0).double().mean(1).tolist()
+        perplexity = [float(code_perplexity(group.double())) for group in counts]
+        figures = {
             "quantization_error": float(self.squared_error) / max(tokens, 1),
-            "utilization": float((self.counts > 0).double().mean()),
-            "perplexity": float(code_perplexity(self.counts.double())),
+            "utilization": sum(used) / len(used),
+            "perplexity": sum(perplexity) / len(perplexity),
             "num_tokens": tokens,
         }
+        if self._joint:
+            joint = self._joint.counts()
+            figures |= {
+                "utilization_per_codebook": used,
+                "perplexity_per_codebook": perplexity,
+                "joint_codes": len(joint),
+                "joint_utilization": len(joint) / self.num_codes**self.num_groups,
+                "joint_perplexity": float(code_perplexity(joint.double())),
+            }
+        return figures
+
+
+class _JointCounts:
+    # How often each combination of G codes occurred. Only those that occurred are kept: K^G may be astronomical.
+    _WAITING_ROWS = 2**18
+
+    def __init__(self, num_groups: int):
+        self._rows = torch.empty(0, num_groups, dtype=torch.int64)
+        self._numbers = torch.empty(0, dtype=torch.int64)
+        self._waiting: list[torch.Tensor] = []
+
+    def update(self, rows: torch.Tensor) -> None:
+        self._waiting.append(rows.cpu())
+        if sum(map(len, self._waiting)) >= self._WAITING_ROWS:
+            self._merge([self._rows, *self._waiting], self._numbers)
+
+    def reduce(self) -> None:
+        self._merge([self._rows, *self._waiting], self._numbers)
+        shares = gather_objects((self._rows, self._numbers))
+        self._merge([rows for rows, _ in shares], torch.cat([numbers for _, numbers in shares]))
+
+    def counts(self) -> torch.Tensor:
+        self._merge([self._rows, *self._waiting], self._numbers)
+        return self._numbers
+
+    def _merge(self, rows: list[torch.Tensor], numbers: torch.Tensor) -> None:
+        # Rows beyond ``numbers`` occurred once each.
+        joined = torch.cat(rows)
+        numbers = F.pad(numbers, (0, len(joined) - len(numbers)), value=1)
+        self._rows, place = joined.unique(dim=0, return_inverse=True)
+        self._numbers = torch.zeros(len(self._rows), dtype=torch.int64).scatter_add_(0, place, numbers)
+        self._waiting = []
 
 
 def luma(pixels: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,9 @@ from transformers.utils import ModelOutput
 
 from wvq.errors import DataError
 from wvq.pretrained import StrictPreTrainedModel
+from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.quantizers import VectorQuantizer, build_quantizer
+from wvq.tokenizer.quantizers import build_quantizer
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -120,9 +121,9 @@ class Decoder(nn.Sequential):
 class EncoderOutput(ModelOutput):
     """
     Attributes:
-        codes: (B, h, w) int64 in [0, K).
+        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer.
         quantized: (B, D, h, w), the vectors of the codes.
-        features: (B, D, h, w), what was quantized.
+        features: (B, D, h, w), what was quantized, in the space of the codes.
     """
 
     codes: torch.Tensor = None
@@ -135,7 +136,7 @@ class TokenizerOutput(ModelOutput):
     """
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
-        codes: (B, h, w) int64 in [0, K).
+        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer.
         quantizer_loss: 0-d, weighted sum of the quantizer's terms.
         losses: each unweighted term of the quantizer by name, detached.
         statistics: quantization_error, utilization, perplexity of this batch, detached.
@@ -179,7 +180,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, VectorQuantizer):
+        elif isinstance(module, Quantizer):
             module.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
@@ -207,14 +208,15 @@ class WassersteinVQModel(StrictPreTrainedModel):
         features = self._features(pixel_values)
         codes = self.quantizer.encode(features)
         quantized = rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w")
-        return EncoderOutput(codes, quantized, rearrange(features, "b h w d -> b d h w"))
+        prepared = self.quantizer.prepare(features.float())
+        return EncoderOutput(codes, quantized, rearrange(prepared, "b h w d -> b d h w"))
 
     def decode(self, quantized: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of quantized features (B, D, h, w), clamped to [-1, 1]."""
         return self.decoder(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) of codes (B, h, w) in [0, K), clamped to [-1, 1]."""
+        """Pictures (B, C, H, W) of codes (B, h, w) or (B, h, w, G) in [0, K), clamped to [-1, 1]."""
         return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:

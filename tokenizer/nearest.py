@@ -1,13 +1,17 @@
-"""The one nearest-code search: exact float32 argmin over the codebook in tiles of bounded memory."""
+"""The one nearest-code search: exact float32 argmin over the codebook, compiled or in tiles that fit a cache."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 
 import torch
+import torch.nn.functional as F
 
-# A tile of scores is N_tile x K float32; 8 MiB stays near the caches of common CPUs and is small on any GPU.
-TILE_BYTES = 8 * 2**20
+from wvq.tokenizer import native
+
+_BLOCK = 16  # rows and codes of the smallest product in the tiled search
 
 
 @contextlib.contextmanager
@@ -26,34 +30,62 @@ def exact_float32(device_type: str):
             backend.fp32_precision = precision
 
 
-@torch.no_grad()
-def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int = TILE_BYTES) -> torch.Tensor:
-    """Index of the code with the smallest squared Euclidean distance to each feature.
+@functools.cache
+def cache_bytes(device: torch.device) -> int:
+    """Size of the cache that a tile of scores should stay in: a processor's second level, a GPU's (32 MiB at least)."""
+    if device.type == "cuda":
+        return max(torch.cuda.get_device_properties(device).L2_cache_size, 32 * 2**20)
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE") if device.type == "cpu" else 0
+    except (AttributeError, ValueError, OSError):  # not on this system
+        size = 0
+    return size if size > 0 else 2**20
 
-    Never builds the N x K matrix: rows are searched in tiles of at most ``tile_bytes`` of scores.
+
+@torch.no_grad()
+def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int | None = None) -> torch.Tensor:
+    """Index of the code with the smallest squared Euclidean distance to each feature, as float32 computes it.
+
+    Never builds the N x K matrix. On the CPU the search runs in compiled code that keeps scores in registers, if there
+    is a C++ compiler; else, and on other devices, rows are searched in tiles of scores that fit a cache.
 
     Args:
         features: (N, D) floating point.
-        codebook: (K, D) floating point.
-        tile_bytes: bound on the bytes of one tile of scores.
+        codebook: (K, D) floating point, K > 0.
+        tile_bytes: search in tiles of at most this many bytes of scores, whatever the device.
 
     Returns:
         (N,) int64 in [0, K); the lowest index on ties.
 
     Raises:
-        ValueError: the widths of features and codebook differ.
+        ValueError: wrong shapes, or an empty codebook.
     """
     if features.ndim != 2 or codebook.ndim != 2 or features.shape[1] != codebook.shape[1]:
         raise ValueError(
             f"features {tuple(features.shape)} and codebook {tuple(codebook.shape)} must be (N, D) and (K, D)"
         )
+    if not len(codebook):
+        raise ValueError("codebook must hold at least one code, got none")
     with exact_float32(features.device.type):
         features, codebook = features.float(), codebook.float()
         # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: the term |z|^2 does not depend on the code.
         half_squares = codebook.square().sum(1).mul_(0.5)  # K
-        rows = max(1, tile_bytes // (4 * len(codebook)))
-        tiles = [
-            torch.addmm(half_squares, tile, codebook.T, alpha=-1).argmin(1)  # N_tile x K -> N_tile
-            for tile in features.split(rows)
-        ]
-    return torch.cat(tiles) if tiles else features.new_empty(0, dtype=torch.int64)
+        compiled = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES
+        if compiled and native.library() is not None:
+            return native.search(features, codebook, half_squares)
+        return _tiled(features, codebook, half_squares, tile_bytes or cache_bytes(features.device))
+
+
+def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.Tensor, tile_bytes: int) -> torch.Tensor:
+    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries take other routines,
+    # which round otherwise, and a feature's code would depend on how many others came with it.
+    count, padding = len(features), -len(codebook) % _BLOCK
+    features = F.pad(features, (0, 0, 0, -count % _BLOCK))
+    codes = F.pad(codebook, (0, 0, 0, padding)).T
+    half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
+    rows = max(1, tile_bytes // (4 * len(half_squares) * _BLOCK)) * _BLOCK
+    tiles = [
+        torch.addmm(half_squares, tile, codes, alpha=-1).argmin(1)  # N_tile x K -> N_tile
+        for tile in features.split(rows)
+    ]
+    return torch.cat(tiles)[:count]

@@ -1,162 +1,76 @@
-"""Vector quantizers behind one interface and one registry: features in; quantized, codes, losses and statistics out.
+"""All quantizers by name: codebooks aligned with the distribution of the features, the product of several codebooks,
+and the registry. codebook.py has the interface, baselines.py and scalar.py the published alternatives.
 
-Shapes: B pictures, h x w grid, N = B h w features, K codes, D dims.
+Shapes: N features, K codes, D dims, G codebooks of a product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
+from wvq.distributed import gather_rows
 from wvq.errors import ConfigError, near_match
 from wvq.tokenizer.alignment import (
     MomentWindow,
-    gather_features,
+    affine_map,
     gaussian_wasserstein,
+    mmd,
     random_directions,
     sliced_wasserstein,
 )
-from wvq.tokenizer.metrics import code_perplexity
-from wvq.tokenizer.nearest import nearest_codes
+from wvq.tokenizer.baselines import EMAQuantizer, LinearQuantizer, OnlineQuantizer
+from wvq.tokenizer.codebook import Quantizer, QuantizerOutput, VectorQuantizer
+from wvq.tokenizer.scalar import FSQQuantizer, LFQQuantizer
 
 
-@dataclass
-class QuantizerOutput:
-    """What a quantizer returns.
+class AlignedQuantizer(VectorQuantizer):
+    """Vanilla codebook whose codes are also drawn to the features' distribution; subclasses give the distance.
 
-    Attributes:
-        quantized: features replaced by their codes' vectors, shape of the features, with the straight-through gradient.
-        codes: index of each feature's code, shape of the features without their last dim, int64 in [0, K).
-        loss: weighted sum of ``losses``; 0-d.
-        losses: each unweighted term under its name, detached; 0-d.
-        statistics: quantization_error, utilization and perplexity of this batch alone; detached 0-d. For the training
-            log: a criterion for comparison is taken over a whole evaluation set.
-    """
-
-    quantized: torch.Tensor
-    codes: torch.Tensor
-    loss: torch.Tensor
-    losses: dict[str, torch.Tensor]
-    statistics: dict[str, torch.Tensor]
-
-
-class _StraightThrough(torch.autograd.Function):
-    # Exactly the code's vector forward; z + (q - z) would round it, and decode(codes) would differ from forward.
-    @staticmethod
-    def forward(ctx, features, quantized):
-        return quantized.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
-class VectorQuantizer(nn.Module):
-    """Codebook of K vectors, trained by gradient: the "vanilla" quantizer (van den Oord et al. 2017, eq. 3).
-
-    loss = alpha |sg(z) - e|^2 + beta |z - sg(e)|^2, each a mean over all elements.
-    """
-
-    # Published weights and start; a config may override each by its own field.
-    defaults = {"codebook_weight": 1.0, "commitment_weight": 1.0, "alignment_weight": 0.0}
-
-    def __init__(self, config):
-        super().__init__()
-        self.num_codes, self.dim = config.num_codes, config.code_dim
-        self.weights = {name: _first(getattr(config, name), value) for name, value in self.defaults.items()}
-        if self.weights["alignment_weight"] and type(self).alignment is VectorQuantizer.alignment:
-            raise ConfigError(f'alignment_weight must be 0 or null: quantizer "{config.quantizer}" has no alignment')
-        self.codebook = nn.Parameter(torch.empty(self.num_codes, self.dim))
-
-    def reset_codebook(self) -> None:
-        init.uniform_(self.codebook, -1 / self.num_codes, 1 / self.num_codes)
-
-    def codebook_parameters(self) -> list[nn.Parameter]:
-        """The parameters that belong into the codebook's own optimiser group."""
-        return [self.codebook]
-
-    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Vectors (..., D) of codes (...)."""
-        return F.embedding(codes, self.codebook)
-
-    def alignment(self, features: torch.Tensor, update_statistics: bool) -> torch.Tensor | None:
-        """Distance between the distributions of features (N, D) and codes, or None for a codebook without alignment."""
-        return None
-
-    def training_state(self) -> dict:
-        """What an exact resume needs beside the weights."""
-        return {}
-
-    def load_training_state(self, state: dict, device: torch.device) -> None:
-        pass
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes (...) int64 of features (..., D)."""
-        return nearest_codes(features.reshape(-1, self.dim), self.codebook).reshape(features.shape[:-1])
-
-    def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
-        """Quantize features (..., D).
-
-        Args:
-            features: (..., D); the last dim is the code's.
-            update_statistics: count this batch in running statistics of the features (in training steps only).
-        """
-        with torch.autocast(features.device.type, enabled=False):
-            flat = features.float().reshape(-1, self.dim)  # N D
-            codes = self.encode(flat)
-            vectors = self.lookup(codes)
-            losses = {
-                "codebook": F.mse_loss(vectors, flat.detach()),
-                "commitment": F.mse_loss(flat, vectors.detach()),
-            }
-            if self.weights["alignment_weight"] and (distance := self.alignment(flat, update_statistics)) is not None:
-                losses["alignment"] = distance
-            loss = sum(self.weights[f"{name}_weight"] * value for name, value in losses.items())
-            quantized = _StraightThrough.apply(flat, vectors.detach()).reshape(features.shape)
-        return QuantizerOutput(
-            quantized=quantized.to(features.dtype),
-            codes=codes.reshape(features.shape[:-1]),
-            loss=loss,
-            losses={name: value.detach() for name, value in losses.items()},
-            statistics=self._batch_statistics(codes, losses["commitment"].detach() * self.dim),
-        )
-
-    @torch.no_grad()
-    def _batch_statistics(self, codes: torch.Tensor, error: torch.Tensor) -> dict[str, torch.Tensor]:
-        # scatter_add and not bincount, which waits for the GPU to learn its output's size.
-        counts = torch.zeros(self.num_codes, device=codes.device)
-        counts.scatter_add_(0, codes, torch.ones_like(codes, dtype=counts.dtype))
-        return {
-            "quantization_error": error,
-            "utilization": (counts > 0).float().mean(),
-            "perplexity": code_perplexity(counts),
-        }
-
-
-class WassersteinQuantizer(VectorQuantizer):
-    """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078).
-
-    loss = vanilla + gamma L_W over the moments of the last ``window_size`` features; gradient of L_W to the codes only.
+    loss = vanilla + gamma alignment; the gradient of the alignment reaches all codes, used or not, and no feature.
     """
 
     defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1, "alignment_weight": 0.5}
+    aligned = True
+    normalize = True  # in units of the features' spread; the atomic study measures in absolute units
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.target_scale = config.target_scale
+
+    def reset_codebook(self) -> None:
+        init.normal_(self.codebook, 0.0, 0.01)
+
+    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+        """Distance (0-d) between codebook and features (N, D), whose codes are ``codes`` (N,).
+
+        Args:
+            joined: measure it over the features of all processes and count them in running statistics; else over this
+                batch alone, without a trace and without waiting for others.
+        """
+        raise NotImplementedError
+
+    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
+        losses = super().losses(features, vectors, codes, update_statistics)
+        if self.weights["alignment_weight"]:
+            losses["alignment"] = self.alignment(features.detach(), codes, update_statistics)
+        return losses
+
+
+class WindowedQuantizer(AlignedQuantizer):
+    """Aligned by the Gaussian moments of the last ``window_size`` features."""
 
     def __init__(self, config):
         super().__init__(config)
         self.window = MomentWindow(config.window_size)
 
-    def reset_codebook(self) -> None:
-        init.normal_(self.codebook, 0.0, 0.01)
-
-    def alignment(self, features: torch.Tensor, update_statistics: bool) -> torch.Tensor:
-        # Outside of training steps: this process's batch alone, without a trace, and without waiting for other ranks.
-        window = self.window if update_statistics else MomentWindow(self.window.size)
-        window.update(features, joined=update_statistics)
-        return gaussian_wasserstein(*window.moments(), self.codebook)
+    def moments(self, features: torch.Tensor, joined: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        window = self.window if joined else MomentWindow(self.window.size)
+        window.update(features, joined)
+        return window.moments()
 
     def training_state(self) -> dict:
         return {"window": self.window.state_dict()}
@@ -165,47 +79,177 @@ class WassersteinQuantizer(VectorQuantizer):
         self.window.load_state_dict(state["window"], device)
 
 
-class SlicedWassersteinQuantizer(VectorQuantizer):
+class WassersteinQuantizer(WindowedQuantizer):
+    """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078)."""
+
+    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+        return gaussian_wasserstein(*self.moments(features, joined), self.codebook, self.normalize, self.target_scale)
+
+
+class SlicedWassersteinQuantizer(AlignedQuantizer):
     """Codes follow the features' whole distribution by the sliced Wasserstein distance, with no Gaussian assumption."""
 
-    defaults = WassersteinQuantizer.defaults
+    robust = 0.25  # where the cost of a difference goes from squared to linear, in standard deviations of the features
 
     def __init__(self, config):
         super().__init__(config)
         self.num_projections = config.num_projections
 
+    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+        directions = random_directions(self.num_projections, self.dim, features.device, joined)
+        features = gather_rows(features) if joined else features
+        return sliced_wasserstein(features, self.codebook, directions, self.normalize, self.target_scale, self.robust)
+
+
+class MMDQuantizer(AlignedQuantizer):
+    """Codes follow the features' distribution by the maximum mean discrepancy, over a random sample of either side."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_samples = config.num_samples
+
+    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+        features = gather_rows(features) if joined else features
+        if self.target_scale != 1:
+            mean = features.mean(0)
+            features = mean + self.target_scale * (features - mean)
+        return mmd(self._sample(features), self._sample(self.codebook))
+
+    def _sample(self, points: torch.Tensor) -> torch.Tensor:
+        if len(points) <= self.num_samples:
+            return points
+        return points[torch.randperm(len(points), device=points.device)[: self.num_samples]]
+
+
+class AffineQuantizer(WindowedQuantizer):
+    """Control: every ``affine_interval`` steps the optimal map between the Gaussian fits carries the codes.
+
+    The Gaussian distance is 0 after each, with no training at all; between them the codebook trains as in "vanilla".
+    """
+
+    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.interval = config.affine_interval
+        self._steps = 0
+
+    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
+        return VectorQuantizer.losses(self, features, vectors, codes, update_statistics)
+
+    @torch.no_grad()
+    def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
+        moments = self.moments(features, joined=True)
+        if self._steps % self.interval == 0:
+            self.codebook.copy_(affine_map(*moments, self.codebook, self.target_scale))
+        self._steps += 1
+
+    def training_state(self) -> dict:
+        return super().training_state() | {"steps": self._steps}
+
+    def load_training_state(self, state: dict, device: torch.device) -> None:
+        super().load_training_state(state, device)
+        self._steps = state["steps"]
+
+
+class ProductQuantizer(nn.Module):
+    """G codebooks side by side, each of K codes of D / G dims, each quantizing its own part of the features.
+
+    Codes have the number of codebooks as their last dim. Loss terms are means over the codebooks, the quantization
+    error is their sum, utilization and perplexity are means. Source: Jegou et al. 2011.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        part = copy.copy(config)
+        part.code_dim, part.num_groups = config.code_dim // config.num_groups, 1
+        self.num_codes, self.dim = config.num_codes, config.code_dim
+        self.groups = nn.ModuleList(QUANTIZERS[config.quantizer](part) for _ in range(config.num_groups))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return self.groups[0].weights
+
     def reset_codebook(self) -> None:
-        init.normal_(self.codebook, 0.0, 0.01)
+        for group in self.groups:
+            group.reset_codebook()
 
-    def alignment(self, features: torch.Tensor, update_statistics: bool) -> torch.Tensor:
-        directions = random_directions(self.num_projections, self.dim, features.device, joined=update_statistics)
-        features = gather_features(features) if update_statistics else features
-        return sliced_wasserstein(features, self.codebook, directions)
+    def codebook_parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.groups for parameter in group.codebook_parameters()]
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Codes (..., G) int64 of features (..., D)."""
+        return torch.stack([group.encode(part) for group, part in self._parts(features)], dim=-1)
+
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) in the space of the codes."""
+        return torch.cat([group.prepare(part) for group, part in self._parts(features)], dim=-1)
+
+    def assign(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Codes (N, G) of the codes nearest to vectors (N, D) in the space of the codes."""
+        return torch.stack([group.assign(part) for group, part in self._parts(vectors)], dim=-1)
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Vectors (..., D) of codes (..., G)."""
+        return torch.cat([group.lookup(codes[..., g]) for g, group in enumerate(self.groups)], dim=-1)
+
+    def training_state(self) -> dict:
+        return {"groups": [group.training_state() for group in self.groups]}
+
+    def load_training_state(self, state: dict, device: torch.device) -> None:
+        for group, saved in zip(self.groups, state["groups"], strict=True):
+            group.load_training_state(saved, device)
+
+    def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
+        """As :meth:`Quantizer.forward`, each codebook over its part of the features."""
+        outputs = [group(part, update_statistics) for group, part in self._parts(features)]
+        statistics = _mean_by_name([output.statistics for output in outputs])
+        statistics["quantization_error"] = statistics["quantization_error"] * len(outputs)
+        return QuantizerOutput(
+            quantized=torch.cat([output.quantized for output in outputs], dim=-1),
+            codes=torch.stack([output.codes for output in outputs], dim=-1),
+            loss=torch.stack([output.loss for output in outputs]).mean(),
+            losses=_mean_by_name([output.losses for output in outputs]),
+            statistics=statistics,
+        )
+
+    def _parts(self, features: torch.Tensor):
+        return zip(self.groups, features.chunk(len(self.groups), dim=-1), strict=True)
 
 
-QUANTIZERS: dict[str, type[VectorQuantizer]] = {
+def _mean_by_name(groups: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([values[name] for values in groups]).mean() for name in groups[0]}
+
+
+QUANTIZERS: dict[str, type[Quantizer]] = {
     "vanilla": VectorQuantizer,
+    "ema": EMAQuantizer,
+    "online": OnlineQuantizer,
+    "linear": LinearQuantizer,
+    "fsq": FSQQuantizer,
+    "lfq": LFQQuantizer,
     "wasserstein": WassersteinQuantizer,
     "sliced": SlicedWassersteinQuantizer,
+    "mmd": MMDQuantizer,
+    "affine": AffineQuantizer,
 }
 
 
-def build_quantizer(config) -> VectorQuantizer:
-    """The quantizer that ``config.quantizer`` names.
+def build_quantizer(config) -> Quantizer | ProductQuantizer:
+    """The quantizer that ``config.quantizer`` names, or the product of ``config.num_groups`` of them.
 
     Raises:
-        ConfigError: no quantizer of that name is registered.
+        ConfigError: no quantizer of that name is registered, or it does not have what a field asks for.
     """
-    check_quantizer_name(config.quantizer)
-    return QUANTIZERS[config.quantizer](config)
+    check_quantizer(config)
+    return ProductQuantizer(config) if config.num_groups > 1 else QUANTIZERS[config.quantizer](config)
 
 
-def check_quantizer_name(name: str) -> None:
+def check_quantizer(config) -> None:
+    """Raise ConfigError, naming the field, if the quantizer is unknown or cannot do what another field asks for."""
+    name = config.quantizer
     if not isinstance(name, str) or name not in QUANTIZERS:
         raise ConfigError(
             f'quantizer "{name}" is unknown{near_match(name, QUANTIZERS)}; one of {", ".join(QUANTIZERS)}'
         )
-
-
-def _first(value, default):
-    return default if value is None else value
+    QUANTIZERS[name].check(config)

@@ -43,8 +43,10 @@ class TokenizerTask:
         codebook = model.codebook_parameters()
         own = {id(p) for p in codebook}
         network = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-        group = parameter_group("codebook", codebook, self.config, lr=self.config.codebook_learning_rate)
-        return [*network_groups(network, self.config), group]
+        groups = network_groups(network, self.config)
+        if codebook:
+            groups.append(parameter_group("codebook", codebook, self.config, lr=self.config.codebook_learning_rate))
+        return groups
 
     def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values = batch["pixel_values"]

@@ -15,7 +15,14 @@ import wvq
 from wvq import commands
 from wvq.errors import ConfigError, WVQError, near_match
 from wvq.parser import Parser, recipe_file
-from wvq.recipes import EvaluationRecipe, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.recipes import (
+    AtomicRecipe,
+    EvaluationRecipe,
+    ExportRecipe,
+    GeneratorRecipe,
+    QuickstartRecipe,
+    TokenizerRecipe,
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ COMMANDS = {
                 commands.evaluate_reconstruction),
         Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
                 commands.evaluate_generation),
+        Command("study atomic", "quantizers against features of a known distribution",
+                _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "say what a folder or result file is", _info_arguments, commands.info),
     )
 }  # fmt: skip
@@ -125,12 +134,14 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return COMMANDS[name], arguments[words:]
-    if arguments[0] == "evaluate":
+    kinds = [name.split()[1] for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if kinds:
         if any(word in ("-h", "--help") for word in arguments[1:2]):
             print(usage(), end="")
             raise SystemExit(0)
         kind = arguments[1] if len(arguments) > 1 else ""
-        raise ConfigError(f'evaluate needs "reconstruction" or "generation", got "{kind}"')
+        wanted = " or ".join(f'"{kind}"' for kind in kinds)
+        raise ConfigError(f'{arguments[0]} needs {wanted}, got "{kind}"')
     raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
 
 

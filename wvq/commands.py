@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from wvq.errors import ConfigError, first_line
-from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.recipes import AtomicRecipe, DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 
 
 def _recipe(values, recipe: type):
@@ -199,6 +199,14 @@ def _save_result(out: str | None, result: dict) -> None:
     if out:
         write_result(out, result)
         print(f"result in {out}")
+
+
+def study_atomic(values) -> None:
+    from wvq.eval.atomic_study import run_study, study_table
+
+    recipe = _recipe(values, AtomicRecipe)
+    print(study_table(run_study(recipe)))
+    print(f"results, table.md and plots in {recipe.out}")
 
 
 def info(values) -> None:

@@ -272,6 +272,47 @@ class QuickstartRecipe:
         check("minutes", "above 0", lambda value: value > 0)
 
 
+@dataclass
+class AtomicRecipe:
+    """The atomic study: codebooks against features of a known distribution, without a network.
+
+    Args:
+        out: folder for the results; cells that it already holds are not run again.
+        preset: ``paper``, ``bimodal``, ``shifts``, ``affine``, ``theory`` or ``sweeps``; the axes below then choose
+            among its cells.
+        quantizers: methods (default: sliced).
+        distributions: ``gaussian``, ``uniform``, ``bimodal`` (default: gaussian).
+        shifts: added to every dim of the features (default: 0).
+        separations: distance of the modes from their middle, in every dim (default: 0).
+        target_scales: tau of the alignments (default: 1).
+        code_scales: width of the codes at the start (default: 1).
+        num_codes, code_dim: K and D (default: 16,384 and 8).
+        num_features: fresh features of each step (default: 50,000).
+        steps: training steps (default: 2,000; 10,000 in ``bimodal``).
+        evaluation_features: fresh features for E, U and C (default: 200,000).
+        num_projections: directions per step of ``sliced`` (default: 4).
+        seed: start of codes, features and directions.
+        progress: show progress bars.
+    """
+
+    out: str = "runs/atomic"
+    preset: str | None = None
+    quantizers: list[str] | None = None
+    distributions: list[str] | None = None
+    shifts: list[float] | None = None
+    separations: list[float] | None = None
+    target_scales: list[float] | None = None
+    code_scales: list[float] | None = None
+    num_codes: int | None = None
+    code_dim: int | None = None
+    num_features: int | None = None
+    steps: int | None = None
+    evaluation_features: int | None = None
+    num_projections: int | None = None
+    seed: int = 0
+    progress: bool = True
+
+
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = (None, "no", "bf16", "fp16")
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")

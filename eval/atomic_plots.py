@@ -1,0 +1,103 @@
+"""Plots of the atomic study: the criterion triple over steps, and over the axis that the cells vary."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wvq.eval.plots import COLORS, style_axes, style_legend
+
+PANELS = (
+    ("quantization_error", "quantization error E"),
+    ("utilization", "utilization U"),
+    ("perplexity", "perplexity C"),
+    ("wasserstein_distance", "Gaussian Wasserstein distance W"),
+)
+AXES = {
+    "shift": "shift of the features",
+    "separation": "separation of the modes (zeta)",
+    "code_scale": "scale of the codes",
+    "target_scale": "target scale (tau)",
+    "num_codes": "number of codes K",
+    "code_dim": "dims of a code D",
+}
+_SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale")
+# Colour and dash of a method are the same in every plot.
+_METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "fixed")
+_DASHES = ("-", (0, (5, 2)))
+
+
+def plot_study(results: list[dict]) -> dict[str, Figure]:
+    """Name -> figure: ``curves-...`` for every setting, ``over-<axis>...`` for every axis with several values."""
+    figures = {}
+    settings = defaultdict(list)
+    for result in results:
+        if result["curve"]:
+            settings[tuple(result["cell"][name] for name in _SETTING)].append(result)
+    for setting, group in settings.items():
+        figures[f"curves-{_name(dict(zip(_SETTING, setting, strict=True)))}"] = _curves(group)
+    for axis in AXES:
+        others = [name for name in _SETTING if name != axis]
+        lines = defaultdict(list)
+        for result in results:
+            lines[tuple(result["cell"][name] for name in others)].append(result)
+        for setting, group in lines.items():
+            if len({result["cell"][axis] for result in group}) > 3:
+                figures[f"over-{axis}-{_name(dict(zip(others, setting, strict=True)))}"] = _over(axis, group)
+    return figures
+
+
+def _name(setting: dict) -> str:
+    plain = {"num_codes": 16_384, "code_dim": 8, "shift": 0, "separation": 0, "code_scale": 1, "target_scale": 1}
+    parts = [setting["distribution"]] if "distribution" in setting else []
+    return "-".join(
+        parts + [f"{name}{setting[name]:g}" for name in plain if setting.get(name, 0) not in (0, plain[name])]
+    )
+
+
+def _curves(group: list[dict]) -> Figure:
+    figure = Figure(figsize=(9, 6), dpi=150, facecolor="white", layout="constrained")
+    for position, (key, title) in enumerate(PANELS):
+        axes = figure.add_subplot(2, 2, position + 1)
+        for result in sorted(group, key=lambda result: _METHODS.index(result["cell"]["quantizer"])):
+            rows = result["curve"]
+            _line(axes, [row["step"] for row in rows], [row[key] for row in rows], result["cell"]["quantizer"])
+        _finish(axes, title, "step")
+        if key == "wasserstein_distance":
+            axes.set_yscale("log")
+        if position == 0:
+            style_legend(axes)
+    return figure
+
+
+def _over(axis: str, group: list[dict]) -> Figure:
+    figure = Figure(figsize=(9, 3.2), dpi=150, facecolor="white", layout="constrained")
+    for position, (key, title) in enumerate(PANELS[:3]):
+        axes = figure.add_subplot(1, 3, position + 1)
+        methods = defaultdict(list)
+        for result in group:
+            methods[result["cell"]["quantizer"]].append((result["cell"][axis], result["result"][key]))
+        for method in sorted(methods, key=_METHODS.index):
+            x, y = zip(*sorted(methods[method]), strict=True)
+            _line(axes, x, y, method, marker="o")
+        _finish(axes, title, AXES[axis])
+        if axis == "num_codes":
+            axes.set_xscale("log", base=2)
+        if position == 0:
+            style_legend(axes)
+    return figure
+
+
+def _line(axes, x, y, method: str, marker: str = "") -> None:
+    index = _METHODS.index(method)
+    axes.plot(
+        x, y, label=method, marker=marker, markersize=3.5, linewidth=1.6,
+        color=COLORS[index % len(COLORS)], linestyle=_DASHES[index // len(COLORS)],
+    )  # fmt: skip
+
+
+def _finish(axes, title: str, x: str) -> None:
+    style_axes(axes, title, x)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

@@ -1,0 +1,39 @@
+"""Collectives that work the same with one process and with several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    """Number of processes that run together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, summed in place over all processes."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows (N, ...) of all processes joined (W N, ...), detached; every process must bring as many."""
+    tensor = tensor.detach().contiguous()
+    if world_size() == 1:
+        return tensor
+    joined = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
+    dist.all_gather_into_tensor(joined, tensor)
+    return joined
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The picklable value of each process, in order of rank."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
