@@ -152,6 +152,7 @@ BASE = {
     "pretrained",
     "networks",
     "tracking",
+    "distributed",
 } | {
     "folders",
     "sources",

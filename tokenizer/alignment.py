@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-import torch.distributed as dist
 
-from wvq.distributed import sum_over_processes, world_size
+from wvq.distributed import from_first_process, sum_over_processes, world_size
 
 _EPSILON = 1e-10  # inside the outer square root, as published: a finite gradient at a perfect match
 
@@ -138,9 +137,17 @@ def gaussian_wasserstein(
 def random_directions(count: int, dim: int, device: torch.device, joined: bool = True) -> torch.Tensor:
     """``count`` unit vectors (P, D), uniform on the sphere; if ``joined``, the same on every process."""
     directions = torch.randn(count, dim, device=device)
-    if joined and world_size() > 1:
-        dist.broadcast(directions, src=0)
+    if joined:
+        directions = from_first_process(directions)
     return directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def random_sample(points: torch.Tensor, count: int, joined: bool = True) -> torch.Tensor:
+    """At most ``count`` of the points (N, D), without repetition; if ``joined``, the same ones on every process."""
+    if len(points) <= count:
+        return points
+    order = torch.randperm(len(points), device=points.device)
+    return points[(from_first_process(order) if joined else order)[:count]]
 
 
 def sliced_wasserstein(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
 from wvq.data import ImageDataset, load_images
-from wvq.errors import CacheError
+from wvq.errors import CacheError, ConfigError
 from wvq.images import to_uint8
 from wvq.outputs import refuse_occupied, whole_folder
 from wvq.pretrained import weights_hash
@@ -42,6 +42,11 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    if tokenizer.config.num_groups > 1:
+        raise ConfigError(
+            f"the tokenizer in {recipe.tokenizer} has num_groups {tokenizer.config.num_groups}: "
+            "a code cache holds one code a position; train one with num_groups 1"
+        )
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(

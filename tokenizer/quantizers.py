@@ -20,6 +20,7 @@ from wvq.tokenizer.alignment import (
     gaussian_wasserstein,
     mmd,
     random_directions,
+    random_sample,
     sliced_wasserstein,
 )
 from wvq.tokenizer.baselines import EMAQuantizer, LinearQuantizer, OnlineQuantizer
@@ -113,12 +114,8 @@ class MMDQuantizer(AlignedQuantizer):
         if self.target_scale != 1:
             mean = features.mean(0)
             features = mean + self.target_scale * (features - mean)
-        return mmd(self._sample(features), self._sample(self.codebook))
-
-    def _sample(self, points: torch.Tensor) -> torch.Tensor:
-        if len(points) <= self.num_samples:
-            return points
-        return points[torch.randperm(len(points), device=points.device)[: self.num_samples]]
+        chosen = (random_sample(points, self.num_samples, joined) for points in (features, self.codebook))
+        return mmd(*chosen)
 
 
 class AffineQuantizer(WindowedQuantizer):

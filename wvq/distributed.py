@@ -30,6 +30,13 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     return joined
 
 
+def from_first_process(tensor: torch.Tensor) -> torch.Tensor:
+    """The first process's tensor on every process, written over the others' in place."""
+    if world_size() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def gather_objects(value: Any) -> list[Any]:
     """The picklable value of each process, in order of rank."""
     if world_size() == 1:
