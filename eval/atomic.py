@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from wvq.errors import ConfigError, near_match
 from wvq.tokenizer.alignment import MomentWindow, gaussian_wasserstein
-from wvq.tokenizer.codebook import Quantizer
+from wvq.tokenizer.codebook import Quantizer, code_counts
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.metrics import CodeStatistics
+from wvq.tokenizer.metrics import CodeStatistics, code_perplexity
 from wvq.tokenizer.quantizers import build_quantizer
 
 DISTRIBUTIONS = ("gaussian", "uniform", "bimodal")
@@ -60,6 +60,7 @@ PROTOCOLS = {
     "mmd":         Protocol(3.0, commitment=0.1, alignment=10.0),
     "affine":      Protocol(1.0, source="ours: vanilla, and the affine map at every interval"),
     "sliced":      Protocol(0.05, alignment=0.3, optimizer="adam", schedule="cosine", source="ours"),
+    "kmeans":      Protocol(source="Lloyd's algorithm on one set of features: the reference for E"),
     "fixed":       Protocol(source="no training: codes as drawn"),
 }  # fmt: skip
 
@@ -69,7 +70,8 @@ class AtomicCell:
     """One cell of the study.
 
     Args:
-        quantizer: a method of PROTOCOLS; ``fixed`` measures the codes as drawn.
+        quantizer: a method of PROTOCOLS; ``fixed`` measures the codes as drawn, ``kmeans`` is Lloyd's algorithm on one
+            set of ``num_features`` features, its codes starting at some of them.
         distribution: ``gaussian`` N(shift 1, I), ``uniform`` over [-1, 1]^D + shift, or ``bimodal``
             half N(separation 1, I), half N(-separation 1, I), + shift.
         shift: added to every dim of the features; mu and nu of the paper.
@@ -110,6 +112,8 @@ class AtomicCell:
         for name in ("code_scale", "target_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be in [0, 2**32), got {self.seed}")
         if self.steps < 0:
             raise ConfigError(f"steps must be at least 0, got {self.steps}")
         for name in ("shift", "separation"):
@@ -125,7 +129,7 @@ class AtomicCell:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in ("distribution", "quantizer") and value != field.default:
-                parts.append(f"{field.name}{value:g}")
+                parts.append(f"{field.name}{int(value) if float(value).is_integer() else value}")
         return "-".join(parts)
 
 
@@ -162,11 +166,24 @@ def run_cell(cell: AtomicCell, progress: bool = True) -> dict:
     quantizer = _build(cell, protocol)
     with torch.no_grad():
         quantizer.codebook.copy_(_draw_mode(cell, cell.num_codes, generator) * cell.code_scale)
-    optimizer, scheduler = _optimizer(quantizer, cell, protocol)
+    start = time.perf_counter()
     steps = range(cell.steps if cell.quantizer != "fixed" else 0)
-    every = max(1, len(steps) // 100)
-    curve, start = [], time.perf_counter()
     bar = tqdm(steps, desc=cell.name, unit="step", disable=not (progress and steps), leave=False)
+    train = _lloyd if cell.quantizer == "kmeans" else _train
+    curve = train(quantizer, cell, protocol, generator, bar)
+    return {
+        "cell": dataclasses.asdict(cell),
+        "protocol": dataclasses.asdict(protocol),
+        "result": _measure(quantizer, cell),
+        "curve": curve,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _train(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+    optimizer, scheduler = _optimizer(quantizer, cell, protocol)
+    every = max(1, cell.steps // 100)
+    curve = []
     for step in bar:
         features = draw_features(cell, cell.num_features, generator)
         if step % every == 0:
@@ -182,13 +199,33 @@ def run_cell(cell: AtomicCell, progress: bool = True) -> dict:
             row |= {"step": step, "wasserstein_distance": _distance(features, codebook)}
             curve.append(row)
             bar.set_postfix(E=f"{row['quantization_error']:.4f}", U=f"{row['utilization']:.3f}")
-    return {
-        "cell": dataclasses.asdict(cell),
-        "protocol": dataclasses.asdict(protocol),
-        "result": _measure(quantizer, cell),
-        "curve": curve,
-        "seconds": time.perf_counter() - start,
-    }
+    return curve
+
+
+@torch.no_grad()
+def _lloyd(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+    features = draw_features(cell, cell.num_features, generator)
+    if cell.num_codes > len(features):
+        raise ConfigError(f"num_features must be at least num_codes ({cell.num_codes}), got {cell.num_features}")
+    quantizer.codebook.copy_(features[: cell.num_codes])
+    curve = []
+    for step in bar:
+        codes = quantizer.encode(features)
+        counts = code_counts(codes, cell.num_codes)
+        error = (features - quantizer.lookup(codes)).square().sum(1).double().mean()
+        row = {
+            "quantization_error": error.item(),
+            "utilization": (counts > 0).double().mean().item(),
+            "perplexity": code_perplexity(counts.double()).item(),
+            "step": step,
+            "wasserstein_distance": _distance(features, quantizer.codebook),
+        }
+        curve.append(row)
+        bar.set_postfix(E=f"{row['quantization_error']:.4f}")
+        sums = torch.zeros_like(quantizer.codebook).index_add_(0, codes, features)
+        means = sums / counts.clamp_min(1)[:, None]
+        quantizer.codebook.copy_(torch.where(counts[:, None] > 0, means, quantizer.codebook))
+    return curve
 
 
 def _build(cell: AtomicCell, protocol: Protocol) -> Quantizer:
@@ -200,7 +237,7 @@ def _build(cell: AtomicCell, protocol: Protocol) -> Quantizer:
         weights["alignment_weight"] = protocol.alignment
     quantizer = build_quantizer(
         WassersteinVQConfig(
-            quantizer="vanilla" if cell.quantizer == "fixed" else cell.quantizer,
+            quantizer="vanilla" if cell.quantizer in ("fixed", "kmeans") else cell.quantizer,
             num_codes=cell.num_codes,
             code_dim=cell.code_dim,
             target_scale=cell.target_scale,

@@ -25,7 +25,7 @@ AXES = {
 }
 _SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale")
 # Colour and dash of a method are the same in every plot.
-_METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "fixed")
+_METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "kmeans", "fixed")
 _DASHES = ("-", (0, (5, 2)))
 
 

@@ -48,6 +48,11 @@ PRESETS = {
     ],
     # Every shift of the study for the method of ours.
     "shifts": [{"distribution": ["gaussian", "uniform"], "quantizer": ["sliced"], "shift": list(range(9))}],
+    # What a converged k-means reaches; a shift makes no difference to it.
+    "kmeans": [
+        {"distribution": [distribution], "quantizer": ["kmeans"], "num_features": [4_000_000], "steps": [25]} | modes
+        for distribution, modes in (("gaussian", {}), ("uniform", {}), ("bimodal", {"separation": [2, 4]}))
+    ],
     # The affine control: the Gaussian distance is 0 with no training of the alignment.
     "affine": [
         {"distribution": ["gaussian"], "quantizer": ["affine"], "shift": [0, 1, 3, 5]},
@@ -154,7 +159,7 @@ def report_study(folder: str | Path) -> list[dict]:
         write_text(folder / "table.md", study_table(results))
         for name, figure in plot_study(results).items():
             figure.savefig(folder / f"{name}.png")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / 'cells'} holds a file that is no result of this study ({error!r})") from error
     return results
 

@@ -91,6 +91,25 @@ def _root(matrix: torch.Tensor) -> torch.Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
+class _Moments(torch.autograd.Function):
+    # Mean and biased covariance of points (K, D) in float64. Written out, because automatic differentiation would keep
+    # and multiply several float64 matrices of K x D.
+    @staticmethod
+    def forward(ctx, points):
+        wide = _wide(points)
+        mean = wide.mean(0)
+        centred = wide - mean
+        ctx.save_for_backward(centred)
+        ctx.dtype = points.dtype
+        return mean, centred.T @ centred / len(points)
+
+    @staticmethod
+    def backward(ctx, mean_gradient, covariance_gradient):
+        (centred,) = ctx.saved_tensors
+        gradient = centred @ (covariance_gradient + covariance_gradient.T) + mean_gradient
+        return (gradient / len(centred)).to(ctx.dtype)
+
+
 def gaussian_wasserstein(
     mean: torch.Tensor,
     covariance: torch.Tensor,
@@ -115,14 +134,13 @@ def gaussian_wasserstein(
     Source: Dowson and Landau 1982; as a codebook loss arXiv 2506.15078.
     """
     with torch.autocast(codebook.device.type, enabled=False):
-        mean, covariance, codes = _wide(mean.detach()), _wide(covariance.detach()), _wide(codebook)
+        mean, covariance = _wide(mean.detach()), _wide(covariance.detach())
+        code_mean, code_covariance = _Moments.apply(codebook)
         if normalize:
             scale = feature_scale(covariance)
-            mean, covariance, codes = mean / scale, covariance / scale**2, codes / scale
+            mean, covariance = mean / scale, covariance / scale**2
+            code_mean, code_covariance = code_mean / scale, code_covariance / scale**2
         covariance = covariance * target_scale**2
-        code_mean = codes.mean(0)
-        centred = codes - code_mean
-        code_covariance = centred.T @ centred / len(codes)
         root = _root(covariance)
         middle = root @ code_covariance @ root
         # Only eigenvalues of a symmetric matrix are needed: no eigenvector gradients, which explode for equal values.

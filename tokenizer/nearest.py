@@ -84,8 +84,9 @@ def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     codes = F.pad(codebook, (0, 0, 0, padding)).T
     half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
     rows = max(1, tile_bytes // (4 * len(half_squares) * _BLOCK)) * _BLOCK
-    tiles = [
-        torch.addmm(half_squares, tile, codes, alpha=-1).argmin(1)  # N_tile x K -> N_tile
-        for tile in features.split(rows)
-    ]
-    return torch.cat(tiles)[:count]
+    scores = features.new_empty(min(rows, len(features)), len(half_squares))  # one for all tiles
+    found = [features.new_empty(0, dtype=torch.int64)]
+    for tile in features.split(rows) if count else ():
+        found.append(torch.addmm(half_squares, tile, codes, alpha=-1, out=scores[: len(tile)]).argmin(1))
+    # An infinite feature makes NaN of the padding: any code will do, but one that there is.
+    return torch.cat(found)[:count].clamp_max_(len(codebook) - 1)

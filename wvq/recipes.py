@@ -278,8 +278,8 @@ class AtomicRecipe:
 
     Args:
         out: folder for the results; cells that it already holds are not run again.
-        preset: ``paper``, ``bimodal``, ``shifts``, ``affine``, ``theory`` or ``sweeps``; the axes below then choose
-            among its cells.
+        preset: ``paper``, ``bimodal``, ``shifts``, ``kmeans``, ``affine``, ``theory`` or ``sweeps``; the axes below
+            then choose among its cells.
         quantizers: methods (default: sliced).
         distributions: ``gaussian``, ``uniform``, ``bimodal`` (default: gaussian).
         shifts: added to every dim of the features (default: 0).

@@ -1,13 +1,18 @@
 """The criterion triple against hand computation, PSNR and SSIM against scikit-image."""
 
+import collections
+import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from wvq.tokenizer.metrics import CodeStatistics, code_perplexity, luma, psnr, ssim
+from wvq.tokenizer.metrics import CodeStatistics, _JointCounts, code_perplexity, luma, psnr, ssim
 
 
 def pairs(count=3, height=20, width=27, channels=3, noise=20, seed=0):
@@ -103,3 +108,135 @@ def test_perplexity_bounds():
     assert code_perplexity(torch.ones(16)).item() == pytest.approx(16)
     assert code_perplexity(torch.tensor([0.0, 9.0, 0.0])).item() == pytest.approx(1)
     assert code_perplexity(torch.zeros(4)).item() == pytest.approx(1)
+
+
+# ---- several codebooks
+
+
+def draw_groups(count, num_codes, num_groups, seed=0):
+    """Codes of which some combinations are frequent, and an error for each feature."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(count, num_groups, generator=generator)
+    return (num_codes * draws**3).long(), torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def entropy_power(shares):
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+def test_figures_of_two_codebooks_by_hand():
+    statistics = CodeStatistics(4, num_groups=2)
+    statistics.update(torch.tensor([[[0, 3], [0, 3]], [[1, 3], [2, 0]]]), torch.tensor(1.5))
+    statistics.update(torch.tensor([[0, 3], [1, 3]]), torch.tensor(3.0))
+    figures = statistics.compute()
+    assert figures["num_tokens"] == 6
+    assert figures["quantization_error"] == pytest.approx((4 * 1.5 + 2 * 3.0) / 6)
+    assert figures["utilization_per_codebook"] == [3 / 4, 2 / 4]
+    assert figures["utilization"] == pytest.approx(5 / 8)
+    perplexity = [entropy_power([3 / 6, 2 / 6, 1 / 6]), entropy_power([5 / 6, 1 / 6])]
+    assert figures["perplexity_per_codebook"] == pytest.approx(perplexity)
+    assert figures["perplexity"] == pytest.approx(sum(perplexity) / 2)
+    assert figures["joint_codes"] == 3  # (0, 3), (1, 3), (2, 0)
+    assert figures["joint_utilization"] == pytest.approx(3 / 16)
+    assert figures["joint_perplexity"] == pytest.approx(entropy_power([3 / 6, 2 / 6, 1 / 6]))
+    assert statistics.counts.tolist() == [[3, 2, 1, 0], [1, 0, 0, 5]]
+
+
+def test_one_codebook_has_no_joint_figures_and_a_flat_histogram():
+    statistics = CodeStatistics(4)
+    statistics.update(torch.tensor([3, 3]), torch.tensor(0.0))
+    assert statistics.counts.tolist() == [0, 0, 0, 2]
+    assert set(statistics.compute()) == {"quantization_error", "utilization", "perplexity", "num_tokens"}
+
+
+@pytest.mark.parametrize("waiting", [1, 50, 2**18])
+@pytest.mark.parametrize("size", [1, 13, 500])
+def test_any_split_and_any_merge_of_several_codebooks_gives_the_same_figures(monkeypatch, waiting, size):
+    monkeypatch.setattr(_JointCounts, "_WAITING_ROWS", waiting)
+    codes, errors = draw_groups(500, 6, 3)
+    streamed = CodeStatistics(6, 3)
+    for part in torch.arange(500).split(size):
+        streamed.update(codes[part], errors[part].mean())
+    figures = streamed.compute()
+    joint = collections.Counter(map(tuple, codes.tolist()))
+    assert figures["joint_codes"] == len(joint)
+    assert figures["joint_utilization"] == pytest.approx(len(joint) / 6**3)
+    assert figures["joint_perplexity"] == pytest.approx(entropy_power([n / 500 for n in joint.values()]))
+    assert figures["quantization_error"] == pytest.approx(errors.mean().item())
+    whole = CodeStatistics(6, 3)
+    whole.update(codes.view(20, 25, 3), errors.mean())
+    expected = whole.compute()
+    assert figures.keys() == expected.keys()
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, rel=1e-9), name
+    assert torch.equal(streamed.counts, torch.stack([torch.bincount(column, minlength=6) for column in codes.T]))
+
+
+def test_figures_can_be_taken_in_between():
+    codes, errors = draw_groups(200, 5, 2)
+    statistics, whole = CodeStatistics(5, 2), CodeStatistics(5, 2)
+    for part in torch.arange(200).split(60):
+        statistics.update(codes[part], errors[part].mean())
+        statistics.compute()
+    whole.update(codes, errors.mean())
+    assert statistics.compute()["joint_perplexity"] == pytest.approx(whole.compute()["joint_perplexity"])
+
+
+def test_a_product_of_astronomically_many_codes_is_counted():
+    statistics = CodeStatistics(2**20, num_groups=8)
+    codes = torch.randint(0, 2**20, (100, 8), generator=torch.Generator().manual_seed(0))
+    statistics.update(torch.cat([codes, codes[:50]]), torch.tensor(1.0))
+    figures = statistics.compute()
+    assert statistics.counts.shape == (8, 2**20)
+    assert figures["joint_codes"] == 100
+    assert figures["joint_utilization"] == pytest.approx(100 / 2.0**160)
+    assert figures["joint_perplexity"] == pytest.approx(entropy_power([2 / 150] * 50 + [1 / 150] * 50))
+
+
+PROCESS = """
+import json, sys, torch, torch.distributed as dist
+from wvq.tokenizer.metrics import CodeStatistics
+
+class Accelerator:
+    def reduce(self, tensor, reduction):
+        assert reduction == "sum"
+        dist.all_reduce(tensor)
+        return tensor
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+found = []
+for num_codes, codes, errors in torch.load(f"{folder}/codes.pt"):
+    statistics = CodeStatistics(num_codes, 1 if codes.ndim == 1 else codes.shape[1])
+    share = torch.arange(200) if rank == 0 else torch.arange(200, len(codes))
+    for part in share.split(70):
+        statistics.update(codes[part], errors[part].mean())
+    statistics.reduce(Accelerator())
+    found.append([statistics.counts.tolist(), statistics.compute()])
+with open(f"{folder}/found-{rank}.json", "w") as file:
+    json.dump(found, file)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_reduce_to_the_figures_of_the_whole(tmp_path):
+    cases = [(6, *draw_groups(501, 6, 3)), (9, *draw_groups(333, 9, 2, seed=1))]
+    codes, errors = draw_groups(400, 12, 1, seed=2)
+    cases.append((12, codes[:, 0], errors))
+    torch.save(cases, tmp_path / "codes.pt")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    commands = [[sys.executable, "-c", PROCESS, str(tmp_path), str(rank)] for rank in range(2)]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in processes:
+        assert process.wait(timeout=60) == 0, process.stderr.read()
+        process.stderr.close()
+    first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    for (num_codes, codes, errors), (counts, figures) in zip(cases, first, strict=True):
+        whole = CodeStatistics(num_codes, 1 if codes.ndim == 1 else codes.shape[1])
+        whole.update(codes, errors.mean())
+        assert counts == whole.counts.tolist()
+        expected = whole.compute()
+        assert figures.keys() == expected.keys()
+        for name, value in expected.items():
+            assert figures[name] == pytest.approx(value, rel=1e-9), name

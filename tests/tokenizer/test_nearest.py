@@ -1,15 +1,37 @@
-"""The nearest-code search: exact, lowest index on ties, the same for any tile or batch size."""
+"""The nearest-code search: exact, lowest index on ties, the same for any form, tile, batch and number of threads."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from wvq.tokenizer.nearest import exact_float32, nearest_codes
+from wvq.tokenizer import native
+from wvq.tokenizer.nearest import cache_bytes, exact_float32, nearest_codes
 
 
 def draw(count, num_codes, dim, seed=0, shift=0.0):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, dim, generator=generator) + shift
     return features, torch.randn(num_codes, dim, generator=generator) + shift
+
+
+def draw_near_ties(count, num_codes, dim, seed=0):
+    """Codes in groups that differ by about 1e-7, and features of which half lie on a code."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(max(1, num_codes // 5), dim, generator=generator)
+    codebook = centres[torch.arange(num_codes) % len(centres)]
+    codebook += 1e-7 * torch.randn(num_codes, dim, generator=generator)
+    features = torch.randn(count, dim, generator=generator)
+    features[::2] = codebook[torch.randint(0, num_codes, (len(features[::2]),), generator=generator)]
+    return features, codebook
+
+
+@pytest.fixture
+def _compiled():
+    if native.library() is None:
+        pytest.skip("the compiled search cannot be had here: no C++ compiler, or WVQ_NATIVE=0")
 
 
 def float64_distances(features, codebook):
@@ -63,6 +85,57 @@ def test_the_batch_size_does_not_matter():
         assert torch.equal(torch.cat([nearest_codes(part, codebook) for part in features.split(size)]), whole)
 
 
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("num_codes", [1, 2, 15, 16, 17, 1000])
+def test_the_compiled_search_gives_the_codes_of_the_tiled_one_on_near_ties(num_codes):
+    for dim in range(1, 65):
+        features, codebook = draw_near_ties(301, num_codes, dim, seed=dim)
+        compiled = nearest_codes(features, codebook)
+        for tile_bytes in (1, 10**7):
+            assert torch.equal(nearest_codes(features, codebook, tile_bytes), compiled), (dim, tile_bytes)
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1, 4 * 300 * 16 * 3, 10**7])
+@pytest.mark.parametrize(("num_codes", "dim"), [(17, 3), (300, 33)])
+def test_batches_and_threads_do_not_matter_on_near_ties(tile_bytes, num_codes, dim):
+    features, codebook = draw_near_ties(500, num_codes, dim)
+    whole = nearest_codes(features, codebook)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for size in (1, 7, 500):
+            parts = [nearest_codes(part, codebook, tile_bytes) for part in features.split(size)]
+            assert torch.equal(torch.cat(parts), whole), (threads, size)
+
+
+MEASURE = """
+import resource, torch
+from wvq.tokenizer.nearest import nearest_codes
+
+generator = torch.Generator().manual_seed(0)
+features, codebook = torch.randn(2048, 8, generator=generator), torch.randn(100_000, 8, generator=generator)
+nearest_codes(features[:64], codebook[:64])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+codes = nearest_codes(features, codebook)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(codes.unique()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.parametrize("native_code", ["1", "0"])
+def test_many_codes_need_far_less_memory_than_all_scores(native_code):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WVQ_NATIVE": native_code}
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    kilobytes, found = map(int, done.stdout.split())
+    assert kilobytes < 128 * 1024  # all scores would take 800 MB
+    assert found > 1000
+
+
+def test_the_cache_of_a_device_has_a_size():
+    assert cache_bytes(torch.device("cpu")) >= 2**14
+    assert cache_bytes(torch.device("meta")) == 2**20
+
+
 def test_low_precision_inputs_are_compared_in_float32():
     features, codebook = draw(200, 64, 8)
     features, codebook = features.bfloat16(), codebook.bfloat16()
@@ -112,3 +185,18 @@ def test_no_features_give_no_codes():
 def test_other_shapes_are_an_error_that_names_them(features, codebook):
     with pytest.raises(ValueError, match=r"must be \(N, D\) and \(K, D\)"):
         nearest_codes(torch.zeros(features), torch.zeros(codebook))
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 64])
+def test_an_empty_codebook_is_an_error(tile_bytes):
+    with pytest.raises(ValueError, match="at least one code"):
+        nearest_codes(torch.zeros(5, 3), torch.zeros(0, 3), tile_bytes)
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1])
+def test_an_infinite_feature_gets_a_code_that_exists(tile_bytes):
+    features, codebook = draw(5, 17, 2)
+    features[0, 0], features[1, 1] = float("inf"), float("nan")
+    codes = nearest_codes(features, codebook, tile_bytes)
+    assert 0 <= codes.min() <= codes.max() < 17
+    assert torch.equal(codes[2:], nearest_codes(features[2:], codebook))

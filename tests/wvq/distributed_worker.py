@@ -22,14 +22,23 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
 from wvq.training import Trainer, build_accelerator
 
-# name: quantizer, parts of the batch of each process when there are two
+# name: fields of the tokenizer's config that differ from those of `train`
 CASES = {
-    "vanilla": ("vanilla", 1),
-    "accumulated": ("vanilla", 2),
-    "wasserstein": ("wasserstein", 1),
-    "sliced": ("sliced", 1),
+    "vanilla": {"quantizer": "vanilla"},
+    "accumulated": {"quantizer": "vanilla"},  # each of two processes in two parts
+    "rotation": {"quantizer": "vanilla", "gradient_estimator": "rotation"},
+    "ema": {"quantizer": "ema"},
+    "online": {"quantizer": "online"},
+    "linear": {"quantizer": "linear"},
+    "fsq": {"quantizer": "fsq", "levels": [4, 2, 2]},
+    "lfq": {"quantizer": "lfq", "code_dim": 4},
+    "wasserstein": {"quantizer": "wasserstein"},
+    "sliced": {"quantizer": "sliced"},
+    "mmd": {"quantizer": "mmd", "num_samples": 12},
+    "affine": {"quantizer": "affine"},
+    "product": {"quantizer": "wasserstein", "code_dim": 4, "num_groups": 2},
 }
-STEPS = 4
+STEPS = 3
 
 
 class Pictures(Dataset):
@@ -45,8 +54,8 @@ class Pictures(Dataset):
 
 
 def train(case: str, folder: Path, world: int) -> dict:
-    """Train one case; return the gradients of its first step, its codebook, its window and its figures."""
-    quantizer, parts = CASES[case]
+    """Train one case; return the gradients of its first step, its weights, running statistics and figures."""
+    parts = 2 if case == "accumulated" else 1
     config = TrainConfig(
         images=8 * STEPS,
         batch_size=8,
@@ -63,16 +72,18 @@ def train(case: str, folder: Path, world: int) -> dict:
     assert accelerator.num_processes == world, f"{accelerator.num_processes} processes and not {world}"
     torch.manual_seed(0)
     shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
-    model = WassersteinVQModel(
-        WassersteinVQConfig(**shape, attention=False, num_codes=16, code_dim=3, quantizer=quantizer, window_size=300)
-    )
-    torch.nn.init.normal_(model.quantizer.codebook, std=0.3)
+    shape |= {"attention": False, "num_codes": 16, "code_dim": 3, "window_size": 300, "affine_interval": 2}
+    model = WassersteinVQModel(WassersteinVQConfig(**{**shape, **CASES[case]}))
+    for name, codebook in model.state_dict().items():
+        if name.endswith("codebook"):
+            codebook.normal_(0, 0.3)
     task = TokenizerTask(ReconstructionLoss(LossConfig(l1_weight=1.0)), Pictures(), config)
     trainer = Trainer(task, model, Pictures(), config, folder, accelerator)
     gradients = []
 
     def keep_gradients(*_):
-        gradients.append({name: p.grad.clone() for name, p in trainer.raw_model.named_parameters()})
+        trained = {name: p for name, p in trainer.raw_model.named_parameters() if p.requires_grad}
+        gradients.append({name: p.grad.clone() for name, p in trained.items()})
 
     trainer.optimizer.optimizer.register_step_pre_hook(keep_gradients)
     result = trainer.run()
@@ -82,12 +93,13 @@ def train(case: str, folder: Path, world: int) -> dict:
         "steps": len(gradients),
         "weights": {name: p.detach().clone() for name, p in trained.named_parameters()},
         "average": {name: p.clone() for name, p in trainer.ema.model.named_parameters()},
-        "window": trained.quantizer.window.moments() if quantizer == "wasserstein" else None,
+        "statistics": trained.quantizer.training_state(),
         "figures": {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")},
     }
     again = Trainer(task, WassersteinVQModel(model.config), Pictures(), config, folder, build_accelerator(config))
     again.load_latest()
     held["resumed"] = {name: p.detach().clone() for name, p in again.raw_model.named_parameters()}
+    held["resumed_statistics"] = again.raw_model.quantizer.training_state()
     return held
 
 

@@ -1,4 +1,4 @@
-"""Two real processes on the CPU: the gradients, codebooks, windows and caches of one process on the joined batch."""
+"""Two real processes on the CPU: the gradients, codebooks, statistics and caches of one process on the joined batch."""
 
 import json
 import os
@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from wvq.codes import CodeDataset, CodeHeader
+from wvq.tokenizer.alignment import MomentWindow
+from wvq.tokenizer.quantizers import QUANTIZERS
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-CASES = ("vanilla", "accumulated", "wasserstein", "sliced")
+METHODS = ("vanilla", "ema", "online", "linear", "fsq", "lfq", "wasserstein", "sliced", "mmd", "affine")
+CASES = (*METHODS, "accumulated", "rotation", "product")
+WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product")
 
 
 def run(out: Path, world: int, export: dict) -> None:
@@ -52,12 +57,22 @@ def held(runs, world, case):
     return [torch.load(runs[world] / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
+def same(a, b):
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in pairs)
+
+
+def test_every_quantizer_is_tried():
+    assert set(METHODS) == set(QUANTIZERS)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_those_of_one_process_on_the_joined_batch(runs, case):
     (one,), two = held(runs, 1, case), held(runs, 2, case)
-    assert one["steps"] == two[0]["steps"] == 4
+    assert one["steps"] == two[0]["steps"] == 3
     whole = torch.cat([gradient.flatten() for gradient in one["gradients"].values()]).norm()
     for rank in two:
+        assert rank["gradients"].keys() == one["gradients"].keys()
         for name, expected in one["gradients"].items():
             difference = (rank["gradients"][name] - expected).norm()
             # The second term is for biases whose gradient is nothing but rounding, as ahead of a normalisation.
@@ -67,29 +82,47 @@ def test_gradients_equal_those_of_one_process_on_the_joined_batch(runs, case):
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_hold_the_same_model_after_some_steps(runs, case):
     first, second = held(runs, 2, case)
-    for part in ("weights", "average", "resumed"):
-        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    for part in ("weights", "average", "statistics", "resumed", "resumed_statistics"):
+        assert same(first[part], second[part])
     assert first["figures"] == second["figures"]
-    assert all(torch.equal(value, first["resumed"][name]) for name, value in first["weights"].items())
+    assert same(first["resumed"], first["weights"])
+    assert same(first["resumed_statistics"], first["statistics"])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_model_after_some_steps_is_that_of_one_process(runs, case):
     (one,), (two, _) = held(runs, 1, case), held(runs, 2, case)
-    # Loose: Adam turns a rounding error of a tiny gradient into one of a step.
-    torch.testing.assert_close(
-        two["weights"]["quantizer.codebook"], one["weights"]["quantizer.codebook"], atol=2e-3, rtol=0
-    )
+    quantizer = {name: value for name, value in one["weights"].items() if name.startswith("quantizer.")}
+    assert bool(quantizer) == (case not in ("fsq", "lfq"))
+    for name, expected in quantizer.items():
+        # Loose: Adam turns a rounding error of a tiny gradient into one of a step.
+        torch.testing.assert_close(two["weights"][name], expected, atol=2e-3, rtol=0)
     assert two["figures"]["psnr_rgb"] == pytest.approx(one["figures"]["psnr_rgb"], abs=0.05)
     assert two["figures"]["num_images"] == one["figures"]["num_images"] == 20
     assert two["figures"]["num_tokens"] == one["figures"]["num_tokens"] == 20 * 16
 
 
-def test_windows_cover_the_batches_of_both_processes(runs):
-    (one,), two = held(runs, 1, "wasserstein"), held(runs, 2, "wasserstein")
-    for mine, other, expected in zip(two[0]["window"], two[1]["window"], one["window"], strict=True):
-        assert torch.equal(mine, other)
-        torch.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
+def by_name(statistics):
+    """Running statistics as {name: tensor}, a window as its moments."""
+    if "groups" in statistics:
+        groups = [by_name(group) for group in statistics["groups"]]
+        return {f"{name} {g}": value for g, group in enumerate(groups) for name, value in group.items()}
+    values = {name: torch.as_tensor(value) for name, value in statistics.items() if name != "window"}
+    if "window" in statistics:
+        window = MomentWindow()
+        window.load_state_dict(statistics["window"])
+        values |= dict(zip(("mean", "covariance"), window.moments(), strict=True), features=torch.tensor(len(window)))
+    return values
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_running_statistics_are_those_of_one_process(runs, case):
+    (one,), (two, _) = held(runs, 1, case), held(runs, 2, case)
+    expected, found = by_name(one["statistics"]), by_name(two["statistics"])
+    assert bool(expected) == (case in WITH_STATISTICS)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
 def test_codes_exported_by_two_processes_are_those_of_one(runs):
