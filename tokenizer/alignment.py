@@ -62,6 +62,10 @@ class MomentWindow:
         while self._total - self._batches[0][0] >= self.size:
             self._total -= self._batches.popleft()[0]
 
+    def last_counted(self) -> torch.Tensor:
+        """Whether the latest batch was finite: a 0-d tensor of bool, so that asking does not wait for the device."""
+        return self._batches[-1][1][0, 0] > 0
+
     @torch.no_grad()
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (D,) and biased covariance (D, D) of all features in the window."""

@@ -50,13 +50,14 @@ class EMAQuantizer(VectorQuantizer):
         packed = features.new_zeros(self.num_codes, self.dim + 1)  # one tensor, one all-reduce
         packed.index_add_(0, codes, F.pad(features, (0, 1), value=1.0))
         sum_over_processes(packed)
-        kept = torch.where(packed.isfinite().all(), self.decay, 1.0)  # a batch with NaN changes nothing
-        packed = packed.nan_to_num(0.0, 0.0, 0.0) * (1 - kept)
-        self._sizes.mul_(kept).add_(packed[:, -1])
-        self._sums.mul_(kept).add_(packed[:, :-1])
-        total = self._sizes.sum()
-        self._sizes.add_(self.epsilon).mul_(total / (total + self.num_codes * self.epsilon))
-        self.codebook.copy_(self._sums / self._sizes[:, None])
+        usable = packed.isfinite().all()  # a batch with NaN changes nothing
+        packed = self.decay * torch.cat([self._sums, self._sizes[:, None]], dim=1) + (1 - self.decay) * packed
+        sums, sizes = packed[:, :-1], packed[:, -1]
+        total = sizes.sum()
+        sizes = (sizes + self.epsilon) * (total / (total + self.num_codes * self.epsilon))
+        self._sizes = torch.where(usable, sizes, self._sizes)
+        self._sums = torch.where(usable, sums, self._sums)
+        self.codebook.copy_(torch.where(usable, sums / sizes[:, None], self.codebook))
 
     def training_state(self) -> dict:
         return {} if self._sizes is None else {"sizes": self._sizes.cpu(), "sums": self._sums.cpu()}
@@ -123,9 +124,13 @@ class LinearQuantizer(VectorQuantizer):
     def codebook_parameters(self) -> list[nn.Parameter]:
         return list(self.map.parameters())
 
+    def _mapped(self) -> torch.Tensor:
+        # All codes at once, also for a lookup of few: a product of another size could round otherwise.
+        with torch.autocast(self.codebook.device.type, enabled=False):
+            return self.map(self.codebook)
+
     def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        return nearest_codes(vectors, self.map(self.codebook))
+        return nearest_codes(vectors, self._mapped())
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        # All codes are mapped before the lookup: a product of other sizes could round otherwise than in ``assign``.
-        return F.embedding(codes, self.map(self.codebook))
+        return F.embedding(codes, self._mapped())

@@ -141,8 +141,7 @@ class Quantizer(nn.Module):
         )
 
     def _flat(self, features: torch.Tensor) -> torch.Tensor:
-        if features.shape[-1] != self.dim:
-            raise DataError(f"features have {features.shape[-1]} dims, but code_dim is {self.dim}; they must be equal")
+        require_width(features, self.dim)
         return features.float().reshape(-1, self.dim)  # N D
 
     @torch.no_grad()
@@ -202,6 +201,11 @@ def code_counts(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
     # scatter_add and not bincount, which waits for the GPU to learn its output's size.
     counts = torch.zeros(num_codes, device=codes.device)
     return counts.scatter_add_(0, codes, torch.ones_like(codes, dtype=counts.dtype))
+
+
+def require_width(features: torch.Tensor, dim: int) -> None:
+    if features.shape[-1] != dim:
+        raise DataError(f"features have {features.shape[-1]} dims, but code_dim is {dim}; they must be equal")
 
 
 def require_finite(features: torch.Tensor) -> None:

@@ -113,7 +113,8 @@ class WassersteinVQConfig(StrictConfig):
         divides = self.code_dim % self.num_groups == 0
         self._require("code_dim", divides, f"a multiple of num_groups, which is {self.num_groups}")
         estimators = ", ".join(GRADIENT_ESTIMATORS)
-        self._require("gradient_estimator", self.gradient_estimator in GRADIENT_ESTIMATORS, f"one of {estimators}")
+        known = isinstance(self.gradient_estimator, str) and self.gradient_estimator in GRADIENT_ESTIMATORS
+        self._require("gradient_estimator", known, f"one of {estimators}")
         self._require("target_scale", is_number(self.target_scale) and self.target_scale > 0, "a number above 0")
         decay = self.ema_decay
         self._require("ema_decay", decay is None or (is_number(decay) and 0 < decay < 1), "in (0, 1), or null")

@@ -24,7 +24,7 @@ from wvq.tokenizer.alignment import (
     sliced_wasserstein,
 )
 from wvq.tokenizer.baselines import EMAQuantizer, LinearQuantizer, OnlineQuantizer
-from wvq.tokenizer.codebook import Quantizer, QuantizerOutput, VectorQuantizer
+from wvq.tokenizer.codebook import Quantizer, QuantizerOutput, VectorQuantizer, require_width
 from wvq.tokenizer.scalar import FSQQuantizer, LFQQuantizer
 
 
@@ -138,7 +138,8 @@ class AffineQuantizer(WindowedQuantizer):
     def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
         moments = self.moments(features, joined=True)
         if self._steps % self.interval == 0:
-            self.codebook.copy_(affine_map(*moments, self.codebook, self.target_scale))
+            carried = affine_map(*moments, self.codebook, self.target_scale)
+            self.codebook.copy_(torch.where(self.window.last_counted(), carried, self.codebook))
         self._steps += 1
 
     def training_state(self) -> dict:
@@ -211,6 +212,7 @@ class ProductQuantizer(nn.Module):
         )
 
     def _parts(self, features: torch.Tensor):
+        require_width(features, self.dim)
         return zip(self.groups, features.chunk(len(self.groups), dim=-1), strict=True)
 
 
