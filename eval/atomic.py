@@ -36,6 +36,7 @@ class Protocol:
         learning_rate: of the codebook.
         commitment: weight of the mean over features of |z - e|^2, summed over the D dims; its gradient is to the codes.
         alignment: weight of the distance between features and codes.
+        final_alignment: what that weight falls to, linearly over the steps; it stays if None.
         optimizer: ``sgd`` (momentum .9) or ``adam`` (betas .9, .999).
         schedule: ``constant`` or ``cosine`` (to 0 at the last step).
         decay: of running statistics ("ema", "online").
@@ -45,6 +46,7 @@ class Protocol:
     learning_rate: float = 0.0
     commitment: float = 1.0
     alignment: float = 0.0
+    final_alignment: float | None = None
     optimizer: str = "sgd"
     schedule: str = "constant"
     decay: float | None = None
@@ -59,7 +61,7 @@ PROTOCOLS = {
     "wasserstein": Protocol(3.0, commitment=0.1, alignment=10.0),
     "mmd":         Protocol(3.0, commitment=0.1, alignment=10.0),
     "affine":      Protocol(1.0, source="ours: vanilla, and the affine map at every interval"),
-    "sliced":      Protocol(0.05, alignment=0.3, optimizer="adam", schedule="cosine", source="ours"),
+    "sliced":      Protocol(0.05, alignment=0.3, final_alignment=0.1, optimizer="adam", schedule="cosine", source="ours"),
     "kmeans":      Protocol(source="Lloyd's algorithm on one set of features: the reference for E"),
     "fixed":       Protocol(source="no training: codes as drawn"),
 }  # fmt: skip
@@ -186,6 +188,9 @@ def _train(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator
     curve = []
     for step in bar:
         features = draw_features(cell, cell.num_features, generator)
+        if protocol.final_alignment is not None:
+            weight = protocol.alignment + (protocol.final_alignment - protocol.alignment) * step / cell.steps
+            quantizer.weights["alignment_weight"] = weight
         if step % every == 0:
             codebook = _effective_codebook(quantizer).clone()
         output = quantizer(features, update_statistics=True)

@@ -63,7 +63,7 @@ class WassersteinVQConfig(StrictConfig):
         entropy_weight: float | None = None,
         target_scale: float = 1.0,
         window_size: int = 65_536,
-        num_projections: int = 4,
+        num_projections: int = 8,
         num_samples: int = 1_024,
         affine_interval: int = 100,
         ema_decay: float | None = None,
