@@ -61,7 +61,7 @@ PROTOCOLS = {
     "wasserstein": Protocol(3.0, commitment=0.1, alignment=10.0),
     "mmd":         Protocol(3.0, commitment=0.1, alignment=10.0),
     "affine":      Protocol(1.0, source="ours: vanilla, and the affine map at every interval"),
-    "sliced":      Protocol(0.05, alignment=0.3, final_alignment=0.1, optimizer="adam", schedule="cosine", source="ours"),
+    "sliced":      Protocol(0.05, 1.0, 0.3, 0.1, optimizer="adam", schedule="cosine", source="ours"),
     "kmeans":      Protocol(source="Lloyd's algorithm on one set of features: the reference for E"),
     "fixed":       Protocol(source="no training: codes as drawn"),
 }  # fmt: skip
