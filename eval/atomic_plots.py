@@ -62,11 +62,15 @@ def _curves(group: list[dict]) -> Figure:
     for position, (key, title) in enumerate(PANELS):
         axes = figure.add_subplot(2, 2, position + 1)
         for result in sorted(group, key=lambda result: _METHODS.index(result["cell"]["quantizer"])):
-            rows = result["curve"]
-            _line(axes, [row["step"] for row in rows], [row[key] for row in rows], result["cell"]["quantizer"])
+            method, rows = result["cell"]["quantizer"], result["curve"]
+            if method != "kmeans":
+                _line(axes, [row["step"] for row in rows], [row[key] for row in rows], method)
+            elif key == "quantization_error":  # what the others are held against, whatever their steps
+                axes.axhline(result["result"][key], color="#30363d", linewidth=1.2, linestyle=":", label=method)
         _finish(axes, title, "step")
         if key == "wasserstein_distance":
             axes.set_yscale("log")
+            axes.minorticks_off()
         if position == 0:
             style_legend(axes)
     return figure

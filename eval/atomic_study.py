@@ -150,13 +150,14 @@ def run_study(recipe: AtomicRecipe) -> list[dict]:
 
 
 def report_study(folder: str | Path) -> list[dict]:
-    """Write ``table.md`` and the plots of all cells in a study's folder; returns their results."""
+    """Write ``results.json`` (no curves), ``table.md`` and the plots of a folder; returns the results of its cells."""
     folder = Path(folder)
     results = [read_json(file, DataError, str(file)) for file in sorted((folder / "cells").glob("*.json"))]
     if not results:
         raise DataError(f"{folder} holds no results of a study (cells/*.json)")
     try:
         write_text(folder / "table.md", study_table(results))
+        write_json(folder / "results.json", [{k: v for k, v in r.items() if k != "curve"} for r in results])
         for name, figure in plot_study(results).items():
             figure.savefig(folder / f"{name}.png")
     except (KeyError, TypeError, ValueError) as error:
