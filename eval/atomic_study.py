@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import wvq
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.eval.atomic import AtomicCell, run_cell
+from wvq.eval.atomic import PROTOCOLS, AtomicCell, run_cell
 from wvq.eval.atomic_plots import plot_study
 from wvq.outputs import read_json, write_json, write_text
 from wvq.recipes import AtomicRecipe
@@ -142,11 +142,16 @@ def run_study(recipe: AtomicRecipe) -> list[dict]:
     bar = tqdm(cells, desc="study", unit="cell", disable=not recipe.progress)
     for cell in bar:
         file = folder / "cells" / f"{cell.name}.json"
-        if file.exists():
-            read_json(file, DataError, str(file))
+        if file.exists() and _is_result_of(cell, read_json(file, DataError, str(file))):
             continue
         write_json(file, run_cell(cell, recipe.progress) | {"software": _software()})
     return report_study(folder)
+
+
+def _is_result_of(cell: AtomicCell, result: dict) -> bool:
+    # A cell's name holds its settings, but not how this version of the study trains its method.
+    protocol = dataclasses.asdict(PROTOCOLS[cell.quantizer])
+    return result.get("cell") == dataclasses.asdict(cell) and result.get("protocol") == protocol
 
 
 def report_study(folder: str | Path) -> list[dict]:

@@ -134,7 +134,20 @@ def test_a_study_writes_results_a_table_and_plots(finished):
     ]
     with Image.open(folder / pictures[-1]) as picture:
         assert min(picture.size) > 200
-    assert {file.suffix for file in folder.iterdir()} == {"", ".md", ".png"}
+    assert {file.suffix for file in folder.iterdir()} == {"", ".json", ".md", ".png"}
+    listed = json.loads((folder / "results.json").read_text())
+    assert [cell["result"] for cell in listed] == [cell["result"] for cell in results]
+    assert not any("curve" in cell for cell in listed)
+
+
+def test_a_cell_of_another_protocol_is_run_again(tmp_path):
+    changes = {"quantizers": ["ema"], "shifts": [2.0], **TINY}
+    (first,) = run_study(recipe(tmp_path, **changes))
+    file = tmp_path / "cells" / f"{AtomicCell(**first['cell']).name}.json"
+    file.write_text(json.dumps(first | {"protocol": first["protocol"] | {"decay": 0.5}, "result": {}}))
+    (again,) = run_study(recipe(tmp_path, **changes))
+    assert again["protocol"] == first["protocol"]
+    assert again["result"] == first["result"]
 
 
 def test_cells_that_the_folder_holds_are_not_run_again(study, finished, monkeypatch):
