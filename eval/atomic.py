@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from wvq.errors import ConfigError, near_match
+from wvq.recipes import Checker
 from wvq.tokenizer.alignment import MomentWindow, gaussian_wasserstein
 from wvq.tokenizer.codebook import Quantizer, code_counts
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -109,19 +110,15 @@ class AtomicCell:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f'{name} "{value}" is unknown{near_match(value, known)}; one of {", ".join(known)}')
+        check = Checker(self, "")
         for name in ("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check(name, "at least 1", lambda value: value >= 1)
         for name in ("code_scale", "target_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be in [0, 2**32), got {self.seed}")
-        if self.steps < 0:
-            raise ConfigError(f"steps must be at least 0, got {self.steps}")
+            check(name, "above 0", lambda value: 0 < value < math.inf)
+        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+        check("steps", "at least 0", lambda value: value >= 0)
         for name in ("shift", "separation"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"{name} must be finite, got {getattr(self, name)}")
+            check(name, "finite", math.isfinite)
         if self.separation and self.distribution != "bimodal":
             raise ConfigError(f'separation is of distribution "bimodal" alone; "{self.distribution}" has one mode')
 

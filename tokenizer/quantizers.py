@@ -45,8 +45,8 @@ class AlignedQuantizer(VectorQuantizer):
     def reset_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 0.01)
 
-    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
-        """Distance (0-d) between codebook and features (N, D), whose codes are ``codes`` (N,).
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
+        """Distance (0-d) between codebook and features (N, D).
 
         Args:
             joined: measure it over the features of all processes and count them in running statistics; else over this
@@ -56,8 +56,8 @@ class AlignedQuantizer(VectorQuantizer):
 
     def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
         losses = super().losses(features, vectors, codes, update_statistics)
-        if self.weights["alignment_weight"]:
-            losses["alignment"] = self.alignment(features.detach(), codes, update_statistics)
+        if self.weights.get("alignment_weight"):  # "affine" has no such loss
+            losses["alignment"] = self.alignment(features.detach(), update_statistics)
         return losses
 
 
@@ -83,7 +83,7 @@ class WindowedQuantizer(AlignedQuantizer):
 class WassersteinQuantizer(WindowedQuantizer):
     """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078)."""
 
-    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         return gaussian_wasserstein(*self.moments(features, joined), self.codebook, self.normalize, self.target_scale)
 
 
@@ -96,7 +96,7 @@ class SlicedWassersteinQuantizer(AlignedQuantizer):
         super().__init__(config)
         self.num_projections = config.num_projections
 
-    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         directions = random_directions(self.num_projections, self.dim, features.device, joined)
         features = gather_rows(features) if joined else features
         return sliced_wasserstein(features, self.codebook, directions, self.normalize, self.target_scale, self.robust)
@@ -109,7 +109,7 @@ class MMDQuantizer(AlignedQuantizer):
         super().__init__(config)
         self.num_samples = config.num_samples
 
-    def alignment(self, features: torch.Tensor, codes: torch.Tensor, joined: bool) -> torch.Tensor:
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         features = gather_rows(features) if joined else features
         if self.target_scale != 1:
             mean = features.mean(0)
@@ -130,9 +130,6 @@ class AffineQuantizer(WindowedQuantizer):
         super().__init__(config)
         self.interval = config.affine_interval
         self._steps = 0
-
-    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
-        return VectorQuantizer.losses(self, features, vectors, codes, update_statistics)
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:

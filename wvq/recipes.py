@@ -99,7 +99,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = _Checker(self, "train")
+        check = Checker(self, "train")
         for name in ("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints"):
             check(name, "at least 1", lambda value: value >= 1)
         for name in ("warmup_images", "evaluate_every", "save_every", "num_workers", "weight_decay", "clip_norm"):
@@ -132,7 +132,7 @@ class LossConfig:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = _Checker(self, "loss")
+        check = Checker(self, "loss")
         for name in ("l1_weight", "l2_weight", "perceptual_weight"):
             check(name, "at least 0", lambda value: value >= 0)
         check("perceptual_network", f"one of {', '.join(PERCEPTUAL_NETWORKS)}", PERCEPTUAL_NETWORKS.__contains__)
@@ -179,7 +179,7 @@ class ExportRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = _Checker(self, "")
+        check = Checker(self, "")
         for name in ("num_crops", "batch_size"):
             check(name, "at least 1", lambda value: value >= 1)
 
@@ -206,7 +206,7 @@ class ConditionConfig:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = _Checker(self, "condition")
+        check = Checker(self, "condition")
         check("text_length", "at least 1", lambda value: value >= 1)
         for name in ("class_dropout", "text_dropout"):
             check(name, "in [0, 1)", lambda value: 0 <= value < 1)
@@ -268,7 +268,7 @@ class QuickstartRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = _Checker(self, "")
+        check = Checker(self, "")
         check("minutes", "above 0", lambda value: value > 0)
 
 
@@ -318,7 +318,7 @@ PRECISIONS = (None, "no", "bf16", "fp16")
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 
 
-class _Checker:
+class Checker:
     """Holds the fields of one settings object against their ranges."""
 
     def __init__(self, settings, prefix: str):

@@ -1,8 +1,5 @@
 """Gaussian distance, moment window and affine map against independent references, on degenerate inputs as well."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -10,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from tests.processes import run_two_processes
 from wvq.tokenizer.alignment import MomentWindow, affine_map, feature_scale, gaussian_wasserstein
 
 
@@ -323,12 +321,7 @@ def test_two_processes_hold_the_window_of_one_on_the_joined_batches(tmp_path):
     batches = [correlated(2 * n, 3, seed=n, shift=n).view(2, n, 3) for n in (20, 7, 31, 16, 50, 9, 23)]
     batches[2][1, 5, 0] = float("nan")
     torch.save(batches, tmp_path / "batches.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", PROCESS, str(tmp_path), str(rank)] for rank in range(2)]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    for process in processes:
-        assert process.wait(timeout=60) == 0, process.stderr.read()
-        process.stderr.close()
+    run_two_processes(PROCESS, tmp_path)
     first, second = (torch.load(tmp_path / f"held-{rank}.pt", weights_only=True) for rank in range(2))
     window, own = MomentWindow(100), MomentWindow(100)
     for batch, mine, other in zip(batches, first["held"], second["held"], strict=True):

@@ -3,15 +3,13 @@
 import collections
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from tests.processes import run_two_processes
 from wvq.tokenizer.metrics import CodeStatistics, _JointCounts, code_perplexity, luma, psnr, ssim
 
 
@@ -224,12 +222,7 @@ def test_two_processes_reduce_to_the_figures_of_the_whole(tmp_path):
     codes, errors = draw_groups(400, 12, 1, seed=2)
     cases.append((12, codes[:, 0], errors))
     torch.save(cases, tmp_path / "codes.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", PROCESS, str(tmp_path), str(rank)] for rank in range(2)]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    for process in processes:
-        assert process.wait(timeout=60) == 0, process.stderr.read()
-        process.stderr.close()
+    run_two_processes(PROCESS, tmp_path)
     first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for (num_codes, codes, errors), (counts, figures) in zip(cases, first, strict=True):
