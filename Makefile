@@ -19,7 +19,7 @@ study: $(STAMP)
 	$(BIN)/python -m pytest -m study
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.nearest
+	$(BIN)/python -m benchmarks.quantizer
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,6 +19,28 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "
 CLASS_NAMES = ["circle", "cross", "square"]
 TEXT_DIM = 16
 
+# Options of the commands that train in seconds.
+TINY_TOKENIZER = [
+    "--model.patch_size=2",
+    "--model.base_channels=8",
+    "--model.channel_multipliers=[1,2]",
+    "--model.num_res_blocks=1",
+    "--model.attention=false",
+    "--model.num_codes=32",
+    "--model.code_dim=4",
+    "--model.quantizer=sliced",
+    "--train.images=160",
+    "--train.batch_size=16",
+]
+TINY_GENERATOR = [
+    "--model.hidden_size=32",
+    "--model.num_layers=1",
+    "--model.num_heads=2",
+    "--train.images=64",
+    "--train.batch_size=16",
+    "--train.learning_rate=0.005",
+]
+
 
 def save_text_encoder(folder: Path) -> Path:
     """Write a random BERT of width 16 and its word tokenizer."""

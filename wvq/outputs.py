@@ -23,7 +23,7 @@ def write_text(file: str | Path, text: str) -> None:
     """Write a text file by way of a temporary one beside it."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")  # several processes may write the same file
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
 

@@ -6,42 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tokenizer.features import correlated, degenerate_inputs, generator, moments
 from wvq.distributed import gather_rows
 from wvq.tokenizer.alignment import gaussian_wasserstein, mmd, random_directions, random_sample, sliced_wasserstein
 from wvq.tokenizer.metrics import CodeStatistics
 from wvq.tokenizer.nearest import nearest_codes
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def correlated(count, dim, seed=0):
-    """Features with a full random covariance, float32."""
-    draws = torch.randn(count, dim, generator=generator(seed))
-    return draws @ torch.randn(dim, dim, generator=generator(seed + 100))
-
-
-def moments(features):
-    features = features.double()
-    centred = features - features.mean(0)
-    return features.mean(0), centred.T @ centred / len(features)
-
-
-def degenerate_inputs():
-    spread, flat = correlated(100, 4), correlated(100, 4)
-    flat[:, 2:] = 1.0
-    return {
-        "features without two dims": (flat, correlated(30, 4, seed=2)),
-        "codes without two dims": (spread, flat[:30]),
-        "both without": (flat, flat[:30] + 0.1),
-        "collapsed codebook": (spread, torch.full((30, 4), 0.2)),
-        "one code": (spread, torch.full((1, 4), 0.2)),
-        "fewer codes than dims": (spread, correlated(3, 4, seed=2)),
-        "equal": (spread, spread.clone()),
-        "one feature": (spread[:1], correlated(30, 4, seed=2)),
-        "constant features": (torch.ones(9, 4), correlated(30, 4, seed=2)),
-    }
 
 
 def unit_directions(count, dim, seed=0):
@@ -50,7 +19,7 @@ def unit_directions(count, dim, seed=0):
 
 
 def test_sliced_equals_numpy():
-    features, codebook = correlated(40, 3), correlated(40, 3, seed=9)
+    features, codebook = correlated(40, 3).float(), correlated(40, 3, seed=9).float()
     directions = unit_directions(7, 3)
     scale = features.numpy().std(0).max()
     a = np.sort(directions.numpy() @ features.numpy().T / scale)
@@ -75,7 +44,7 @@ def test_sliced_with_more_codes_than_features():
 
 
 def test_sliced_is_zero_on_equal_sets():
-    features = correlated(200, 5)
+    features = correlated(200, 5).float()
     shuffled = features[torch.randperm(200, generator=generator())]
     assert sliced_wasserstein(features, shuffled, unit_directions(16, 5)).item() == pytest.approx(1e-5, abs=1e-5)
 
@@ -99,7 +68,7 @@ def test_sliced_agrees_with_the_gaussian_distance_between_isotropic_gaussians():
 
 
 def test_sliced_has_no_unit():
-    features, codebook, directions = correlated(90, 4), correlated(30, 4, seed=2), unit_directions(8, 4)
+    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions)
     assert sliced_wasserstein(100 * features, 100 * codebook, directions).item() == pytest.approx(
         value.item(), rel=1e-5
@@ -107,8 +76,8 @@ def test_sliced_has_no_unit():
 
 
 def test_sliced_gradient_equals_finite_differences_and_reaches_the_codebook_only():
-    features, directions = correlated(60, 3).requires_grad_(), unit_directions(5, 3)
-    codebook = correlated(10, 3, seed=4).requires_grad_()
+    features, directions = correlated(60, 3).float().requires_grad_(), unit_directions(5, 3)
+    codebook = correlated(10, 3, seed=4).float().requires_grad_()
     sliced_wasserstein(features, codebook, directions).backward()
     assert features.grad is None
     for k, d in [(0, 0), (4, 2), (9, 1)]:
@@ -122,7 +91,7 @@ def test_sliced_gradient_equals_finite_differences_and_reaches_the_codebook_only
 
 @pytest.mark.parametrize("case", degenerate_inputs())
 def test_sliced_is_finite_on_degenerate_inputs(case):
-    features, codebook = degenerate_inputs()[case]
+    features, codebook = (x.float() for x in degenerate_inputs()[case])
     codebook.requires_grad_()
     value = sliced_wasserstein(features, codebook, unit_directions(8, 4))
     value.backward()
@@ -131,7 +100,7 @@ def test_sliced_is_finite_on_degenerate_inputs(case):
 
 
 def test_sliced_is_computed_in_float32_under_autocast():
-    features, codebook, directions = correlated(90, 4), correlated(30, 4, seed=2), unit_directions(8, 4)
+    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions)
     with torch.autocast("cpu", torch.bfloat16):
         assert sliced_wasserstein(features, codebook, directions).item() == value.item()
@@ -155,7 +124,7 @@ def numpy_quantiles(values, count):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("target_scale", [1.0, 0.7, 2.0])
 def test_sliced_of_sets_of_any_size_equals_numpy(robust, normalize, target_scale):
-    features, codebook, directions = correlated(90, 3), correlated(25, 3, seed=9), unit_directions(6, 3)
+    features, codebook, directions = correlated(90, 3).float(), correlated(25, 3, seed=9).float(), unit_directions(6, 3)
     x, codes = features.double().numpy(), codebook.double().numpy()
     spread = x.std(0).max()
     x = x.mean(0) + target_scale * (x - x.mean(0))
@@ -191,7 +160,7 @@ def test_the_robust_cost_is_squared_for_small_differences_and_linear_for_large_o
 
 @pytest.mark.parametrize("robust", [None, 0.25])
 def test_the_robust_distance_has_no_unit(robust):
-    features, codebook, directions = correlated(90, 4), correlated(30, 4, seed=2), unit_directions(8, 4)
+    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions, robust=robust).item()
     larger = sliced_wasserstein(100 * features, 100 * codebook, directions, robust=robust).item()
     plain = sliced_wasserstein(features, codebook, directions, normalize=False, robust=robust).item()
@@ -201,7 +170,7 @@ def test_the_robust_distance_has_no_unit(robust):
 
 @pytest.mark.parametrize("robust", [None, 0.25])
 def test_a_target_scale_widens_the_features_about_their_mean(robust):
-    features = correlated(60, 3) + 5
+    features = correlated(60, 3).float() + 5
     wide = features.mean(0) + 2 * (features - features.mean(0))
     directions = unit_directions(8, 3)
     matched = sliced_wasserstein(features, wide, directions, target_scale=2.0, robust=robust)
@@ -212,8 +181,8 @@ def test_a_target_scale_widens_the_features_about_their_mean(robust):
 @pytest.mark.parametrize("robust", [None, 0.25])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_sliced_gradient_of_any_cost_equals_finite_differences(robust, normalize):
-    features, directions = correlated(60, 3), unit_directions(5, 3)
-    codebook = correlated(10, 3, seed=4).requires_grad_()
+    features, directions = correlated(60, 3).float(), unit_directions(5, 3)
+    codebook = correlated(10, 3, seed=4).float().requires_grad_()
 
     def value(codes):
         return sliced_wasserstein(features, codes, directions, normalize, 1.5, robust)
@@ -240,20 +209,20 @@ def numpy_mmd(features, codes):
 
 @pytest.mark.parametrize(("count", "num_codes", "dim"), [(30, 20, 1), (20, 30, 4), (40, 1, 3), (25, 25, 32)])
 def test_mmd_equals_its_definition(count, num_codes, dim):
-    features, codebook = correlated(count, dim), correlated(num_codes, dim, seed=5) + 0.5
+    features, codebook = correlated(count, dim).float(), correlated(num_codes, dim, seed=5).float() + 0.5
     expected, _ = numpy_mmd(features.double().numpy(), codebook.double().numpy())
     assert expected > 0.01
     assert mmd(features, codebook).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_mmd_of_equal_sets_is_zero():
-    points = correlated(50, 4)
+    points = correlated(50, 4).float()
     assert mmd(points, points.flip(0)).item() == pytest.approx(0, abs=1e-6)
     assert mmd(points, points + 1).item() > 0.01
 
 
 def test_mmd_gradient_equals_finite_differences_with_the_width_held():
-    features, codebook = correlated(25, 3), (correlated(10, 3, seed=5) + 0.5).requires_grad_()
+    features, codebook = correlated(25, 3).float(), (correlated(10, 3, seed=5).float() + 0.5).requires_grad_()
     mmd(features, codebook).backward()
     _, width = numpy_mmd(features.double().numpy(), codebook.detach().double().numpy())
     x = features.double()
@@ -272,7 +241,7 @@ def test_mmd_gradient_equals_finite_differences_with_the_width_held():
 
 
 def test_mmd_reaches_the_codes_only():
-    features, codebook = correlated(30, 3).requires_grad_(), correlated(10, 3, seed=5).requires_grad_()
+    features, codebook = correlated(30, 3).float().requires_grad_(), correlated(10, 3, seed=5).float().requires_grad_()
     mmd(features, codebook).backward()
     assert features.grad is None
     assert codebook.grad.abs().min() > 0
@@ -280,7 +249,7 @@ def test_mmd_reaches_the_codes_only():
 
 @pytest.mark.parametrize("case", degenerate_inputs())
 def test_mmd_is_finite_on_degenerate_inputs(case):
-    features, codebook = degenerate_inputs()[case]
+    features, codebook = (x.float() for x in degenerate_inputs()[case])
     codebook.requires_grad_()
     value = mmd(features, codebook)
     value.backward()
@@ -305,7 +274,7 @@ def test_a_sample_is_a_subset_without_repetition_that_follows_the_seed():
 
 
 def test_rows_of_one_process_are_its_own():
-    features = correlated(5, 2).requires_grad_()
+    features = correlated(5, 2).float().requires_grad_()
     assert torch.equal(gather_rows(features), features)
     assert not gather_rows(features).requires_grad
 
