@@ -7,7 +7,7 @@ from collections import defaultdict
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wvq.eval.plots import COLORS, style_axes, style_legend
+from wvq.eval.plots import COLORS, style_axes
 
 PANELS = (
     ("quantization_error", "quantization error E"),
@@ -23,7 +23,7 @@ AXES = {
     "num_codes": "number of codes K",
     "code_dim": "dims of a code D",
 }
-_SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale")
+_SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale", "seed")
 # Colour and dash of a method are the same in every plot.
 _METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "kmeans", "fixed")
 _DASHES = ("-", (0, (5, 2)))
@@ -50,7 +50,15 @@ def plot_study(results: list[dict]) -> dict[str, Figure]:
 
 
 def _name(setting: dict) -> str:
-    plain = {"num_codes": 16_384, "code_dim": 8, "shift": 0, "separation": 0, "code_scale": 1, "target_scale": 1}
+    plain = {
+        "num_codes": 16_384,
+        "code_dim": 8,
+        "shift": 0,
+        "separation": 0,
+        "code_scale": 1,
+        "target_scale": 1,
+        "seed": 0,
+    }
     parts = [setting["distribution"]] if "distribution" in setting else []
     return "-".join(
         parts + [f"{name}{setting[name]:g}" for name in plain if setting.get(name, 0) not in (0, plain[name])]
@@ -74,9 +82,25 @@ def _curves(group: list[dict]) -> Figure:
         if key == "wasserstein_distance":
             axes.set_yscale("log")
             axes.minorticks_off()
-        if position == 0:
-            style_legend(axes)
+        if key == "quantization_error":
+            axes.set_ylim(*_settled_range(group))
+    _legend(figure)
     return figure
+
+
+def _settled_range(group: list[dict]) -> tuple[float, float]:
+    """Limits of E that hold every line from its first tenth on: before, E is tens of times what it becomes."""
+    values = [result["result"]["quantization_error"] for result in group]
+    for result in group:
+        rows = result["curve"]
+        values += [row["quantization_error"] for row in rows[len(rows) // 10 :]]
+    margin = 0.05 * (max(values) - min(values)) or 0.05 * max(values) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
+def _legend(figure: Figure) -> None:
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=len(lines[1]), fontsize=9, columnspacing=1.2, frameon=False)
 
 
 def _over(axis: str, group: list[dict]) -> Figure:
@@ -88,12 +112,14 @@ def _over(axis: str, group: list[dict]) -> Figure:
             methods[result["cell"]["quantizer"]].append((result["cell"][axis], result["result"][key]))
         for method in sorted(methods, key=_METHODS.index):
             x, y = zip(*sorted(methods[method]), strict=True)
+            if method == "kmeans":  # the shift makes no difference to it
+                axes.axhline(y[0], color="#30363d", linewidth=1.2, linestyle=":", label=method)
+                continue
             _line(axes, x, y, method, marker="o")
         _finish(axes, title, AXES[axis])
         if axis == "num_codes":
             axes.set_xscale("log", base=2)
-        if position == 0:
-            style_legend(axes)
+    _legend(figure)
     return figure
 
 

@@ -212,7 +212,17 @@ _COLUMNS = ("shift", "separation", "code_scale", "target_scale", "num_projection
 
 
 def _order(cell: dict) -> tuple:
-    axes = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale", "quantizer")
+    axes = (
+        "distribution",
+        "num_codes",
+        "code_dim",
+        "shift",
+        "separation",
+        "code_scale",
+        "target_scale",
+        "quantizer",
+        "seed",
+    )
     return tuple(cell[name] for name in axes)
 
 
