@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from wvq.eval.atomic import AtomicCell
 from wvq.eval.plots import COLORS, style_axes
 
 PANELS = (
@@ -23,10 +25,11 @@ AXES = {
     "num_codes": "number of codes K",
     "code_dim": "dims of a code D",
 }
-_SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale", "seed")
+SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code_scale", "target_scale", "seed")
 # Colour and dash of a method are the same in every plot.
 _METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "kmeans", "fixed")
 _DASHES = ("-", (0, (5, 2)))
+_REFERENCE = {"color": "#30363d", "linewidth": 1.2, "linestyle": ":"}
 
 
 def plot_study(results: list[dict]) -> dict[str, Figure]:
@@ -35,11 +38,11 @@ def plot_study(results: list[dict]) -> dict[str, Figure]:
     settings = defaultdict(list)
     for result in results:
         if result["curve"]:
-            settings[tuple(result["cell"][name] for name in _SETTING)].append(result)
+            settings[tuple(result["cell"][name] for name in SETTING)].append(result)
     for setting, group in settings.items():
-        figures[f"curves-{_name(dict(zip(_SETTING, setting, strict=True)))}"] = _curves(group)
+        figures[f"curves-{_name(dict(zip(SETTING, setting, strict=True)))}"] = _curves(group)
     for axis in AXES:
-        others = [name for name in _SETTING if name != axis]
+        others = [name for name in SETTING if name != axis]
         lines = defaultdict(list)
         for result in results:
             lines[tuple(result["cell"][name] for name in others)].append(result)
@@ -50,15 +53,7 @@ def plot_study(results: list[dict]) -> dict[str, Figure]:
 
 
 def _name(setting: dict) -> str:
-    plain = {
-        "num_codes": 16_384,
-        "code_dim": 8,
-        "shift": 0,
-        "separation": 0,
-        "code_scale": 1,
-        "target_scale": 1,
-        "seed": 0,
-    }
+    plain = {name: getattr(AtomicCell(), name) for name in SETTING if name != "distribution"}
     parts = [setting["distribution"]] if "distribution" in setting else []
     return "-".join(
         parts + [f"{name}{setting[name]:g}" for name in plain if setting.get(name, 0) not in (0, plain[name])]
@@ -77,7 +72,7 @@ def _curves(group: list[dict]) -> Figure:
             if method != "kmeans":
                 _line(axes, [row["step"] for row in rows], [row[key] for row in rows], method)
             elif key == "quantization_error":  # what the others are held against, whatever their steps
-                axes.axhline(result["result"][key], color="#30363d", linewidth=1.2, linestyle=":", label=method)
+                axes.axhline(result["result"][key], label=method, **_REFERENCE)
         _finish(axes, title, "step")
         if key == "wasserstein_distance":
             axes.set_yscale("log")
@@ -94,6 +89,7 @@ def _settled_range(group: list[dict]) -> tuple[float, float]:
     for result in group:
         rows = result["curve"]
         values += [row["quantization_error"] for row in rows[len(rows) // 10 :]]
+    values = [value for value in values if math.isfinite(value)] or [0.0]  # a run may have diverged
     margin = 0.05 * (max(values) - min(values)) or 0.05 * max(values) or 1.0
     return min(values) - margin, max(values) + margin
 
@@ -112,8 +108,8 @@ def _over(axis: str, group: list[dict]) -> Figure:
             methods[result["cell"]["quantizer"]].append((result["cell"][axis], result["result"][key]))
         for method in sorted(methods, key=_METHODS.index):
             x, y = zip(*sorted(methods[method]), strict=True)
-            if method == "kmeans":  # the shift makes no difference to it
-                axes.axhline(y[0], color="#30363d", linewidth=1.2, linestyle=":", label=method)
+            if method == "kmeans" and axis == "shift":  # which makes no difference to it
+                axes.axhline(y[0], label=method, **_REFERENCE)
                 continue
             _line(axes, x, y, method, marker="o")
         _finish(axes, title, AXES[axis])

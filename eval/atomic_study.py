@@ -21,7 +21,7 @@ from tqdm import tqdm
 import wvq
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.eval.atomic import PROTOCOLS, AtomicCell, run_cell
-from wvq.eval.atomic_plots import plot_study
+from wvq.eval.atomic_plots import SETTING, plot_study
 from wvq.outputs import read_json, write_json, write_text
 from wvq.recipes import AtomicRecipe
 
@@ -212,18 +212,7 @@ _COLUMNS = ("shift", "separation", "code_scale", "target_scale", "num_projection
 
 
 def _order(cell: dict) -> tuple:
-    axes = (
-        "distribution",
-        "num_codes",
-        "code_dim",
-        "shift",
-        "separation",
-        "code_scale",
-        "target_scale",
-        "quantizer",
-        "seed",
-    )
-    return tuple(cell[name] for name in axes)
+    return tuple(cell[name] for name in (*SETTING, "quantizer"))
 
 
 def _published_key(cell: dict) -> tuple | None:

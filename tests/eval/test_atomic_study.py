@@ -1,6 +1,7 @@
 """Many cells of the atomic study: which they are, a folder that fills once, the table, the plots, the command."""
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 
@@ -11,6 +12,7 @@ from wvq.cli import main
 from wvq.errors import ConfigError, DataError
 from wvq.eval import atomic_study
 from wvq.eval.atomic import AtomicCell
+from wvq.eval.atomic_plots import plot_study
 from wvq.eval.atomic_study import PRESETS, expand, published_figures, report_study, run_study, study_table
 from wvq.recipes import AtomicRecipe
 
@@ -295,3 +297,19 @@ def test_the_command_needs_the_name_of_a_study(fails):
 )
 def test_a_bad_value_is_one_line_that_names_the_field(fails, option, value, named):
     assert named in fails("atomic", option, value)
+
+
+def result_of(seed=0, error=1.0):
+    row = {"quantization_error": error, "utilization": 0.5, "perplexity": 3.0, "wasserstein_distance": 0.1}
+    return {"cell": asdict(AtomicCell(seed=seed)), "result": row, "curve": [row | {"step": 0}] * 20}
+
+
+def test_seeds_are_drawn_apart():
+    assert set(plot_study([result_of(0), result_of(1)])) == {"curves-gaussian", "curves-gaussian-seed1"}
+
+
+@pytest.mark.parametrize("error", [math.nan, math.inf])
+def test_a_diverged_run_is_drawn(error):
+    diverged, settled = result_of(error=error), result_of(error=2.0)
+    low, high = plot_study([diverged, settled])["curves-gaussian"].axes[0].get_ylim()
+    assert low < 2.0 < high < 3.0
