@@ -217,8 +217,9 @@ def _order(cell: dict) -> tuple:
 
 def _published_key(cell: dict) -> tuple | None:
     # The published study is one setting; a cell of another size has no published figure.
-    fixed = {"num_codes": 16_384, "code_dim": 8, "separation": 0, "code_scale": 1, "target_scale": 1}
-    if any(cell[name] != value for name, value in fixed.items()):
+    plain = AtomicCell()
+    fixed = [name for name in SETTING if name not in ("distribution", "shift", "seed")]
+    if any(cell[name] != getattr(plain, name) for name in fixed):
         return None
     return cell["distribution"], cell["quantizer"], float(cell["shift"])
 

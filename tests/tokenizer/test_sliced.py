@@ -13,13 +13,17 @@ from wvq.tokenizer.metrics import CodeStatistics
 from wvq.tokenizer.nearest import nearest_codes
 
 
+def points(count, dim, seed=0):
+    return correlated(count, dim, seed).float()
+
+
 def unit_directions(count, dim, seed=0):
     directions = torch.randn(count, dim, generator=generator(seed))
     return directions / directions.norm(dim=1, keepdim=True)
 
 
 def test_sliced_equals_numpy():
-    features, codebook = correlated(40, 3).float(), correlated(40, 3, seed=9).float()
+    features, codebook = points(40, 3), points(40, 3, seed=9)
     directions = unit_directions(7, 3)
     scale = features.numpy().std(0).max()
     a = np.sort(directions.numpy() @ features.numpy().T / scale)
@@ -44,7 +48,7 @@ def test_sliced_with_more_codes_than_features():
 
 
 def test_sliced_is_zero_on_equal_sets():
-    features = correlated(200, 5).float()
+    features = points(200, 5)
     shuffled = features[torch.randperm(200, generator=generator())]
     assert sliced_wasserstein(features, shuffled, unit_directions(16, 5)).item() == pytest.approx(1e-5, abs=1e-5)
 
@@ -68,7 +72,7 @@ def test_sliced_agrees_with_the_gaussian_distance_between_isotropic_gaussians():
 
 
 def test_sliced_has_no_unit():
-    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
+    features, codebook, directions = points(90, 4), points(30, 4, seed=2), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions)
     assert sliced_wasserstein(100 * features, 100 * codebook, directions).item() == pytest.approx(
         value.item(), rel=1e-5
@@ -76,8 +80,8 @@ def test_sliced_has_no_unit():
 
 
 def test_sliced_gradient_equals_finite_differences_and_reaches_the_codebook_only():
-    features, directions = correlated(60, 3).float().requires_grad_(), unit_directions(5, 3)
-    codebook = correlated(10, 3, seed=4).float().requires_grad_()
+    features, directions = points(60, 3).requires_grad_(), unit_directions(5, 3)
+    codebook = points(10, 3, seed=4).requires_grad_()
     sliced_wasserstein(features, codebook, directions).backward()
     assert features.grad is None
     for k, d in [(0, 0), (4, 2), (9, 1)]:
@@ -100,7 +104,7 @@ def test_sliced_is_finite_on_degenerate_inputs(case):
 
 
 def test_sliced_is_computed_in_float32_under_autocast():
-    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
+    features, codebook, directions = points(90, 4), points(30, 4, seed=2), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions)
     with torch.autocast("cpu", torch.bfloat16):
         assert sliced_wasserstein(features, codebook, directions).item() == value.item()
@@ -124,7 +128,7 @@ def numpy_quantiles(values, count):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("target_scale", [1.0, 0.7, 2.0])
 def test_sliced_of_sets_of_any_size_equals_numpy(robust, normalize, target_scale):
-    features, codebook, directions = correlated(90, 3).float(), correlated(25, 3, seed=9).float(), unit_directions(6, 3)
+    features, codebook, directions = points(90, 3), points(25, 3, seed=9), unit_directions(6, 3)
     x, codes = features.double().numpy(), codebook.double().numpy()
     spread = x.std(0).max()
     x = x.mean(0) + target_scale * (x - x.mean(0))
@@ -160,7 +164,7 @@ def test_the_robust_cost_is_squared_for_small_differences_and_linear_for_large_o
 
 @pytest.mark.parametrize("robust", [None, 0.25])
 def test_the_robust_distance_has_no_unit(robust):
-    features, codebook, directions = correlated(90, 4).float(), correlated(30, 4, seed=2).float(), unit_directions(8, 4)
+    features, codebook, directions = points(90, 4), points(30, 4, seed=2), unit_directions(8, 4)
     value = sliced_wasserstein(features, codebook, directions, robust=robust).item()
     larger = sliced_wasserstein(100 * features, 100 * codebook, directions, robust=robust).item()
     plain = sliced_wasserstein(features, codebook, directions, normalize=False, robust=robust).item()
@@ -170,7 +174,7 @@ def test_the_robust_distance_has_no_unit(robust):
 
 @pytest.mark.parametrize("robust", [None, 0.25])
 def test_a_target_scale_widens_the_features_about_their_mean(robust):
-    features = correlated(60, 3).float() + 5
+    features = points(60, 3) + 5
     wide = features.mean(0) + 2 * (features - features.mean(0))
     directions = unit_directions(8, 3)
     matched = sliced_wasserstein(features, wide, directions, target_scale=2.0, robust=robust)
@@ -181,8 +185,8 @@ def test_a_target_scale_widens_the_features_about_their_mean(robust):
 @pytest.mark.parametrize("robust", [None, 0.25])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_sliced_gradient_of_any_cost_equals_finite_differences(robust, normalize):
-    features, directions = correlated(60, 3).float(), unit_directions(5, 3)
-    codebook = correlated(10, 3, seed=4).float().requires_grad_()
+    features, directions = points(60, 3), unit_directions(5, 3)
+    codebook = points(10, 3, seed=4).requires_grad_()
 
     def value(codes):
         return sliced_wasserstein(features, codes, directions, normalize, 1.5, robust)
@@ -209,20 +213,20 @@ def numpy_mmd(features, codes):
 
 @pytest.mark.parametrize(("count", "num_codes", "dim"), [(30, 20, 1), (20, 30, 4), (40, 1, 3), (25, 25, 32)])
 def test_mmd_equals_its_definition(count, num_codes, dim):
-    features, codebook = correlated(count, dim).float(), correlated(num_codes, dim, seed=5).float() + 0.5
+    features, codebook = points(count, dim), points(num_codes, dim, seed=5) + 0.5
     expected, _ = numpy_mmd(features.double().numpy(), codebook.double().numpy())
     assert expected > 0.01
     assert mmd(features, codebook).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_mmd_of_equal_sets_is_zero():
-    points = correlated(50, 4).float()
-    assert mmd(points, points.flip(0)).item() == pytest.approx(0, abs=1e-6)
-    assert mmd(points, points + 1).item() > 0.01
+    features = points(50, 4)
+    assert mmd(features, features.flip(0)).item() == pytest.approx(0, abs=1e-6)
+    assert mmd(features, features + 1).item() > 0.01
 
 
 def test_mmd_gradient_equals_finite_differences_with_the_width_held():
-    features, codebook = correlated(25, 3).float(), (correlated(10, 3, seed=5).float() + 0.5).requires_grad_()
+    features, codebook = points(25, 3), (points(10, 3, seed=5) + 0.5).requires_grad_()
     mmd(features, codebook).backward()
     _, width = numpy_mmd(features.double().numpy(), codebook.detach().double().numpy())
     x = features.double()
@@ -241,7 +245,7 @@ def test_mmd_gradient_equals_finite_differences_with_the_width_held():
 
 
 def test_mmd_reaches_the_codes_only():
-    features, codebook = correlated(30, 3).float().requires_grad_(), correlated(10, 3, seed=5).float().requires_grad_()
+    features, codebook = points(30, 3).requires_grad_(), points(10, 3, seed=5).requires_grad_()
     mmd(features, codebook).backward()
     assert features.grad is None
     assert codebook.grad.abs().min() > 0
@@ -274,7 +278,7 @@ def test_a_sample_is_a_subset_without_repetition_that_follows_the_seed():
 
 
 def test_rows_of_one_process_are_its_own():
-    features = correlated(5, 2).float().requires_grad_()
+    features = points(5, 2).requires_grad_()
     assert torch.equal(gather_rows(features), features)
     assert not gather_rows(features).requires_grad
 

@@ -31,7 +31,7 @@ def fails(capsys):
     return run
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path_factory, monkeypatch):
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch):
     """A command that runs against expectation writes its default folders here."""
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))

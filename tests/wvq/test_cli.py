@@ -16,6 +16,8 @@ from wvq.parser import load_recipe, shipped_recipes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.recipes import EvaluationRecipe, ExportRecipe, GeneratorRecipe, TokenizerRecipe
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @pytest.fixture
 def parsed(monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.cli import COMMANDS, main
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 def test_missing_folder(fails, tmp_path):
     line = fails("train-tokenizer", f"--data.path={tmp_path / 'nowhere'}", f"--out={tmp_path / 't'}")
