@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from wvq.errors import ConfigError, near_match
-from wvq.recipes import Checker
+from wvq.settings import Checker
 from wvq.tokenizer.alignment import MomentWindow, gaussian_wasserstein
 from wvq.tokenizer.codebook import Quantizer, code_counts
 from wvq.tokenizer.configuration import WassersteinVQConfig

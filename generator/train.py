@@ -26,10 +26,11 @@ from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import image_grid
 from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, start_stage, write_json
 from wvq.pretrained import weights_hash
-from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
-from wvq.training import Trainer, build_accelerator
+from wvq.recipes import GeneratorRecipe
+from wvq.settings import ConditionConfig, TrainConfig
+from wvq.training import StepLoss, Task, Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
@@ -67,7 +68,7 @@ class ConditionedCodes(Dataset):
         return items
 
 
-class GeneratorTask:
+class GeneratorTask(Task):
     """What the training loop needs to know of the generator.
 
     Args:
@@ -88,10 +89,10 @@ class GeneratorTask:
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
 
-    def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
         kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
-        return model(batch["codes"], kept.class_labels, kept.text_features, kept.text_mask).loss, {}
+        return StepLoss(model(batch["codes"], kept.class_labels, kept.text_features, kept.text_mask).loss, {})
 
     @torch.no_grad()
     def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, float]:
@@ -118,12 +119,6 @@ class GeneratorTask:
         codes = sample_codes(model, Condition(**batch), list(range(count)), SamplingSettings(guidance_scale=2.0))
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
-
-    def training_state(self, model: ImageCodeTransformer) -> dict:
-        return {}
-
-    def load_training_state(self, model: ImageCodeTransformer, state: dict, device: torch.device) -> None:
-        pass
 
 
 def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) -> dict:
@@ -163,7 +158,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     task = GeneratorTask(tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.train, reference)
     result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)
     if accelerator.is_main_process:
-        trainer.averaged_model.save_pretrained(out)
+        with files_into(out) as partial:
+            trainer.averaged_model.save_pretrained(partial)
         result["parameters"] = sum(p.numel() for p in model.parameters())
         write_json(out / "result.json", result)
     accelerator.wait_for_everyone()

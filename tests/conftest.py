@@ -14,7 +14,8 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from wvq.recipes import DataConfig, ExportRecipe, LossConfig, TokenizerRecipe, TrainConfig
+from wvq.recipes import DataConfig, ExportRecipe, TokenizerRecipe
+from wvq.settings import LossConfig, TrainConfig
 
 transformers.utils.logging.disable_progress_bar()
 

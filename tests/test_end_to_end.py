@@ -14,7 +14,8 @@ from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.generator.sampling import SamplingSettings
 from wvq.pipelines.assemble import train_pipeline
-from wvq.recipes import ConditionConfig, ExportRecipe, GeneratorRecipe, TrainConfig
+from wvq.recipes import ExportRecipe, GeneratorRecipe
+from wvq.settings import ConditionConfig, TrainConfig
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.train import train_tokenizer
 

@@ -22,6 +22,8 @@ class WassersteinVQConfig(StrictConfig):
         dropout: inside residual blocks, in [0, 1).
         num_codes: size K of a codebook.
         code_dim: dims D of the quantized features, over all codebooks.
+        feature_dim: dims of the encoder's features and of what the decoder takes, where they are not the codes': linear
+            projectors then lie between. For a new quantizer in a trained network; none if None.
         num_groups: codebooks G of a product quantizer; each has K codes of D / G dims.
         quantizer: name in the registry of quantizers.
         gradient_estimator: how the decoder's gradient reaches the encoder, "ste" or "rotation".
@@ -54,6 +56,7 @@ class WassersteinVQConfig(StrictConfig):
         dropout: float = 0.0,
         num_codes: int = 16_384,
         code_dim: int = 8,
+        feature_dim: int | None = None,
         num_groups: int = 1,
         quantizer: str = "sliced",
         gradient_estimator: str = "ste",
@@ -81,6 +84,7 @@ class WassersteinVQConfig(StrictConfig):
         self.dropout = dropout
         self.num_codes = num_codes
         self.code_dim = code_dim
+        self.feature_dim = feature_dim
         self.num_groups = num_groups
         self.quantizer = quantizer
         self.gradient_estimator = gradient_estimator
@@ -108,6 +112,7 @@ class WassersteinVQConfig(StrictConfig):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
         for field in ("num_codes", "code_dim", "num_groups", "window_size", "num_projections", "num_samples"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
+        self._require("feature_dim", self.feature_dim is None or is_integer(self.feature_dim), "an integer, or null")
         self._require("affine_interval", is_integer(self.affine_interval), "an integer of at least 1")
         self._require("num_codes", self.num_codes < 2**31, "below 2**31, the range of the integers that hold a code")
         divides = self.code_dim % self.num_groups == 0
@@ -142,6 +147,11 @@ class WassersteinVQConfig(StrictConfig):
                 f"data.image_size is {image_size}, but the tokenizer in {tokenizer} was trained on "
                 f"{self.image_size}; set data.image_size to it"
             )
+
+    @property
+    def encoder_dim(self) -> int:
+        """Dims of the encoder's features and of what the decoder takes."""
+        return self.code_dim if self.feature_dim is None else self.feature_dim
 
     @property
     def downsampling(self) -> int:

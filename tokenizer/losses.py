@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.errors import ConfigError, DownloadError
-from wvq.recipes import LossConfig
+from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
+from wvq.settings import LossConfig
 
 
 class ReconstructionLoss(nn.Module):
@@ -24,7 +25,7 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        self.perceptual = PERCEPTUAL[config.perceptual_network]() if config.perceptual_weight else None
+        self.perceptual = build_perceptual(config) if config.perceptual_weight else None
 
     def forward(
         self, reconstruction: torch.Tensor, pixel_values: torch.Tensor
@@ -72,29 +73,50 @@ class FeatureDistance(nn.Module):
         return torch.stack([(x - y).square().sum(1).mean() for x, y in zip(values, targets, strict=True)]).mean()
 
 
-def _efficientnet_lite0() -> nn.Module:
-    from wvq.networks import efficientnet_lite0, perceptual_layers
+def build_perceptual(config: LossConfig) -> nn.Module:
+    """The distance that ``config.perceptual_network`` names: of (pictures, references), both (B, 3, H, W), to 0-d."""
+    if config.perceptual_network == "lpips":
+        return LPIPS(config.perceptual_weights)
+    if config.perceptual_network == "efficientnet_lite0":
+        from wvq.networks import efficientnet_lite0, perceptual_layers
 
-    network, _ = efficientnet_lite0()
-    return FeatureDistance(lambda pictures: perceptual_layers(network, pictures), network)
+        network, _ = efficientnet_lite0()
+        return FeatureDistance(lambda pictures: perceptual_layers(network, pictures), network)
+    from wvq.networks import VisionBackbone
+
+    network = VisionBackbone(config.perceptual_network)
+    return FeatureDistance(network, network)
 
 
-class _LPIPS(nn.Module):
-    """LPIPS (Zhang et al. 2018) with the VGG backbone, of the package of the same name; frozen, in eval mode."""
+class LPIPS(nn.Module):
+    """LPIPS (Zhang et al. 2018) with the VGG backbone, of the package of the same name; frozen, in eval mode.
 
-    def __init__(self):
+    Args:
+        weights: file with torchvision's VGG-16 weights; torchvision downloads them if None.
+
+    Raises:
+        ConfigError: the package is missing.
+        CheckpointError: the file is missing, damaged or of another network.
+        DownloadError: the weights could not be fetched.
+    """
+
+    def __init__(self, weights: str | Path | None = None):
         super().__init__()
         try:
             import lpips
         except ImportError:
             raise ConfigError('loss.perceptual_network "lpips" needs its package: pip install "wvq[lpips]"') from None
         try:
-            self.network = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
+            # The linear heads come with the package; only the backbone is a download.
+            network = lpips.LPIPS(net="vgg", pnet_rand=weights is not None, verbose=False)
         except OSError as error:
             raise DownloadError(
-                f"the VGG backbone of LPIPS could not be fetched ({error}); connect once to a network, or set "
-                "loss.perceptual_network to efficientnet_lite0"
+                f"the VGG backbone of LPIPS could not be fetched ({first_line(error)}); give a file with torchvision's "
+                "VGG-16 weights by loss.perceptual_weights, or set loss.perceptual_network to efficientnet_lite0"
             ) from error
+        if weights is not None:
+            _load_vgg(network.net, Path(weights))
+        self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -103,4 +125,15 @@ class _LPIPS(nn.Module):
         return self.network(pictures, references).mean()
 
 
-PERCEPTUAL = {"lpips": _LPIPS, "efficientnet_lite0": _efficientnet_lite0}
+def _load_vgg(backbone: nn.Module, file: Path) -> None:
+    # The package splits the layers over slices, and keeps their numbers.
+    from wvq.networks import read_state_dict
+
+    if not file.is_file():
+        raise CheckpointError(f"loss.perceptual_weights: {file} does not exist")
+    saved = read_state_dict(file.read_bytes(), file)
+    try:
+        own = {name: saved[f"features.{name.partition('.')[2]}"] for name in backbone.state_dict()}
+        backbone.load_state_dict(own)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"loss.perceptual_weights: {file} does not hold torchvision's VGG-16 weights") from error

@@ -7,6 +7,7 @@ Shapes: B pictures, C channels, H W pixels, h w grid of codes, D dims of a code.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ from einops import rearrange
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError, near_match
 from wvq.pretrained import StrictPreTrainedModel
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -28,7 +30,7 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
-class ResBlock(nn.Module):
+class ResBlock(GradientCheckpointingLayer):
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1, self.conv1 = norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -42,7 +44,7 @@ class ResBlock(nn.Module):
         return self.skip(x) + h
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(GradientCheckpointingLayer):
     """Single-head self-attention over all positions."""
 
     def __init__(self, channels: int):
@@ -85,7 +87,7 @@ def level(in_channels: int, channels: int, blocks: int, lowest: bool, config: Wa
 
 
 class Encoder(nn.Sequential):
-    """Pictures (B, C, H, W) in [-1, 1] -> features (B, D, h, w)."""
+    """Pictures (B, C, H, W) in [-1, 1] -> features (B, F, h, w), F = ``config.encoder_dim``."""
 
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels
@@ -96,16 +98,21 @@ class Encoder(nn.Sequential):
             layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks, lowest, config)
             if not lowest:
                 layers.append(Downsample(width))
-        layers += [*middle(widths[-1], config), norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.code_dim, 1)]
+        layers += [
+            *middle(widths[-1], config),
+            norm(widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(widths[-1], config.encoder_dim, 1),
+        ]
         super().__init__(*layers)
 
 
 class Decoder(nn.Sequential):
-    """Quantized features (B, D, h, w) -> pictures (B, C, H, W), not clamped."""
+    """Quantized features (B, F, h, w) -> pictures (B, C, H, W), not clamped."""
 
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels[::-1]
-        layers: list[nn.Module] = [nn.Conv2d(config.code_dim, widths[0], 1), *middle(widths[0], config)]
+        layers: list[nn.Module] = [nn.Conv2d(config.encoder_dim, widths[0], 1), *middle(widths[0], config)]
         for index, width in enumerate(widths):
             layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks + 1, index == 0, config)
             if index < len(widths) - 1:
@@ -115,6 +122,37 @@ class Decoder(nn.Sequential):
         if config.patch_size > 1:
             layers.append(nn.PixelShuffle(config.patch_size))
         super().__init__(*layers)
+
+
+class Projector(nn.Module):
+    """Linear maps from the encoder's F dims to the D of a code, and back to the decoder's F.
+
+    They start as an orthogonal map and its inverse (D >= F), or as the projection on D random directions (D < F).
+    """
+
+    def __init__(self, config: WassersteinVQConfig):
+        super().__init__()
+        dim, code_dim = config.encoder_dim, config.code_dim
+        # Parameters of its own, not layers: _init_weights is called only for modules that have some.
+        self.in_weight, self.in_bias = nn.Parameter(torch.empty(code_dim, dim)), nn.Parameter(torch.empty(code_dim))
+        self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
+
+    def reset(self) -> None:
+        init.orthogonal_(self.in_weight)
+        init.copy_(self.out_weight, self.in_weight.T)
+        init.zeros_(self.in_bias)
+        init.zeros_(self.out_bias)
+
+    def to_codes(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., F) -> (..., D)."""
+        return F.linear(features, self.in_weight, self.in_bias)
+
+    def from_codes(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., F)."""
+        return F.linear(vectors, self.out_weight, self.out_bias)
+
+
+PARTS = ("encoder", "quantizer", "decoder")
 
 
 @dataclass
@@ -162,6 +200,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     config_class = WassersteinVQConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
     # Codes are compared in float32 whatever the dtype of the network: see nearest.py.
     _keep_in_fp32_modules_strict = ["quantizer"]
 
@@ -170,6 +209,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
         self.encoder = Encoder(config)
         self.quantizer = build_quantizer(config)
         self.decoder = Decoder(config)
+        self.projector = Projector(config) if config.feature_dim is not None else None
+        self.frozen: frozenset[str] = frozenset()
         self.post_init()
 
     @torch.no_grad()
@@ -182,10 +223,43 @@ class WassersteinVQModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, Quantizer):
             module.reset_codebook()
+        elif isinstance(module, Projector):
+            module.reset()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
         """Parameters that belong into the codebook's own optimiser group."""
         return self.quantizer.codebook_parameters()
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
+        return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+
+    def freeze(self, parts: Iterable[str]) -> None:
+        """Keep ``encoder``, ``quantizer`` (with its projector) or ``decoder`` as they are, in eval mode.
+
+        Raises:
+            ConfigError: an unknown part, or all of them.
+        """
+        parts = frozenset(parts)
+        for part in parts - set(PARTS):
+            raise ConfigError(f'freeze: there is no part "{part}"{near_match(part, PARTS)}; one of {", ".join(PARTS)}')
+        if parts == set(PARTS):
+            raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
+        self.frozen = parts
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        modules = [getattr(self, part) for part in self.frozen]
+        return modules + ([self.projector] if "quantizer" in self.frozen and self.projector else [])
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.train(False)
+        return self
 
     def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         size, channels = self.config.image_size, self.config.in_channels
@@ -194,7 +268,16 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 f"pixel_values must be (B, {channels}, {size}, {size}) for this tokenizer, "
                 f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
             )
-        return rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
+        features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
+        return features if self.projector is None else self.projector.to_codes(features)
+
+    def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
+        # quantized: (B, D, h, w)
+        if self.projector is not None:
+            quantized = rearrange(
+                self.projector.from_codes(rearrange(quantized, "b d h w -> b h w d")), "b h w d -> b d h w"
+            )
+        return self.decoder(quantized)
 
     def encode(self, pixel_values: torch.Tensor) -> EncoderOutput:
         """Codes of pictures.
@@ -213,7 +296,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
 
     def decode(self, quantized: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of quantized features (B, D, h, w), clamped to [-1, 1]."""
-        return self.decoder(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
+        return self._decoded(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of codes (B, h, w) or (B, h, w, G) in [0, K), clamped to [-1, 1]."""
@@ -224,13 +307,15 @@ class WassersteinVQModel(StrictPreTrainedModel):
 
         Args:
             pixel_values: (B, C, H, W) in [-1, 1].
-            update_statistics: pass True in training steps only; the alignment then counts the batch in its window.
+            update_statistics: pass True in training steps only; the alignment then counts the batch in its window, if
+                the quantizer is not frozen.
 
         Raises:
             DataError: the pictures have another size.
         """
+        update_statistics = update_statistics and "quantizer" not in self.frozen
         output = self.quantizer(self._features(pixel_values), update_statistics=update_statistics)
-        reconstruction = self.decoder(rearrange(output.quantized, "b h w d -> b d h w"))
+        reconstruction = self._decoded(rearrange(output.quantized, "b h w d -> b d h w"))
         return TokenizerOutput(reconstruction, output.codes, output.loss, output.losses, output.statistics)
 
 

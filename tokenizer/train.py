@@ -9,6 +9,7 @@ result.json, and training/ with log.jsonl, TensorBoard files, reconstruction she
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,26 +22,44 @@ from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError
 from wvq.images import image_grid
 from wvq.optimization import network_groups, parameter_group
-from wvq.outputs import TRAINING, start_stage, write_json
-from wvq.recipes import TokenizerRecipe, TrainConfig
-from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.outputs import TRAINING, files_into, start_stage, write_json
+from wvq.recipes import TokenizerRecipe
+from wvq.settings import TrainConfig
+from wvq.tokenizer.adaptation import build_tokenizer
+from wvq.tokenizer.adversarial import Adversary, combined_gradient
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.training import Trainer, build_accelerator
+from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
+from wvq.training import StepLoss, Task, Trainer, build_accelerator
 
 
-class TokenizerTask:
-    """What the training loop needs to know of the tokenizer."""
+class TokenizerTask(Task):
+    """What the training loop needs to know of the tokenizer.
+
+    Args:
+        loss: reconstruction loss, on the device of the run.
+        validation: held-out pictures.
+        config: the loop's settings.
+        adversary: discriminator with its loss; None trains without.
+    """
 
     name = "tokenizer"
 
-    def __init__(self, loss: ReconstructionLoss, validation: ImageDataset, config: TrainConfig):
+    def __init__(
+        self,
+        loss: ReconstructionLoss,
+        validation: ImageDataset,
+        config: TrainConfig,
+        adversary: Adversary | None = None,
+    ):
         self.reconstruction_loss, self.validation, self.config = loss, validation, config
+        self.adversary = adversary
+        self.usage = CodebookUsage()
 
     def parameter_groups(self, model: WassersteinVQModel) -> list[dict]:
-        codebook = model.codebook_parameters()
+        codebook = [p for p in model.codebook_parameters() if p.requires_grad]
         own = {id(p) for p in codebook}
         network = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
         groups = network_groups(network, self.config)
@@ -48,11 +67,60 @@ class TokenizerTask:
             groups.append(parameter_group("codebook", codebook, self.config, lr=self.config.codebook_learning_rate))
         return groups
 
-    def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def adversary_groups(self) -> list[dict]:
+        settings = self.adversary.config
+        config = replace(self.config, learning_rate=settings.learning_rate or self.config.learning_rate)
+        params = [p for p in self.adversary.parameters() if p.requires_grad]
+        group = parameter_group("discriminator", params, config, weight_decay=settings.weight_decay)
+        return [group | {"clip": "discriminator", "betas": (settings.beta1, settings.beta2)}]
+
+    def compiled_parts(self, model: WassersteinVQModel) -> list[nn.Module]:
+        return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
+
+    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
         pixel_values = batch["pixel_values"]
         output = model(pixel_values, update_statistics=True)
-        loss, terms = self.reconstruction_loss(output.reconstruction, pixel_values)
-        return loss + output.quantizer_loss, {**terms, **output.losses, **output.statistics}
+        config = unwrapped(model).config
+        self.usage.update(output.codes, config.num_codes, config.num_groups)
+        terms = {**output.losses, **output.statistics}
+        adversary = self.adversary
+        if adversary is None or not adversary.trains(images_seen):
+            loss, pixel_terms = self.reconstruction_loss(output.reconstruction, pixel_values)
+            return StepLoss(loss + output.quantizer_loss, {**pixel_terms, **terms})
+        fake = output.reconstruction.detach()
+        penalize = bool(adversary.config.r1_weight) and self._step(images_seen) % adversary.config.r1_interval == 0
+        loss, pixel_terms = self._judged_loss(model, output.reconstruction, pixel_values, images_seen)
+        return StepLoss(
+            loss + output.quantizer_loss,
+            {**pixel_terms, **terms},
+            lambda wrapped: wrapped(pixel_values, fake, penalize),
+        )
+
+    def _step(self, images_seen: int) -> int:
+        return images_seen // self.config.batch_size
+
+    def _judged_loss(
+        self, model: nn.Module, reconstruction: torch.Tensor, pixel_values: torch.Tensor, images_seen: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Reconstruction and adversarial loss, with the adaptive weight."""
+        adversary, weight = self.adversary, self.adversary.weight(images_seen)
+        if not weight:
+            loss, terms = self.reconstruction_loss(reconstruction, pixel_values)
+            return loss, {**terms, "adversarial_weight": loss.new_zeros(())}
+        pictures = reconstruction.detach().float().requires_grad_()
+        others, terms = self.reconstruction_loss(pictures, pixel_values)
+        adversarial = adversary.generator_loss(pictures)
+        most = adversary.config.max_adaptive_weight if adversary.config.adaptive_weight else None
+        layer = unwrapped(model).last_layer
+        gradient, ratio = combined_gradient(reconstruction, others, adversarial, layer, pictures, weight, most)
+        value = others.detach() + weight * ratio * adversarial.detach()
+        carrier = (reconstruction * gradient.to(reconstruction.dtype)).sum()  # has the combined gradient
+        terms |= {"adversarial": adversarial.detach(), "adversarial_weight": weight * ratio}
+        return carrier + (value - carrier.detach()), terms
+
+    def report(self, accelerator: Accelerator, images_seen: int) -> tuple[dict[str, float], str | None]:
+        warm = max(self.config.warmup_images, WARM_SHARE * self.config.images)
+        return self.usage.report(accelerator, images_seen, warm)
 
     def evaluate(self, model: WassersteinVQModel, accelerator: Accelerator) -> dict[str, float]:
         return evaluate_tokenizer(model, self.validation, accelerator=accelerator, progress=True)
@@ -61,10 +129,18 @@ class TokenizerTask:
         return reconstruction_sheet(model, self.validation)
 
     def training_state(self, model: WassersteinVQModel) -> dict:
-        return model.quantizer.training_state()
+        return {"quantizer": model.quantizer.training_state(), "usage": self.usage.state_dict()}
 
     def load_training_state(self, model: WassersteinVQModel, state: dict, device: torch.device) -> None:
-        model.quantizer.load_training_state(state, device)
+        model.quantizer.load_training_state(state["quantizer"], device)
+        self.usage.load_state_dict(state["usage"], device)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module behind DistributedDataParallel or torch.compile."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return extract_model_from_parallel(model)
 
 
 @torch.no_grad()
@@ -90,26 +166,27 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         ConfigError, DataError, CheckpointError, DownloadError: bad settings, data or folder, before training starts.
     """
     recipe.train.check()
+    recipe.discriminator.check()
     loss = ReconstructionLoss(recipe.loss)
     for given in ("image_size", "class_names"):
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the data; set data.image_size or data.classes instead")
     images = load_images(recipe.data)
-    config = WassersteinVQConfig(
-        **recipe.model, image_size=recipe.data.image_size, class_names=list(images.class_names)
-    )
+    from_data = {"image_size": recipe.data.image_size, "class_names": list(images.class_names)}
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out)
+    set_seed(recipe.train.seed)
+    model = build_tokenizer(recipe, from_data)
+    adversary = Adversary(recipe.discriminator) if recipe.discriminator.network != "none" else None
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-    set_seed(recipe.train.seed)
-    model = WassersteinVQModel(config)
-    task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train)
+    task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
     trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
     result = trainer.run(resume=resume)
     if accelerator.is_main_process:
-        trainer.averaged_model.save_pretrained(out)
-        ImageProcessor(size=config.image_size).save_pretrained(out)
+        with files_into(out) as partial:
+            trainer.averaged_model.save_pretrained(partial)
+            ImageProcessor(size=model.config.image_size).save_pretrained(partial)
         result["data"] = images.source
         result["parameters"] = sum(p.numel() for p in model.parameters())
         write_json(out / "result.json", result)

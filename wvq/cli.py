@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import wvq
 from wvq import commands
 from wvq.errors import ConfigError, WVQError, near_match
+from wvq.interruption import RunInterrupted
 from wvq.parser import Parser, recipe_file
 from wvq.recipes import (
     AtomicRecipe,
@@ -184,6 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.run(values)
     except WVQError as error:
         _fail(program, " ".join(str(error).split()))
+    except RunInterrupted as stop:
+        again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
+        print(f"\n{program}: {stop}{again}", file=sys.stderr)
+        return 128 + stop.signal
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0

@@ -44,3 +44,13 @@ def gather_objects(value: Any) -> list[Any]:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def process_rank() -> int:
+    """Rank of this process among those that run together."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean over all processes, detached and in a tensor of its own."""
+    return sum_over_processes(tensor.detach().clone()) / world_size()

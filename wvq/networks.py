@@ -1,17 +1,19 @@
-"""EfficientNet-Lite0 with the ImageNet weights of its Python package: features for metrics and perceptual losses."""
+"""Frozen networks behind metrics, perceptual losses and discriminators: EfficientNet-Lite0, models of transformers."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wvq.errors import CheckpointError, ConfigError
+from wvq.errors import CheckpointError, ConfigError, first_line
 
 # The last block of each resolution: strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
 _PERCEPTUAL_BLOCKS = (2, 4, 10, 15)
@@ -49,6 +51,75 @@ def perceptual_layers(network: nn.Module, pictures: Tensor) -> list[Tensor]:
         if index in _PERCEPTUAL_BLOCKS:
             layers.append(x)
     return layers
+
+
+class VisionBackbone(nn.Module):
+    """Hidden states of a frozen vision model of transformers (DINO, DINOv2, CLIP, ConvNeXt, ...) as feature maps.
+
+    Pictures are resized to the size that the model was trained at, where its config names one.
+
+    Args:
+        path: folder or Hub id.
+        layers: which hidden states, 0 being the embeddings; four spread over the depth if None.
+
+    Raises:
+        CheckpointError: no such folder, or it holds no vision model.
+        DownloadError: the Hub id cannot be reached.
+        ConfigError: a layer is out of range.
+    """
+
+    def __init__(self, path: str | Path, layers: list[int] | None = None):
+        from transformers import AutoModel
+
+        from wvq.pretrained import resolve_folder
+
+        super().__init__()
+        folder = resolve_folder(path, "vision model")
+        try:
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{folder} does not load as a vision model ({first_line(error)})") from error
+        self.model = getattr(model, "vision_model", model).requires_grad_(False).eval()
+        size = getattr(self.model.config, "image_size", None)
+        self.size = size if isinstance(size, int) else None
+        mean, std = _normalization(folder)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        with torch.no_grad():
+            maps = self._hidden_maps(torch.zeros(1, 3, self.size or 64, self.size or 64))
+        last = len(maps) - 1
+        self.layers = layers if layers is not None else sorted({max(1, round(i * last / 4)) for i in (1, 2, 3, 4)})
+        for layer in self.layers:
+            if not 0 <= layer <= last:
+                raise ConfigError(f"layer {layer} of {path} is out of range: its hidden states are 0 to {last}")
+        self.channels = [maps[layer].shape[1] for layer in self.layers]
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """One map (B, C, h, w) a layer, of pictures (B, 3, H, W) in [-1, 1]."""
+        if self.size is not None and tuple(pictures.shape[-2:]) != (self.size, self.size):
+            pictures = F.interpolate(pictures, (self.size, self.size), mode="bilinear", antialias=True)
+        maps = self._hidden_maps(((pictures + 1) / 2 - self.mean) / self.std)
+        return [maps[layer] for layer in self.layers]
+
+    def _hidden_maps(self, pixels: Tensor) -> list[Tensor]:
+        states = self.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return [state if state.ndim == 4 else _token_map(state) for state in states]
+
+
+def _token_map(tokens: Tensor) -> Tensor:
+    # (B, prefix + side^2, C) -> (B, C, side, side): class and register tokens come first.
+    side = int((tokens.shape[1]) ** 0.5)
+    return tokens[:, tokens.shape[1] - side * side :].transpose(1, 2).reshape(len(tokens), -1, side, side)
+
+
+def _normalization(folder: Path) -> tuple[list[float], list[float]]:
+    file = folder / "preprocessor_config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return values.get("image_mean", imagenet[0]), values.get("image_std", imagenet[1])
 
 
 def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""Optimiser groups and the learning-rate schedule."""
+"""Optimisers, their groups, clipping, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
-from wvq.recipes import TrainConfig
+from wvq.settings import TrainConfig
 
 
 def parameter_group(
@@ -21,8 +22,38 @@ def parameter_group(
 def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict]:
     """Groups of a network: weight decay on parameters of two or more dims only."""
     matrices, vectors = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
-    groups = [parameter_group("matrices", matrices, config, weight_decay=config.weight_decay)]
+    groups = [parameter_group("matrices", matrices, config, weight_decay=config.weight_decay)] if matrices else []
     return groups + ([parameter_group("vectors", vectors, config)] if vectors else [])
+
+
+def build_optimizer(groups: list[dict], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW over the groups, fused: one kernel a step, which skips a step on the device if it is told to."""
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, images_seen: int
+) -> None:
+    """Set the rate of each scheduled group for the step that begins at ``images_seen``."""
+    factor = learning_rate_factor(config, progress, images_seen)
+    for group in optimizer.param_groups:
+        if group["scheduled"]:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def clip_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> dict[str, torch.Tensor]:
+    """Clip the gradients of the groups that share a clip name together (0: measure only).
+
+    Returns:
+        The gradient norm by clip name, before clipping; 0-d, on the device.
+    """
+    clipped: dict[str, list[nn.Parameter]] = {}
+    for group in optimizer.param_groups:
+        clipped.setdefault(group["clip"], []).extend(group["params"])
+    return {
+        name: nn.utils.clip_grad_norm_(params, clip_norm or math.inf, foreach=True).detach()
+        for name, params in clipped.items()
+    }
 
 
 def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int) -> float:

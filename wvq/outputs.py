@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -70,6 +71,19 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def files_into(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files replace those of ``folder`` one by one when the block ends well.
+
+    For a folder that holds other things too. Weights come last: whoever finds them finds the config that fits them.
+    """
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
+        yield Path(partial)
+        for file in sorted(Path(partial).iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name)):
+            os.replace(file, folder / file.name)
 
 
 def refuse_occupied(folder: str | Path, what: str = "a run") -> None:

@@ -28,8 +28,13 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 class StrictConfig(PreTrainedConfig):
     """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen."""
 
+    @classmethod
+    def fields(cls) -> set[str]:
+        """Names of the model's own fields."""
+        return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+
     def __init__(self, **kwargs):
-        own = set(inspect.signature(type(self).__init__).parameters) - {"self", "kwargs"}
+        own = self.fields()
         known = own | set(getattr(PreTrainedConfig, "__dataclass_fields__", {})) | _LIBRARY_KEYS
         for key in kwargs:
             if key not in known:

@@ -20,7 +20,8 @@ from wvq.outputs import refuse_occupied, write_json
 from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.quickstart_report import measure, write_report
-from wvq.recipes import ConditionConfig, DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.settings import ConditionConfig
 from wvq.terminal import show
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.train import train_tokenizer

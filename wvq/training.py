@@ -7,101 +7,100 @@ processes changes the order of summation only; dropout masks are drawn by each p
 
 from __future__ import annotations
 
-import copy
-import math
-import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from wvq.errors import CheckpointError, ConfigError
-from wvq.optimization import learning_rate_factor
-from wvq.recipes import TrainConfig
+from wvq.averaging import ExponentialAverage
+from wvq.checkpoints import latest_checkpoint, save_checkpoint
+from wvq.errors import ConfigError
+from wvq.interruption import RunInterrupted, StopRequest, ignore_signals, stop_on_signal
+from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
+from wvq.order import RunSampler
+from wvq.settings import TrainConfig
 from wvq.tracking import RunLog, truncate_log
 
-CHECKPOINTS = "checkpoints"
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
-class Task(Protocol):
-    """What a stage brings to the loop."""
+@dataclass
+class StepLoss:
+    """What a task computes from one batch.
+
+    Attributes:
+        loss: mean over the batch; 0-d.
+        terms: detached 0-d figures by name, for the log.
+        adversary_loss: gives loss and terms of the adversary for the same batch, from the (wrapped) adversary; None
+            while it does not train.
+    """
+
+    loss: torch.Tensor
+    terms: dict[str, torch.Tensor]
+    adversary_loss: Callable[[nn.Module], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
+
+
+class Task:
+    """What a stage brings to the loop.
+
+    Attributes:
+        name: shown beside the progress bar.
+        adversary: a module that trains against the model, with an optimiser of its own; None for none.
+    """
 
     name: str
+    adversary: nn.Module | None = None
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Optimiser groups, made by :func:`wvq.optimization.parameter_group`."""
+        raise NotImplementedError
 
-    def loss(self, model: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean loss of a batch and its detached figures; ``model`` may be wrapped, so call only its forward."""
+    def adversary_groups(self) -> list[dict]:
+        """Optimiser groups of the adversary."""
+        raise NotImplementedError
+
+    def compiled_parts(self, model: nn.Module) -> list[nn.Module]:
+        """Modules that torch.compile makes faster, each as a whole."""
+        return [model]
+
+    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
+        """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
+
+        A method of the wrapped module would go past the averaging of gradients over processes.
+        """
+        raise NotImplementedError
+
+    def report(self, accelerator: Accelerator, images_seen: int) -> tuple[dict[str, float], str | None]:
+        """Figures for a log line beside the means of the terms, and a warning for the user, if there is one."""
+        return {}, None
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Held-out figures, the same on every process."""
+        raise NotImplementedError
 
     def picture(self, model: nn.Module) -> Image.Image:
         """A sheet that shows what the model can do."""
+        raise NotImplementedError
 
-    def training_state(self, model: nn.Module) -> dict: ...
+    def training_state(self, model: nn.Module) -> dict:
+        """What an exact resume needs beside weights and optimisers."""
+        return {}
 
-    def load_training_state(self, model: nn.Module, state: dict, device: torch.device) -> None: ...
-
-
-class RunSampler(Sampler):
-    """Endless (position, index) pairs of one process: its share of each global batch, from ``start`` pictures on.
-
-    ``position`` counts the pictures of the whole run; each pass over the data has its own permutation.
-    """
-
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, start: int = 0):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world, self.start = rank, world, start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        share = self.batch_size // self.world
-        epoch, order = -1, None
-        for first in range(self.start, 2**62, self.batch_size):
-            for position in range(first + self.rank * share, first + (self.rank + 1) * share):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    generator = torch.Generator().manual_seed(self.seed * 2**31 + epoch)
-                    order = torch.randperm(self.length, generator=generator).tolist()
-                yield position, order[position % self.length]
-
-
-class ExponentialAverage:
-    """Exponential moving average of the parameters; buffers are copied. The decay grows from 0 over the first steps."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self.decay = decay
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(current)
-        self.updates += 1
-
-    def state_dict(self) -> dict:
-        return {"updates": self.updates, "model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.updates = state["updates"]
-        self.model.load_state_dict(state["model"])
+    def load_training_state(self, model: nn.Module, state: dict, device: torch.device) -> None:
+        pass
 
 
 class Trainer:
-    """Trains one model on one data set.
+    """Trains one model, and the adversary of its task if there is one, on one data set.
 
     Args:
         task: what is trained, and how it is measured.
@@ -136,14 +135,29 @@ class Trainer:
         self.micro_batch = config.batch_size // parts
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        groups = task.parameter_groups(model)
-        # Fused: one kernel a step, and a step with non-finite gradients is skipped on the device, without a host sync.
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.optimizers = {"": self.optimizer}
+        self.adversary = None
+        if task.adversary is not None:
+            self._prepare_adversary(task.adversary)
         self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
+        if config.compile:
+            for part in task.compiled_parts(self.raw_model):
+                part.compile()
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
-        self.skipped = torch.zeros((), device=accelerator.device)
+        self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
+        self.warnings: list[str] = []
         accelerator.register_for_checkpointing(self)
+
+    def _prepare_adversary(self, adversary: nn.Module) -> None:
+        if self.config.channels_last:
+            adversary = adversary.to(memory_format=torch.channels_last)
+        groups = self.task.adversary_groups()
+        optimizer = build_optimizer(groups, groups[0]["lr"], groups[0]["betas"])
+        self.adversary, self.optimizers["discriminator"] = self.accelerator.prepare(adversary, optimizer)
 
     @property
     def raw_model(self) -> nn.Module:
@@ -161,39 +175,58 @@ class Trainer:
 
         Returns:
             The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps`` and
-            ``cut_short`` (True if the clock and not the number of pictures ended the run).
+            ``cut_short`` (True if the clock and not the number of pictures ended the run), and ``warnings``.
+
+        Raises:
+            RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, at the
+                next log line.
+            CheckpointError: there is nothing to resume, or a checkpoint could not be written.
         """
-        config, accelerator = self.config, self.accelerator
         if resume:
             self.load_latest()
-        log = RunLog(self.folder, self.images_seen) if accelerator.is_main_process else None
-        bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
-        batches = iter(self._loader())
-        self._last_step_at = time.perf_counter()
-        window, figures, evaluated_at = _Window(), {}, -1
-        while self.images_seen < config.images and not self._out_of_time():
-            window.add(self._step(batches))
-            bar.update(min(config.batch_size, config.images - bar.n))
-            if self._due(config.log_every):
-                self._log_training(log, bar, window.collect(accelerator))
-            if config.evaluate_every and self._due(config.evaluate_every):
-                figures, evaluated_at = self._evaluate(log, bar), self.images_seen
-            if config.save_every and self._due(config.save_every):
-                self.save()
-        if config.save_every:
-            self.save()  # a run that the clock cut short can go on from here
-        if evaluated_at != self.images_seen:
-            figures = self._evaluate(log, bar)
-        bar.close()
-        if log:
-            log.close()
+        log = RunLog(self.folder, self.images_seen) if self.accelerator.is_main_process else None
+        try:
+            with stop_on_signal() as request:
+                figures = self._run(log, request)
+        finally:
+            if log:
+                log.close()
+        skipped = {f"skipped_{name}_steps" if name else "skipped_steps": int(n) for name, n in self.skipped.items()}
         return figures | {
             "images": self.images_seen,
             "seconds": round(self.elapsed, 1),
             "images_per_second": round(self.images_seen / max(self.elapsed, 1e-9), 1),
-            "skipped_steps": int(self.skipped),
-            "cut_short": self.images_seen < config.images,
+            **skipped,
+            "cut_short": self.images_seen < self.config.images,
+            "warnings": self.warnings,
         }
+
+    def _run(self, log: RunLog | None, request: StopRequest) -> dict:
+        config = self.config
+        bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
+        batches = iter(self._loader())
+        self._last_step_at = time.perf_counter()
+        window, figures, evaluated_at = _Window(), {}, -1
+        with bar:
+            while self.images_seen < config.images and not self._out_of_time():
+                window.add(self._step(batches))
+                bar.update(min(config.batch_size, config.images - bar.n))
+                if self._due(config.log_every):
+                    self._log_training(log, bar, window.collect(self.accelerator))
+                    self._agree(request)
+                if config.evaluate_every and self._due(config.evaluate_every):
+                    figures, evaluated_at = self._evaluate(log, bar), self.images_seen
+                if config.save_every and self._due(config.save_every):
+                    self.save()
+                if request.signal and (self.accelerator.num_processes == 1 or self._due(config.log_every)):
+                    name = signal.Signals(request.signal).name
+                    saved = self.save()
+                    raise RunInterrupted(f"stopped by {name}; checkpoint saved in {saved}", request.signal)
+            if config.save_every:
+                self.save()  # a run that the clock cut short can go on from here
+            if evaluated_at != self.images_seen:
+                figures = self._evaluate(log, bar)
+        return figures
 
     def _loader(self) -> DataLoader:
         accelerator, config = self.accelerator, self.config
@@ -212,49 +245,60 @@ class Trainer:
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
             persistent_workers=config.num_workers > 0,
+            worker_init_fn=ignore_signals,
         )
 
     def _step(self, batches: Iterator[dict]) -> dict[str, torch.Tensor]:
-        """One optimiser step; returns detached figures that stay on the device."""
+        """One step of every optimiser whose turn it is; returns detached figures that stay on the device."""
         config, accelerator = self.config, self.accelerator
-        self.model.train()
+        modules = [module for module in (self.model, self.adversary) if module is not None]
+        for module in modules:
+            module.train()
         torch.manual_seed(config.seed + self.images_seen + accelerator.process_index)
         figures: dict[str, torch.Tensor] = {}
+        turns = [""]
         for _ in range(config.gradient_accumulation_steps):
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
-            with accelerator.accumulate(self.model):
+            with accelerator.accumulate(*modules):
                 with accelerator.autocast():
-                    loss, terms = self.task.loss(self.model, batch)
-                accelerator.backward(loss)
-            for name, value in {"loss": loss.detach(), **terms}.items():
+                    step = self.task.loss(self.model, batch, self.images_seen)
+                accelerator.backward(step.loss)
+                found = {"loss": step.loss.detach(), **step.terms}
+                if step.adversary_loss is not None:
+                    with accelerator.autocast():
+                        loss, terms = step.adversary_loss(self.adversary)
+                    accelerator.backward(loss)
+                    found |= {"discriminator_loss": loss.detach(), **terms}
+                    turns = ["", "discriminator"]
+            for name, value in found.items():
                 figures[name] = figures.get(name, 0) + value / config.gradient_accumulation_steps
-        figures |= self._update()
+        figures |= self._update(turns)
         self.images_seen += config.batch_size
         now = time.perf_counter()
         self.elapsed, self._last_step_at = self.elapsed + now - self._last_step_at, now
         return figures
 
-    def _update(self) -> dict[str, torch.Tensor]:
-        """Clip each group, step, average; skips the step on the device if a gradient is not finite."""
-        config = self.config
-        factor = learning_rate_factor(config, self.progress, self.images_seen)
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
-        clipped: dict[str, list[nn.Parameter]] = {}
-        for group in self.optimizer.param_groups:
-            if group["scheduled"]:
-                group["lr"] = group["peak_lr"] * factor
-            clipped.setdefault(group["clip"], []).extend(group["params"])
-        figures, finite = {}, torch.ones((), device=self.accelerator.device)
-        for name, params in clipped.items():
-            norm = nn.utils.clip_grad_norm_(params, config.clip_norm or math.inf, foreach=True)
-            finite = finite * torch.isfinite(norm)
-            figures[f"gradient_norm_{name}"] = norm.detach()
-        if self.accelerator.scaler is None:
-            self.optimizer.optimizer.found_inf = 1 - finite
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.skipped += 1 - finite
+    def _update(self, turns: list[str]) -> dict[str, torch.Tensor]:
+        """Clip each group and step; an optimiser with a gradient that is not finite is skipped on the device."""
+        scaler, figures = self.accelerator.scaler, {}
+        # Accelerate's own step would update the shared scaler once an optimiser, between unscaling and stepping.
+        optimizers = {name: self.optimizers[name].optimizer for name in turns}
+        for name, optimizer in optimizers.items():
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            set_learning_rates(optimizer, self.config, self.progress, self.images_seen)
+            norms = clip_groups(optimizer, self.config.clip_norm)
+            figures |= {f"gradient_norm_{group}": norm for group, norm in norms.items()}
+            finite = torch.stack([torch.isfinite(norm) for norm in norms.values()]).all().float()
+            self.skipped[name] += 1 - finite
+            if scaler is not None:
+                scaler.step(optimizer)
+            else:
+                optimizer.found_inf = 1 - finite  # read by the fused kernel: no host sync
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if scaler is not None:
+            scaler.update()
         if self.ema:
             self.ema.update(self.raw_model)
         return figures
@@ -272,6 +316,12 @@ class Trainer:
             self.elapsed = broadcast_object_list([self.elapsed])[0]
         return self.elapsed >= 60 * self.config.max_minutes
 
+    def _agree(self, request: StopRequest) -> None:
+        """All processes learn of a signal that one of them was sent."""
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor([request.signal], device=self.accelerator.device)
+            request.signal = int(self.accelerator.gather(flag).max())
+
     def _due(self, interval: int) -> bool:
         return self.images_seen // interval > (self.images_seen - self.config.batch_size) // interval
 
@@ -279,12 +329,17 @@ class Trainer:
 
     def _log_training(self, log: RunLog | None, bar: tqdm, figures: dict[str, float]) -> None:
         rate = self.images_seen / max(self.elapsed, 1e-9)
-        row = {**figures, "seconds": round(self.elapsed, 2), "images_per_second": round(rate, 1)}
-        row |= {f"learning_rate_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        row["skipped_steps"] = int(self.skipped)
+        more, warning = self.task.report(self.accelerator, self.images_seen)
+        row = {**figures, **more, "seconds": round(self.elapsed, 2), "images_per_second": round(rate, 1)}
+        for name, optimizer in self.optimizers.items():
+            row |= {f"learning_rate_{group['name']}": group["lr"] for group in optimizer.param_groups}
+            row[f"skipped_{name}_steps" if name else "skipped_steps"] = int(self.skipped[name])
         shown = {"loss": f"{figures['loss']:.3f}"}
         shown |= {short: f"{figures[name]:.3g}" for short, name in _SHOWN.items() if name in figures}
         bar.set_postfix(shown)
+        if warning:
+            self.warnings.append(warning)
+            bar.write(f"warning: {warning}") if log else None
         if log:
             log.row("train", self.images_seen, row)
 
@@ -306,35 +361,23 @@ class Trainer:
         return {
             "images_seen": self.images_seen,
             "elapsed": self.elapsed,
-            "skipped": self.skipped.cpu(),
+            "skipped": {name: count.cpu() for name, count in self.skipped.items()},
+            "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.images_seen, self.elapsed = state["images_seen"], state["elapsed"]
-        self.skipped = state["skipped"].to(self.accelerator.device)
+        device = self.accelerator.device
+        self.images_seen, self.elapsed, self.warnings = state["images_seen"], state["elapsed"], state["warnings"]
+        self.skipped = {name: count.to(device) for name, count in state["skipped"].items()}
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
-        self.task.load_training_state(self.raw_model, state["task"], self.accelerator.device)
+        self.task.load_training_state(self.raw_model, state["task"], device)
 
     def save(self) -> Path:
-        """Write a checkpoint into a temporary folder and rename it when complete; keep the last few."""
-        root = self.folder / CHECKPOINTS
-        if (root / f"{self.images_seen:012d}").exists():
-            return root / f"{self.images_seen:012d}"
-        target, partial = root / f"{self.images_seen:012d}", root / f"{self.images_seen:012d}.partial"
-        if self.accelerator.is_main_process:
-            for stale in root.glob("*.partial"):
-                shutil.rmtree(stale)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            partial.rename(target)
-            for old in find_checkpoints(self.folder)[: -self.config.keep_checkpoints]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+        """Write a checkpoint; see :func:`wvq.checkpoints.save_checkpoint`."""
+        target = save_checkpoint(self.accelerator, self.folder, self.images_seen, self.config.keep_checkpoints)
         self._last_step_at = time.perf_counter()  # saving does not count as training time
         return target
 
@@ -344,21 +387,9 @@ class Trainer:
         Raises:
             CheckpointError: the folder holds none.
         """
-        found = find_checkpoints(self.folder)
-        if not found:
-            raise CheckpointError(
-                f"{self.folder / CHECKPOINTS} holds no complete checkpoint to resume from; remove "
-                f"{self.folder.parent} and start again"
-            )
-        self.accelerator.load_state(str(found[-1]))
+        self.accelerator.load_state(str(latest_checkpoint(self.folder)))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
-
-
-def find_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    root = Path(folder) / CHECKPOINTS
-    return sorted(path for path in root.glob("*") if path.is_dir() and path.name.isdigit()) if root.is_dir() else []
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -372,15 +403,17 @@ class _Window:
     """Means of detached figures between two log lines; read out once, so that the loop never waits for a GPU."""
 
     def __init__(self):
-        self.sums, self.count = {}, 0
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, figures: dict[str, torch.Tensor]) -> None:
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in figures.items()}
-        self.count += 1
+        for name, value in figures.items():  # some figures belong to some steps only
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def collect(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over the steps and processes since the last call."""
-        values = torch.stack([value.float() for value in self.sums.values()]) / self.count
+        values = torch.stack([value.float() / self.counts[name] for name, value in self.sums.items()])
         means = dict(zip(self.sums, accelerator.reduce(values, "mean").tolist(), strict=True))
-        self.sums, self.count = {}, 0
+        self.sums, self.counts = {}, {}
         return means

@@ -16,7 +16,8 @@ from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.train import ConditionedCodes, train_generator
 from wvq.pretrained import weights_hash
-from wvq.recipes import ConditionConfig, GeneratorRecipe, TrainConfig
+from wvq.recipes import GeneratorRecipe
+from wvq.settings import ConditionConfig, TrainConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tracking import read_log
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wvq.errors import ConfigError, DownloadError
-from wvq.recipes import LossConfig
+from wvq.settings import LossConfig
 from wvq.tokenizer import losses
 from wvq.tokenizer.losses import FeatureDistance, ReconstructionLoss
 

@@ -14,7 +14,8 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
 
-from wvq.recipes import DataConfig, ExportRecipe, LossConfig, TrainConfig
+from wvq.recipes import DataConfig, ExportRecipe
+from wvq.settings import LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.losses import ReconstructionLoss

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from wvq.optimization import learning_rate_factor, network_groups, parameter_group
-from wvq.recipes import TrainConfig
+from wvq.settings import TrainConfig
 
 # ---- learning rate
 

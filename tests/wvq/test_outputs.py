@@ -8,7 +8,8 @@ import yaml
 
 from wvq.errors import ConfigError
 from wvq.outputs import refuse_occupied, start_stage, whole_folder, write_json, write_text
-from wvq.recipes import TokenizerRecipe, TrainConfig
+from wvq.recipes import TokenizerRecipe
+from wvq.settings import TrainConfig
 
 
 def test_text_files_appear_whole(tmp_path):

@@ -13,7 +13,8 @@ from wvq.errors import ConfigError, DataError
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.quickstart import run_quickstart, stage_recipes, text_condition
 from wvq.quickstart_report import whole_set_statistics
-from wvq.recipes import ConditionConfig, QuickstartRecipe
+from wvq.recipes import QuickstartRecipe
+from wvq.settings import ConditionConfig
 from wvq.tracking import read_log
 
 

@@ -8,17 +8,8 @@ import yaml
 from wvq.errors import ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.parser import load_recipe, recipe_file, shipped_recipes
-from wvq.recipes import (
-    ConditionConfig,
-    DataConfig,
-    EvaluationRecipe,
-    ExportRecipe,
-    GeneratorRecipe,
-    LossConfig,
-    QuickstartRecipe,
-    TokenizerRecipe,
-    TrainConfig,
-)
+from wvq.recipes import DataConfig, EvaluationRecipe, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
+from wvq.settings import ConditionConfig, LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 
 

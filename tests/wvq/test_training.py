@@ -10,18 +10,15 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 from torch.utils.data import Dataset
 
+from wvq.averaging import ExponentialAverage
+from wvq.checkpoints import find_checkpoints
 from wvq.errors import CheckpointError, ConfigError
 from wvq.images import image_grid
 from wvq.optimization import network_groups
-from wvq.recipes import TrainConfig
+from wvq.order import RunSampler
+from wvq.settings import TrainConfig
 from wvq.tracking import read_log
-from wvq.training import (
-    ExponentialAverage,
-    RunSampler,
-    Trainer,
-    build_accelerator,
-    find_checkpoints,
-)
+from wvq.training import StepLoss, Task, Trainer, build_accelerator
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -118,7 +115,7 @@ class Points(Dataset):
         return {"x": self.x[index] * (float("nan") if position in self.spoiled else 1.0), "y": self.y[index]}
 
 
-class Regression:
+class Regression(Task):
     name = "regression"
 
     def __init__(self, config, seconds=0.0):
@@ -127,11 +124,11 @@ class Regression:
     def parameter_groups(self, model):
         return network_groups(list(model.parameters()), self.config)
 
-    def loss(self, model, batch):
+    def loss(self, model, batch, images_seen):
         time.sleep(self.seconds)
         self.draws.append(torch.rand(()).item())
         loss = (model(batch["x"]) - batch["y"]).square().mean()
-        return loss, {"twice": 2 * loss.detach()}
+        return StepLoss(loss, {"twice": 2 * loss.detach()})
 
     def evaluate(self, model, accelerator):
         self.evaluations += 1
@@ -140,12 +137,6 @@ class Regression:
 
     def picture(self, model):
         return image_grid(torch.zeros(1, 3, 4, 4), columns=1)
-
-    def training_state(self, model):
-        return {}
-
-    def load_training_state(self, model, state, device):
-        pass
 
 
 def trainer(folder, data=None, seconds=0.0, model=None, **settings):
@@ -235,7 +226,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_pa
     changed = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
     assert changed == [True, False, True, False, True, True, True, True, True]
     assert torch.isfinite(weights[-1]).all()
-    assert int(run.skipped) == 2
+    assert int(run.skipped[""]) == 2
     steps = {int(state["step"]) for state in run.optimizer.optimizer.state.values()}
     assert steps == {8}  # a skipped step does not age the optimiser
 

@@ -1,0 +1,57 @@
+"""A tokenizer to train: a new one, one to refine, or a trained network around another quantizer."""
+
+from __future__ import annotations
+
+import torch
+
+from wvq.errors import ConfigError
+from wvq.recipes import TokenizerRecipe
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+# While these stay, codes mean the same and the codebook is taken over.
+_OF_THE_CODES = ("quantizer", "num_codes", "code_dim", "feature_dim", "num_groups", "levels")
+
+
+def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
+    """The model of a recipe, with ``recipe.freeze`` applied.
+
+    With ``recipe.start`` its config is that tokenizer's, changed by ``recipe.model``. Encoder and decoder are taken
+    over. If codes of another width are asked for, projectors join them to the trained network. The quantizer is taken
+    over as long as ``recipe.model`` does not change what the codes are.
+
+    Args:
+        recipe: its ``model``, ``start`` and ``freeze``.
+        from_data: config fields that come from the data.
+
+    Raises:
+        ConfigError: the network of ``recipe.model`` is not that of ``recipe.start``, or an untrained part is frozen.
+        CheckpointError, DownloadError: ``recipe.start`` cannot be loaded.
+    """
+    parts = [part.strip() for part in recipe.freeze.split(",") if part.strip()]
+    if recipe.start is None:
+        if parts:
+            raise ConfigError(f"freeze: {recipe.freeze} would stay untrained; give a trained tokenizer by start")
+        return WassersteinVQModel(WassersteinVQConfig(**recipe.model, **from_data))
+    source = WassersteinVQModel.from_pretrained(recipe.start)
+    before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
+    if recipe.model.get("code_dim", before["code_dim"]) != before["code_dim"]:
+        before["feature_dim"] = source.config.encoder_dim
+    model = WassersteinVQModel(WassersteinVQConfig(**{**before, **recipe.model, **from_data}))
+    changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
+    _take_over(model, source, recipe.start, quantizer=not changed)
+    if changed and "quantizer" in parts:
+        raise ConfigError(f"freeze: the quantizer is new, since model.{changed[0]} differs from {recipe.start}")
+    model.freeze(parts)
+    return model.train()
+
+
+@torch.no_grad()
+def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, quantizer: bool) -> None:
+    parts = ["encoder.", "decoder.", *(["quantizer.", "projector."] if quantizer else [])]
+    taken = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
+    own = model.state_dict()
+    for key in [*taken, *(key for key in own if key.startswith(tuple(parts)))]:
+        if key not in own or key not in taken or own[key].shape != taken[key].shape:
+            raise ConfigError(f"start: the network in {name} is another one ({key}); leave its sizes out of model")
+    model.load_state_dict(taken, strict=False)

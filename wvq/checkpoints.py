@@ -1,0 +1,83 @@
+"""Checkpoints of a run: one folder each, which appears whole or not at all; the last few are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from wvq.errors import CheckpointError, first_line
+
+CHECKPOINTS = "checkpoints"
+
+
+def find_checkpoints(folder: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    root = Path(folder) / CHECKPOINTS
+    return sorted(path for path in root.glob("*") if path.is_dir() and path.name.isdigit()) if root.is_dir() else []
+
+
+def latest_checkpoint(folder: str | Path) -> Path:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = find_checkpoints(folder)
+    if not found:
+        raise CheckpointError(
+            f"{Path(folder) / CHECKPOINTS} holds no complete checkpoint to resume from; remove "
+            f"{Path(folder).parent} and start again"
+        )
+    return found[-1]
+
+
+def save_checkpoint(accelerator: Accelerator, folder: str | Path, images_seen: int, keep: int) -> Path:
+    """Write what the accelerator holds into a temporary folder, rename it when it is on the disk, drop old ones.
+
+    Args:
+        accelerator: holds the models, optimisers and registered objects.
+        folder: of the run's training.
+        images_seen: names the checkpoint.
+        keep: how many stay.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; the earlier checkpoints are untouched.
+    """
+    root = Path(folder) / CHECKPOINTS
+    target, partial = root / f"{images_seen:012d}", root / f"{images_seen:012d}.partial"
+    if target.exists():
+        return target
+    try:
+        if accelerator.is_main_process:
+            for stale in root.glob("*.partial"):
+                shutil.rmtree(stale)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _flush(partial)
+            partial.rename(target)
+            for old in find_checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors hide a full disk in their own
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = find_checkpoints(folder)
+        rest = f"the last good one is {kept[-1]}; make room and resume" if kept else "none was saved before"
+        raise CheckpointError(f"checkpoint {target} could not be written ({first_line(error)}); {rest}") from error
+    accelerator.wait_for_everyone()
+    return target
+
+
+def _flush(folder: Path) -> None:
+    """Wait until all files are on the disk: after a power cut a renamed folder could otherwise hold empty files."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
