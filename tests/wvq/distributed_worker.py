@@ -6,6 +6,7 @@ Settings: ``out`` (folder for ``<case>-<rank>.pt``), ``world`` (processes there 
 ExportRecipe, or null).
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
+from transformers import ViTConfig, ViTModel
 
 from wvq.recipes import DataConfig, ExportRecipe
-from wvq.settings import LossConfig, TrainConfig
+from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.losses import ReconstructionLoss
@@ -39,6 +42,12 @@ CASES = {
     "affine": {"quantizer": "affine"},
     "product": {"quantizer": "wasserstein", "code_dim": 4, "num_groups": 2},
 }
+# name: fields of the discriminator; these cases train against it from the first step
+ADVERSARIES = {
+    "patchgan": {"network": "patchgan", "base_channels": 8, "num_layers": 1, "r1_weight": 0.1, "r1_interval": 1},
+    "dino": {"network": "dino", "loss": "non_saturating"},
+}
+CASES |= {name: {"quantizer": "sliced"} for name in ADVERSARIES}
 STEPS = 3
 
 
@@ -78,13 +87,15 @@ def train(case: str, folder: Path, world: int) -> dict:
     for name, codebook in model.state_dict().items():
         if name.endswith("codebook"):
             codebook.normal_(0, 0.3)
-    task = TokenizerTask(ReconstructionLoss(LossConfig(l1_weight=1.0)), Pictures(), config)
-    trainer = Trainer(task, model, Pictures(), config, folder, accelerator)
+    trainer = Trainer(make_task(case, folder, config), model, Pictures(), config, folder, accelerator)
     gradients = []
 
     def keep_gradients(*_):
         trained = {name: p for name, p in trainer.raw_model.named_parameters() if p.requires_grad}
         gradients.append({name: p.grad.clone() for name, p in trained.items()})
+        if trainer.adversary is not None:
+            judge = trainer.task.adversary.named_parameters()
+            gradients[-1] |= {f"adversary.{name}": p.grad.clone() for name, p in judge}
 
     trainer.optimizer.optimizer.register_step_pre_hook(keep_gradients)
     result = trainer.run()
@@ -95,13 +106,37 @@ def train(case: str, folder: Path, world: int) -> dict:
         "weights": {name: p.detach().clone() for name, p in trained.named_parameters()},
         "average": {name: p.clone() for name, p in trainer.ema.model.named_parameters()},
         "statistics": trained.quantizer.training_state(),
+        "adversary": copy.deepcopy(trainer.task.adversary.state_dict()) if trainer.adversary is not None else {},
         "figures": {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")},
     }
+    task = make_task(case, folder, config)
     again = Trainer(task, WassersteinVQModel(model.config), Pictures(), config, folder, build_accelerator(config))
     again.load_latest()
+    held["resumed_adversary"] = task.adversary.state_dict() if task.adversary is not None else {}
     held["resumed"] = {name: p.detach().clone() for name, p in again.raw_model.named_parameters()}
     held["resumed_statistics"] = again.raw_model.quantizer.training_state()
     return held
+
+
+def make_task(case: str, folder: Path, config: TrainConfig) -> TokenizerTask:
+    adversary = None
+    if case in ADVERSARIES:
+        regularisers = {"lecam_weight": 0.1, "consistency_weight": 0.1}
+        adversary = Adversary(
+            DiscriminatorConfig(**{"backbone": str(backbone(folder)), **regularisers, **ADVERSARIES[case]})
+        )
+    return TokenizerTask(ReconstructionLoss(LossConfig(l1_weight=1.0)), Pictures(), config, adversary)
+
+
+def backbone(folder: Path) -> Path:
+    """A small random vision transformer, which the first process writes."""
+    target, state = folder / "backbone", PartialState()
+    if state.is_main_process and not target.exists():
+        sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+        ViTModel(ViTConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(target)
+    state.wait_for_everyone()
+    torch.manual_seed(6)
+    return target
 
 
 def main(settings: dict) -> None:

@@ -17,7 +17,8 @@ from wvq.tokenizer.quantizers import QUANTIZERS
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 METHODS = ("vanilla", "ema", "online", "linear", "fsq", "lfq", "wasserstein", "sliced", "mmd", "affine")
-CASES = (*METHODS, "accumulated", "rotation", "product")
+ADVERSARIES = ("patchgan", "dino")
+CASES = (*METHODS, "accumulated", "rotation", "product", *ADVERSARIES)
 WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product")
 
 
@@ -82,11 +83,13 @@ def test_gradients_equal_those_of_one_process_on_the_joined_batch(runs, case):
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_hold_the_same_model_after_some_steps(runs, case):
     first, second = held(runs, 2, case)
-    for part in ("weights", "average", "statistics", "resumed", "resumed_statistics"):
+    for part in ("weights", "average", "statistics", "adversary", "resumed", "resumed_statistics", "resumed_adversary"):
         assert same(first[part], second[part])
     assert first["figures"] == second["figures"]
     assert same(first["resumed"], first["weights"])
     assert same(first["resumed_statistics"], first["statistics"])
+    assert same(first["resumed_adversary"], first["adversary"])
+    assert bool(first["adversary"]) == (case in ADVERSARIES)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,152 @@
+"""VisionBackbone on tiny random models: hidden states as maps, resizing, normalisation, folders that are refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel
+
+from tests.tiny import save_text_encoder
+from tests.vision import save_convnext, save_vit
+from wvq.errors import CheckpointError, ConfigError, DownloadError
+from wvq.networks import VisionBackbone
+
+
+@pytest.fixture(scope="module")
+def vit_dir(tmp_path_factory):
+    return save_vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture(scope="module")
+def convnext_dir(tmp_path_factory):
+    return save_convnext(tmp_path_factory.mktemp("convnext"))
+
+
+def pictures(size: int = 32, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_maps_of_a_vit(vit_dir):
+    backbone = VisionBackbone(vit_dir)
+    assert backbone.layers == [1, 2, 3, 4]
+    assert backbone.channels == [16] * 4
+    maps = backbone(pictures())
+    assert [tuple(each.shape) for each in maps] == [(2, 16, 4, 4)] * 4
+
+
+def test_maps_are_the_patch_tokens_in_their_places_normalised_as_the_folder_says(vit_dir):
+    model = AutoModel.from_pretrained(vit_dir).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]))
+    with torch.no_grad():
+        tokens = model(((pictures() + 1) / 2 - mean) / std, output_hidden_states=True).hidden_states
+        (found,) = VisionBackbone(vit_dir, [2])(pictures())
+    for row in range(4):
+        for column in range(4):
+            expected = tokens[2][:, 1 + 4 * row + column]
+            torch.testing.assert_close(found[:, :, row, column], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_without_a_preprocessor_file_is_that_of_imagenet(vit_dir, tmp_path):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    (folder / "preprocessor_config.json").unlink()
+    backbone = VisionBackbone(folder, [1])
+    torch.testing.assert_close(backbone.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(backbone.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_pictures_are_resized_to_the_size_of_the_model(vit_dir, size):
+    backbone = VisionBackbone(vit_dir, [0, 4])
+    resized = F.interpolate(pictures(size), (32, 32), mode="bilinear", antialias=True)
+    torch.testing.assert_close(backbone(pictures(size)), backbone(resized))
+
+
+def test_maps_of_a_convnext(convnext_dir):
+    backbone = VisionBackbone(convnext_dir)
+    assert backbone.layers == [1, 2, 3, 4]
+    assert backbone.channels == [4, 6, 8, 12]
+    maps = backbone(pictures(64))
+    assert [tuple(each.shape) for each in maps] == [(2, 4, 16, 16), (2, 6, 8, 8), (2, 8, 4, 4), (2, 12, 2, 2)]
+
+
+def test_layers_are_chosen_in_the_order_given(convnext_dir):
+    backbone = VisionBackbone(convnext_dir, [4, 2])
+    assert backbone.channels == [12, 6]
+    assert [each.shape[1] for each in backbone(pictures(64))] == [12, 6]
+
+
+def test_frozen_in_eval_mode_and_gradients_reach_the_pictures(vit_dir):
+    backbone = VisionBackbone(vit_dir).train()
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+    x = pictures().requires_grad_()
+    sum(each.square().sum() for each in backbone(x)).backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_each_picture_alone_gives_what_it_gives_in_a_batch(vit_dir):
+    backbone = VisionBackbone(vit_dir)
+    for alone, joined in zip(backbone(pictures()[1:]), backbone(pictures()), strict=True):
+        torch.testing.assert_close(alone, joined[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [[1, 5], [-1]])
+def test_a_layer_out_of_range_is_refused(vit_dir, layers):
+    with pytest.raises(ConfigError, match=rf"^layer {layers[-1]} of .* is out of range: its hidden states are 0 to 4$"):
+        VisionBackbone(vit_dir, layers)
+
+
+def refused(folder, kind=CheckpointError) -> str:
+    with pytest.raises(kind) as caught:
+        VisionBackbone(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    assert "no such vision model folder" in refused(tmp_path / "none")
+
+
+def test_a_hub_id_offline_is_one_line():
+    assert refused("owner/no-such-model", DownloadError).startswith('"owner/no-such-model" is no local folder')
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
+def test_damaged_weights_are_refused(vit_dir, tmp_path, damage):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    file = folder / "model.safetensors"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-100] if damage == "cut" else b"")
+    assert str(folder) in refused(folder)
+
+
+def test_weights_that_do_not_fill_the_model_are_refused(vit_dir, tmp_path):
+    """transformers would draw the missing ones at random, and only warn."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "layer.2." not in name and "layers.2." not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    assert str(folder) in refused(folder)
+
+
+def test_a_damaged_preprocessor_file_is_refused(vit_dir, tmp_path):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    (folder / "preprocessor_config.json").write_text("{", encoding="utf-8")
+    assert "preprocessor_config.json" in refused(folder)
+
+
+def test_a_model_of_text_is_refused(tmp_path):
+    folder = save_text_encoder(tmp_path / "bert")
+    assert str(folder) in refused(folder)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}), encoding="utf-8")
+    assert str(tmp_path) in refused(tmp_path)
