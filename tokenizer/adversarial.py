@@ -152,6 +152,20 @@ class Adversary(nn.Module):
         return value
 
 
+@torch.no_grad()
+def build_adversary(config: DiscriminatorConfig, image_size: int) -> Adversary | None:
+    """The adversary of a recipe, tried on one picture; None if it asks for none.
+
+    Raises:
+        ConfigError, CheckpointError, DownloadError: a setting or the backbone is wrong, or the pictures are too small.
+    """
+    if config.network == "none":
+        return None
+    adversary = Adversary(config)
+    adversary.eval().discriminator(torch.zeros(1, 3, image_size, image_size))
+    return adversary.train()
+
+
 def combined_gradient(
     reconstruction: torch.Tensor,
     others: torch.Tensor,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from wvq.errors import ConfigError
 from wvq.networks import VisionBackbone
 from wvq.settings import DiscriminatorConfig
 
@@ -41,6 +42,7 @@ class PatchDiscriminator(Discriminator):
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
+        self.smallest = 3 * 2**config.num_layers  # of less, the last convolution has nothing to see
         widths = [config.base_channels * min(2**level, 8) for level in range(config.num_layers + 1)]
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(1, config.num_layers + 1):
@@ -59,6 +61,11 @@ class PatchDiscriminator(Discriminator):
                     nn.init.zeros_(layer.bias)
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        if min(pictures.shape[-2:]) < self.smallest:
+            raise ConfigError(
+                f"discriminator.num_layers is too high for pictures of {min(pictures.shape[-2:])} pixels: it needs at "
+                f"least {self.smallest}"
+            )
         return [pictures]
 
     def judge(self, features: list[torch.Tensor]) -> torch.Tensor:

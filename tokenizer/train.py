@@ -26,7 +26,7 @@ from wvq.outputs import TRAINING, files_into, start_stage, write_json
 from wvq.recipes import TokenizerRecipe
 from wvq.settings import TrainConfig
 from wvq.tokenizer.adaptation import build_tokenizer
-from wvq.tokenizer.adversarial import Adversary, combined_gradient
+from wvq.tokenizer.adversarial import Adversary, build_adversary, combined_gradient
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -177,7 +177,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     out = Path(recipe.out)
     set_seed(recipe.train.seed)
     model = build_tokenizer(recipe, from_data)
-    adversary = Adversary(recipe.discriminator) if recipe.discriminator.network != "none" else None
+    adversary = build_adversary(recipe.discriminator, recipe.data.image_size)
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)

@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.settings import DiscriminatorConfig
+from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, LECAM_DECAY, Adversary, combined_gradient, gradient_penalty
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.discriminators import Discriminator
+from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.train import TokenizerTask
 
 LOGITS = (-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0)
 
@@ -299,3 +303,23 @@ def test_combined_gradient_is_that_of_the_written_out_loss(scale, most, clamped)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
     assert not gradient.requires_grad
     assert all(p.grad is None for p in adversary.parameters())
+
+
+def test_float16_keeps_small_gradients():
+    """As with large batches of large pictures; the scaled loss must not meet a gradient that is 0 already."""
+    torch.manual_seed(0)
+    sizes = {"patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
+    config = WassersteinVQConfig(image_size=16, num_codes=16, code_dim=4, attention=False, **sizes)
+    model, found = WassersteinVQModel(config), []
+    for weight in (1.0, 1e-5):
+        task = TokenizerTask(ReconstructionLoss(LossConfig(l2_weight=weight)), None, TrainConfig(), make_adversary())
+        model.zero_grad()
+        torch.manual_seed(1)  # the same directions of the alignment
+        with torch.autocast("cpu", torch.float16):
+            step = task.loss(model, {"pixel_values": pictures(0, 16, 8)}, 0)
+        (step.loss * 1024 / weight).backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.decoder.parameters()])
+        found.append((step.terms["adversarial_weight"].item() / weight, gradients / 1024))
+    (ratio, gradient), (small_ratio, small_gradient) = found
+    assert small_ratio == pytest.approx(ratio, rel=0.02)
+    assert F.cosine_similarity(small_gradient, gradient, dim=0) > 0.99

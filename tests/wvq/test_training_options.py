@@ -1,0 +1,101 @@
+"""Options of the training loop that change how a step is computed and not what: checkpointing, compilation, scaling."""
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.tokenizer.adversarial import Adversary
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import ResBlock, WassersteinVQModel
+from wvq.tokenizer.train import TokenizerTask
+from wvq.tracking import read_log
+from wvq.training import Trainer, build_accelerator
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+class Noise(Dataset):
+    """Pictures in memory; the pictures at the positions named are NaN."""
+
+    def __init__(self, spoiled=()):
+        self.pictures = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.spoiled = set(spoiled)
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, key):
+        position, index = key if isinstance(key, tuple) else (-1, key)
+        return {"pixel_values": self.pictures[index] * (float("nan") if position in self.spoiled else 1.0)}
+
+
+def make_trainer(folder, data=None, scale=None, **settings):
+    config = TrainConfig(
+        **{"images": 48, "batch_size": 8, "learning_rate": 1e-3, "log_every": 8, "ema_decay": 0.5, **settings}
+    )
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
+    model = WassersteinVQModel(WassersteinVQConfig(**shape, num_codes=16, code_dim=3, dropout=0.1))
+    adversary = Adversary(DiscriminatorConfig(network="patchgan", base_channels=8, num_layers=1, lecam_weight=0.1))
+    task = TokenizerTask(ReconstructionLoss(LossConfig()), Noise(), config, adversary)
+    accelerator = build_accelerator(config)
+    if scale is not None:  # accelerate makes one on GPUs only
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return Trainer(task, model, data or Noise(), config, folder, accelerator)
+
+
+def figures(folder, *names):
+    return [[row[name] for name in names] for row in read_log(folder) if row["kind"] == "train"]
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    plain, other = (
+        make_trainer(tmp_path / str(flag), gradient_checkpointing=flag, save_every=0) for flag in (False, True)
+    )
+    assert not any(m.gradient_checkpointing for m in plain.raw_model.modules() if isinstance(m, ResBlock))
+    assert all(m.gradient_checkpointing for m in other.raw_model.modules() if isinstance(m, ResBlock))
+    plain.run()
+    other.run()
+    names = ("loss", "adversarial_weight", "discriminator_loss", "gradient_norm_network")
+    assert figures(tmp_path / "True", *names) == figures(tmp_path / "False", *names)
+
+
+@pytest.mark.parametrize("scale", [2.0**4, 2.0**12])
+def test_scaled_gradients_give_the_same_steps_of_both_optimisers(tmp_path, scale):
+    plain, scaled = make_trainer(tmp_path / "plain"), make_trainer(tmp_path / "scaled", scale=scale)
+    plain.run()
+    scaled.run()
+    for a, b in ((plain.raw_model, scaled.raw_model), (plain.task.adversary, scaled.task.adversary)):
+        for x, y in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [None, 2.0**4])
+def test_both_optimisers_skip_a_step_that_is_not_finite_and_count_it(tmp_path, scale):
+    run = make_trainer(tmp_path, data=Noise(spoiled=[17]), scale=scale)
+    result = run.run()
+    assert result["skipped_steps"] == 1
+    assert result["skipped_discriminator_steps"] == 1
+    for module in (run.raw_model, run.task.adversary, run.ema.model):
+        assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    if scale is not None:
+        assert run.accelerator.scaler.get_scale() == scale / 2
+
+
+def test_compilation_leaves_names_and_average_alone(tmp_path):
+    run = make_trainer(tmp_path, compile=True)
+    model, average = run.raw_model, run.ema.model
+    assert model.encoder._compiled_call_impl is not None
+    assert model.decoder._compiled_call_impl is not None
+    assert average.encoder._compiled_call_impl is None
+    assert model.state_dict().keys() == average.state_dict().keys()
+
+
+@pytest.mark.study
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
+    for flag in (False, True):
+        make_trainer(tmp_path / str(flag), compile=flag).run()
+    plain, compiled = (torch.tensor(figures(tmp_path / str(flag), "loss", "l2")) for flag in (False, True))
+    torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)
