@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.tokenizer import adversarial
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, LECAM_DECAY, Adversary, combined_gradient, gradient_penalty
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.discriminators import Discriminator
@@ -201,7 +202,15 @@ def test_lecam_averages_keep_no_trace_of_a_step_that_is_not_finite():
     assert (adversary.real_average.item(), adversary.fake_average.item()) == before
 
 
-def test_consistency():
+def test_consistency_by_hand(monkeypatch):
+    """The logits of each side against those of its own augmentation."""
+    monkeypatch.setattr(adversarial, "diff_augment", lambda x: 0.5 * x)
+    real, fake = torch.full((2, 3, 1, 1), 2.0), torch.full((2, 3, 1, 1), -3.0)
+    _, terms = make_adversary(Linear(1 / 3), consistency_weight=1.0)(real, fake)
+    assert terms["consistency"].item() == pytest.approx(1**2 + 1.5**2)
+
+
+def test_consistency_is_0_for_a_constant_and_can_be_learned():
     real, fake = pictures(0, 8), pictures(1, 8)
     _, terms = make_adversary(Linear(0.0, 0.7), consistency_weight=1.0)(real, fake)
     assert terms["consistency"] == 0
@@ -287,12 +296,12 @@ def test_combined_gradient_is_that_of_the_written_out_loss(scale, most, clamped)
     def both(reconstruction):
         return F.mse_loss(reconstruction, target), scale * adversary.generator_loss(reconstruction)
 
-    others, adversarial = both(decoder(codes))
-    norms = [torch.autograd.grad(x, layer, retain_graph=True)[0].norm() for x in (others, adversarial)]
+    others, verdict = both(decoder(codes))
+    norms = [torch.autograd.grad(x, layer, retain_graph=True)[0].norm() for x in (others, verdict)]
     written_out = norms[0] / (norms[1] + 1e-4)
     ratio = torch.ones(()) if most is None else written_out.clamp(max=most)
     assert clamped is None or (written_out > most) == clamped
-    expected = torch.autograd.grad(others + weight * ratio * adversarial, list(decoder.parameters()))
+    expected = torch.autograd.grad(others + weight * ratio * verdict, list(decoder.parameters()))
 
     reconstruction = decoder(codes)
     leaf = reconstruction.detach().requires_grad_()

@@ -75,7 +75,7 @@ def test_the_alarm_comes_once_and_after_the_warm_up_only(accelerator):
     assert alarms == [False, False, True, False]
 
 
-@pytest.mark.parametrize(("in_use", "alarm"), [(4, True), (5, False), (100, False)])
+@pytest.mark.parametrize(("in_use", "alarm"), [(4, True), (6, False), (100, False)])
 def test_the_alarm_threshold(accelerator, in_use, alarm):
     assert ALARM_SHARE == 0.05
     codes = collapsed(in_use)
