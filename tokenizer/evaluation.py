@@ -34,7 +34,7 @@ def evaluate_tokenizer(
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
         over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images; of several scales
-        also alignment_per_scale (:class:`ScaleAlignment`).
+        also alignment and alignment_per_scale (:class:`ScaleAlignment`).
     """
     device = model.device
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from wvq.distributed import gather_objects
-from wvq.tokenizer.alignment import gaussian_wasserstein
+from wvq.tokenizer.alignment import feature_scale, gaussian_wasserstein
 
 # ITU-R BT.601: Y = 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
 _LUMA = (65.481, 128.553, 24.966)
@@ -127,7 +127,7 @@ class ScaleAlignment:
     """How far the codes are from what each scale quantizes: the Gaussian 2-Wasserstein distance of arXiv 2506.15078.
 
     Streaming, over the moments of all residuals of a scale: exact over any number of batches and processes. In units of
-    the largest standard deviation of the scale's residuals, so that scales compare.
+    the largest standard deviation of the residuals of all scales together, so that scales compare.
 
     Args:
         num_scales: S.
@@ -151,12 +151,18 @@ class ScaleAlignment:
         self._sums = accelerator.reduce(self._sums, "sum")
 
     def compute(self, codebook: torch.Tensor) -> dict[str, list[float]]:
-        """alignment_per_scale, against all codes (K, D), used or not."""
-        figures = []
-        for sums in self._sums / self._sums[:, :1].clamp_min(1):
-            mean = sums[1]
-            figures.append(float(gaussian_wasserstein(mean, sums[2:] - torch.outer(mean, mean), codebook)))
-        return {"alignment_per_scale": figures}
+        """alignment, of all residuals together, and alignment_per_scale; against all codes (K, D), used or not."""
+        groups = [self._sums.sum(0), *self._sums]
+        moments = [_moments(sums) for sums in groups]
+        unit = feature_scale(moments[0][1])
+        joined, *each = (float(gaussian_wasserstein(*pair, codebook, normalize=False) / unit) for pair in moments)
+        return {"alignment": joined, "alignment_per_scale": each}
+
+
+def _moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Mean (D,) and biased covariance (D, D) from counts, sums and sums of outer products (D + 2, D).
+    sums = sums / sums[0].clamp_min(1)
+    return sums[1], sums[2:] - torch.outer(sums[1], sums[1])
 
 
 class _JointCounts:
