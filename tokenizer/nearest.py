@@ -19,8 +19,7 @@ def exact_float32(device_type: str):
     """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
     # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    # The recurrent layers too: torch refuses to read its older switch where cuDNN's two differ.
-    backends += (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.conv)
+    backends += (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
