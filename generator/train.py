@@ -25,6 +25,7 @@ from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import image_grid
+from wvq.layout import layout_text
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, start_stage, write_json
 from wvq.pretrained import weights_hash
@@ -167,8 +168,13 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
 
 
 def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
-    """Refuse a cache that another tokenizer made."""
+    """Refuse a cache that another tokenizer made, or that holds more than one code a position."""
     config = tokenizer.config
+    if header.layout["kind"] != "grid":
+        raise CacheError(
+            f"{recipe.codes} holds {header.layout['kind']} codes ({layout_text(header.layout)}), and the generator "
+            "draws one code a position; train a tokenizer with num_groups 1 and without scales, and export its codes"
+        )
     for name, ours in (("num_codes", config.num_codes), ("grid", list(config.grid))):
         if getattr(header, name) != ours:
             raise CacheError(

@@ -19,6 +19,7 @@ from wvq.generator.conditioning import Condition, TextEncoder, class_ids
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import to_pil, to_uint8
+from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, read_json, whole_folder, write_json, write_text
 from wvq.pipelines.model_card import model_card, rename
 from wvq.pretrained import as_list, is_integer, resolve_folder, weights_hash
@@ -69,6 +70,12 @@ class ImageGenerationPipeline:
             ours, theirs = (as_list(getattr(part.config, name)) for part in (tokenizer, generator))
             if ours != theirs:
                 raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
+        layout = tokenizer.config.code_layout
+        if layout["kind"] != "grid":
+            raise ConfigError(
+                f"the tokenizer has {layout['kind']} codes ({layout_text(layout)}), and a generator draws one code a "
+                "position; take a tokenizer with num_groups 1 and without scales"
+            )
         if generator.config.text_dim and text_encoder is None:
             raise ConfigError("this generator is conditional on text: a text_encoder is needed")
         self.tokenizer, self.generator = tokenizer.eval(), generator.eval()

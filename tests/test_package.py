@@ -143,6 +143,7 @@ def test_the_version_is_the_same_everywhere():
 BASE = {
     "data",
     "codes",
+    "layout",
     "training",
     "optimization",
     "images",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from wvq.errors import DataError
+from wvq.layout import make_layout, sequence_length
 from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
 
 
@@ -25,6 +28,9 @@ class WassersteinVQConfig(StrictConfig):
         feature_dim: dims of the encoder's features and of what the decoder takes, where they are not the codes': linear
             projectors then lie between. For a new quantizer in a trained network; none if None.
         num_groups: codebooks G of a product quantizer; each has K codes of D / G dims.
+        scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; None for one map.
+        num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
+        scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
         quantizer: name in the registry of quantizers.
         gradient_estimator: how the decoder's gradient reaches the encoder, "ste" or "rotation".
         codebook_weight, commitment_weight, alignment_weight, entropy_weight: alpha, beta, gamma and the weight of the
@@ -58,6 +64,9 @@ class WassersteinVQConfig(StrictConfig):
         code_dim: int = 8,
         feature_dim: int | None = None,
         num_groups: int = 1,
+        scales: list[int] | None = None,
+        num_scale_convs: int = 4,
+        scale_conv_ratio: float = 0.5,
         quantizer: str = "sliced",
         gradient_estimator: str = "ste",
         codebook_weight: float | None = None,
@@ -86,6 +95,9 @@ class WassersteinVQConfig(StrictConfig):
         self.code_dim = code_dim
         self.feature_dim = feature_dim
         self.num_groups = num_groups
+        self.scales = None if scales is None else as_list(scales)
+        self.num_scale_convs = num_scale_convs
+        self.scale_conv_ratio = scale_conv_ratio
         self.quantizer = quantizer
         self.gradient_estimator = gradient_estimator
         self.codebook_weight = codebook_weight
@@ -138,7 +150,20 @@ class WassersteinVQConfig(StrictConfig):
             self._require(field, value is None or is_number(value), "a number of at least 0, or null")
         wanted = f"a multiple of the downsampling factor {self.downsampling}"
         self._require("image_size", self.image_size % self.downsampling == 0, wanted)
+        self._check_scales()
         check_quantizer(self)
+
+    def _check_scales(self) -> None:
+        scales, side, ratio = self.scales, self.grid[0], self.scale_conv_ratio
+        self._require("num_scale_convs", is_integer(self.num_scale_convs, 0), "an integer of at least 0")
+        self._require("scale_conv_ratio", is_number(ratio) and 0 < ratio <= 1, "in (0, 1]")
+        if scales is None:
+            return
+        integers = isinstance(scales, list) and len(scales) > 0 and all(map(is_integer, scales))
+        rising = integers and all(coarse < fine for coarse, fine in pairwise(scales))
+        self._require("scales", rising, "a rising list of integers of at least 1, or null")
+        self._require("scales", scales[-1] == side, f"a list that ends on {side}, the side of the grid of codes")
+        self._require("num_groups", self.num_groups == 1, "1 where scales are given, which share one codebook")
 
     def require_image_size(self, image_size: int, tokenizer: str) -> None:
         """Raise DataError if the setting ``data.image_size`` is not the size that ``tokenizer`` (its path) takes."""
@@ -163,6 +188,16 @@ class WassersteinVQConfig(StrictConfig):
         """Rows and columns of codes of one picture."""
         side = self.image_size // self.downsampling
         return side, side
+
+    @property
+    def code_layout(self) -> dict:
+        """What the codes of a picture stand for, as plain values (:mod:`wvq.layout`); in ``header.json`` of a cache."""
+        return make_layout(self.grid, self.num_groups, self.scales)
+
+    @property
+    def sequence_length(self) -> int:
+        """Codes of one picture, over all codebooks or scales."""
+        return sequence_length(self.code_layout)
 
     @property
     def channels(self) -> list[int]:

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from wvq.images import to_uint8
-from wvq.tokenizer.metrics import CodeStatistics, luma, psnr, ssim
+from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 
@@ -33,26 +33,36 @@ def evaluate_tokenizer(
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
-        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images.
+        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images; of several scales
+        also alignment and alignment_per_scale (:class:`ScaleAlignment`).
     """
     device = model.device
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     shown = progress and rank == 0
     share = Subset(dataset, range(rank, len(dataset), world))
     config = model.config
-    statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device)
+    statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
+    alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
         pixels = batch["pixel_values"].to(device)
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
+        if alignment:
+            features = output.features.permute(0, 2, 3, 1)
+            alignment.update(model.quantizer.residuals(features, output.codes))
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
         sums += _picture_sums(pictures, originals)
     if accelerator:
         statistics.reduce(accelerator)
+        if alignment:
+            alignment.reduce(accelerator)
         sums = accelerator.reduce(sums, "sum")
     count, rgb, y, similarity = sums.tolist()
     figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
+    if alignment:
+        codebook = model.quantizer.book.lookup(torch.arange(config.num_codes, device=device))
+        figures |= alignment.compute(codebook)
     if config.image_size >= 11:
         figures["ssim"] = similarity / count
     return figures | {"num_images": int(count)}

@@ -19,8 +19,9 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
 from wvq.data import ImageDataset, load_images
-from wvq.errors import CacheError, ConfigError
+from wvq.errors import CacheError
 from wvq.images import to_uint8
+from wvq.layout import flatten_codes
 from wvq.outputs import refuse_occupied, whole_folder
 from wvq.pretrained import weights_hash
 from wvq.recipes import ExportRecipe
@@ -42,17 +43,13 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
-    if tokenizer.config.num_groups > 1:
-        raise ConfigError(
-            f"the tokenizer in {recipe.tokenizer} has num_groups {tokenizer.config.num_groups}: "
-            "a code cache holds one code a position; train one with num_groups 1"
-        )
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
         tokenizer_hash=weights_hash(tokenizer),
         num_codes=tokenizer.config.num_codes,
         grid=list(tokenizer.config.grid),
+        layout=tokenizer.config.code_layout,
         image_size=tokenizer.config.image_size,
         crop_recipe={
             "train": "center" if recipe.num_crops == 1 else f"center, then {images.train.crop_recipe}",
@@ -131,7 +128,7 @@ def _encode(dataset: ImageDataset, split: str, tokenizer, header: CodeHeader, ba
             indices = [item["index"] for item in items]
             captions = [dataset.captions[i] if dataset.captions else "" for i in indices]
             yield {
-                "codes": tokenizer.encode(pixels).codes,
+                "codes": flatten_codes(tokenizer.encode(pixels).codes, header.layout),
                 "label": [item["label"] for item in items],
                 "caption": captions,
             }
@@ -160,8 +157,7 @@ def _self_check(folder: Path, split: str, dataset: ImageDataset, tokenizer) -> f
     pixels = torch.stack([picked[key]["pixel_values"] for key in zip(indices, crops, strict=True)])
     pixels = pixels.to(tokenizer.device)
     rows = [index * cache.num_crops + crop for index, crop in zip(indices, crops, strict=True)]
-    codes = cache.codes(rows).view(-1, *cache.header.grid).to(tokenizer.device)
-    decoded = tokenizer.decode_codes(codes)
+    decoded = tokenizer.decode_codes(cache.codes(rows).to(tokenizer.device))
     direct = tokenizer.decode(tokenizer.encode(pixels).quantized)
     value = psnr(to_uint8(decoded), to_uint8(pixels)).mean().item()
     expected = psnr(to_uint8(direct), to_uint8(pixels)).mean().item()

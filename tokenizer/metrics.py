@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 from wvq.distributed import gather_objects
+from wvq.tokenizer.alignment import feature_scale, gaussian_wasserstein
 
 # ITU-R BT.601: Y = 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
 _LUMA = (65.481, 128.553, 24.966)
@@ -22,34 +25,55 @@ class CodeStatistics:
 
     E: mean over features of the squared distance to their code, summed over the D dims. U: share of the K codes chosen
     at least once. C: exp(entropy of the code histogram), in [1, K]. For a product of G codebooks U and C are means over
-    the codebooks, and the joint figures take the G codes of a feature as one of K^G. Exact over any number of batches
-    and processes.
+    the codebooks, and the joint figures take the G codes of a feature as one of K^G. For several scales of one codebook
+    E is over the features of the grid, U and C over the codes of all scales together, and each scale has its own U and
+    C beside. Exact over any number of batches and processes.
 
     Args:
         num_codes: size K of a codebook.
         num_groups: number G of codebooks.
         device: of the codes.
+        scales: sides of the maps that share a codebook, the last one that of the grid; none for one map.
     """
 
-    def __init__(self, num_codes: int, num_groups: int = 1, device: torch.device | str = "cpu"):
-        self.num_codes, self.num_groups = num_codes, num_groups
-        self._counts = torch.zeros(num_groups * num_codes, dtype=torch.int64, device=device)
-        self._offsets = torch.arange(num_groups, device=device) * num_codes
+    def __init__(
+        self,
+        num_codes: int,
+        num_groups: int = 1,
+        device: torch.device | str = "cpu",
+        scales: Sequence[int] | None = None,
+    ):
+        self.num_codes, self.num_groups, self.scales = num_codes, num_groups, list(scales or ())
+        histograms = max(num_groups, len(self.scales))
+        self._counts = torch.zeros(histograms * num_codes, dtype=torch.int64, device=device)
+        # Where in the counts the histogram starts that a code belongs to: of its codebook, or of its scale.
+        owner = torch.arange(num_groups, device=device)
+        if self.scales:
+            tokens = torch.tensor([side**2 for side in self.scales], device=device)
+            owner = torch.arange(len(self.scales), device=device).repeat_interleave(tokens)
+        self._offsets = owner * num_codes
         self._joint = _JointCounts(num_groups) if num_groups > 1 else None
         self.squared_error = torch.zeros((), dtype=torch.float64, device=device)
 
     @property
     def counts(self) -> torch.Tensor:
-        """How often each code was chosen: (K,), or (G, K) for several codebooks."""
-        return self._counts if self.num_groups == 1 else self._counts.view(self.num_groups, -1)
+        """How often each code was chosen: (K,), over all scales; (G, K) for several codebooks."""
+        counts = self._counts.view(-1, self.num_codes)
+        return counts if self.num_groups > 1 else counts.sum(0)
 
     def update(self, codes: torch.Tensor, quantization_error: torch.Tensor) -> None:
-        """Add codes (...), or (..., G) for several codebooks, and their mean quantization error (0-d)."""
-        flat = codes.detach().reshape(-1, self.num_groups)
+        """Add codes and the mean quantization error (0-d) of their features.
+
+        Args:
+            codes: (...); (..., G) for several codebooks, (B, T) for several scales.
+            quantization_error: mean over features.
+        """
+        flat = codes.detach().reshape(-1, len(self._offsets))
         self._counts.scatter_add_(0, (flat + self._offsets).reshape(-1), torch.ones_like(flat).reshape(-1))
         if self._joint:
             self._joint.update(flat)
-        self.squared_error += quantization_error.detach().double() * len(flat)
+        features = len(flat) * (self.scales[-1] ** 2 if self.scales else 1)
+        self.squared_error += quantization_error.detach().double() * features
 
     def reduce(self, accelerator) -> None:
         """Sum over all processes."""
@@ -59,17 +83,20 @@ class CodeStatistics:
             self._joint.reduce()
 
     def compute(self) -> dict[str, float | int | list[float]]:
-        """quantization_error, utilization, perplexity and num_tokens (features).
+        """quantization_error, utilization, perplexity and num_tokens (features, or codes over all scales).
 
         For several codebooks also utilization_per_codebook, perplexity_per_codebook, joint_codes (how many of the K^G
-        were chosen), joint_utilization (their share) and joint_perplexity.
+        were chosen), joint_utilization (their share) and joint_perplexity. For several scales also
+        utilization_per_scale, perplexity_per_scale and num_tokens_per_scale, which bounds both.
         """
-        counts = self._counts.view(self.num_groups, -1)
-        tokens = int(counts[0].sum())
-        used = (counts > 0).double().mean(1).tolist()
-        perplexity = [float(code_perplexity(group.double())) for group in counts]
+        used, perplexity, tokens_of_each = _usage(self.counts.view(self.num_groups, -1))
+        tokens = tokens_of_each[0]
+        features = tokens
+        if self.scales:
+            by_scale = _usage(self._counts.view(len(self.scales), -1))
+            features = by_scale[2][-1]  # the last scale has a code for each
         figures = {
-            "quantization_error": float(self.squared_error) / max(tokens, 1),
+            "quantization_error": float(self.squared_error) / max(features, 1),
             "utilization": sum(used) / len(used),
             "perplexity": sum(perplexity) / len(perplexity),
             "num_tokens": tokens,
@@ -83,7 +110,59 @@ class CodeStatistics:
                 "joint_utilization": len(joint) / self.num_codes**self.num_groups,
                 "joint_perplexity": float(code_perplexity(joint.double())),
             }
+        if self.scales:
+            figures |= dict(
+                zip(("utilization_per_scale", "perplexity_per_scale", "num_tokens_per_scale"), by_scale, strict=True)
+            )
         return figures
+
+
+def _usage(counts: torch.Tensor) -> tuple[list[float], list[float], list[int]]:
+    # U, C and tokens of each histogram; counts (number of histograms, K).
+    used = (counts > 0).double().mean(1).tolist()
+    return used, [float(code_perplexity(one.double())) for one in counts], counts.sum(1).tolist()
+
+
+class ScaleAlignment:
+    """How far the codes are from what each scale quantizes: the Gaussian 2-Wasserstein distance of arXiv 2506.15078.
+
+    Streaming, over the moments of all residuals of a scale: exact over any number of batches and processes. In units of
+    the largest standard deviation of the residuals of all scales together, so that scales compare.
+
+    Args:
+        num_scales: S.
+        dim: D of a code.
+        device: of the residuals.
+    """
+
+    def __init__(self, num_scales: int, dim: int, device: torch.device | str = "cpu"):
+        self._sums = torch.zeros(num_scales, dim + 2, dim, dtype=torch.float64, device=device)  # n, sum, outer products
+
+    def update(self, residuals: Sequence[torch.Tensor]) -> None:
+        """Add residuals, (N_s, D) of each scale."""
+        for sums, rows in zip(self._sums, residuals, strict=True):
+            rows = rows.detach().double()
+            sums[0] += len(rows)
+            sums[1] += rows.sum(0)
+            sums[2:] += rows.T @ rows
+
+    def reduce(self, accelerator) -> None:
+        """Sum over all processes."""
+        self._sums = accelerator.reduce(self._sums, "sum")
+
+    def compute(self, codebook: torch.Tensor) -> dict[str, list[float]]:
+        """alignment, of all residuals together, and alignment_per_scale; against all codes (K, D), used or not."""
+        groups = [self._sums.sum(0), *self._sums]
+        moments = [_moments(sums) for sums in groups]
+        unit = feature_scale(moments[0][1])
+        joined, *each = (float(gaussian_wasserstein(*pair, codebook, normalize=False) / unit) for pair in moments)
+        return {"alignment": joined, "alignment_per_scale": each}
+
+
+def _moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Mean (D,) and biased covariance (D, D) from counts, sums and sums of outer products (D + 2, D).
+    sums = sums / sums[0].clamp_min(1)
+    return sums[1], sums[2:] - torch.outer(sums[1], sums[1])
 
 
 class _JointCounts:

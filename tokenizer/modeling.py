@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from wvq.errors import ConfigError, DataError, near_match
+from wvq.layout import unflatten_codes
 from wvq.pretrained import StrictPreTrainedModel
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -159,7 +160,7 @@ PARTS = ("encoder", "quantizer", "decoder")
 class EncoderOutput(ModelOutput):
     """
     Attributes:
-        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer.
+        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
         quantized: (B, D, h, w), the vectors of the codes.
         features: (B, D, h, w), what was quantized, in the space of the codes.
     """
@@ -174,10 +175,11 @@ class TokenizerOutput(ModelOutput):
     """
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
-        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer.
+        codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
         quantizer_loss: 0-d, weighted sum of the quantizer's terms.
         losses: each unweighted term of the quantizer by name, detached.
-        statistics: quantization_error, utilization, perplexity of this batch, detached.
+        statistics: quantization_error, utilization, perplexity of this batch, detached; of several scales, each one's
+            utilization as well.
     """
 
     reconstruction: torch.Tensor = None
@@ -299,8 +301,27 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return self._decoded(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) of codes (B, h, w) or (B, h, w, G) in [0, K), clamped to [-1, 1]."""
+        """Pictures (B, C, H, W), clamped to [-1, 1], of codes in [0, K).
+
+        Args:
+            codes: as :meth:`encode` gives them, or as the flat sequence (B, T) that a code cache holds; what each place
+                of it stands for is in ``config.code_layout``.
+
+        Raises:
+            DataError: codes of another shape.
+        """
+        codes = unflatten_codes(codes, self.config.code_layout)
         return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
+
+    def decode_scales(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, S, C, H, W) of the coarsest scale alone, of the first two, ..., of all S as ``decode_codes``.
+
+        Without ``config.scales`` there is one scale, S = 1. Codes and errors are those of :meth:`decode_codes`.
+        """
+        if not self.config.scales:
+            return self.decode_codes(codes)[:, None]
+        partial = self.quantizer.lookup_scales(unflatten_codes(codes, self.config.code_layout))
+        return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:
         """Reconstruct pictures, with all that the training loss needs.

@@ -16,9 +16,10 @@ _BLOCK = 16  # rows and codes of the smallest product in the tiled search
 
 @contextlib.contextmanager
 def exact_float32(device_type: str):
-    """Float32 products without autocast or TF32: rounded scores would change codes between training and export."""
+    """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
     # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends += (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -1,15 +1,12 @@
-"""All quantizers by name: codebooks aligned with the distribution of the features, the product of several codebooks,
-and the registry. codebook.py has the interface, baselines.py and scalar.py the published alternatives.
+"""All quantizers by name: codebooks aligned with the distribution of the features, and the registry.
 
-Shapes: N features, K codes, D dims, G codebooks of a product.
+codebook.py has the interface, baselines.py and scalar.py the published alternatives, product.py and multiscale.py what
+several codes a position are made of. Shapes: N features, K codes, D dims.
 """
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import nn
 from transformers import initialization as init
 
 from wvq.distributed import gather_rows
@@ -24,7 +21,9 @@ from wvq.tokenizer.alignment import (
     sliced_wasserstein,
 )
 from wvq.tokenizer.baselines import EMAQuantizer, LinearQuantizer, OnlineQuantizer
-from wvq.tokenizer.codebook import Quantizer, QuantizerOutput, VectorQuantizer, require_width
+from wvq.tokenizer.codebook import Quantizer, VectorQuantizer
+from wvq.tokenizer.multiscale import MultiScaleQuantizer
+from wvq.tokenizer.product import ProductQuantizer
 from wvq.tokenizer.scalar import FSQQuantizer, LFQQuantizer
 
 
@@ -147,76 +146,6 @@ class AffineQuantizer(WindowedQuantizer):
         self._steps = state["steps"]
 
 
-class ProductQuantizer(nn.Module):
-    """G codebooks side by side, each of K codes of D / G dims, each quantizing its own part of the features.
-
-    Codes have the number of codebooks as their last dim. Loss terms are means over the codebooks, the quantization
-    error is their sum, utilization and perplexity are means. Source: Jegou et al. 2011.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        part = copy.copy(config)
-        part.code_dim, part.num_groups = config.code_dim // config.num_groups, 1
-        self.num_codes, self.dim = config.num_codes, config.code_dim
-        self.groups = nn.ModuleList(QUANTIZERS[config.quantizer](part) for _ in range(config.num_groups))
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return self.groups[0].weights
-
-    def reset_codebook(self) -> None:
-        for group in self.groups:
-            group.reset_codebook()
-
-    def codebook_parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.groups for parameter in group.codebook_parameters()]
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes (..., G) int64 of features (..., D)."""
-        return torch.stack([group.encode(part) for group, part in self._parts(features)], dim=-1)
-
-    def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, D) in the space of the codes."""
-        return torch.cat([group.prepare(part) for group, part in self._parts(features)], dim=-1)
-
-    def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Codes (N, G) of the codes nearest to vectors (N, D) in the space of the codes."""
-        return torch.stack([group.assign(part) for group, part in self._parts(vectors)], dim=-1)
-
-    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Vectors (..., D) of codes (..., G)."""
-        return torch.cat([group.lookup(codes[..., g]) for g, group in enumerate(self.groups)], dim=-1)
-
-    def training_state(self) -> dict:
-        return {"groups": [group.training_state() for group in self.groups]}
-
-    def load_training_state(self, state: dict, device: torch.device) -> None:
-        for group, saved in zip(self.groups, state["groups"], strict=True):
-            group.load_training_state(saved, device)
-
-    def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
-        """As :meth:`Quantizer.forward`, each codebook over its part of the features."""
-        outputs = [group(part, update_statistics) for group, part in self._parts(features)]
-        statistics = _mean_by_name([output.statistics for output in outputs])
-        statistics["quantization_error"] = statistics["quantization_error"] * len(outputs)
-        return QuantizerOutput(
-            quantized=torch.cat([output.quantized for output in outputs], dim=-1),
-            codes=torch.stack([output.codes for output in outputs], dim=-1),
-            loss=torch.stack([output.loss for output in outputs]).mean(),
-            losses=_mean_by_name([output.losses for output in outputs]),
-            statistics=statistics,
-        )
-
-    def _parts(self, features: torch.Tensor):
-        require_width(features, self.dim)
-        return zip(self.groups, features.chunk(len(self.groups), dim=-1), strict=True)
-
-
-def _mean_by_name(groups: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {name: torch.stack([values[name] for values in groups]).mean() for name in groups[0]}
-
-
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "vanilla": VectorQuantizer,
     "ema": EMAQuantizer,
@@ -231,14 +160,17 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 }
 
 
-def build_quantizer(config) -> Quantizer | ProductQuantizer:
-    """The quantizer that ``config.quantizer`` names, or the product of ``config.num_groups`` of them.
+def build_quantizer(config) -> Quantizer | ProductQuantizer | MultiScaleQuantizer:
+    """The quantizer that a config names, ``config.num_groups`` of it, or one of it at all ``config.scales``.
 
     Raises:
         ConfigError: no quantizer of that name is registered, or it does not have what a field asks for.
     """
     check_quantizer(config)
-    return ProductQuantizer(config) if config.num_groups > 1 else QUANTIZERS[config.quantizer](config)
+    method = QUANTIZERS[config.quantizer]
+    if config.scales:
+        return MultiScaleQuantizer(config, method(config))
+    return ProductQuantizer(config, method) if config.num_groups > 1 else method(config)
 
 
 def check_quantizer(config) -> None:

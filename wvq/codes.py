@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wvq.errors import CacheError, near_match
+from wvq.layout import is_layout, sequence_length
 from wvq.outputs import read_json, write_json
 
 HEADER_NAME = "header.json"
@@ -31,6 +32,8 @@ class CodeHeader:
         tokenizer_hash: SHA-256 of the tokenizer's weights.
         num_codes: codebook size K.
         grid: rows and columns of codes.
+        layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.layout`); one code
+            a position of the grid if None, as in caches written before there was this field.
         image_size: side of the pictures, in pixels.
         crop_recipe: how each split was cropped.
         num_crops: versions of each training picture.
@@ -54,6 +57,11 @@ class CodeHeader:
     has_captions: bool
     library_version: str
     psnr_rgb: dict[str, float] = field(default_factory=dict)
+    layout: dict | None = None
+
+    def __post_init__(self):
+        if self.layout is None:
+            self.layout = {"kind": "grid", "shapes": [self.grid]}
 
     @classmethod
     def read(cls, folder: str | Path) -> CodeHeader:
@@ -67,7 +75,7 @@ class CodeHeader:
             file, CacheError, f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
         )
         names = {f.name for f in fields(cls)}
-        if (names - {"psnr_rgb"}) - values.keys():
+        if (names - {"psnr_rgb", "layout"}) - values.keys():
             raise CacheError(f"{file} lacks fields of a code cache's header; export the codes again")
         for name in values:
             if name not in names:
@@ -84,6 +92,7 @@ class CodeHeader:
             "tokenizer_hash": isinstance(self.tokenizer_hash, str),
             "num_codes": positive(self.num_codes) and self.num_codes < 2**31,
             "grid": isinstance(self.grid, list) and len(self.grid) == 2 and all(map(positive, self.grid)),
+            "layout": isinstance(self.grid, list) and is_layout(self.layout, self.grid),
             "image_size": positive(self.image_size),
             "num_crops": positive(self.num_crops),
             "class_names": isinstance(self.class_names, list),
@@ -99,7 +108,8 @@ class CodeHeader:
 
     @property
     def sequence_length(self) -> int:
-        return self.grid[0] * self.grid[1]
+        """Codes of one picture, the length of a row."""
+        return sequence_length(self.layout)
 
 
 def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> None:
@@ -107,7 +117,8 @@ def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> Non
 
     Args:
         folder: new folder of the table.
-        batches: dicts with ``codes`` (B, h, w) int64, ``label`` (B ints) and ``caption`` (B strings).
+        batches: dicts with ``codes`` (B, T) int64 in the order of the layout, or of any shape that flattens to it,
+            ``label`` (B ints) and ``caption`` (B strings).
         header: gives the type and the length of a row.
     """
     # 2 bytes a code up to K = 65,536. Fixed-size lists: Array2D is larger and reads far slower.
@@ -178,7 +189,7 @@ class CodeDataset(Dataset):
         return len(self._codes) // self.num_crops
 
     def codes(self, rows: Sequence[int]) -> torch.Tensor:
-        """Codes (N, h w) int64 of table rows."""
+        """Codes (N, T) int64 of table rows, in the order of the header's layout."""
         return torch.from_numpy(self._codes[np.asarray(rows)].astype(np.int64))
 
     def label(self, index: int) -> int:

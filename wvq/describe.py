@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wvq.codes import HEADER_NAME, CodeHeader
 from wvq.errors import CheckpointError, DataError
+from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, TRAINING, read_json
 from wvq.pretrained import is_number, read_config
 from wvq.tracking import LOG_NAME
@@ -54,12 +55,11 @@ def _tokenizer(path: Path) -> str:
     from wvq.tokenizer.configuration import WassersteinVQConfig
 
     config = read_config(WassersteinVQConfig, path)
-    rows, columns = config.grid
     return _lines(
         f"{path}: image tokenizer",
         {
             "pictures": f"{config.image_size} x {config.image_size} px",
-            "codes": f"{rows} x {columns} a picture, K = {config.num_codes:,}, D = {config.code_dim}",
+            "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
             "quantizer": config.quantizer,
             "trained on": ", ".join(config.class_names),
             **_measured(path),
@@ -104,7 +104,7 @@ def _cache(path: Path) -> str:
         {
             "pictures": ", ".join(f"{count:,} {split}" for split, count in header.num_images.items()),
             "versions": f"{header.num_crops} a training picture ({header.crop_recipe.get('train')})",
-            "codes": f"{header.grid[0]} x {header.grid[1]} a picture, K = {header.num_codes:,}",
+            "codes": f"{layout_text(header.layout)}, K = {header.num_codes:,}",
             "source": header.source,
             "classes": ", ".join(header.class_names),
             "captions": "yes" if header.has_captions else "no",

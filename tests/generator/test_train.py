@@ -204,7 +204,7 @@ def test_cache_of_another_tokenizer_is_refused(recipe, tiny_tokenizer_dir, tmp_p
 def test_cache_that_does_not_fit_the_tokenizer_is_refused(field, value, recipe, tokenizer, tiny_codes_dir, tmp_path):
     shutil.copytree(tiny_codes_dir, tmp_path / "codes")
     header = json.loads((tmp_path / "codes" / "header.json").read_text())
-    (tmp_path / "codes" / "header.json").write_text(json.dumps(header | {field: value}))
+    (tmp_path / "codes" / "header.json").write_text(json.dumps(header | {"layout": None, field: value}))
     settings = recipe(codes=str(tmp_path / "codes"))
     with pytest.raises(CacheError, match=rf"codes has {field} .*, but the tokenizer in .* has"):
         train_generator(settings, tokenizer)

@@ -15,16 +15,19 @@ from wvq.tokenizer.train import train_tokenizer
 from wvq.tracking import read_log
 
 SHAPES = {"fsq": {"num_codes": 32, "code_dim": 3, "levels": [4, 4, 2]}, "lfq": {"num_codes": 32, "code_dim": 5}}
-CASES = [(name, groups, "ste") for name in sorted(QUANTIZERS) for groups in (1, 2)] + [("vanilla", 1, "rotation")]
+LAYOUTS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}
+CODES = {"grid": (6, 4, 4), "product": (6, 4, 4, 2), "multi-scale": (6, 21)}
+CASES = [(name, layout, "ste") for name in sorted(QUANTIZERS) for layout in LAYOUTS]
+CASES += [("vanilla", "grid", "rotation"), ("vanilla", "multi-scale", "rotation")]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def trained(request, tmp_path_factory, tiny_tokenizer_recipe):
     """The recipe and the result of a run of three steps."""
-    name, groups, estimator = request.param
-    shape = {"num_codes": 32, "code_dim": 4, **SHAPES.get(name, {})}
-    shape["code_dim"] *= groups
-    model = {**shape, "quantizer": name, "num_groups": groups, "gradient_estimator": estimator, "affine_interval": 2}
+    name, layout, estimator = request.param
+    shape = {"num_codes": 32, "code_dim": 4, "num_groups": 1, **SHAPES.get(name, {}), **LAYOUTS[layout]}
+    shape["code_dim"] *= shape["num_groups"]
+    model = {**shape, "quantizer": name, "gradient_estimator": estimator, "affine_interval": 2}
     loop = {"images": 48, "log_every": 16, "ema_decay": 0.0}
     recipe = tiny_tokenizer_recipe(tmp_path_factory.mktemp("method") / "run", train=loop, model=model)
     return recipe, train_tokenizer(copy.deepcopy(recipe))
@@ -50,7 +53,9 @@ def test_training_steps_are_taken(trained):
     frozen = (
         codebooks - {name for name in codebooks if "map." in name} if loaded.config.quantizer == "linear" else set()
     )
-    assert moved == start.keys() - frozen
+    # At the start coarse features fall on the code 0 of fsq, from which a convolution's weights learn nothing.
+    maybe = {name for name in start if "convs" in name} if loaded.config.quantizer == "fsq" else set()
+    assert moved - maybe == start.keys() - frozen - maybe
 
 
 def test_the_saved_tokenizer_gives_the_reported_figures(trained):
@@ -68,12 +73,11 @@ def test_codes_survive_saving_and_loading(trained, pixels, tmp_path):
     recipe, _ = trained
     model = WassersteinVQModel.from_pretrained(recipe.out)
     encoded = model.encode(pixels)
-    groups = recipe.model["num_groups"]
-    assert encoded.codes.shape == ((6, 4, 4) if groups == 1 else (6, 4, 4, 2))
+    assert encoded.codes.shape == CODES[model.config.code_layout["kind"]]
     assert 0 <= encoded.codes.min() <= encoded.codes.max() < 32
     model.save_pretrained(tmp_path)
     again = WassersteinVQModel.from_pretrained(tmp_path)
-    for field in ("quantizer", "num_groups", "gradient_estimator", "levels", "affine_interval"):
+    for field in ("quantizer", "num_groups", "scales", "gradient_estimator", "levels", "affine_interval"):
         assert getattr(again.config, field) == getattr(model.config, field) == recipe.model.get(field)
     assert torch.equal(again.encode(pixels).codes, encoded.codes)
     assert torch.equal(again.decode_codes(encoded.codes), model.decode_codes(encoded.codes))

@@ -10,7 +10,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tests.processes import run_two_processes
-from wvq.tokenizer.metrics import CodeStatistics, _JointCounts, code_perplexity, luma, psnr, ssim
+from wvq.tokenizer.alignment import gaussian_wasserstein
+from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, _JointCounts, code_perplexity, luma, psnr, ssim
 
 
 def pairs(count=3, height=20, width=27, channels=3, noise=20, seed=0):
@@ -191,6 +192,65 @@ def test_a_product_of_astronomically_many_codes_is_counted():
     assert figures["joint_perplexity"] == pytest.approx(entropy_power([2 / 150] * 50 + [1 / 150] * 50))
 
 
+# ---- several scales
+
+
+def draw_scales(pictures, num_codes, sides=(1, 2, 3), seed=0):
+    """Codes (B, T) of which coarse scales take few, and an error for each picture."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.rand(pictures, side**2, generator=generator) * side / sides[-1] for side in sides]
+    return (num_codes * torch.cat(parts, 1)).long(), torch.rand(pictures, generator=generator, dtype=torch.float64)
+
+
+def test_figures_of_two_scales_by_hand():
+    statistics = CodeStatistics(6, scales=[1, 2])
+    statistics.update(torch.tensor([[0, 1, 1, 2, 3], [0, 1, 1, 1, 2]]), torch.tensor(1.0))
+    statistics.update(torch.tensor([[4, 1, 1, 1, 1]]), torch.tensor(4.0))
+    figures = statistics.compute()
+    assert figures["num_tokens"] == 15
+    assert figures["num_tokens_per_scale"] == [3, 12]
+    assert figures["quantization_error"] == pytest.approx((2 * 1.0 + 4.0) / 3)  # a mean over features, not over codes
+    assert figures["utilization_per_scale"] == pytest.approx([2 / 6, 3 / 6])
+    expected = [entropy_power([2 / 3, 1 / 3]), entropy_power([9 / 12, 2 / 12, 1 / 12])]
+    assert figures["perplexity_per_scale"] == pytest.approx(expected)
+    assert figures["utilization"] == pytest.approx(5 / 6)
+    assert figures["perplexity"] == pytest.approx(entropy_power([n / 15 for n in (2, 9, 2, 1, 1)]))
+    assert statistics.counts.tolist() == [2, 9, 2, 1, 1, 0]
+
+
+def test_streamed_scales_equal_the_whole():
+    codes, errors = draw_scales(50, 20)
+    streamed, whole = CodeStatistics(20, scales=[1, 2, 3]), CodeStatistics(20, scales=[1, 2, 3])
+    for part in torch.arange(50).split(7):
+        streamed.update(codes[part], errors[part].mean())
+    whole.update(codes, errors.mean())
+    expected = whole.compute()
+    for name, value in streamed.compute().items():
+        assert value == pytest.approx(expected[name], rel=1e-9), name
+    assert expected["utilization_per_scale"][0] < expected["utilization_per_scale"][2]
+
+
+def test_the_alignment_of_each_scale_is_that_of_its_residuals():
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = torch.randn(300, 3, generator=generator), 5 + torch.randn(40, 3, generator=generator)
+    codebook = torch.randn(64, 3, generator=generator)
+    streamed = ScaleAlignment(2, 3)
+    for i in range(4):
+        streamed.update([coarse[10 * i : 10 * i + 10], fine[75 * i : 75 * i + 75]])
+    figures = streamed.compute(codebook)
+    joined = torch.cat([coarse, fine]).double()
+    unit = joined.std(0, correction=0).max()
+    expected = []
+    for rows in (joined, coarse.double(), fine.double()):
+        centred = rows - rows.mean(0)
+        moments = rows.mean(0) / unit, centred.T @ centred / len(rows) / unit**2
+        expected.append(gaussian_wasserstein(*moments, codebook / unit, normalize=False).item())
+    assert [figures["alignment"], *figures["alignment_per_scale"]] == pytest.approx(expected, rel=1e-5)
+    whole = gaussian_wasserstein(joined.mean(0), (joined - joined.mean(0)).T.cov(correction=0), codebook).item()
+    assert figures["alignment"] == pytest.approx(whole, rel=1e-5)
+    assert figures["alignment_per_scale"][0] > 3 * figures["alignment_per_scale"][1] > 0
+
+
 PROCESS = """
 import json, sys, torch, torch.distributed as dist
 from wvq.tokenizer.metrics import CodeStatistics
@@ -204,8 +264,8 @@ class Accelerator:
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 found = []
-for num_codes, codes, errors in torch.load(f"{folder}/codes.pt"):
-    statistics = CodeStatistics(num_codes, 1 if codes.ndim == 1 else codes.shape[1])
+for num_codes, groups, scales, codes, errors in torch.load(f"{folder}/codes.pt"):
+    statistics = CodeStatistics(num_codes, groups, scales=scales)
     share = torch.arange(200) if rank == 0 else torch.arange(200, len(codes))
     for part in share.split(70):
         statistics.update(codes[part], errors[part].mean())
@@ -218,15 +278,15 @@ dist.destroy_process_group()
 
 
 def test_two_processes_reduce_to_the_figures_of_the_whole(tmp_path):
-    cases = [(6, *draw_groups(501, 6, 3)), (9, *draw_groups(333, 9, 2, seed=1))]
+    cases = [(6, 3, None, *draw_groups(501, 6, 3)), (9, 2, None, *draw_groups(333, 9, 2, seed=1))]
     codes, errors = draw_groups(400, 12, 1, seed=2)
-    cases.append((12, codes[:, 0], errors))
+    cases += [(12, 1, None, codes[:, 0], errors), (20, 1, [1, 2, 3], *draw_scales(310, 20))]
     torch.save(cases, tmp_path / "codes.pt")
     run_two_processes(PROCESS, tmp_path)
     first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    for (num_codes, codes, errors), (counts, figures) in zip(cases, first, strict=True):
-        whole = CodeStatistics(num_codes, 1 if codes.ndim == 1 else codes.shape[1])
+    for (num_codes, groups, scales, codes, errors), (counts, figures) in zip(cases, first, strict=True):
+        whole = CodeStatistics(num_codes, groups, scales=scales)
         whole.update(codes, errors.mean())
         assert counts == whole.counts.tolist()
         expected = whole.compute()

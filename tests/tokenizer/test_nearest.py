@@ -147,7 +147,8 @@ def test_low_precision_inputs_are_compared_in_float32():
 
 @pytest.fixture
 def _same_precision_afterwards():
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.cudnn.conv)
+    backends += (torch.backends.mkldnn.conv,)
     before = [backend.fp32_precision for backend in backends]
     yield
     for backend, precision in zip(backends, before, strict=True):
@@ -165,14 +166,15 @@ def test_leaves_the_matmul_precision_as_it_was():
 
 @pytest.mark.usefixtures("_same_precision_afterwards")
 def test_works_where_the_precision_was_set_for_one_backend():
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
     inside = []
     with exact_float32("cpu"):
-        inside.append(torch.backends.cuda.matmul.fp32_precision)
+        inside += [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
     features, codebook = draw(40, 8, 4)
     assert torch.equal(nearest_codes(features, codebook), float64_distances(features, codebook).argmin(1))
-    assert inside == ["ieee"]
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert inside == ["ieee", "ieee"]
+    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32  # torch refuses to read its older switch after a mix of the two
 
 
 def test_no_features_give_no_codes():

@@ -121,6 +121,49 @@ def test_lfq_has_two_to_the_number_of_bits_codes():
         configure("lfq", code_dim=6, num_groups=2, num_codes=64)
 
 
+GRID = {"image_size": 64, "scales": [1, 2, 4]}  # a grid of side 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], [4, 2, 1], [1, 2, 2, 4], [0, 4], [1.0, 4], [True, 4], ["1", 4], 4, "124", [1, 2], [1, 2, 4, 5], [-1, 4]],
+)
+def test_scales_rise_to_the_side_of_the_grid(value):
+    assert configure("sliced", **GRID).scales == [1, 2, 4]
+    assert configure("sliced", image_size=64, scales=[4]).sequence_length == 16
+    with pytest.raises(ConfigError, match=r"\bscales must be .*(rising|ends on 4)") as error:
+        configure("sliced", **{**GRID, "scales": value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "4"])
+def test_num_scale_convs_is_an_integer(value):
+    assert configure("sliced", **GRID, num_scale_convs=0).num_scale_convs == 0
+    refused("num_scale_convs", "sliced", **GRID, num_scale_convs=value)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan"), None, "0.5"])
+def test_scale_conv_ratio_is_a_share(value):
+    assert configure("sliced", **GRID, scale_conv_ratio=1).scale_conv_ratio == 1
+    refused("scale_conv_ratio", "sliced", **GRID, scale_conv_ratio=value)
+
+
+def test_scales_share_one_codebook():
+    assert "where scales are given" in refused("num_groups", "sliced", **GRID, code_dim=4, num_groups=2)
+
+
+def test_the_layout_follows_from_the_fields():
+    layouts = {
+        "grid": ({}, [[4, 4]], 16),
+        "product": ({"code_dim": 6, "num_groups": 2}, [[4, 4, 2]], 32),
+        "multi-scale": ({"scales": [1, 2, 4]}, [[1, 1], [2, 2], [4, 4]], 21),
+    }
+    for kind, (fields, shapes, length) in layouts.items():
+        config = configure("sliced", image_size=64, **fields)
+        assert config.code_layout == {"kind": kind, "shapes": shapes}
+        assert config.sequence_length == length
+
+
 @pytest.mark.parametrize("name", ["wassertein", "Wasserstein", "wasserstein "])
 def test_an_unknown_quantizer_is_an_error_with_the_near_match(name):
     with pytest.raises(ConfigError, match=r'" is unknown \(did you mean "wasserstein"\?\); one of vanilla, ema'):

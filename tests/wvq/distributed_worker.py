@@ -41,6 +41,8 @@ CASES = {
     "mmd": {"quantizer": "mmd", "num_samples": 12},
     "affine": {"quantizer": "affine"},
     "product": {"quantizer": "wasserstein", "code_dim": 4, "num_groups": 2},
+    "multi-scale": {"quantizer": "wasserstein", "scales": [1, 2, 4]},
+    "multi-scale-lfq": {"quantizer": "lfq", "code_dim": 4, "scales": [1, 3, 4], "num_scale_convs": 2},
 }
 # name: fields of the discriminator; these cases train against it from the first step
 ADVERSARIES = {

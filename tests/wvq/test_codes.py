@@ -204,7 +204,19 @@ DAMAGES = {
         "holds 6 rows, not 7",
     ),
     "another number of crops": (lambda f: write_header(f, num_crops=2), "holds 6 rows, not 12"),
-    "another grid": (lambda f: write_header(f, grid=[3, 3]), "holds 36 codes, not 9 in each of 6 rows"),
+    "another grid": (lambda f: write_header(f, grid=[3, 3]), "layout has the value"),
+    "another grid of an old cache": (
+        lambda f: write_header(f, grid=[3, 3], layout=None),
+        "holds 36 codes, not 9 in each of 6 rows",
+    ),
+    "another layout": (
+        lambda f: write_header(f, layout={"kind": "product", "shapes": [[2, 3, 2]]}),
+        "holds 36 codes, not 12 in each of 6 rows",
+    ),
+    "layout of an unknown kind": (
+        lambda f: write_header(f, layout={"kind": "spiral", "shapes": [[2, 3]]}),
+        "layout has the value {'kind': 'spiral'",
+    ),
     "no table": (lambda f: shutil.rmtree(f / "train"), "train cannot be read"),
     "no state": (lambda f: (f / "train" / "state.json").unlink(), "train cannot be read"),
     "table cut short": (cut_table, "train cannot be read"),

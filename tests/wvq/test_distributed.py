@@ -18,8 +18,9 @@ from wvq.tokenizer.quantizers import QUANTIZERS
 WORKER = Path(__file__).with_name("distributed_worker.py")
 METHODS = ("vanilla", "ema", "online", "linear", "fsq", "lfq", "wasserstein", "sliced", "mmd", "affine")
 ADVERSARIES = ("patchgan", "dino")
-CASES = (*METHODS, "accumulated", "rotation", "product", *ADVERSARIES)
-WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product")
+CASES = (*METHODS, "accumulated", "rotation", "product", "multi-scale", "multi-scale-lfq", *ADVERSARIES)
+WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product", "multi-scale")
+TOKENS = {"multi-scale": 1 + 4 + 16, "multi-scale-lfq": 1 + 9 + 16}  # a picture
 
 
 def run(out: Path, world: int, export: dict) -> None:
@@ -102,7 +103,10 @@ def test_the_model_after_some_steps_is_that_of_one_process(runs, case):
         torch.testing.assert_close(two["weights"][name], expected, atol=2e-3, rtol=0)
     assert two["figures"]["psnr_rgb"] == pytest.approx(one["figures"]["psnr_rgb"], abs=0.05)
     assert two["figures"]["num_images"] == one["figures"]["num_images"] == 20
-    assert two["figures"]["num_tokens"] == one["figures"]["num_tokens"] == 20 * 16
+    assert two["figures"]["num_tokens"] == one["figures"]["num_tokens"] == 20 * TOKENS.get(case, 16)
+    for name in ("utilization_per_scale", "num_tokens_per_scale", "alignment_per_scale"):
+        assert (name in two["figures"]) == case.startswith("multi-scale")
+        assert two["figures"].get(name, 0) == pytest.approx(one["figures"].get(name, 0), abs=0.1)
 
 
 def by_name(statistics):
