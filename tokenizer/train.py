@@ -29,6 +29,7 @@ from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.training import Trainer, build_accelerator
+from wvq.unreadable import Reading
 
 
 class TokenizerTask:
@@ -71,9 +72,12 @@ class TokenizerTask:
 def reconstruction_sheet(model: WassersteinVQModel, dataset: ImageDataset, count: int = 16) -> Image.Image:
     """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set."""
     count = min(count, len(dataset))
-    originals = torch.stack([dataset[i * len(dataset) // count]["pixel_values"] for i in range(count)])
+    spread = [i * len(dataset) // count for i in range(count)]
+    if not (items := list(Reading(dataset, spread))):
+        items = list(Reading(dataset, limit=count))  # none of those can be read
+    originals = torch.stack([item["pixel_values"] for item in items])
     reconstructions = model.decode(model.encode(originals.to(model.device)).quantized).cpu()
-    columns = min(count, 8)
+    columns = min(len(originals), 8)
     rows = [
         part for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True) for part in pair
     ]

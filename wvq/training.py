@@ -23,10 +23,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from wvq.errors import CheckpointError, ConfigError
+from wvq.errors import CheckpointError, ConfigError, WVQError, from_worker
 from wvq.optimization import learning_rate_factor
 from wvq.recipes import TrainConfig
 from wvq.tracking import RunLog, truncate_log
+from wvq.unreadable import DrawnPictures
 
 CHECKPOINTS = "checkpoints"
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
@@ -132,7 +133,7 @@ class Trainer:
                 f"train.gradient_accumulation_steps = {parts}"
             )
         self.task, self.config, self.folder, self.accelerator = task, config, Path(folder), accelerator
-        self.train_set = train_set
+        self.train_set, self.unreadable = train_set, DrawnPictures(train_set)
         self.micro_batch = config.batch_size // parts
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -160,15 +161,16 @@ class Trainer:
         """Train to the end (or to the wall clock's), evaluate, and return the last figures.
 
         Returns:
-            The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps`` and
-            ``cut_short`` (True if the clock and not the number of pictures ended the run).
+            The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps``,
+            ``cut_short`` (True if the clock and not the number of pictures ended the run) and, where pictures are
+            decoded, ``unreadable_pictures``: training pictures asked for that could not be read.
         """
         config, accelerator = self.config, self.accelerator
         if resume:
             self.load_latest()
         log = RunLog(self.folder, self.images_seen) if accelerator.is_main_process else None
         bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
-        batches = iter(self._loader())
+        batches = self._watched(iter(self._loader()))
         self._last_step_at = time.perf_counter()
         window, figures, evaluated_at = _Window(), {}, -1
         while self.images_seen < config.images and not self._out_of_time():
@@ -187,13 +189,24 @@ class Trainer:
         bar.close()
         if log:
             log.close()
+        self.unreadable.merge()
         return figures | {
             "images": self.images_seen,
             "seconds": round(self.elapsed, 1),
             "images_per_second": round(self.images_seen / max(self.elapsed, 1e-9), 1),
             "skipped_steps": int(self.skipped),
             "cut_short": self.images_seen < config.images,
+            **self.unreadable.report(),
         }
+
+    def _watched(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The same batches, with an eye on pictures that were replaced."""
+        try:
+            for batch in batches:
+                self.unreadable.observe(batch)
+                yield batch
+        except WVQError as error:
+            raise from_worker(error) from None
 
     def _loader(self) -> DataLoader:
         accelerator, config = self.accelerator, self.config
@@ -309,6 +322,7 @@ class Trainer:
             "skipped": self.skipped.cpu(),
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
+            "unreadable": self.unreadable.found,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -317,6 +331,7 @@ class Trainer:
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], self.accelerator.device)
+        self.unreadable.found |= state.get("unreadable", {})
 
     def save(self) -> Path:
         """Write a checkpoint into a temporary folder and rename it when complete; keep the last few."""
@@ -328,6 +343,7 @@ class Trainer:
             for stale in root.glob("*.partial"):
                 shutil.rmtree(stale)
         self.accelerator.wait_for_everyone()
+        self.unreadable.merge()
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:

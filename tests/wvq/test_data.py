@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import wvq.data
+import wvq.pictures
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError, DataError
 from wvq.images import center_crop, random_crop, to_pixels
@@ -130,7 +130,7 @@ class TestItems:
         expected = to_pixels(random_crop(train.picture(2), 16, 0.8, np.random.default_rng((0, 41))))
         kept = train[(41, 2)]
         assert train.store.kept[2] is not None
-        monkeypatch.setattr(wvq.data, "MEMORY_LIMIT_BYTES", 0)
+        monkeypatch.setattr(wvq.pictures, "MEMORY_LIMIT_BYTES", 0)
         large = load_images(config_for(folder)).train
         assert torch.equal(kept["pixel_values"], expected)
         assert same(kept, large[(41, 2)])

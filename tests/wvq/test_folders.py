@@ -25,7 +25,7 @@ def test_class_folders_are_sorted_and_read_to_any_depth(tmp_path):
     draw(tmp_path / "cats" / "b.JPG")
     draw(tmp_path / "cats" / "old" / "c.png")
     (tmp_path / "cats" / "notes.txt").write_text("no picture")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / ".empty").mkdir()
     draw(tmp_path / ".cache" / "thumbnail.png")
     draw(tmp_path / "dogs" / ".hidden.png")
     splits = read_folder(tmp_path)
