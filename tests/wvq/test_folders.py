@@ -90,6 +90,32 @@ def test_no_pictures(tmp_path):
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic", ".hidden.png"])
+def test_a_class_folder_without_pictures(tmp_path, content):
+    draw(tmp_path / "cats" / "1.png")
+    (tmp_path / "dogs").mkdir()
+    if content:
+        (tmp_path / "dogs" / content).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"dogs lies among class folders but holds no pictures \(.*\.png.*\): fill it"):
+        read_folder(tmp_path)
+
+
+def test_a_class_may_lack_pictures_in_one_split(tmp_path):
+    for name in ("train/cats", "train/dogs", "val/cats"):
+        draw(tmp_path / name / "1.png")
+    (tmp_path / "val" / "dogs").mkdir()
+    assert read_folder(tmp_path)["validation"].features["label"].names == ["cats", "dogs"]
+    (tmp_path / "val" / "birds").mkdir()
+    with pytest.raises(DataError, match="birds lies among class folders but holds no pictures"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_without_pictures_beside_plain_pictures_is_no_class(tmp_path):
+    draw(tmp_path / "a.png")
+    (tmp_path / "notes").mkdir()
+    assert read_folder(tmp_path)["train"].column_names == ["image"]
+
+
 def test_a_split_without_pictures(tmp_path):
     draw(tmp_path / "train" / "cats" / "1.png")
     (tmp_path / "validation").mkdir()
