@@ -128,4 +128,6 @@ def _reason(error: Exception) -> str:
         return "empty, or no picture format that Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return first_line(error) if isinstance(error, DataError) else f"{type(error).__name__}: {first_line(error)}"
+    return (
+        first_line(error) if isinstance(error, DataError | OSError) else f"{type(error).__name__}: {first_line(error)}"
+    )
