@@ -158,6 +158,8 @@ BASE = {
     "sources",
     "tables",
     "openmoji",
+    "pictures",
+    "unreadable",
     "parser",
     "terminal",
 }
