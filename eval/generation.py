@@ -66,24 +66,30 @@ def evaluate_generation(
         progress: whether to show progress bars.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.results`.
+        A result dict, see :mod:`wvq.eval.results`, with ``num_unreadable``, pictures passed over because they cannot be
+        read; others were taken instead, as far as there are any.
 
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
-        DataError: fewer than four pictures on a side, no captions or classes in the data where they are asked for, or
-            samples of another size.
+        DataError: fewer than four pictures on a side, too many that cannot be read, no captions or classes in the data
+            where they are asked for, or samples of another size.
     """
     if num_images < 4 or len(dataset) < 4:
         raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} and {len(dataset)}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-    reference_indices = order[:num_images]
-    labels, class_setting = _class_labels(pipeline, dataset, reference_indices, classes, prompts, num_images)
-    texts = _prompts(dataset, reference_indices, prompts, num_images)
-    network = feature_network or default_feature_network()
 
-    pool = reference_features(
-        dataset, network, batch_size, order[: 2 * num_images], progress="real features" if progress else None
-    )
+    def conditions(indices: list[int]) -> tuple:
+        labels, class_setting = _class_labels(pipeline, dataset, indices, classes, prompts, num_images)
+        return labels, class_setting, _prompts(dataset, indices, prompts, num_images)
+
+    conditions(order[:num_images])  # refuses what does not fit before pictures are read
+    network = feature_network or default_feature_network()
+    shown = "real features" if progress else None
+    pool = reference_features(dataset, network, batch_size, order, shown, limit=2 * num_images)
+    if pool.num_images < 4:
+        raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
+    reference_indices = pool.indices[:num_images]
+    labels, class_setting, texts = conditions(reference_indices)
     given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = asdict(pipeline.sampling) | {name: value for name, value in given.items() if value is not None}
     pictures = sample_pictures(pipeline, num_images, labels, texts, seed, batch_size, **sampling)
@@ -94,11 +100,12 @@ def evaluate_generation(
     num_reference = len(reference_indices)
     num_floor = min(num_images, pool.num_images // 2)
     metrics, floor = _compare(network, samples, pool, num_reference, num_floor)
-    warnings = [*network.warnings, *small_sample_warnings(network.dim, samples=num_images, floor=num_floor)]
+    warnings = [*pool.warnings, *network.warnings]
+    warnings += [*small_sample_warnings(network.dim, samples=num_images, floor=num_floor)]
     if num_reference < num_images:
         warnings.append(f"{num_images} samples are compared with {num_reference} pictures: the data set has no more")
     warnings += _imbalance_warnings(dataset, reference_indices, class_setting)
-    return make_result(
+    result = make_result(
         kind="generation",
         metrics=metrics,
         floor=floor,
@@ -117,6 +124,7 @@ def evaluate_generation(
         },
         warnings=warnings,
     )
+    return result | {"num_unreadable": pool.num_unreadable}
 
 
 def sample_pictures(

@@ -13,6 +13,7 @@ from wvq.eval.results import make_result, network_settings
 from wvq.images import to_uint8
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.unreadable import Reading
 
 
 def evaluate_reconstruction(
@@ -41,10 +42,12 @@ def evaluate_reconstruction(
         seed: seed of the halves.
 
     Returns:
-        A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on.
+        A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
+        ``num_unreadable``, pictures left out because they cannot be read.
 
     Raises:
-        DataError: fewer than four pictures, or pictures of another size than the tokenizer's.
+        DataError: fewer than four pictures, too many that cannot be read, or pictures of another size than the
+            tokenizer's.
     """
     if len(dataset) < 4:
         raise DataError(f"reconstruction needs at least 4 held-out pictures, not {len(dataset)}")
@@ -57,12 +60,14 @@ def evaluate_reconstruction(
     view = evaluation_view(dataset)
 
     metrics = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress))
-    num_images, num_tokens = metrics.pop("num_images"), metrics.pop("num_tokens")
+    num_images, num_tokens, num_unreadable = (metrics.pop(f"num_{name}") for name in ("images", "tokens", "unreadable"))
+    if num_images < 4:
+        raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
     real = reference_features(view, network, batch_size, progress="real features" if progress else None)
     drawn = collect_features(
         _reconstructions(tokenizer, view, batch_size),
         network,
-        len(view),
+        num_images,
         view.crop_recipe,
         "reconstruction features" if progress else None,
     )
@@ -89,13 +94,17 @@ def evaluate_reconstruction(
             "reference": real.description(),
             **network_settings(network, view.image_size),
         },
-        warnings=[*network.warnings, *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor)],
+        warnings=[
+            *real.warnings,
+            *network.warnings,
+            *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor),
+        ],
     )
-    return result | {"num_tokens": num_tokens}
+    return result | {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
 
 
 @torch.inference_mode()
 def _reconstructions(tokenizer: WassersteinVQModel, dataset: ImageDataset, batch_size: int):
-    for pixels in pixel_batches(dataset, batch_size):
+    for pixels in pixel_batches(Reading(dataset), batch_size):
         codes = tokenizer.encode(pixels.to(tokenizer.device)).codes
         yield to_uint8(tokenizer.decode_codes(codes))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.codes import batched
 from wvq.data import ImageDataset
 from wvq.errors import DataError
 from wvq.eval.features import FeatureNetwork
 from wvq.images import to_uint8
+from wvq.unreadable import Reading
 
 
 @dataclass
@@ -26,6 +28,9 @@ class PictureFeatures:
         sha256: hash over the uint8 pixels in order.
         image_size: side of the pictures in pixels.
         crop_recipe: how they were cut out of the originals; ``none`` for drawn pictures.
+        indices: which pictures of the data set these are, in order; empty for drawn pictures.
+        num_unreadable: pictures of the data set that were looked at and left out, because they cannot be read.
+        warnings: what to say of those.
     """
 
     features: Tensor
@@ -33,6 +38,9 @@ class PictureFeatures:
     sha256: str
     image_size: int
     crop_recipe: str
+    indices: list[int] = field(default_factory=list)
+    num_unreadable: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:
@@ -53,11 +61,11 @@ def evaluation_view(dataset: ImageDataset) -> ImageDataset:
     return dataset if dataset.crop_recipe == "center" else dataset.with_crop(crop="center", flip=False)
 
 
-def pixel_batches(dataset: ImageDataset, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
-    """Batches of pixels (B, 3, S, S) in [-1, 1], in the order of ``indices`` (all pictures if not given)."""
-    indices = range(len(dataset)) if indices is None else indices
-    for start in range(0, len(indices), batch_size):
-        yield torch.stack([dataset[int(index)]["pixel_values"] for index in indices[start : start + batch_size]])
+def pixel_batches(reading: Reading, batch_size: int) -> Iterator[Tensor]:
+    """Batches of pixels (B, 3, S, S) in [-1, 1]. Raises DataError at the end if too many pictures were unreadable."""
+    for items in batched(reading, batch_size):
+        yield torch.stack([item["pixel_values"] for item in items])
+    reading.refuse_too_many()
 
 
 def collect_features(
@@ -98,8 +106,9 @@ def reference_features(
     batch_size: int = 64,
     indices: Sequence[int] | None = None,
     progress: str | None = "reference features",
+    limit: int | None = None,
 ) -> PictureFeatures:
-    """Features of real pictures under the evaluation crop.
+    """Features of real pictures under the evaluation crop, without those that cannot be read.
 
     Args:
         dataset: the pictures.
@@ -107,11 +116,15 @@ def reference_features(
         batch_size: pictures in a batch.
         indices: which pictures, in this order; all if not given.
         progress: what the progress bar says; none if None.
+        limit: the most pictures to take; all if not given.
 
     Raises:
-        DataError: no pictures.
+        DataError: no pictures, or too many that cannot be read.
     """
     view = evaluation_view(dataset)
-    batches = (to_uint8(pixels) for pixels in pixel_batches(view, batch_size, indices))
-    count = len(view) if indices is None else len(indices)
-    return collect_features(batches, network, count, view.crop_recipe, progress)
+    reading = Reading(view, indices, limit)
+    batches = (to_uint8(pixels) for pixels in pixel_batches(reading, batch_size))
+    found = collect_features(batches, network, len(reading), view.crop_recipe, progress)
+    return replace(
+        found, indices=reading.used, num_unreadable=len(reading.left_out), warnings=reading.warnings("evaluation")
+    )

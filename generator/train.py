@@ -31,7 +31,8 @@ from wvq.outputs import TRAINING, files_into, start_stage, write_json
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
 from wvq.settings import ConditionConfig, TrainConfig
-from wvq.training import StepLoss, Task, Trainer, build_accelerator
+from wvq.task import StepLoss, Task
+from wvq.training import Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")

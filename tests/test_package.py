@@ -159,6 +159,8 @@ BASE = {
     "sources",
     "tables",
     "openmoji",
+    "pictures",
+    "unreadable",
     "parser",
     "terminal",
 }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from wvq.distributed import gather_objects
+from wvq.errors import DataError
 from wvq.images import to_uint8
 from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.unreadable import Reading, join_left_out, summary
 
 
 @torch.no_grad()
@@ -23,6 +28,9 @@ def evaluate_tokenizer(
 ) -> dict[str, float | int]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
 
+    Pictures that cannot be read are left out, with a warning. However many there are, this is no error as long as one
+    can be read: the measurement may stand at the end of a long run.
+
     Args:
         model: in eval mode.
         dataset: items with ``pixel_values`` (3, S, S) in [-1, 1].
@@ -33,13 +41,16 @@ def evaluate_tokenizer(
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
-        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images; of several scales
-        also alignment and alignment_per_scale (:class:`ScaleAlignment`).
+        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images, and num_unreadable,
+        the pictures left out; of several scales also alignment and alignment_per_scale (:class:`ScaleAlignment`).
+
+    Raises:
+        DataError: none of the pictures can be read; or one cannot, where the data set refuses that.
     """
     device = model.device
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     shown = progress and rank == 0
-    share = Subset(dataset, range(rank, len(dataset), world))
+    share = Reading(dataset, range(rank, len(dataset), world))
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
     alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
@@ -53,19 +64,25 @@ def evaluate_tokenizer(
             alignment.update(model.quantizer.residuals(features, output.codes))
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
         sums += _picture_sums(pictures, originals)
+    left_out = share.left_out
     if accelerator:
         statistics.reduce(accelerator)
         if alignment:
             alignment.reduce(accelerator)
         sums = accelerator.reduce(sums, "sum")
+        left_out = join_left_out(gather_objects(left_out))
     count, rgb, y, similarity = sums.tolist()
+    if not count:
+        raise DataError(f"{summary(left_out.values(), len(dataset))}: nothing is left to measure")
+    if left_out and rank == 0:
+        warnings.warn(f"{summary(left_out.values(), len(dataset))} and are left out of evaluation", stacklevel=2)
     figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
     if alignment:
         codebook = model.quantizer.book.lookup(torch.arange(config.num_codes, device=device))
         figures |= alignment.compute(codebook)
     if config.image_size >= 11:
         figures["ssim"] = similarity / count
-    return figures | {"num_images": int(count)}
+    return figures | {"num_images": int(count), "num_unreadable": len(left_out)}
 
 
 def _picture_sums(pictures: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:

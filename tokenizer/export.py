@@ -2,13 +2,16 @@
 
     wvq export-codes --tokenizer runs/tokenizer --out runs/codes --data.path openmoji --num_crops 8
 
-Under `accelerate launch` each process encodes its share; the first one joins them. After writing, random rows are
-decoded and held against their pictures, and the PSNR is printed and kept in the header.
+Under `accelerate launch` each process encodes its share; the first one joins them. Pictures that cannot be read have no
+rows. After writing, random rows are decoded and held against their pictures, and the PSNR is printed and kept in the
+header.
 """
 
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -19,7 +22,8 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
 from wvq.data import ImageDataset, load_images
-from wvq.errors import CacheError
+from wvq.distributed import gather_objects
+from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
 from wvq.outputs import refuse_occupied, whole_folder
@@ -27,6 +31,7 @@ from wvq.pretrained import weights_hash
 from wvq.recipes import ExportRecipe
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.unreadable import Reading, join_left_out, refuse_too_many, summary
 
 CHECKED_ROWS = 32
 
@@ -35,7 +40,8 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     """Encode the pictures of a recipe into ``recipe.out``; the folder appears when it is complete and checked.
 
     Raises:
-        ConfigError, DataError, CheckpointError: bad settings, pictures or tokenizer.
+        ConfigError, DataError, CheckpointError: bad settings, pictures (one, or too many, that cannot be read) or
+            tokenizer.
         CacheError: the self-check found rows that do not decode to their pictures.
     """
     recipe.check()
@@ -58,7 +64,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         num_crops=recipe.num_crops,
         class_names=list(images.class_names),
         source=images.source,
-        num_images={split: len(dataset) for split, dataset in sets.items()},
+        num_images={split: len(dataset) for split, dataset in sets.items()},  # less the unreadable ones, once known
         has_captions=images.train.captions is not None,
         library_version=wvq.__version__,
     )
@@ -71,9 +77,12 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
 
 
 def _write(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader, batch_size: int) -> None:
+    left_out = {split: {} for split in sets}
     for split, dataset in sets.items():
-        write_rows(folder / split, _encode(dataset, split, tokenizer, header, batch_size, 0, 1), header)
-    _finish(folder, sets, tokenizer, header)
+        rows = _encode(dataset, split, tokenizer, header, batch_size, 0, 1, left_out[split])
+        write_rows(folder / split, rows, header)
+    _count(sets, left_out, header)
+    _finish(folder, sets, left_out, tokenizer, header)
 
 
 def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeHeader, batch_size: int) -> None:
@@ -82,24 +91,45 @@ def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeH
         shutil.rmtree(shards, ignore_errors=True)
     state.wait_for_everyone()
     rank, world = state.process_index, state.num_processes
+    left_out = {split: {} for split in sets}
     for split, dataset in sets.items():
-        write_rows(
-            shards / f"{split}-{rank}", _encode(dataset, split, tokenizer, header, batch_size, rank, world), header
-        )
+        rows = _encode(dataset, split, tokenizer, header, batch_size, rank, world, left_out[split])
+        write_rows(shards / f"{split}-{rank}", rows, header)
+    parts = gather_objects(left_out)
+    left_out = {split: join_left_out(part[split] for part in parts) for split in sets}
+    try:
+        _count(sets, left_out, header, warn=state.is_main_process)
+    except DataError:
+        if state.is_main_process:
+            shutil.rmtree(shards)
+        raise
     state.wait_for_everyone()
     if state.is_main_process:
         with whole_folder(out) as folder:
             for split in SPLITS:
                 parts = [datasets.load_from_disk(str(shards / f"{split}-{r}")) for r in range(world)]
                 datasets.concatenate_datasets(parts).save_to_disk(str(folder / split))
-            _finish(folder, sets, tokenizer, header)
+            _finish(folder, sets, left_out, tokenizer, header)
         shutil.rmtree(shards)
     state.wait_for_everyone()
 
 
-def _finish(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader) -> None:
+def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader, warn: bool = True) -> None:
+    """Enter the counts into the header. Raises DataError if too many pictures could not be read."""
+    for split, dataset in sets.items():
+        failures = left_out[split].values()
+        refuse_too_many(failures, len(dataset))
+        if failures and warn:
+            text = f"{summary(failures, len(dataset))} and have no rows in the {split} codes"
+            warnings.warn(text, stacklevel=2)
+    header.num_images = {split: len(dataset) - len(left_out[split]) for split, dataset in sets.items()}
+    header.unreadable_pictures = {split: len(left_out[split]) for split in sets}
+
+
+def _finish(folder: Path, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header) -> None:
     header.save(folder)
-    header.psnr_rgb = {split: _self_check(folder, split, dataset, tokenizer) for split, dataset in sets.items()}
+    for split, dataset in sets.items():
+        header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
     header.save(folder)
 
 
@@ -114,16 +144,24 @@ def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
     return crop * length + index, index
 
 
-def _encode(dataset: ImageDataset, split: str, tokenizer, header: CodeHeader, batch_size: int, rank: int, world: int):
-    """Yield batches of rows for this process's run of consecutive pictures."""
+def _encode(
+    dataset: ImageDataset,
+    split: str,
+    tokenizer,
+    header: CodeHeader,
+    batch_size: int,
+    rank: int,
+    world: int,
+    left_out: dict[int, str],
+) -> Iterator[dict]:
+    """Yield batches of rows for this process's run of consecutive pictures; fill ``left_out`` with unreadable ones."""
     views = _views(dataset, split, header.num_crops)
     num_crops = header.num_crops if len(views) > 1 else 1
     first, last = rank * len(dataset) // world, (rank + 1) * len(dataset) // world
-    keys = [(i, c) for i in range(first, last) for c in range(num_crops)]
-    bar = tqdm(total=len(keys), unit="row", desc=f"codes, {split}", disable=rank > 0)
-    picked = _Versions(views, len(dataset))
+    bar = tqdm(total=(last - first) * num_crops, unit="row", desc=f"codes, {split}", disable=rank > 0)
+    reading = Reading(views[0], range(first, last))
     with bar, torch.no_grad():
-        for items in batched(picked, keys, batch_size):
+        for items in batched(_versions(reading, views, num_crops), batch_size):
             pixels = torch.stack([item["pixel_values"] for item in items]).to(tokenizer.device)
             indices = [item["index"] for item in items]
             captions = [dataset.captions[i] if dataset.captions else "" for i in indices]
@@ -133,28 +171,32 @@ def _encode(dataset: ImageDataset, split: str, tokenizer, header: CodeHeader, ba
                 "caption": captions,
             }
             bar.update(len(items))
+    left_out.update(reading.left_out)
 
 
-class _Versions:
-    """Pictures by (index, crop)."""
+def _versions(reading: Reading, views: list[ImageDataset], num_crops: int) -> Iterator[dict]:
+    """Every readable picture in all its crops; the centre crop, read by index, tells whether it is readable."""
+    for item in reading:
+        yield item
+        for crop in range(1, num_crops):
+            yield _version(views, item["index"], crop)
 
-    def __init__(self, views: list[ImageDataset], length: int):
-        self.views, self.length = views, length
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        index, crop = key
-        return self.views[0][index] if crop == 0 else self.views[1][_crop_key(index, crop, self.length)]
+def _version(views: list[ImageDataset], index: int, crop: int) -> dict:
+    return views[0][index] if crop == 0 else views[1][_crop_key(index, crop, len(views[0]))]
 
 
 @torch.no_grad()
-def _self_check(folder: Path, split: str, dataset: ImageDataset, tokenizer) -> float:
+def _self_check(folder: Path, split: str, dataset: ImageDataset, left_out: dict[int, str], tokenizer) -> float:
     """Decode random rows, and hold them against their pictures encoded afresh; return their PSNR in dB."""
     cache = CodeDataset(folder, split)
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()
     crops = torch.randint(cache.num_crops, (len(indices),), generator=generator).tolist()
-    picked = _Versions(_views(dataset, split, cache.num_crops), len(dataset))
-    pixels = torch.stack([picked[key]["pixel_values"] for key in zip(indices, crops, strict=True)])
+    views = _views(dataset, split, cache.num_crops)
+    used = [index for index in range(len(dataset)) if index not in left_out]
+    picked = [_version(views, used[index], crop) for index, crop in zip(indices, crops, strict=True)]
+    pixels = torch.stack([item["pixel_values"] for item in picked])
     pixels = pixels.to(tokenizer.device)
     rows = [index * cache.num_crops + crop for index, crop in zip(indices, crops, strict=True)]
     decoded = tokenizer.decode_codes(cache.codes(rows).to(tokenizer.device))

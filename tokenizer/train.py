@@ -25,6 +25,7 @@ from wvq.optimization import network_groups, parameter_group
 from wvq.outputs import TRAINING, files_into, start_stage, write_json
 from wvq.recipes import TokenizerRecipe
 from wvq.settings import TrainConfig
+from wvq.task import StepLoss, Task
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.adversarial import Adversary, build_adversary, combined_gradient
 from wvq.tokenizer.evaluation import evaluate_tokenizer
@@ -32,7 +33,8 @@ from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
-from wvq.training import StepLoss, Task, Trainer, build_accelerator
+from wvq.training import Trainer, build_accelerator
+from wvq.unreadable import Reading
 
 
 class TokenizerTask(Task):
@@ -147,9 +149,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def reconstruction_sheet(model: WassersteinVQModel, dataset: ImageDataset, count: int = 16) -> Image.Image:
     """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set."""
     count = min(count, len(dataset))
-    originals = torch.stack([dataset[i * len(dataset) // count]["pixel_values"] for i in range(count)])
+    spread = [i * len(dataset) // count for i in range(count)]
+    if not (items := list(Reading(dataset, spread))):
+        items = list(Reading(dataset, limit=count))  # none of those can be read
+    originals = torch.stack([item["pixel_values"] for item in items])
     reconstructions = model.decode(model.encode(originals.to(model.device)).quantized).cpu()
-    columns = min(count, 8)
+    columns = min(len(originals), 8)
     rows = [
         part for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True) for part in pair
     ]

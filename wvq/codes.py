@@ -41,6 +41,7 @@ class CodeHeader:
         source: the data set.
         num_images: pictures of each split.
         has_captions: whether rows carry captions.
+        unreadable_pictures: pictures of each split that could not be read and have no rows; not in ``num_images``.
         psnr_rgb: mean over the rows checked after writing, decoded and held against their pictures, in dB.
         library_version: version of wvq that wrote the cache.
     """
@@ -56,6 +57,7 @@ class CodeHeader:
     num_images: dict[str, int]
     has_captions: bool
     library_version: str
+    unreadable_pictures: dict[str, int] = field(default_factory=dict)
     psnr_rgb: dict[str, float] = field(default_factory=dict)
     layout: dict | None = None
 
@@ -75,7 +77,7 @@ class CodeHeader:
             file, CacheError, f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
         )
         names = {f.name for f in fields(cls)}
-        if (names - {"psnr_rgb", "layout"}) - values.keys():
+        if (names - {"psnr_rgb", "unreadable_pictures", "layout"}) - values.keys():
             raise CacheError(f"{file} lacks fields of a code cache's header; export the codes again")
         for name in values:
             if name not in names:
@@ -228,11 +230,11 @@ class CodeDataset(Dataset):
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
 
 
-def batched(dataset: Dataset, keys: Iterable, size: int) -> Iterator[list]:
-    """Items of a data set in lists of at most ``size``."""
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of at most ``size`` items."""
     batch = []
-    for key in keys:
-        batch.append(dataset[key])
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []

@@ -9,60 +9,15 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from wvq.errors import ConfigError, DataError
-from wvq.images import center_crop, halve, largest_resize, random_crop, to_pixels, to_rgb
-from wvq.recipes import DataConfig
+from wvq.errors import ConfigError, DataError, UnreadablePictureError
+from wvq.images import center_crop, largest_resize, random_crop, to_pixels
+from wvq.pictures import PictureStore
+from wvq.recipes import UNREADABLE, DataConfig
 from wvq.sources import read_source
-from wvq.tables import PictureTable, hold_out, keep_classes, options, to_table
+from wvq.tables import PictureTable, hold_out, keep_classes, options, to_table, warn_of_missing_captions
+from wvq.unreadable import probe
 
-# Sets whose decoded pictures fit are decoded once and kept; larger ones stay on disk and are decoded on each access.
-MEMORY_LIMIT_BYTES = 256 * 2**20
-
-
-class PictureStore:
-    """Decodes pictures, and keeps them in memory if the whole set fits in ``MEMORY_LIMIT_BYTES``.
-
-    Prepared pictures are RGB and halved as far as every crop of at most ``largest_side`` would halve them first anyway:
-    a crop of a prepared picture equals the crop of its original to the bit.
-    """
-
-    def __init__(self, pictures: datasets.Dataset, largest_side: int):
-        self.pictures = pictures
-        self.largest_side = largest_side
-        self.kept: list[Image.Image | None] | None = None
-        self.fits: bool | None = None
-
-    def original(self, index: int) -> Image.Image:
-        """The picture as stored, upright. Raises DataError that names the file if it cannot be decoded."""
-        encoded = self.pictures[index]["image"]
-        try:
-            image = datasets.Image().decode_example(encoded)
-            image.load()
-        # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error and more.
-        except Exception as error:
-            name = (encoded or {}).get("path") or f"picture {index}"
-            kind = type(error).__name__
-            raise DataError(f"{name} cannot be read as a picture ({kind}); replace it or take it out") from error
-        return image
-
-    def prepared(self, index: int) -> Image.Image:
-        """The RGB picture to crop from."""
-        if self.fits is None:
-            self.fits = self._estimate_bytes() <= MEMORY_LIMIT_BYTES
-            self.kept = [None] * len(self.pictures) if self.fits else None
-        if self.kept is None:
-            return self._prepare(index)
-        if self.kept[index] is None:
-            self.kept[index] = self._prepare(index)
-        return self.kept[index]
-
-    def _prepare(self, index: int) -> Image.Image:
-        return halve(to_rgb(self.original(index)), self.largest_side)
-
-    def _estimate_bytes(self) -> float:
-        probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
-        sizes = [self._prepare(int(index)).size for index in probes]
-        return len(self.pictures) * 3 * float(np.mean([width * height for width, height in sizes]))
+MOST_DRAWS = 100  # before a set is held to have no readable pictures
 
 
 class ImageDataset(Dataset):
@@ -72,7 +27,13 @@ class ImageDataset(Dataset):
     Crop and flip depend on the data seed and the position (or the index alone) only: a resumed run, with any number
     of workers, sees the same pixels again.
 
-    An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int.
+    An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
+    ``requested`` int, the index asked for.
+
+    A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
+    draws, and with ``unreadable`` set to ``skip``, another picture drawn at random from the seed and the pair takes its
+    place: ``index`` then differs from ``requested``. Passes that must not replace any go through
+    :class:`wvq.unreadable.Reading`.
 
     Attributes:
         class_names: names by label id; empty without classes.
@@ -92,9 +53,10 @@ class ImageDataset(Dataset):
         min_crop_fraction: float = 0.8,
         flip: bool = False,
         seed: int = 0,
+        unreadable: str = "skip",
         store: PictureStore | None = None,
     ):
-        _check_crop(image_size, crop, min_crop_fraction, seed)
+        _check(image_size, crop, min_crop_fraction, seed, unreadable)
         self.table = table
         self.class_names = tuple(class_names)
         self.image_size = image_size
@@ -102,6 +64,7 @@ class ImageDataset(Dataset):
         self.min_crop_fraction = min_crop_fraction
         self.flip = flip
         self.seed = seed
+        self.unreadable = unreadable
         self.store = store or PictureStore(table.pictures, largest_resize(image_size, min_crop_fraction))
 
     @property
@@ -127,21 +90,26 @@ class ImageDataset(Dataset):
             min_crop_fraction=self.min_crop_fraction,
             flip=self.flip if flip is None else flip,
             seed=self.seed,
+            unreadable=self.unreadable,
             store=self.store,
         )
 
     def picture(self, index: int) -> Image.Image:
-        """The original picture. Raises DataError that names the file if it cannot be decoded."""
+        """The original picture. Raises UnreadablePictureError that names the file if it cannot be decoded."""
         return self.store.original(self._checked(index))
 
     def __len__(self) -> int:
         return len(self.table.pictures)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        position, index = key if isinstance(key, tuple) else (key, key)
-        index = self._checked(index)
-        rng = np.random.default_rng((self.seed, int(position) if isinstance(key, tuple) else index))
-        image = self.store.prepared(index)
+        drawn = isinstance(key, tuple)
+        requested = self._checked(key[1] if drawn else key)
+        position = int(key[0]) if drawn else requested
+        rng = np.random.default_rng((self.seed, position))
+        if drawn and self.unreadable == "skip":
+            index, image = self._readable(position, requested)
+        else:
+            index, image = requested, self.store.prepared(requested)
         if self.crop == "random":
             image = random_crop(image, self.image_size, self.min_crop_fraction, rng)
         else:
@@ -149,7 +117,19 @@ class ImageDataset(Dataset):
         if self.flip and rng.random() < 0.5 and (self.table.flippable is None or self.table.flippable[index]):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         label = -1 if self.labels is None else self.labels[index]
-        return {"pixel_values": to_pixels(image), "label": label, "index": index}
+        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+
+    def _readable(self, position: int, requested: int) -> tuple[int, Image.Image]:
+        """The picture asked for, or else one drawn at random: the next in line would be seen twice as often."""
+        index, draws = requested, None
+        for _ in range(MOST_DRAWS):
+            try:
+                return index, self.store.prepared(index)
+            except UnreadablePictureError as error:
+                last = error
+            draws = draws or np.random.default_rng((self.seed, position, requested))
+            index = int(draws.integers(len(self)))
+        raise DataError(f"{MOST_DRAWS} pictures drawn at random cannot be read; the last: {last}")
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -183,10 +163,11 @@ def load_images(config: DataConfig) -> ImageSplits:
 
     Raises:
         ConfigError: a number out of range.
-        DataError: what is not there (folder, split, column, class) or cannot be read.
+        DataError: what is not there (folder, split, column, class) or cannot be read: of the pictures, a few from all
+            over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
-    _check_crop(config.image_size, config.crop, config.min_crop_fraction, config.seed)
+    _check(config.image_size, config.crop, config.min_crop_fraction, config.seed, config.unreadable)
     fraction = config.validation_fraction
     if not 0 < fraction < 1:
         raise ConfigError(f"validation_fraction must be above 0 and below 1, not {fraction}")
@@ -207,16 +188,21 @@ def load_images(config: DataConfig) -> ImageSplits:
         if not len(table):
             raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
 
-    common = {"image_size": config.image_size, "min_crop_fraction": config.min_crop_fraction, "seed": config.seed}
-    return ImageSplits(
+    warn_of_missing_captions(train, validation)
+    fields = ("image_size", "min_crop_fraction", "seed", "unreadable")
+    common = {name: getattr(config, name) for name in fields}
+    splits = ImageSplits(
         train=ImageDataset(train, class_names, crop=config.crop, flip=config.flip, **common),
         validation=ImageDataset(validation, class_names, **common),
         class_names=class_names,
         source=config.path if config.subset is None else f"{config.path}/{config.subset}",
     )
+    for dataset in (splits.train, splits.validation):
+        probe(dataset)
+    return splits
 
 
-def _check_crop(image_size: int, crop: str, min_crop_fraction: float, seed: int) -> None:
+def _check(image_size: int, crop: str, min_crop_fraction: float, seed: int, unreadable: str) -> None:
     if image_size < 1:
         raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}")
     if crop not in ("random", "center"):
@@ -225,6 +211,8 @@ def _check_crop(image_size: int, crop: str, min_crop_fraction: float, seed: int)
         raise ConfigError(f"min_crop_fraction must be above 0 and at most 1, not {min_crop_fraction}")
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, not {seed}")
+    if unreadable not in UNREADABLE:
+        raise ConfigError(f"unreadable must be {' or '.join(UNREADABLE)}, not {unreadable!r}")
 
 
 def _named_split(splits: datasets.DatasetDict, name: str, field: str) -> datasets.Dataset:

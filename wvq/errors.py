@@ -15,6 +15,10 @@ class DataError(WVQError):
     """A data set, folder or picture is missing, empty or unreadable."""
 
 
+class UnreadablePictureError(DataError):
+    """One picture cannot be decoded or shown as RGB; the others of its set may be sound."""
+
+
 class CacheError(WVQError):
     """A code cache is missing, damaged or was made by another tokenizer."""
 
@@ -31,6 +35,12 @@ def near_match(name: str, options) -> str:
     """Return ``' (did you mean "x"?)'`` for the option closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def from_worker(error: WVQError) -> WVQError:
+    """An error of a loader process without the traceback that PyTorch puts before its one line."""
+    line = str(error).strip().splitlines()[-1]
+    return type(error)(line.split(f"{type(error).__name__}: ", 1)[-1])
 
 
 def first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from wvq.errors import DataError
 PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+KINDS = " ".join(sorted(PICTURE_SUFFIXES))
 SPLIT_FOLDERS = {
     "train": "train",
     "validation": "validation",
@@ -36,22 +37,24 @@ def read_folder(folder: Path) -> datasets.DatasetDict:
           split each, every one in one of the layouts below; without such sub-folders all is the split ``train``;
         - ``metadata.jsonl``, one JSON object a line with ``file_name`` (relative) and other fields such as ``caption``
           or ``label``: the pictures listed there;
-        - class folders: the class is the first folder's name, pictures may lie deeper; classes are sorted by name;
+        - class folders: the class is the first folder's name, pictures may lie deeper; classes are sorted by name, and
+          each has pictures in at least one split: a folder without any, be it empty, is an error and not a class lost;
         - pictures only: no classes.
 
     Returns:
         Splits with a column ``image`` and, by layout, ``label`` (ClassLabel) or the fields of the metadata.
 
     Raises:
-        DataError: no pictures, pictures beside class folders, or metadata that is malformed or names a missing file.
+        DataError: no pictures, a class without pictures, pictures beside class folders, or metadata that is malformed
+            or names a missing file.
     """
     children = _visible_folders(folder)
     names = {child.name for child in children}
     if not (names and names <= SPLIT_FOLDERS.keys() and (folder / METADATA_NAME).is_file() is False):
-        return datasets.DatasetDict({"train": _read_split(folder, _class_names(folder))})
+        return datasets.DatasetDict({"train": _read_split(folder, _class_names([folder]))})
     if len({SPLIT_FOLDERS[name] for name in names}) < len(names):
         raise DataError(f"{folder} has two folders for one split: {', '.join(sorted(names))}; keep one of them")
-    class_names = sorted({name for child in children for name in _class_names(child)})
+    class_names = _class_names(children)
     return datasets.DatasetDict({SPLIT_FOLDERS[child.name]: _read_split(child, class_names) for child in children})
 
 
@@ -59,8 +62,14 @@ def _visible_folders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
 
 
-def _class_names(folder: Path) -> list[str]:
-    return [child.name for child in _visible_folders(folder) if next(_pictures_below(child), None)]
+def _class_names(splits: list[Path]) -> list[str]:
+    """Names of the folders with pictures in any split. Raises DataError if others lie beside them."""
+    folders = [child for split in splits if not (split / METADATA_NAME).is_file() for child in _visible_folders(split)]
+    names = {child.name for child in folders if next(_pictures_below(child), None)}
+    empty = next((child for child in folders if child.name not in names), None)
+    if names and empty:
+        raise DataError(f"{empty} lies among class folders but holds no pictures ({KINDS}): fill it or remove it")
+    return sorted(names)
 
 
 def _pictures_below(folder: Path):
@@ -90,8 +99,7 @@ def _read_split(folder: Path, class_names: list[str]) -> datasets.Dataset:
         raise DataError(f"{loose[0]} lies beside class folders: move it into one of them, or the folders elsewhere")
     if not class_names:
         if not loose:
-            kinds = " ".join(sorted(PICTURE_SUFFIXES))
-            raise DataError(f"{folder} holds no pictures ({kinds}) and no {METADATA_NAME}")
+            raise DataError(f"{folder} holds no pictures ({KINDS}) and no {METADATA_NAME}")
         return datasets.Dataset.from_dict({"image": loose}, features=datasets.Features({"image": datasets.Image()}))
     paths, labels = [], []
     for label, name in enumerate(class_names):

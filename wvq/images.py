@@ -17,7 +17,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow picture as 8-bit RGB, upright.
 
     EXIF orientation is applied, transparency (alpha or a transparent palette entry) is composited on white, and 16-bit
-    grey is scaled so that 65,535 becomes 255; palette, grey, CMYK and the other 8-bit modes are converted by Pillow.
+    grey is scaled so that 65,535 becomes 255; palette, grey, 1-bit, CMYK and the other 8-bit modes are converted by
+    Pillow. Of an animation (GIF, APNG, WebP) the frame shown is taken: the first one of a file just opened. 16-bit
+    colour never arrives here: Pillow opens it with the upper 8 bits alone.
 
     Raises:
         DataError: the mode has no defined range or no conversion (32-bit float, LAB).
@@ -25,7 +27,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns a 16-bit picture white.
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        values = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)  # 65535 * 255 + 32767 fits in 32 bits
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise DataError(f"pictures in Pillow's mode {image.mode} are not supported: convert them to RGB PNG files")

@@ -120,10 +120,12 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     return folder / TRAINING
 
 
-# A resumed run may take longer, and log, save and load in another rhythm; all else would make it another run.
+# A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all
+# else would make it another run.
 _FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
     "train.keep_checkpoints",
     "train.evaluate_every",
+    "data.unreadable",
 }
 
 

@@ -26,6 +26,7 @@ from wvq.recipes import QuickstartRecipe
 from wvq.tokenizer.metrics import CodeStatistics
 from wvq.tokenizer.train import reconstruction_sheet
 from wvq.tracking import read_log
+from wvq.unreadable import Reading
 
 MOST_CLASSES = 16  # rows of the sheet
 SAMPLES = 420  # for the distances; the floor needs as many pictures twice
@@ -164,7 +165,7 @@ def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDatas
     labels = [names[i % len(names)] for i in range(8)] if names else None
     samples = pipe(class_labels=labels, num_images=8, seed=seed, output_type="pt").images
     view = train.with_crop(crop="center", flip=False)
-    real = torch.stack([view[i]["pixel_values"] for i in range(len(view))])
+    real = torch.stack([item["pixel_values"] for item in Reading(view)])
     order, _ = nearest_neighbours(samples.flatten(1), real.flatten(1), 4)
     rows = []
     for sample, nearest in zip(samples, order, strict=True):

@@ -28,6 +28,9 @@ class DataConfig:
         min_crop_fraction: smallest share of the shorter side that a random crop keeps, in (0, 1].
         flip: mirror training pictures at random.
         seed: seed of the hold-out and of the random crops.
+        unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
+            shows another in its place in training, and reports how many there were; ``refuse`` is an error. If more
+            than 10 and more than 5 % cannot be read, that is an error too.
     """
 
     path: str = "openmoji"
@@ -44,6 +47,7 @@ class DataConfig:
     min_crop_fraction: float = 0.8
     flip: bool = False
     seed: int = 0
+    unreadable: str = "skip"
 
 
 @dataclass
@@ -196,3 +200,6 @@ class AtomicRecipe:
     num_projections: int | None = None
     seed: int = 0
     progress: bool = True
+
+
+UNREADABLE = ("skip", "refuse")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from wvq.errors import DataError, near_match
 from wvq.recipes import DataConfig
+from wvq.unreadable import is_first_process
 
 
 @dataclass
@@ -157,6 +159,21 @@ def _read_captions(raw: datasets.Dataset, column: str) -> list[str]:
     if wrong is not None:
         raise DataError(f"caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
     return captions
+
+
+def warn_of_missing_captions(*tables: PictureTable) -> None:
+    """One warning for all pictures without a caption (no field, null or blank): they count as without text."""
+    missing = [
+        (table, index)
+        for table in tables
+        for index, caption in enumerate(table.captions or ())
+        if not caption or caption.isspace()
+    ]
+    if missing and is_first_process():
+        table, index = missing[0]
+        name = (table.pictures[index]["image"] or {}).get("path") or f"picture {index}"
+        total = sum(map(len, tables))
+        warnings.warn(f"{len(missing):,} of {total:,} pictures have no caption, such as {name}", stacklevel=2)
 
 
 def keep_classes(

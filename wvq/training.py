@@ -9,94 +9,28 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import latest_checkpoint, save_checkpoint
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, WVQError, from_worker
 from wvq.interruption import RunInterrupted, StopRequest, ignore_signals, stop_on_signal
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
+from wvq.task import RunningMeans, Task
 from wvq.tracking import RunLog, truncate_log
+from wvq.unreadable import DrawnPictures
 
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
-
-
-@dataclass
-class StepLoss:
-    """What a task computes from one batch.
-
-    Attributes:
-        loss: mean over the batch; 0-d.
-        terms: detached 0-d figures by name, for the log.
-        adversary_loss: gives loss and terms of the adversary for the same batch, from the (wrapped) adversary; None
-            while it does not train.
-    """
-
-    loss: torch.Tensor
-    terms: dict[str, torch.Tensor]
-    adversary_loss: Callable[[nn.Module], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
-
-
-class Task:
-    """What a stage brings to the loop.
-
-    Attributes:
-        name: shown beside the progress bar.
-        adversary: a module that trains against the model, with an optimiser of its own; None for none.
-    """
-
-    name: str
-    adversary: nn.Module | None = None
-
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Optimiser groups, made by :func:`wvq.optimization.parameter_group`."""
-        raise NotImplementedError
-
-    def adversary_groups(self) -> list[dict]:
-        """Optimiser groups of the adversary."""
-        raise NotImplementedError
-
-    def compiled_parts(self, model: nn.Module) -> list[nn.Module]:
-        """Modules that torch.compile makes faster, each as a whole."""
-        return [model]
-
-    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
-        """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
-
-        A method of the wrapped module would go past the averaging of gradients over processes.
-        """
-        raise NotImplementedError
-
-    def report(self, accelerator: Accelerator, images_seen: int) -> tuple[dict[str, float], str | None]:
-        """Figures for a log line beside the means of the terms, and a warning for the user, if there is one."""
-        return {}, None
-
-    def evaluate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """Held-out figures, the same on every process."""
-        raise NotImplementedError
-
-    def picture(self, model: nn.Module) -> Image.Image:
-        """A sheet that shows what the model can do."""
-        raise NotImplementedError
-
-    def training_state(self, model: nn.Module) -> dict:
-        """What an exact resume needs beside weights and optimisers."""
-        return {}
-
-    def load_training_state(self, model: nn.Module, state: dict, device: torch.device) -> None:
-        pass
 
 
 class Trainer:
@@ -131,12 +65,12 @@ class Trainer:
                 f"train.gradient_accumulation_steps = {parts}"
             )
         self.task, self.config, self.folder, self.accelerator = task, config, Path(folder), accelerator
-        self.train_set = train_set
+        self.train_set, self.unreadable = train_set, DrawnPictures(train_set)
         self.micro_batch = config.batch_size // parts
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.optimizers = {"": self.optimizer}
@@ -174,8 +108,9 @@ class Trainer:
         """Train to the end (or to the wall clock's), evaluate, and return the last figures.
 
         Returns:
-            The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps`` and
-            ``cut_short`` (True if the clock and not the number of pictures ended the run), and ``warnings``.
+            The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps``, ``cut_short``
+            (True if the clock and not the number of pictures ended the run), ``warnings`` and, where pictures are
+            decoded, ``unreadable_pictures``: training pictures asked for that could not be read.
 
         Raises:
             RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, at the
@@ -191,6 +126,7 @@ class Trainer:
         finally:
             if log:
                 log.close()
+        self.unreadable.merge()
         skipped = {f"skipped_{name}_steps" if name else "skipped_steps": int(n) for name, n in self.skipped.items()}
         return figures | {
             "images": self.images_seen,
@@ -199,14 +135,15 @@ class Trainer:
             **skipped,
             "cut_short": self.images_seen < self.config.images,
             "warnings": self.warnings,
+            **self.unreadable.report(),
         }
 
     def _run(self, log: RunLog | None, request: StopRequest) -> dict:
         config = self.config
         bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
-        batches = iter(self._loader())
+        batches = self._watched(iter(self._loader()))
         self._last_step_at = time.perf_counter()
-        window, figures, evaluated_at = _Window(), {}, -1
+        window, figures, evaluated_at = RunningMeans(), {}, -1
         with bar:
             while self.images_seen < config.images and not self._out_of_time():
                 window.add(self._step(batches))
@@ -227,6 +164,15 @@ class Trainer:
             if evaluated_at != self.images_seen:
                 figures = self._evaluate(log, bar)
         return figures
+
+    def _watched(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The same batches, with an eye on pictures that were replaced."""
+        try:
+            for batch in batches:
+                self.unreadable.observe(batch)
+                yield batch
+        except WVQError as error:
+            raise from_worker(error) from None
 
     def _loader(self) -> DataLoader:
         accelerator, config = self.accelerator, self.config
@@ -365,6 +311,7 @@ class Trainer:
             "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
+            "unreadable": self.unreadable.found,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -374,9 +321,11 @@ class Trainer:
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
+        self.unreadable.found |= state["unreadable"]
 
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.checkpoints.save_checkpoint`."""
+        self.unreadable.merge()
         target = save_checkpoint(self.accelerator, self.folder, self.images_seen, self.config.keep_checkpoints)
         self._last_step_at = time.perf_counter()  # saving does not count as training time
         return target
@@ -392,28 +341,15 @@ class Trainer:
             truncate_log(self.folder, self.images_seen)
 
 
+def enable_checkpointing(model: nn.Module) -> None:
+    """Have the model compute activations again in the backward pass."""
+    # transformers 5.20 has renamed the method, and warns of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """The Accelerator of a run; device and number of processes come from the launcher."""
     # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
     return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
-
-
-class _Window:
-    """Means of detached figures between two log lines; read out once, so that the loop never waits for a GPU."""
-
-    def __init__(self):
-        self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, figures: dict[str, torch.Tensor]) -> None:
-        for name, value in figures.items():  # some figures belong to some steps only
-            self.sums[name] = self.sums.get(name, 0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def collect(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over the steps and processes since the last call."""
-        values = torch.stack([value.float() / self.counts[name] for name, value in self.sums.items()])
-        means = dict(zip(self.sums, accelerator.reduce(values, "mean").tolist(), strict=True))
-        self.sums, self.counts = {}, {}
-        return means

@@ -1,8 +1,11 @@
 """Small stand-ins shared by the evaluation's tests: synthetic pictures, a data set and a fast feature network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from wvq.errors import UnreadablePictureError
 from wvq.eval.features import FeatureNetwork, FeatureOutput
 
 
@@ -22,25 +25,31 @@ def draw_pictures(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:
 class PictureSet:
     """The parts of ImageDataset that evaluations use, over pictures in memory."""
 
-    def __init__(self, pictures, labels=None, class_names=(), captions=None, crop_recipe="center"):
+    unreadable = "skip"
+
+    def __init__(self, pictures, labels=None, class_names=(), captions=None, crop_recipe="center", broken=()):
         self.pictures = pictures
         self.labels = labels
         self.class_names = class_names
         self.captions = captions
         self.image_size = pictures.shape[-1]
         self.crop_recipe = crop_recipe
+        self.broken = broken
+        self.store = SimpleNamespace(failure=lambda index: f"{index}.png (broken)")
 
     def __len__(self):
         return len(self.pictures)
 
     def __getitem__(self, index):
+        if index in self.broken:
+            raise UnreadablePictureError(f"{index}.png cannot be read as a picture (broken)")
         pixels = self.pictures[index].float() / 127.5 - 1
         if self.crop_recipe != "center":
             pixels = pixels.roll(1, dims=-1)
         return {"pixel_values": pixels, "label": -1 if self.labels is None else self.labels[index], "index": index}
 
     def with_crop(self, crop=None, flip=None):
-        return PictureSet(self.pictures, self.labels, self.class_names, self.captions, crop)
+        return PictureSet(self.pictures, self.labels, self.class_names, self.captions, crop, self.broken)
 
 
 class ProjectionNetwork(FeatureNetwork):

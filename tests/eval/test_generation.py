@@ -120,6 +120,19 @@ def test_real_pictures_as_samples_score_like_the_floor(labelled, projection, pic
     assert replay["floor"] == noise["floor"]
 
 
+def test_other_pictures_are_taken_for_unreadable_ones(labelled, projection):
+    whole = evaluate(FakePipeline(), labelled, 10, projection, classes="reference", seed=2)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(2)).tolist()
+    labelled.broken = (order[0], order[12])
+    pipeline = FakePipeline()
+    result = evaluate(pipeline, labelled, 10, projection, classes="reference", prompts="reference", seed=2)
+    assert (result["num_images"], result["num_reference"], result["num_floor"]) == (10, 10, 10)
+    assert (whole["num_unreadable"], result["num_unreadable"]) == (0, 2)
+    assert pipeline.prompts == [labelled.captions[index] for index in order[1:11]]
+    assert pipeline.labels == [CLASSES[labelled.labels[index]] for index in order[1:11]]
+    assert any(line.startswith("2 of 22 pictures cannot be read: ") for line in result["warnings"])
+
+
 def test_samples_do_not_depend_on_the_batch_size():
     whole, parts = (torch.cat(list(sample_pictures(FakePipeline(), 7, batch_size=size))) for size in (7, 3))
     assert whole.dtype == torch.uint8

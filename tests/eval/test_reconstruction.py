@@ -80,3 +80,21 @@ def test_bad_sets_are_refused(projection, pictures, picture_set):
         evaluate_reconstruction(PerfectTokenizer(), picture_set(pictures(3)), projection)
     with pytest.raises(DataError, match="image_size: the pictures have 32 px, the tokenizer needs 16"):
         evaluate_reconstruction(PerfectTokenizer(), picture_set(pictures(4, size=32)), projection)
+
+
+def test_unreadable_pictures_are_left_out_counted_and_named(tiny_tokenizer, projection, pictures, picture_set):
+    images, broken = pictures(20), (3, 11)
+    with pytest.warns(UserWarning, match=r"2 of 20 pictures cannot be read: 3\.png .* left out of evaluation"):
+        result = evaluate_reconstruction(tiny_tokenizer, picture_set(images, broken=broken), projection, progress=False)
+    kept = [index for index in range(20) if index not in broken]
+    whole = evaluate_reconstruction(tiny_tokenizer, picture_set(images[kept]), projection, progress=False)
+    assert (result["num_images"], result["num_reference"], result["num_unreadable"]) == (18, 18, 2)
+    assert result["metrics"] == whole["metrics"]
+    assert result["settings"] == whole["settings"]
+    assert any(line.startswith("2 of 20 pictures cannot be read: ") for line in result["warnings"])
+
+
+def test_too_few_readable_pictures(tiny_tokenizer, projection, pictures, picture_set):
+    data = picture_set(pictures(6), broken=(0, 1, 2))
+    with pytest.warns(UserWarning, match="3 of 6"), pytest.raises(DataError, match="can be read, not 3"):
+        evaluate_reconstruction(tiny_tokenizer, data, projection, progress=False)

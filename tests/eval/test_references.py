@@ -55,6 +55,24 @@ def test_logits_are_kept_and_progress_is_shown(projection_with_logits, pictures,
     assert "real pictures" in capsys.readouterr().err
 
 
+def test_unreadable_pictures_are_left_out_and_counted(projection, pictures, picture_set):
+    images = pictures(10)
+    dataset = picture_set(images, broken=(2, 5))
+    reference = reference_features(
+        dataset, projection, batch_size=3, indices=[5, 4, 2, 9, 0, 1], progress=None, limit=3
+    )
+    assert (reference.indices, reference.num_images, reference.num_unreadable) == ([4, 9, 0], 3, 2)
+    assert reference.sha256 == hashlib.sha256(images[[4, 9, 0]].numpy().tobytes()).hexdigest()
+    assert reference.warnings == [
+        "2 of 5 pictures cannot be read: 5.png (broken), 2.png (broken) and are left out of evaluation"
+    ]
+
+
+def test_too_many_unreadable_pictures_are_an_error(projection, pictures, picture_set):
+    with pytest.raises(DataError, match=r"11 of 40 pictures cannot be read: .*too many"):
+        reference_features(picture_set(pictures(40), broken=range(11)), projection, progress=None)
+
+
 def test_an_empty_set_is_an_error(projection):
     with pytest.raises(DataError, match="no pictures"):
         collect_features(iter(()), projection, 0, "center")

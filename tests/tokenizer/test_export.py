@@ -1,5 +1,6 @@
 """Exporting codes: the cache equals direct encoding, its header says how it was made, failures leave nothing."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from wvq.tokenizer import export
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.unreadable import Reading
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,55 @@ def test_the_self_check_finds_rows_out_of_order(recipe, monkeypatch):
 
     monkeypatch.setattr(export, "write_rows", write_rolled)
     with pytest.raises(CacheError, match="out of order or damaged"):
+        export_codes(settings)
+    assert_nothing_left(settings)
+
+
+@pytest.fixture
+def spoilt(recipe, caption_folder, tmp_path):
+    """A recipe like `recipe` whose folder holds some files that are no pictures."""
+
+    def make(*names, **settings):
+        made = recipe(**settings)
+        made.data.path = str(shutil.copytree(caption_folder, tmp_path / "spoilt"))
+        for name in names:
+            (tmp_path / "spoilt" / name).write_bytes(b"")
+        return made
+
+    return make
+
+
+def test_unreadable_pictures_have_no_rows_and_are_counted(spoilt, tokenizer):
+    settings = spoilt("circle/02.png", "cross/11.png", num_crops=2, batch_size=7, crop="random", flip=True)
+    train, validation = "1 of 48 .*cross/11.png .*no rows in the train", "1 of 12 .*circle/02.png .*the validation"
+    with pytest.warns(UserWarning, match=train), pytest.warns(UserWarning, match=validation):
+        header = export_codes(settings)
+    assert header == CodeHeader.read(settings.out)
+    assert header.num_images == {"train": 47, "validation": 11}
+    assert header.unreadable_pictures == {"train": 1, "validation": 1}
+    train = load_images(settings.data).train
+    reading = Reading(train)
+    list(reading)
+    keys = [key for index in reading.used for key in (index, (48 + index, index))]
+    views = {int: train.with_crop(crop="center", flip=False), tuple: train}
+    pixels = torch.stack([views[type(key)][key]["pixel_values"] for key in keys])
+    cache = CodeDataset(settings.out)
+    with torch.no_grad():
+        assert torch.equal(cache.codes(range(94)), tokenizer.encode(pixels).codes.flatten(1))
+    assert [cache.caption(i) for i in range(47)] == [train.captions[index] for index in reading.used]
+
+
+def test_one_unreadable_picture_is_refused_where_that_is_asked(spoilt):
+    settings = spoilt("cross/11.png", unreadable="refuse")
+    with pytest.raises(DataError, match=r"cross/11\.png cannot be read as a picture"):
+        export_codes(settings)
+    assert_nothing_left(settings)
+
+
+def test_too_many_unreadable_pictures_are_an_error(spoilt, monkeypatch):
+    settings = spoilt(*(f"circle/{i:02d}.png" for i in range(19)))
+    monkeypatch.setattr("wvq.data.probe", lambda dataset: None)
+    with pytest.raises(DataError, match=r"1\d of 48 pictures cannot be read: .*too many to go on without"):
         export_codes(settings)
     assert_nothing_left(settings)
 

@@ -12,7 +12,8 @@ from wvq.generator.train import train_generator
 from wvq.images import to_uint8
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pretrained import weights_hash
-from wvq.recipes import ConditionConfig, ExportRecipe, GeneratorRecipe, TrainConfig
+from wvq.recipes import ExportRecipe, GeneratorRecipe
+from wvq.settings import ConditionConfig, TrainConfig
 from wvq.tokenizer import export
 from wvq.tokenizer.alignment import gaussian_wasserstein
 from wvq.tokenizer.configuration import WassersteinVQConfig

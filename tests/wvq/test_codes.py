@@ -252,5 +252,5 @@ def test_header_round_trip(tmp_path):
 
 
 def test_batched():
-    assert list(batched({0: "a", 1: "b", 2: "c"}, [2, 0, 1], 2)) == [["c", "a"], ["b"]]
-    assert list(batched({}, [], 2)) == []
+    assert list(batched(iter("cab"), 2)) == [["c", "a"], ["b"]]
+    assert list(batched([], 2)) == []

@@ -1,13 +1,15 @@
 """Tests of the loader: splits, keys and their augmentation, crops in memory, and every bad input as one clear line."""
 
+import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import wvq.data
+import wvq.pictures
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError, DataError
 from wvq.images import center_crop, random_crop, to_pixels
@@ -21,6 +23,12 @@ def write_class_folders(folder, per_class=10, size=(90, 70)):
         for index in range(per_class):
             values = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
             Image.fromarray(values).save(folder / name / f"{index:02}.png")
+
+
+def png():
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
 
 
 @pytest.fixture
@@ -92,6 +100,25 @@ class TestSplits:
         assert sorted(splits.train.captions + splits.validation.captions) == [f"cat {i}" for i in range(10)]
         assert splits.train[0]["label"] == -1
 
+    def test_missing_captions_are_told_once(self, folder):
+        rows = [{"file_name": f"cats/{i:02}.png", "caption": f"cat {i}"} for i in range(6)]
+        rows += [{"file_name": "cats/06.png"}, {"file_name": "cats/07.png", "caption": None}]
+        rows += [{"file_name": "cats/08.png", "caption": ""}, {"file_name": "cats/09.png", "caption": " "}]
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        with pytest.warns(
+            UserWarning, match=r"^4 of 10 pictures have no caption, such as .*cats/0[6-9]\.png$"
+        ) as caught:
+            splits = load_images(config_for(folder))
+        assert len(caught) == 1
+        assert sorted(splits.train.captions + splits.validation.captions)[:4] == ["", "", "", " "]
+
+    def test_missing_captions_of_parquet(self, tmp_path):
+        table = datasets.Dataset.from_list([{"image": png(), "caption": text} for text in ["a", None, "b", ""] * 5])
+        table.to_parquet(tmp_path / "data.parquet")
+        with pytest.warns(UserWarning, match="^10 of 20 pictures have no caption, such as picture 1$"):
+            splits = load_images(config_for(tmp_path / "data.parquet", validation_fraction=0.01, seed=3))
+        assert set(splits.train.captions) == {"a", "b", ""}
+
     def test_openmoji(self, openmoji):
         assert "flags" in openmoji.class_names
         assert openmoji.source == "openmoji"
@@ -130,7 +157,7 @@ class TestItems:
         expected = to_pixels(random_crop(train.picture(2), 16, 0.8, np.random.default_rng((0, 41))))
         kept = train[(41, 2)]
         assert train.store.kept[2] is not None
-        monkeypatch.setattr(wvq.data, "MEMORY_LIMIT_BYTES", 0)
+        monkeypatch.setattr(wvq.pictures, "MEMORY_LIMIT_BYTES", 0)
         large = load_images(config_for(folder)).train
         assert torch.equal(kept["pixel_values"], expected)
         assert same(kept, large[(41, 2)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -21,6 +22,7 @@ ADVERSARIES = ("patchgan", "dino")
 CASES = (*METHODS, "accumulated", "rotation", "product", "multi-scale", "multi-scale-lfq", *ADVERSARIES)
 WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product", "multi-scale")
 TOKENS = {"multi-scale": 1 + 4 + 16, "multi-scale-lfq": 1 + 9 + 16}  # a picture
+UNREADABLE = ("circle/00.png", "circle/05.png", "square/11.png")  # in the shares of both processes
 
 
 def run(out: Path, world: int, export: dict) -> None:
@@ -39,10 +41,13 @@ def run(out: Path, world: int, export: dict) -> None:
 def runs(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
     """The folders of the run with one process and of the run with two."""
     root = tmp_path_factory.mktemp("distributed")
+    pictures = shutil.copytree(caption_folder, tmp_path_factory.mktemp("spoilt") / "pictures")
+    for name in UNREADABLE:
+        (pictures / name).write_bytes(b"")
     folders = {}
     for world in (1, 2):
         # 0.02 of each class is one picture: a split with fewer pictures than its share would suggest.
-        data = tiny_data(caption_folder, validation_fraction=0.02, crop="random", flip=True)
+        data = tiny_data(pictures, validation_fraction=0.02, crop="random", flip=True)
         export = {
             "out": str(root / f"codes-{world}"),
             "tokenizer": str(tiny_tokenizer_dir),
@@ -136,6 +141,8 @@ def test_codes_exported_by_two_processes_are_those_of_one(runs):
     one, two = (folder.with_name(f"codes-{world}") for world, folder in runs.items())
     first, second = CodeHeader.read(one), CodeHeader.read(two)
     assert first == second
+    assert first.unreadable_pictures == {"train": 3, "validation": 0}
+    assert sum(first.num_images.values()) == 60 - 3
     assert sorted(path.name for path in two.parent.iterdir()) == ["codes-1", "codes-2", "world-1", "world-2"]
     for split in ("train", "validation"):
         a, b = CodeDataset(one, split), CodeDataset(two, split)

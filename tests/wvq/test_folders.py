@@ -25,7 +25,7 @@ def test_class_folders_are_sorted_and_read_to_any_depth(tmp_path):
     draw(tmp_path / "cats" / "b.JPG")
     draw(tmp_path / "cats" / "old" / "c.png")
     (tmp_path / "cats" / "notes.txt").write_text("no picture")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / ".empty").mkdir()
     draw(tmp_path / ".cache" / "thumbnail.png")
     draw(tmp_path / "dogs" / ".hidden.png")
     splits = read_folder(tmp_path)
@@ -88,6 +88,32 @@ def test_no_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(DataError, match=r"holds no pictures .*\.png"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic", ".hidden.png"])
+def test_a_class_folder_without_pictures(tmp_path, content):
+    draw(tmp_path / "cats" / "1.png")
+    (tmp_path / "dogs").mkdir()
+    if content:
+        (tmp_path / "dogs" / content).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"dogs lies among class folders but holds no pictures \(.*\.png.*\): fill it"):
+        read_folder(tmp_path)
+
+
+def test_a_class_may_lack_pictures_in_one_split(tmp_path):
+    for name in ("train/cats", "train/dogs", "val/cats"):
+        draw(tmp_path / name / "1.png")
+    (tmp_path / "val" / "dogs").mkdir()
+    assert read_folder(tmp_path)["validation"].features["label"].names == ["cats", "dogs"]
+    (tmp_path / "val" / "birds").mkdir()
+    with pytest.raises(DataError, match="birds lies among class folders but holds no pictures"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_without_pictures_beside_plain_pictures_is_no_class(tmp_path):
+    draw(tmp_path / "a.png")
+    (tmp_path / "notes").mkdir()
+    assert read_folder(tmp_path)["train"].column_names == ["image"]
 
 
 def test_a_split_without_pictures(tmp_path):

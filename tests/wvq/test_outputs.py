@@ -8,7 +8,7 @@ import yaml
 
 from wvq.errors import ConfigError
 from wvq.outputs import refuse_occupied, start_stage, whole_folder, write_json, write_text
-from wvq.recipes import TokenizerRecipe
+from wvq.recipes import DataConfig, TokenizerRecipe
 from wvq.settings import TrainConfig
 
 
@@ -121,6 +121,12 @@ def test_resuming_allows_what_does_not_change_the_run(tmp_path):
     other = TrainConfig(learning_rate=1e-5, max_minutes=3.0, num_workers=2, log_every=5, save_every=7, evaluate_every=9)
     start_stage(tmp_path, Recipe(out="moved", train=other), resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["train"]["num_workers"] == 2
+
+
+def test_a_run_that_refused_a_picture_may_go_on_past_it(tmp_path):
+    start_stage(tmp_path, TokenizerRecipe(data=DataConfig(unreadable="refuse")), resume=False)
+    start_stage(tmp_path, TokenizerRecipe(), resume=True)
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["data"]["unreadable"] == "skip"
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from wvq.images import image_grid
 from wvq.optimization import network_groups
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
+from wvq.task import StepLoss, Task
 from wvq.tracking import read_log
-from wvq.training import StepLoss, Task, Trainer, build_accelerator
+from wvq.training import Trainer, build_accelerator
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
