@@ -9,8 +9,12 @@ from wvq.recipes import TokenizerRecipe
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
+# Settings of one method, which another one may not have.
+_OF_THE_METHOD = {"codebook_weight", "commitment_weight", "alignment_weight", "entropy_weight", "target_scale"}
+_OF_THE_METHOD |= {"ema_decay", "levels"}
 # While these stay, codes mean the same and the codebook is taken over.
-_OF_THE_CODES = ("quantizer", "num_codes", "code_dim", "feature_dim", "num_groups", "levels")
+_OF_THE_CODES = ["quantizer", "num_codes", "code_dim", "feature_dim", "num_groups", "levels"]
+_OF_THE_CODES += ["scales", "num_scale_convs", "scale_conv_ratio"]
 
 
 def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
@@ -18,7 +22,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
     With ``recipe.start`` its config is that tokenizer's, changed by ``recipe.model``. Encoder and decoder are taken
     over. If codes of another width are asked for, projectors join them to the trained network. The quantizer is taken
-    over as long as ``recipe.model`` does not change what the codes are.
+    over as long as ``recipe.model`` does not change what the codes are; weights and other settings of a method do not
+    pass to another one.
 
     Args:
         recipe: its ``model``, ``start`` and ``freeze``.
@@ -35,6 +40,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         return WassersteinVQModel(WassersteinVQConfig(**recipe.model, **from_data))
     source = WassersteinVQModel.from_pretrained(recipe.start)
     before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
+    if recipe.model.get("quantizer", before["quantizer"]) != before["quantizer"]:
+        before = {name: value for name, value in before.items() if name not in _OF_THE_METHOD}
     if recipe.model.get("code_dim", before["code_dim"]) != before["code_dim"]:
         before["feature_dim"] = source.config.encoder_dim
     model = WassersteinVQModel(WassersteinVQConfig(**{**before, **recipe.model, **from_data}))
@@ -43,6 +50,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
     if changed and "quantizer" in parts:
         raise ConfigError(f"freeze: the quantizer is new, since model.{changed[0]} differs from {recipe.start}")
     model.freeze(parts)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"freeze: {recipe.freeze} leaves nothing to train; leave a part out")
     return model.train()
 
 

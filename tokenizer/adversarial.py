@@ -183,7 +183,7 @@ def combined_gradient(
     gradients of all processes together, so every process has the ratio of the joined batch.
 
     Args:
-        reconstruction: (B, 3, H, W), attached to the decoder.
+        reconstruction: (B, 3, H, W) float32, attached to the decoder.
         others, adversarial: 0-d losses, functions of ``pictures``.
         layer: weight of the decoder's last layer.
         pictures: the reconstruction as a leaf of its own.
@@ -194,10 +194,10 @@ def combined_gradient(
     if most is not None:
         norms = []
         for gradient in (pixel_gradient, verdict_gradient):
-            (at_layer,) = torch.autograd.grad(
-                reconstruction, layer, gradient.to(reconstruction.dtype), retain_graph=True
-            )
-            norms.append(mean_over_processes(at_layer.float()).norm())
+            # In units of its largest element: small gradients would vanish where the decoder runs in float16.
+            unit = gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)
+            (at_layer,) = torch.autograd.grad(reconstruction, layer, gradient / unit, retain_graph=True)
+            norms.append(mean_over_processes(at_layer.float() * unit).norm())
         ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, most)
     return pixel_gradient + weight * ratio * verdict_gradient, ratio
 

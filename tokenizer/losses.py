@@ -109,7 +109,7 @@ class LPIPS(nn.Module):
         try:
             # The linear heads come with the package; only the backbone is a download.
             network = lpips.LPIPS(net="vgg", pnet_rand=weights is not None, verbose=False)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter: a download with a wrong hash
             raise DownloadError(
                 f"the VGG backbone of LPIPS could not be fetched ({first_line(error)}); give a file with torchvision's "
                 "VGG-16 weights by loss.perceptual_weights, or set loss.perceptual_network to efficientnet_lite0"

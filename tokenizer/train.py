@@ -106,17 +106,18 @@ class TokenizerTask(Task):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Reconstruction and adversarial loss, with the adaptive weight."""
         adversary, weight = self.adversary, self.adversary.weight(images_seen)
+        reconstruction = reconstruction.float()  # so that a gradient is scaled before it meets float16
         if not weight:
             loss, terms = self.reconstruction_loss(reconstruction, pixel_values)
             return loss, {**terms, "adversarial_weight": loss.new_zeros(())}
-        pictures = reconstruction.detach().float().requires_grad_()
+        pictures = reconstruction.detach().requires_grad_()
         others, terms = self.reconstruction_loss(pictures, pixel_values)
         adversarial = adversary.generator_loss(pictures)
         most = adversary.config.max_adaptive_weight if adversary.config.adaptive_weight else None
         layer = unwrapped(model).last_layer
         gradient, ratio = combined_gradient(reconstruction, others, adversarial, layer, pictures, weight, most)
         value = others.detach() + weight * ratio * adversarial.detach()
-        carrier = (reconstruction * gradient.to(reconstruction.dtype)).sum()  # has the combined gradient
+        carrier = (reconstruction * gradient).sum()  # has the combined gradient
         terms |= {"adversarial": adversarial.detach(), "adversarial_weight": weight * ratio}
         return carrier + (value - carrier.detach()), terms
 
@@ -183,6 +184,10 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     set_seed(recipe.train.seed)
     model = build_tokenizer(recipe, from_data)
     adversary = build_adversary(recipe.discriminator, recipe.data.image_size)
+    if adversary is not None and recipe.discriminator.adaptive_weight and not model.last_layer.requires_grad:
+        raise ConfigError(
+            "discriminator.adaptive_weight is measured at the decoder's last layer, which is frozen: set it to false"
+        )
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)

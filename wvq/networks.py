@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wvq.errors import CheckpointError, ConfigError, first_line
+from wvq.outputs import read_json
 
 # The last block of each resolution: strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
 _PERCEPTUAL_BLOCKS = (2, 4, 10, 15)
@@ -76,17 +77,27 @@ class VisionBackbone(nn.Module):
         super().__init__()
         folder = resolve_folder(path, "vision model")
         try:
-            model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            model, info = AutoModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not load as a vision model ({first_line(error)})") from error
+        # A pooler is not used here, and some checkpoints lack it.
+        if missing := sorted(name for name in info["missing_keys"] if "pooler" not in name):
+            raise CheckpointError(
+                f"{folder}: {len(missing)} weights of the vision model are missing ({missing[0]}, ...)"
+            )
         self.model = getattr(model, "vision_model", model).requires_grad_(False).eval()
         size = getattr(self.model.config, "image_size", None)
         self.size = size if isinstance(size, int) else None
         mean, std = _normalization(folder)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        with torch.no_grad():
-            maps = self._hidden_maps(torch.zeros(1, 3, self.size or 64, self.size or 64))
+        try:
+            with torch.no_grad():
+                maps = self._hidden_maps(torch.zeros(1, 3, self.size or 64, self.size or 64))
+        except (TypeError, ValueError, AttributeError) as error:  # a model of text takes no pixel_values
+            raise CheckpointError(f"{folder} is no vision model ({first_line(error)})") from error
         last = len(maps) - 1
         self.layers = layers if layers is not None else sorted({max(1, round(i * last / 4)) for i in (1, 2, 3, 4)})
         for layer in self.layers:
@@ -117,7 +128,7 @@ def _token_map(tokens: Tensor) -> Tensor:
 
 def _normalization(folder: Path) -> tuple[list[float], list[float]]:
     file = folder / "preprocessor_config.json"
-    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    values = read_json(file, CheckpointError, f"{file} is missing") if file.is_file() else {}
     imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     return values.get("image_mean", imagenet[0]), values.get("image_std", imagenet[1])
 

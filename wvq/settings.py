@@ -182,7 +182,7 @@ class DiscriminatorConfig:
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
             lambda value: value >= self.start_images,
         )
-        check("backbone_layers", "null or a list of layers", lambda value: value is None or len(value) > 0)
+        check("backbone_layers", "at least one layer, or null", lambda value: value is None or len(value) > 0)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Recipes: ranges of every field, YAML with overrides, one clear line for each mistake, and the shipped ones."""
 
+import re
 from dataclasses import asdict
 
 import pytest
@@ -9,7 +10,7 @@ from wvq.errors import ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.parser import load_recipe, recipe_file, shipped_recipes
 from wvq.recipes import DataConfig, EvaluationRecipe, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
-from wvq.settings import ConditionConfig, LossConfig, TrainConfig
+from wvq.settings import ConditionConfig, DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
@@ -52,21 +53,42 @@ OUT_OF_RANGE = [
     (ConditionConfig, "condition.text_length", 0),
     (ConditionConfig, "condition.class_dropout", 1.0),
     (ConditionConfig, "condition.text_dropout", -0.1),
+    (DiscriminatorConfig, "discriminator.network", "stylegan"),
+    (DiscriminatorConfig, "discriminator.loss", "wgan"),
+    (DiscriminatorConfig, "discriminator.base_channels", 0),
+    (DiscriminatorConfig, "discriminator.num_layers", 0),
+    (DiscriminatorConfig, "discriminator.backbone_layers", []),
+    (DiscriminatorConfig, "discriminator.weight", -0.5),
+    (DiscriminatorConfig, "discriminator.max_adaptive_weight", 0.0),
+    (DiscriminatorConfig, "discriminator.start_images", -1),
+    (DiscriminatorConfig, "discriminator.generator_start_images", -1),
+    (DiscriminatorConfig, "discriminator.ramp_images", -1),
+    (DiscriminatorConfig, "discriminator.lecam_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.r1_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.r1_interval", 0),
+    (DiscriminatorConfig, "discriminator.consistency_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.learning_rate", 0.0),
+    (DiscriminatorConfig, "discriminator.beta1", 1.0),
+    (DiscriminatorConfig, "discriminator.beta2", 1.0),
+    (DiscriminatorConfig, "discriminator.weight_decay", -0.1),
     (QuickstartRecipe, "minutes", 0.0),
 ]
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_names_its_field_and_its_range(kind, name, value):
-    with pytest.raises(ConfigError, match=rf"^{name} must be (at least|above|in|one of) .*, got {value!r}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^{name} must be (at least|above|in|one of) .*, got {re.escape(repr(value))}$"
+    ):
         kind(**{name.rpartition(".")[2]: value}).check()
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, LossConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, LossConfig, DiscriminatorConfig])
 def test_every_number_and_choice_has_a_range(kind):
     """A field added without a check is found here."""
     checked = {name.rpartition(".")[2] for each, name, _ in OUT_OF_RANGE if each is kind}
-    free = {"channels_last"}  # a flag has no range
+    free = {name for name, value in asdict(kind()).items() if isinstance(value, bool)}  # a flag has no range
+    free |= {"perceptual_weights", "backbone"}  # a path; whether it exists is asked when it is read
     assert set(asdict(kind())) - checked - free == set()
 
 
@@ -172,6 +194,7 @@ def test_shipped_recipes_are_valid(name):
     if kind is TokenizerRecipe:
         recipe.train.check()
         recipe.loss.check()
+        recipe.discriminator.check()
         config = WassersteinVQConfig(**recipe.model, image_size=recipe.data.image_size)
         assert config.grid[0] >= 2
     elif kind is ExportRecipe:

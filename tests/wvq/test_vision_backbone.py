@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from tests.tiny import save_text_encoder
 from tests.vision import save_convnext, save_vit
@@ -69,6 +69,20 @@ def test_maps_of_a_convnext(convnext_dir):
     assert backbone.channels == [4, 6, 8, 12]
     maps = backbone(pictures(64))
     assert [tuple(each.shape) for each in maps] == [(2, 4, 16, 16), (2, 6, 8, 8), (2, 8, 4, 4), (2, 12, 2, 2)]
+
+
+def test_class_and_register_tokens_are_left_out(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_register_tokens": 4}
+    torch.manual_seed(5)
+    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(image_size=32, patch_size=8, **sizes)).eval()
+    model.save_pretrained(tmp_path)
+    backbone = VisionBackbone(tmp_path, [2])
+    (found,) = backbone(pictures())
+    pixels = ((pictures() + 1) / 2 - backbone.mean) / backbone.std
+    with torch.no_grad():
+        tokens = model(pixels, output_hidden_states=True).hidden_states[2]
+    assert tokens.shape[1] == 1 + 4 + 16
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens[:, 5:], rtol=1e-4, atol=1e-5)
 
 
 def test_layers_are_chosen_in_the_order_given(convnext_dir):
