@@ -92,7 +92,15 @@ def ablation_cells(num_codes: int = 16_384) -> list[Cell]:
         )
 
     longer = {"images": 345_600}
+    settling, fading = {"codebook_schedule": "network"}, {"final_alignment": 0.0}
     return [
+        cell("sliced_settling", "sliced", train=settling),
+        cell("linear_settling", "linear", train=settling),
+        cell("vanilla_settling", "vanilla", train=settling),
+        cell("wasserstein_settling", "wasserstein", train=settling),
+        cell("sliced_fading", "sliced", train=fading),
+        cell("sliced_settling_fading", "sliced", train=settling | fading),
+        cell("affine_settling", "affine", train=settling),
         cell("vanilla_narrow_start", "vanilla_narrow_start"),
         cell("sliced_uniform_start", "sliced_uniform_start"),
         cell("sliced_network_rate", "sliced", None),

@@ -45,6 +45,7 @@ class Quantizer(nn.Module):
     # Published weight of each term; a config may override each by its own field. A weight that is not listed must be
     # left out of the config, or be 0.
     defaults: dict[str, float] = {}
+    frozen = False  # in training: its steps then wait for no device to look for NaN, as with update_statistics
     aligned = False  # whether codes are matched to the features' distribution, so that a target scale means something
 
     def __init__(self, config):
@@ -122,7 +123,7 @@ class Quantizer(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):
             flat = self._flat(features)
-            if not update_statistics:
+            if not update_statistics and not (self.frozen and torch.is_grad_enabled()):
                 require_finite(flat)
             flat = self.prepare(flat)
             codes = self.assign(flat.detach())

@@ -249,6 +249,9 @@ class WassersteinVQModel(StrictPreTrainedModel):
         if parts == set(PARTS):
             raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
         self.frozen = parts
+        for module in self.quantizer.modules():
+            if isinstance(module, Quantizer):
+                module.frozen = "quantizer" in parts
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)

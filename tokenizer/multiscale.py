@@ -114,7 +114,7 @@ class MultiScaleQuantizer(nn.Module):
             DataError: features of another shape, or not finite.
         """
         self._check(features)
-        if not update_statistics:
+        if not update_statistics and not (self.book.frozen and torch.is_grad_enabled()):
             require_finite(features)
         with exact_float32(features.device.type):
             prepared = self.prepare(features.float())

@@ -40,6 +40,12 @@ class AlignedQuantizer(VectorQuantizer):
     def __init__(self, config):
         super().__init__(config)
         self.target_scale = config.target_scale
+        self._whole_weight = self.weights.get("alignment_weight", 0.0)  # "affine" has none
+
+    def scale_alignment(self, factor: float) -> None:
+        """Multiply the configured weight of the alignment by ``factor`` from now on."""
+        if self._whole_weight:
+            self.weights["alignment_weight"] = self._whole_weight * factor
 
     def reset_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 0.01)
@@ -55,7 +61,7 @@ class AlignedQuantizer(VectorQuantizer):
 
     def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
         losses = super().losses(features, vectors, codes, update_statistics)
-        if self.weights.get("alignment_weight"):  # "affine" has no such loss
+        if self.weights.get("alignment_weight"):
             losses["alignment"] = self.alignment(features.detach(), update_statistics)
         return losses
 

@@ -32,6 +32,7 @@ from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
+from wvq.tokenizer.quantizers import AlignedQuantizer
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
 from wvq.training import Trainer, build_accelerator
 from wvq.unreadable import Reading
@@ -66,7 +67,9 @@ class TokenizerTask(Task):
         network = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
         groups = network_groups(network, self.config)
         if codebook:
-            groups.append(parameter_group("codebook", codebook, self.config, lr=self.config.codebook_learning_rate))
+            lr, follows = self.config.codebook_learning_rate, self.config.codebook_schedule == "network"
+            scheduled = lr is None or follows
+            groups.append(parameter_group("codebook", codebook, self.config, lr=lr, scheduled=scheduled))
         return groups
 
     def adversary_groups(self) -> list[dict]:
@@ -81,6 +84,11 @@ class TokenizerTask(Task):
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
         pixel_values = batch["pixel_values"]
+        if self.config.final_alignment != 1:
+            progress = min(1.0, images_seen / self.config.images)
+            for module in unwrapped(model).quantizer.modules():
+                if isinstance(module, AlignedQuantizer):
+                    module.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
         output = model(pixel_values, update_statistics=True)
         config = unwrapped(model).config
         self.usage.update(output.codes, config.num_codes, config.num_groups)

@@ -11,12 +11,19 @@ from wvq.settings import TrainConfig
 
 
 def parameter_group(
-    name: str, params: list[nn.Parameter], config: TrainConfig, *, weight_decay: float = 0.0, lr: float | None = None
+    name: str,
+    params: list[nn.Parameter],
+    config: TrainConfig,
+    *,
+    weight_decay: float = 0.0,
+    lr: float | None = None,
+    scheduled: bool | None = None,
 ) -> dict:
-    """One optimiser group; with a rate of its own it stays at it and is clipped alone, else it follows the schedule."""
+    """One optimiser group; with a rate of its own it is clipped alone, and stays at it if not ``scheduled``."""
     peak = config.learning_rate if lr is None else lr
     shared = {"name": name, "params": params, "lr": peak, "peak_lr": peak, "weight_decay": weight_decay}
-    return shared | {"scheduled": lr is None, "clip": "network" if lr is None else name}
+    scheduled = lr is None if scheduled is None else scheduled
+    return shared | {"scheduled": scheduled, "clip": "network" if lr is None else name}
 
 
 def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict]:

@@ -21,6 +21,9 @@ class TrainConfig:
         learning_rate: peak learning rate of the network.
         codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
             rate and schedule if None.
+        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
+            linearly over the run (tokenizer only).
         schedule: ``constant``, ``cosine`` or ``linear`` decay over the whole run, times the warm-up.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
@@ -45,6 +48,8 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
     codebook_learning_rate: float | None = None
+    codebook_schedule: str = "constant"
+    final_alignment: float = 1.0
     schedule: str = "cosine"
     final_learning_rate: float = 0.2
     warmup_images: int = 0
@@ -78,6 +83,8 @@ class TrainConfig:
             check(name, "in [0, 1)", lambda value: 0 <= value < 1)
         check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
         check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+        check("final_alignment", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check("codebook_schedule", "one of constant, network", ("constant", "network").__contains__)
         check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
         check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
 

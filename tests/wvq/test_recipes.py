@@ -28,6 +28,8 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
     (TrainConfig, "train.codebook_learning_rate", -0.1),
+    (TrainConfig, "train.codebook_schedule", "cosine"),
+    (TrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
     (TrainConfig, "train.final_learning_rate", 1.5),
     (TrainConfig, "train.warmup_images", -1),
