@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import initialization as init
 
-from wvq.data import load_images
+from wvq.data import ImageSplits, load_images
 from wvq.errors import DataError
 from wvq.eval.features import load_feature_network
 from wvq.eval.reconstruction import evaluate_reconstruction
@@ -28,6 +28,7 @@ from wvq.outputs import RECIPE_NAME, read_json, write_json
 from wvq.parser import load_recipe
 from wvq.recipes import TokenizerRecipe
 from wvq.tokenizer.codebook import VectorQuantizer
+from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers import QUANTIZERS, SlicedWassersteinQuantizer
 from wvq.tokenizer.train import train_tokenizer
@@ -140,12 +141,29 @@ def run_cell(cell: Cell, data: str, out: Path, feature_network) -> dict:
     recipe = load_recipe(TokenizerRecipe, RECIPE, overrides)
     run = train_tokenizer(recipe, resume=(out / RECIPE_NAME).exists())
     tokenizer = WassersteinVQModel.from_pretrained(out)
-    held_out = load_images(recipe.data).validation
-    result = evaluate_reconstruction(tokenizer, held_out, feature_network, progress=False)
+    images = load_images(recipe.data)
+    result = evaluate_reconstruction(tokenizer, images.validation, feature_network, progress=False)
     counts = {name: run[name] for name in ("images", "images_per_second", "skipped_steps", "parameters")}
     settings = {"quantizer": cell.quantizer, "num_codes": cell.num_codes, "seed": cell.seed, "model": recipe.model}
     settings |= {"codebook_learning_rate": cell.codebook_rate, **{f"train.{k}": v for k, v in cell.train.items()}}
-    return {"name": cell.name, "cell": settings, "run": counts, **result}
+    return {"name": cell.name, "cell": settings, "run": counts, **result, "training": code_use(tokenizer, images)}
+
+
+def code_use(tokenizer: WassersteinVQModel, images: ImageSplits) -> dict:
+    """U and C over all training pictures: nine times the tokens of the held-out ones."""
+    figures = evaluate_tokenizer(tokenizer, images.train)
+    return {name: figures[name] for name in ("utilization", "perplexity", "num_tokens")}
+
+
+def complete(cells: list[Cell], data: str, folder: Path) -> None:
+    """Add the use of codes in training to the cells that were measured without it."""
+    recipe = load_recipe(TokenizerRecipe, RECIPE, {"data.path": data})
+    images = load_images(recipe.data)
+    for cell in cells:
+        file = folder / f"{cell.name}.json"
+        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is gone")):
+            tokenizer = WassersteinVQModel.from_pretrained(folder / cell.name)
+            write_json(file, result | {"training": code_use(tokenizer, images)})
 
 
 @contextlib.contextmanager
@@ -172,12 +190,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--only", nargs="+", help="names of cells")
+    parser.add_argument("--complete", action="store_true", help="only add what finished cells lack")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     cells = [cell for name in arguments.sets for cell in SETS[name]]
     cells = [cell for cell in cells if not arguments.only or cell.name in arguments.only]
     folder = arguments.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.complete:
+        complete(cells, arguments.data, folder)
+        return join(arguments.out)
     network = load_feature_network("efficientnet_lite0")
     for number, cell in enumerate(cells, start=1):
         file = folder / f"{cell.name}.json"

@@ -41,7 +41,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         class_names: names of the classes, in order of their ids.
         text_dim: width of the text encoder's hidden states; 0 for no text.
         text_length: tokens of a caption.
-        tokenizer_hash: hash of the weights of the tokenizer whose codes the model was trained on.
+        tokenizer_hash: hash of the weights that made the codes which the model was trained on.
 
     Raises:
         ConfigError: an unknown field, or a value out of range.

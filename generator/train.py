@@ -28,7 +28,6 @@ from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, start_stage, write_json
-from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
 from wvq.settings import ConditionConfig, TrainConfig
 from wvq.task import StepLoss, Task
@@ -182,7 +181,7 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
                 f"has {ours}; export the codes with this tokenizer"
             )
-    if header.tokenizer_hash != weights_hash(tokenizer):
+    if header.tokenizer_hash != tokenizer.codes_hash():
         raise CacheError(
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
             "export the codes with this tokenizer"

@@ -129,7 +129,7 @@ class ImageGenerationPipeline:
         tokenizer = WassersteinVQModel.from_pretrained(_part(folder, "tokenizer"))
         generator = ImageCodeTransformer.from_pretrained(_part(folder, "generator"), **options)
         expected = generator.config.tokenizer_hash
-        if expected and not ignore_tokenizer_mismatch and weights_hash(tokenizer) != expected:
+        if expected and not ignore_tokenizer_mismatch and tokenizer.codes_hash() != expected:
             raise CheckpointError(
                 f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
                 "ignore_tokenizer_mismatch=True"

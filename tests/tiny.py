@@ -12,7 +12,6 @@ from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.pretrained import weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
@@ -82,7 +81,7 @@ def make_pipeline(
     if text_encoder_dir is not None:
         text_encoder = TextEncoder(text_encoder_dir, 5)
         conditions |= {"text_dim": TEXT_DIM, "text_length": 5}
-    generator = make_generator(seed, tokenizer_hash=weights_hash(tokenizer), **conditions)
+    generator = make_generator(seed, tokenizer_hash=tokenizer.codes_hash(), **conditions)
     return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))
 
 

@@ -27,7 +27,6 @@ from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
 from wvq.outputs import refuse_occupied, whole_folder
-from wvq.pretrained import weights_hash
 from wvq.recipes import ExportRecipe
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -52,7 +51,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
-        tokenizer_hash=weights_hash(tokenizer),
+        tokenizer_hash=tokenizer.codes_hash(),
         num_codes=tokenizer.config.num_codes,
         grid=list(tokenizer.config.grid),
         layout=tokenizer.config.code_layout,

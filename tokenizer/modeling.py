@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.layout import unflatten_codes
-from wvq.pretrained import StrictPreTrainedModel
+from wvq.pretrained import StrictPreTrainedModel, weights_hash
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers import build_quantizer
@@ -236,6 +236,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
         return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+
+    def codes_hash(self) -> str:
+        """Hash of the weights that make codes of pictures: the same for tokenizers that differ in their decoder only."""
+        return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:
         """Keep ``encoder``, ``quantizer`` (with its projector) or ``decoder`` as they are, in eval mode.

@@ -29,7 +29,7 @@ class CodeHeader:
     """What a code cache was made of.
 
     Args:
-        tokenizer_hash: SHA-256 of the tokenizer's weights.
+        tokenizer_hash: SHA-256 of the tokenizer's weights that make the codes.
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.layout`); one code

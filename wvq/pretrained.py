@@ -136,10 +136,17 @@ def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
 
 
 @torch.no_grad()
-def weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of all weights, in the order of their names."""
+def weights_hash(model: torch.nn.Module, without: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all weights, in the order of their names.
+
+    Args:
+        model: the model.
+        without: beginnings of names to leave out.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
+        if name.startswith(without):
+            continue
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -80,7 +80,7 @@ def test_a_run_learns_and_writes_its_files(recipe, tokenizer, tmp_path):
     generator = ImageCodeTransformer.from_pretrained(out)
     assert generator.config.class_names == CLASS_NAMES
     assert generator.config.grid == [4, 4]
-    assert generator.config.tokenizer_hash == weights_hash(tokenizer)
+    assert generator.config.tokenizer_hash == tokenizer.codes_hash()
     assert result["parameters"] == sum(p.numel() for p in generator.parameters())
 
 

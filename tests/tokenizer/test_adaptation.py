@@ -155,6 +155,16 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(recipe, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_refined_decoder_leaves_caches_and_generators_valid(recipe, tiny_tokenizer_dir):
+    train_tokenizer(recipe(freeze="encoder,quantizer"))
+    source, model = (WassersteinVQModel.from_pretrained(folder) for folder in (tiny_tokenizer_dir, recipe().out))
+    assert changed(source, model) == {"decoder"}
+    assert model.codes_hash() == source.codes_hash()
+    with torch.no_grad():
+        model.quantizer.codebook[0, 0] += 1
+    assert model.codes_hash() != source.codes_hash()
+
+
 def test_a_run_with_nothing_left_to_train_is_refused(recipe, tmp_path):
     """A fixed grid of codes has no parameters of its own."""
     model = {"quantizer": "fsq", "levels": [2, 2, 2, 2], "num_codes": 16}
