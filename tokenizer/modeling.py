@@ -238,7 +238,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
 
     def codes_hash(self) -> str:
-        """Hash of the weights that make codes of pictures: the same for tokenizers that differ in their decoder only."""
+        """Hash of the weights that make codes of pictures: that of two tokenizers which differ in the decoder alone."""
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:

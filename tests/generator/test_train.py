@@ -193,7 +193,7 @@ def test_unknown_model_field_names_the_near_match(recipe, tokenizer, tmp_path):
 def test_cache_of_another_tokenizer_is_refused(recipe, tiny_tokenizer_dir, tmp_path):
     other = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
     with torch.no_grad():
-        next(other.decoder.parameters()).add_(1e-3)
+        next(other.encoder.parameters()).add_(1e-3)
     settings = recipe()
     with pytest.raises(CacheError, match="was made by another tokenizer than the one in"):
         train_generator(settings, other)

@@ -123,7 +123,7 @@ def test_a_damaged_index_is_one_line_that_names_the_file(content, message, copie
 def swap_tokenizer(folder) -> None:
     tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer")
     with torch.no_grad():
-        next(tokenizer.decoder.parameters()).add_(0.1)
+        next(tokenizer.encoder.parameters()).add_(0.1)
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
