@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import initialization as init
 
 from wvq.data import ImageSplits, load_images
@@ -28,7 +29,7 @@ from wvq.outputs import RECIPE_NAME, read_json, write_json
 from wvq.parser import load_recipe
 from wvq.recipes import TokenizerRecipe
 from wvq.tokenizer.codebook import VectorQuantizer
-from wvq.tokenizer.evaluation import evaluate_tokenizer
+from wvq.tokenizer.metrics import CodeStatistics
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers import QUANTIZERS, SlicedWassersteinQuantizer
 from wvq.tokenizer.train import train_tokenizer
@@ -151,8 +152,13 @@ def run_cell(cell: Cell, data: str, out: Path, feature_network) -> dict:
 
 def code_use(tokenizer: WassersteinVQModel, images: ImageSplits) -> dict:
     """U and C over all training pictures: nine times the tokens of the held-out ones."""
-    figures = evaluate_tokenizer(tokenizer, images.train)
-    return {name: figures[name] for name in ("utilization", "perplexity", "num_tokens")}
+    statistics = CodeStatistics(tokenizer.config.num_codes)
+    for batch in DataLoader(images.train, 256):
+        with torch.no_grad():
+            output = tokenizer.encode(batch["pixel_values"])
+        statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
+    figures = statistics.compute()
+    return {name: figures[name] for name in ("utilization", "perplexity", "num_tokens", "quantization_error")}
 
 
 def complete(cells: list[Cell], data: str, folder: Path) -> None:

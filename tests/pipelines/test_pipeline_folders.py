@@ -123,7 +123,8 @@ def test_a_damaged_index_is_one_line_that_names_the_file(content, message, copie
 def swap_tokenizer(folder) -> None:
     tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer")
     with torch.no_grad():
-        next(tokenizer.encoder.parameters()).add_(0.1)
+        for part in (tokenizer.encoder, tokenizer.decoder):
+            next(part.parameters()).add_(0.1)
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
