@@ -68,8 +68,7 @@ class TokenizerTask(Task):
         groups = network_groups(network, self.config)
         if codebook:
             lr, follows = self.config.codebook_learning_rate, self.config.codebook_schedule == "network"
-            scheduled = lr is None or follows
-            groups.append(parameter_group("codebook", codebook, self.config, lr=lr, scheduled=scheduled))
+            groups.append(parameter_group("codebook", codebook, self.config, lr=lr, scheduled=follows))
         return groups
 
     def adversary_groups(self) -> list[dict]:
@@ -83,15 +82,14 @@ class TokenizerTask(Task):
         return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
-        pixel_values = batch["pixel_values"]
+        pixel_values, raw = batch["pixel_values"], unwrapped(model)
         if self.config.final_alignment != 1:
             progress = min(1.0, images_seen / self.config.images)
-            for module in unwrapped(model).quantizer.modules():
+            for module in raw.quantizer.modules():
                 if isinstance(module, AlignedQuantizer):
                     module.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
         output = model(pixel_values, update_statistics=True)
-        config = unwrapped(model).config
-        self.usage.update(output.codes, config.num_codes, config.num_groups)
+        self.usage.update(output.codes, raw.config.num_codes, raw.config.num_groups)
         terms = {**output.losses, **output.statistics}
         adversary = self.adversary
         if adversary is None or not adversary.trains(images_seen):
@@ -99,7 +97,7 @@ class TokenizerTask(Task):
             return StepLoss(loss + output.quantizer_loss, {**pixel_terms, **terms})
         fake = output.reconstruction.detach()
         penalize = bool(adversary.config.r1_weight) and self._step(images_seen) % adversary.config.r1_interval == 0
-        loss, pixel_terms = self._judged_loss(model, output.reconstruction, pixel_values, images_seen)
+        loss, pixel_terms = self._judged_loss(raw.last_layer, output.reconstruction, pixel_values, images_seen)
         return StepLoss(
             loss + output.quantizer_loss,
             {**pixel_terms, **terms},
@@ -110,9 +108,9 @@ class TokenizerTask(Task):
         return images_seen // self.config.batch_size
 
     def _judged_loss(
-        self, model: nn.Module, reconstruction: torch.Tensor, pixel_values: torch.Tensor, images_seen: int
+        self, layer: nn.Parameter, reconstruction: torch.Tensor, pixel_values: torch.Tensor, images_seen: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Reconstruction and adversarial loss, with the adaptive weight."""
+        """Reconstruction and adversarial loss, with the adaptive weight measured at ``layer``."""
         adversary, weight = self.adversary, self.adversary.weight(images_seen)
         reconstruction = reconstruction.float()  # so that a gradient is scaled before it meets float16
         if not weight:
@@ -122,7 +120,6 @@ class TokenizerTask(Task):
         others, terms = self.reconstruction_loss(pictures, pixel_values)
         adversarial = adversary.generator_loss(pictures)
         most = adversary.config.max_adaptive_weight if adversary.config.adaptive_weight else None
-        layer = unwrapped(model).last_layer
         gradient, ratio = combined_gradient(reconstruction, others, adversarial, layer, pictures, weight, most)
         value = others.detach() + weight * ratio * adversarial.detach()
         carrier = (reconstruction * gradient).sum()  # has the combined gradient

@@ -17,13 +17,12 @@ def parameter_group(
     *,
     weight_decay: float = 0.0,
     lr: float | None = None,
-    scheduled: bool | None = None,
+    scheduled: bool = False,
 ) -> dict:
     """One optimiser group; with a rate of its own it is clipped alone, and stays at it if not ``scheduled``."""
     peak = config.learning_rate if lr is None else lr
     shared = {"name": name, "params": params, "lr": peak, "peak_lr": peak, "weight_decay": weight_decay}
-    scheduled = lr is None if scheduled is None else scheduled
-    return shared | {"scheduled": scheduled, "clip": "network" if lr is None else name}
+    return shared | {"scheduled": scheduled or lr is None, "clip": "network" if lr is None else name}
 
 
 def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict]:

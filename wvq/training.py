@@ -127,12 +127,11 @@ class Trainer:
             if log:
                 log.close()
         self.unreadable.merge()
-        skipped = {f"skipped_{name}_steps" if name else "skipped_steps": int(n) for name, n in self.skipped.items()}
         return figures | {
             "images": self.images_seen,
             "seconds": round(self.elapsed, 1),
             "images_per_second": round(self.images_seen / max(self.elapsed, 1e-9), 1),
-            **skipped,
+            **self._skipped_steps(),
             "cut_short": self.images_seen < self.config.images,
             "warnings": self.warnings,
             **self.unreadable.report(),
@@ -273,20 +272,24 @@ class Trainer:
 
     # ---- what the user sees
 
+    def _skipped_steps(self) -> dict[str, int]:
+        return {f"skipped_{name}_steps" if name else "skipped_steps": int(n) for name, n in self.skipped.items()}
+
     def _log_training(self, log: RunLog | None, bar: tqdm, figures: dict[str, float]) -> None:
         rate = self.images_seen / max(self.elapsed, 1e-9)
         more, warning = self.task.report(self.accelerator, self.images_seen)
         row = {**figures, **more, "seconds": round(self.elapsed, 2), "images_per_second": round(rate, 1)}
-        for name, optimizer in self.optimizers.items():
+        for optimizer in self.optimizers.values():
             row |= {f"learning_rate_{group['name']}": group["lr"] for group in optimizer.param_groups}
-            row[f"skipped_{name}_steps" if name else "skipped_steps"] = int(self.skipped[name])
+        row |= self._skipped_steps()
         shown = {"loss": f"{figures['loss']:.3f}"}
         shown |= {short: f"{figures[name]:.3g}" for short, name in _SHOWN.items() if name in figures}
         bar.set_postfix(shown)
         if warning:
             self.warnings.append(warning)
-            bar.write(f"warning: {warning}") if log else None
         if log:
+            if warning:
+                bar.write(f"warning: {warning}")
             log.row("train", self.images_seen, row)
 
     def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""Features and codebooks that the tests of the alignments share, float64."""
+"""What the tests of the quantizers share: features and codebooks in float64, and a state by way of a file."""
+
+import io
 
 import torch
 
@@ -34,3 +36,11 @@ def degenerate_inputs():
         "one feature": (spread[:1], correlated(30, 4, seed=2)),
         "constant features": (torch.ones(9, 4, dtype=torch.float64), correlated(30, 4, seed=2)),
     }
+
+
+def saved_and_read(quantizer) -> dict:
+    """Weights and training state of a quantizer, by way of a file."""
+    file = io.BytesIO()
+    torch.save({"weights": quantizer.state_dict(), "state": quantizer.training_state()}, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

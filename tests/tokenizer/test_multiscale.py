@@ -1,7 +1,6 @@
 """The multi-scale quantizer: its arithmetic written out, loss and gradients, statistics, every method behind it."""
 
 import copy
-import io
 import math
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
+from tests.tokenizer.features import saved_and_read
 from wvq.errors import DataError
 from wvq.tokenizer.alignment import gaussian_wasserstein
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -311,10 +311,7 @@ def test_training_resumes_from_the_saved_state(name):
     quantizer, other, fresh = (make(name) for _ in range(3))
     for seed in range(3):
         train_step(quantizer, seed)
-    file = io.BytesIO()
-    torch.save({"weights": quantizer.state_dict(), "state": quantizer.training_state()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
+    saved = saved_and_read(quantizer)
     for copied in (other, fresh):
         copied.load_state_dict(saved["weights"])
     other.load_training_state(copy.deepcopy(saved["state"]), torch.device("cpu"))

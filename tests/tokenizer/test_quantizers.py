@@ -1,13 +1,13 @@
 """Quantizers behind their one interface: shapes, gradients, exact lookup, loss weights, statistics."""
 
 import copy
-import io
 import math
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from tests.tokenizer.features import saved_and_read
 from wvq.errors import DataError
 from wvq.tokenizer.alignment import gaussian_wasserstein
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -286,10 +286,7 @@ def test_training_resumes_from_the_saved_state(name, groups):
     quantizer, other, fresh = (make(name, groups) for _ in range(3))
     for seed in range(3):
         train_step(quantizer, seed)
-    file = io.BytesIO()
-    torch.save({"weights": quantizer.state_dict(), "state": quantizer.training_state()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
+    saved = saved_and_read(quantizer)
     other.load_state_dict(saved["weights"])
     other.load_training_state(copy.deepcopy(saved["state"]), torch.device("cpu"))
     fresh.load_state_dict(saved["weights"])
