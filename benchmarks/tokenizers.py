@@ -88,10 +88,9 @@ def ablation_cells(num_codes: int = 16_384) -> list[Cell]:
     """What the gain is made of: start, codebook rate, beta, alignment, and what full utilization can be spent on."""
 
     def cell(name: str, quantizer: str, rate: float | None = CODEBOOK_RATE, size: int = num_codes, **model) -> Cell:
-        train = model.pop("train", {})
-        return Cell(
-            f"ablation-{name}-{size}", quantizer, size, 0, rate, {"commitment_weight": EQUAL_BETA} | model, train
-        )
+        train, seed = model.pop("train", {}), model.pop("seed", 0)
+        model = {"commitment_weight": EQUAL_BETA} | model
+        return Cell(f"ablation-{name}-{size}", quantizer, size, seed, rate, model, train)
 
     longer = {"images": 345_600}
     settling, fading = {"codebook_schedule": "network"}, {"final_alignment": 0.0}
@@ -121,6 +120,8 @@ def ablation_cells(num_codes: int = 16_384) -> list[Cell]:
         cell("ema_longer", "ema", train=longer),
         cell("linear_longer", "linear", train=longer),
         cell("vanilla_longer", "vanilla", train=longer),
+        cell("affine_longer_seed1", "affine", train=longer, seed=1),
+        cell("linear_longer_seed1", "linear", train=longer, seed=1),
     ]
 
 

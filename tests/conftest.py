@@ -1,5 +1,6 @@
 """What several folders of tests share: offline on one thread, tiny pictures, a tiny trained tokenizer and its codes."""
 
+import faulthandler
 import json
 import os
 
@@ -22,6 +23,11 @@ transformers.utils.logging.disable_progress_bar()
 COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 200, 40)}
 SHAPES = ("circle", "cross", "square")
 PER_CLASS = 20
+
+
+def pytest_unconfigure():
+    """Should something left behind hold the interpreter after the last test, say what, and end."""
+    faulthandler.dump_traceback_later(120, exit=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -51,7 +52,19 @@ def stop_on_signal() -> Iterator[StopRequest]:
         restore()
 
 
-def ignore_signals(_: int) -> None:
-    """For loader processes: Ctrl-C reaches them too, but the run still needs their batches for its last step."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def end_with_parent_only(_: int) -> None:
+    """For loader processes: a signal to the whole group reaches them too, but the last step still needs their batches.
+
+    Ctrl-C is the run's to handle. SIGTERM counts when the parent sends it, which it does at its own exit and then waits:
+    a loader process that ignored it would hold the run for ever. Where the sender cannot be told, PyTorch's rule stays.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # first: threads inherit the mask
+        threading.Thread(target=_end_at_the_word_of_the_parent, daemon=True).start()
+
+
+def _end_at_the_word_of_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import latest_checkpoint, save_checkpoint
 from wvq.errors import ConfigError, WVQError, from_worker
-from wvq.interruption import RunInterrupted, StopRequest, ignore_signals, stop_on_signal
+from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, stop_on_signal
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
@@ -189,8 +189,7 @@ class Trainer:
             sampler=sampler,
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
-            persistent_workers=config.num_workers > 0,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=end_with_parent_only,
         )
 
     def _step(self, batches: Iterator[dict]) -> dict[str, torch.Tensor]:
