@@ -55,8 +55,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
 def end_with_parent_only(_: int) -> None:
     """For loader processes: a signal to the whole group reaches them too, but the last step still needs their batches.
 
-    Ctrl-C is the run's to handle. SIGTERM counts when the parent sends it, which it does at its own exit and then waits:
-    a loader process that ignored it would hold the run for ever. Where the sender cannot be told, PyTorch's rule stays.
+    Ctrl-C is the run's to handle. SIGTERM counts when the parent sends it, which it does at its own exit and then
+    waits: a loader process that ignored it would hold the run for ever. Where the sender cannot be told, PyTorch's
+    rule stays.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
