@@ -30,11 +30,12 @@ ALIGNED = ("wasserstein", "sliced", "affine")
 
 def method(cell: dict) -> str:
     """Name of a cell without its K, seed and set."""
-    parts = cell["name"].removeprefix("ablation-").split("-")
-    return parts[0] + (" (published beta)" if "published" in parts else "")
+    return cell["name"].removeprefix("ablation-").split("-")[0].removesuffix("_seed1").removesuffix("_longer")
 
 
 def group(cell: dict) -> str:
+    if "_longer" in cell["name"]:
+        return "longer"
     if cell["name"].startswith("ablation-"):
         return "ablation"
     return "published" if "-published-" in cell["name"] else "equal"
@@ -70,32 +71,50 @@ def table(cells: list[dict], wanted: str) -> str:
 
 
 def plot(cells: list[dict], file: Path) -> None:
-    """PSNR against K and utilization against K, one line a method, under equal terms."""
+    """PSNR and utilization against K, and PSNR against the length of the run, one line a method, under equal terms."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = {key[1:]: value for key, value in rows(cells).items() if key[0] == "equal"}
-    names = sorted({name for name, _ in found}, key=lambda name: (name not in ALIGNED, name))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-    for axis, (key, label, scale) in zip(
-        axes, (("psnr_rgb", "PSNR, RGB (dB)", 1), ("utilization", "codebook utilization (%)", 100)), strict=True
-    ):
+    found = rows(cells)
+    names = sorted({name for kind, name, _ in found if kind == "equal"}, key=lambda name: (name not in ALIGNED, name))
+    figure, axes = plt.subplots(1, 3, figsize=(14.5, 4.2))
+
+    def draw(axis, points: dict[str, dict[int, list[dict]]], key: str, scale: int = 1) -> None:
         for name in names:
-            sizes = [size for size in sorted(SIZES) if (name, size) in found]
-            values = [scale * mean(c["metrics"][key] for c in found[name, size]) for size in sizes]
+            values = {x: scale * mean(c["metrics"][key] for c in at) for x, at in points.get(name, {}).items()}
             style = {"linewidth": 2.2, "marker": "o"} if name in ALIGNED else {"linestyle": "--", "marker": "."}
-            axis.plot(sizes, values, label=name.replace("_", " "), **style)
+            axis.plot(list(values), list(values.values()), label=name.replace("_", " "), **style)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted(SIZES), [f"{size:,}" for size in sorted(SIZES)])
-        axis.minorticks_off()
-        axis.set_xlabel("codes K")
-        axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+    sizes = sorted(SIZES)
+    by_size = {name: {k: found["equal", name, k] for k in sizes if ("equal", name, k) in found} for name in names}
+    by_length = {
+        name: {
+            found[kind, name, max(SIZES)][0]["run"]["images"]: found[kind, name, max(SIZES)]
+            for kind in ("equal", "longer")
+            if (kind, name, max(SIZES)) in found
+        }
+        for name in names
+    }
+    draw(axes[0], by_size, "psnr_rgb")
+    draw(axes[1], by_size, "utilization", 100)
+    draw(axes[2], by_length, "psnr_rgb")
+    for axis, label in zip(axes, ("PSNR, RGB (dB)", "codebook utilization (%)", "PSNR, RGB (dB)"), strict=True):
+        axis.set_ylabel(label)
+    for axis in axes[:2]:
+        axis.set_xlabel("codes K")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
+    lengths = sorted({length for points in by_length.values() for length in points})
+    axes[2].set_xlabel(f"pictures trained on, K = {max(SIZES):,}")
+    axes[2].set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes[2].minorticks_off()
+    axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=100)
 
 
 def main() -> None:
@@ -104,7 +123,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     cells = read_json(arguments.results, DataError, f"{arguments.results} does not exist")["cells"]
-    for name in ("equal", "published", "ablation"):
+    for name in ("equal", "longer", "published", "ablation"):
         print(f"\n{name}\n\n{table(cells, name)}")
     if arguments.plot:
         plot(cells, arguments.plot)

@@ -134,14 +134,19 @@ SETS = {
 }
 
 
-def run_cell(cell: Cell, data: str, out: Path, feature_network) -> dict:
-    """Train one cell and measure it on the held-out pictures."""
+def cell_recipe(cell: Cell, data: str, out: Path) -> TokenizerRecipe:
+    """The shared recipe with what the cell changes."""
     overrides = {"data.path": data, "out": str(out), "train.seed": cell.seed}
     overrides["train.codebook_learning_rate"] = cell.codebook_rate
     overrides |= {f"train.{name}": value for name, value in cell.train.items()}
     model = {"quantizer": cell.quantizer, "num_codes": cell.num_codes, **cell.model}
     overrides |= {f"model.{name}": value for name, value in model.items()}
-    recipe = load_recipe(TokenizerRecipe, RECIPE, overrides)
+    return load_recipe(TokenizerRecipe, RECIPE, overrides)
+
+
+def run_cell(cell: Cell, data: str, out: Path, feature_network) -> dict:
+    """Train one cell and measure it on the held-out pictures."""
+    recipe = cell_recipe(cell, data, out)
     run = train_tokenizer(recipe, resume=(out / RECIPE_NAME).exists())
     tokenizer = WassersteinVQModel.from_pretrained(out)
     images = load_images(recipe.data)

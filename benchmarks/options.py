@@ -1,0 +1,116 @@
+"""What a training step takes with each quantizer, and with memory layout and compilation as options.
+
+    python -m benchmarks.options [--rounds 9] [--out docs/results/training_options.json]
+
+quantizers: the step of the comparison in benchmarks/tokenizers.py at K = 16,384, against that of ``vanilla``.
+options: ``train.channels_last`` and ``train.compile`` against neither, on three networks. Cases take turns as in
+benchmarks/training.py; rates are medians over rounds, ratios medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.tokenizers import cell_recipe, method_cells
+from benchmarks.training import CODES, NETWORKS, Noise
+from wvq.outputs import write_json
+from wvq.settings import LossConfig, TrainConfig
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.train import TokenizerTask
+from wvq.training import Trainer, build_accelerator
+
+NUM_CODES = 16_384
+OPTIONS = {"neither": {}, "channels_last": {"channels_last": True}, "compile": {"compile": True}}
+OPTIONS |= {"both": {"channels_last": True, "compile": True}}
+
+
+def training_step(model: dict, config: TrainConfig, folder: Path) -> Callable[[], None]:
+    """A step of the Trainer over noise of the model's size."""
+    torch.manual_seed(0)
+    network = WassersteinVQModel(WassersteinVQConfig(**model))
+    task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config)
+    trainer = Trainer(task, network, Noise(model["image_size"]), config, folder, build_accelerator(config))
+    batches = iter(trainer._loader())
+    trainer._last_step_at = time.perf_counter()
+    return lambda: trainer._step(batches)
+
+
+def compare(cases: dict[str, Callable[[], None]], pictures: int, base: str, rounds: int, steps: int) -> dict:
+    """Pictures a second of each case, and its ratio to ``base``."""
+
+    def rate(step: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return steps * pictures / (time.perf_counter() - start)
+
+    for step in cases.values():
+        rate(step)  # compilation, caches
+    rates: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name in list(cases) if number % 2 else list(cases)[::-1]:
+            rates[name].append(rate(cases[name]))
+    result = {}
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[base], strict=True))
+        result[name] = {"images_per_second": round(statistics.median(values), 1), "ratio": round(ratio, 3)}
+        print(f"  {name:<22}{result[name]['images_per_second']:>8}/s  {ratio:.3f}", flush=True)
+    return result
+
+
+def quantizers(folder: Path, rounds: int, steps: int) -> dict:
+    cases, size = {}, 0
+    for cell in method_cells(NUM_CODES):
+        if cell.codebook_rate is None and cell.quantizer == "vanilla":
+            continue  # the same step at another rate
+        recipe = cell_recipe(cell, "none", folder)
+        size = recipe.train.batch_size
+        model = {**recipe.model, "image_size": recipe.data.image_size}
+        cases[cell.quantizer] = training_step(model, recipe.train, folder)
+    print(f"quantizers, K = {NUM_CODES:,}, batch {size}")
+    return compare(cases, size, "vanilla", rounds, steps)
+
+
+def options(folder: Path, rounds: int, steps: int) -> dict:
+    comparison = cell_recipe(method_cells(NUM_CODES)[0], "none", folder)
+    names = ("patch_size", "base_channels", "channel_multipliers", "num_res_blocks", "attention")
+    shape = {name: comparison.model[name] for name in names} | {"image_size": comparison.data.image_size}
+    result = {}
+    for name, network in {"comparison_32": shape, **NETWORKS}.items():
+        print(f"{name}, batch 32")
+        cases = {}
+        for option, train in OPTIONS.items():
+            torch._dynamo.reset()
+            config = TrainConfig(batch_size=32, codebook_learning_rate=0.02, **train)
+            cases[option] = training_step({**network, **CODES}, config, folder)
+        result[name] = compare(cases, 32, "neither", rounds, steps)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine |= {"python": platform.python_version(), "threads": torch.get_num_threads(), "rounds": arguments.rounds}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = (Path(folder), arguments.rounds, arguments.steps)
+        result = {**machine, "quantizers": quantizers(*settings), "options": options(*settings)}
+    if arguments.out:
+        write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
