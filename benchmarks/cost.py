@@ -3,7 +3,7 @@
     python -m benchmarks.cost imagenet_256/tokenizer imagenet_256/tokenizer_gan [--num_codes 16384 65536]
 
 Operations are counted in one real step with one picture (forward and backward of all networks in the loss, and of the
-discriminator), the nearest-code search by formula. Memory is what autograd keeps for that picture, in bytes of the
+discriminator), the nearest-code search by formula. Memory is what autograd keeps for a picture at the
 recipe's precision, and 20 bytes a trained parameter: weight, gradient, two moments, average. The values of weights do
 not change the count: LPIPS and the DINO-S backbone get random ones. Hours assume a GPU's peak rate and a share of it.
 """
@@ -77,39 +77,70 @@ def random_networks(recipe: TokenizerRecipe):
         yield
 
 
-def measure(recipe: TokenizerRecipe) -> dict:
-    """Operations and kept bytes of one picture, and parameters."""
-    with random_networks(recipe):
-        task, model = step_parts(recipe)
-    size, kept = recipe.data.image_size, {}
-    weights = {
-        p.untyped_storage().data_ptr() for module in (model, task.reconstruction_loss) for p in module.parameters()
-    }
+class Kept:
+    """Bytes that autograd keeps for the backward pass, weights apart; to be entered as a context."""
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def __init__(self, modules: list[nn.Module]):
+        weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        self.weights = {tensor.untyped_storage().data_ptr() for tensor in weights}
+        self.found: dict[int, int] = {}
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in self.weights:
+            self.found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = {"pixel_values": torch.rand(1, 3, size, size) * 2 - 1}
-    last = recipe.train.images
-    with Operations() as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        step = task.loss(model, batch, last)
+    def take(self) -> int:
+        total, self.found = sum(self.found.values()), {}
+        return total
+
+
+def kept_bytes(task: TokenizerTask, model: WassersteinVQModel, pictures: int, precision: str | None) -> int:
+    """The larger of what a tokenizer's and a discriminator's step keep; the first is freed before the second starts."""
+    size, last = model.config.image_size, task.config.images
+    kept = Kept([model, task.reconstruction_loss, *([task.adversary] if task.adversary else [])])
+    lower = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with kept.hooks, lower:
+        step = task.loss(model, {"pixel_values": torch.rand(pictures, 3, size, size) * 2 - 1}, last, 1.0)
+        bytes_kept = kept.take()
+        if step.adversary_loss is not None:
+            step.loss = None
+            loss, _ = step.adversary_loss(task.adversary)
+            bytes_kept = max(bytes_kept, kept.take())
+            del loss
+    return bytes_kept
+
+
+def operations(task: TokenizerTask, model: WassersteinVQModel) -> tuple[int, int]:
+    """Operations of a step with one picture, of the tokenizer's part and in all."""
+    size, last = model.config.image_size, task.config.images
+    with Operations() as counter:
+        step = task.loss(model, {"pixel_values": torch.rand(1, 3, size, size) * 2 - 1}, last, 1.0)
         step.loss.backward()
         of_the_tokenizer = counter.total
         if step.adversary_loss is not None:
             step.adversary_loss(task.adversary)[0].backward()
+    return of_the_tokenizer, counter.total
+
+
+def measure(recipe: TokenizerRecipe) -> dict:
+    """Operations and kept bytes of one picture, and parameters."""
+    with random_networks(recipe):
+        task, model = step_parts(recipe)
+    of_the_tokenizer, in_all = operations(task, model)
+    one, two = (kept_bytes(task, model, count, recipe.train.mixed_precision) for count in (1, 2))
     config = model.config
-    tokens = config.grid[0] * config.grid[1]
-    search = 2 * tokens * config.num_codes * config.code_dim
+    search = 2 * config.grid[0] * config.grid[1] * config.num_codes * config.code_dim
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "discriminator_parameters": parameters(task.adversary),
-        "gflops_per_image": (counter.total + search) / 1e9,
+        "gflops_per_image": (in_all + search) / 1e9,
         "gflops_of_the_tokenizer_step": (of_the_tokenizer + search) / 1e9,
         "gflops_of_the_search": search / 1e9,
-        "kept_megabytes_per_image": sum(kept.values()) / 2**20 * (0.5 if recipe.train.mixed_precision else 1),
+        "kept_megabytes_per_image": (two - one) / 2**20,
+        "kept_megabytes_per_step": (2 * one - two) / 2**20,  # copies of weights at the lower precision and the like
     }
 
 
@@ -123,9 +154,10 @@ def cost(name: str, num_codes: int) -> dict:
     figures = measure(recipe)
     trained = figures["parameters"] + figures["discriminator_parameters"]
     figures["gigabytes_of_weights"] = trained * BYTES_A_PARAMETER / 2**30
-    figures["gigabytes_at_batch_32"] = figures["gigabytes_of_weights"] + figures["kept_megabytes_per_image"] * 32 / 1024
-    operations = images * figures["gflops_per_image"] * 1e9
-    hours = {gpu: operations / (peak * UTILIZATION) / 3600 for gpu, peak in GPUS.items()}
+    kept = figures["kept_megabytes_per_step"] + 32 * figures["kept_megabytes_per_image"]
+    figures["gigabytes_at_batch_32"] = figures["gigabytes_of_weights"] + kept / 1024
+    needed = images * figures["gflops_per_image"] * 1e9
+    hours = {gpu: needed / (peak * UTILIZATION) / 3600 for gpu, peak in GPUS.items()}
     return {
         "recipe": name,
         "num_codes": num_codes,

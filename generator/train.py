@@ -90,7 +90,7 @@ class GeneratorTask(Task):
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
 
-    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
+    def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
         kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
         return StepLoss(model(batch["codes"], kept.class_labels, kept.text_features, kept.text_mask).loss, {})

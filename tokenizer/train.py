@@ -81,10 +81,9 @@ class TokenizerTask(Task):
     def compiled_parts(self, model: WassersteinVQModel) -> list[nn.Module]:
         return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
 
-    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
+    def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         pixel_values, raw = batch["pixel_values"], unwrapped(model)
         if self.config.final_alignment != 1:
-            progress = min(1.0, images_seen / self.config.images)
             for module in raw.quantizer.modules():
                 if isinstance(module, AlignedQuantizer):
                     module.scale_alignment(1 + (self.config.final_alignment - 1) * progress)

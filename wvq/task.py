@@ -50,10 +50,11 @@ class Task:
         """Modules that torch.compile makes faster, each as a whole."""
         return [model]
 
-    def loss(self, model: nn.Module, batch: dict, images_seen: int) -> StepLoss:
+    def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
 
-        A method of the wrapped module would go past the averaging of gradients over processes.
+        A method of the wrapped module would go past the averaging of gradients over processes. ``progress`` is the
+        share of the run that is over, by pictures or by clock, whichever is further; in [0, 1].
         """
         raise NotImplementedError
 

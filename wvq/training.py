@@ -205,7 +205,7 @@ class Trainer:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
             with accelerator.accumulate(*modules):
                 with accelerator.autocast():
-                    step = self.task.loss(self.model, batch, self.images_seen)
+                    step = self.task.loss(self.model, batch, self.images_seen, self.progress)
                 accelerator.backward(step.loss)
                 found = {"loss": step.loss.detach(), **step.terms}
                 if step.adversary_loss is not None:

@@ -325,7 +325,7 @@ def test_float16_keeps_small_gradients():
         model.zero_grad()
         torch.manual_seed(1)  # the same directions of the alignment
         with torch.autocast("cpu", torch.float16):
-            step = task.loss(model, {"pixel_values": pictures(0, 16, 8)}, 0)
+            step = task.loss(model, {"pixel_values": pictures(0, 16, 8)}, 0, 0.0)
         (step.loss * 1024 / weight).backward()
         gradients = torch.cat([p.grad.flatten() for p in model.decoder.parameters()])
         found.append((step.terms["adversarial_weight"].item() / weight, gradients / 1024))
