@@ -36,14 +36,11 @@ def evaluate_generation(
     num_images: int,
     classes: str | Sequence[str | int] | None = "auto",
     prompts: str | Sequence[str] | None = None,
-    guidance_scale: float | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     feature_network: FeatureNetwork | None = None,
     progress: bool = True,
+    **sampling,
 ) -> dict:
     """Draws samples and compares them with as many real pictures (fewer only if the data set has fewer).
 
@@ -59,11 +56,11 @@ def evaluate_generation(
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
-        guidance_scale, temperature, top_k, top_p: sampling settings; the pipeline's own if None.
         seed: seed of the samples and of the choice of reference pictures.
         batch_size: samples and pictures in a batch; the result does not depend on it.
         feature_network: network of the distances; the default one if not given.
         progress: whether to show progress bars.
+        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
         A result dict, see :mod:`wvq.eval.results`, with ``num_unreadable``, pictures passed over because they cannot be
@@ -76,6 +73,7 @@ def evaluate_generation(
     """
     if num_images < 4 or len(dataset) < 4:
         raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} and {len(dataset)}")
+    sampling = asdict(pipeline.sampling.updated(**sampling))
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
 
     def conditions(indices: list[int]) -> tuple:
@@ -90,8 +88,6 @@ def evaluate_generation(
         raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
     reference_indices = pool.indices[:num_images]
     labels, class_setting, texts = conditions(reference_indices)
-    given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    sampling = asdict(pipeline.sampling) | {name: value for name, value in given.items() if value is not None}
     pictures = sample_pictures(pipeline, num_images, labels, texts, seed, batch_size, **sampling)
     samples = collect_features(pictures, network, num_images, "none", "samples" if progress else None)
     if samples.image_size != pool.image_size:

@@ -15,6 +15,7 @@ GENERATOR_SIZES = {
     "XXL": {"num_layers": 48, "num_heads": 24, "hidden_size": 1536},
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
 }
+HEADS = ("zero", "normal", "tied")
 
 
 class ImageCodeTransformerConfig(StrictConfig):
@@ -28,11 +29,16 @@ class ImageCodeTransformerConfig(StrictConfig):
         num_kv_heads: key/value heads of grouped-query attention; ``num_heads`` if None.
         intermediate_size: width of the feed-forward layer; 8/3 of ``hidden_size``, rounded up to 64, if None.
         qk_norm: RMS-normalise queries and keys of each head.
-        dropout: on the output of attention and feed-forward, in [0, 1).
+        dropout: on the output of attention, in [0, 1).
+        feed_forward_dropout: on the output of the feed-forward layer, in [0, 1); as ``dropout`` if None.
+        drop_path: share of pictures whose branch is left out in training (stochastic depth, Huang et al. 2016), in
+            [0, 1); it rises from 0 at the first layer to this at the last.
         token_dropout: on the input tokens, in [0, 1).
         rope_theta: base of the rotary frequencies.
         norm_eps: of RMSNorm.
         initializer_range: standard deviation of the weights' start.
+        head: output layer: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
+            weights; ``tied`` shares those of the code embedding.
         code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
             also pass through a small linear map of the vectors (0: codes are plain indices).
         condition_bias: add a vector made from the condition to every code's token, beside the prefix tokens; a short
@@ -62,9 +68,12 @@ class ImageCodeTransformerConfig(StrictConfig):
         qk_norm: bool = False,
         dropout: float = 0.1,
         token_dropout: float = 0.1,
+        feed_forward_dropout: float | None = None,
+        drop_path: float = 0.0,
         rope_theta: float = 10_000.0,
         norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
+        head: str = "zero",
         code_dim: int = 0,
         condition_bias: bool = False,
         num_classes: int = 0,
@@ -92,9 +101,12 @@ class ImageCodeTransformerConfig(StrictConfig):
         self.qk_norm = qk_norm
         self.dropout = dropout
         self.token_dropout = token_dropout
+        self.feed_forward_dropout = dropout if feed_forward_dropout is None else feed_forward_dropout
+        self.drop_path = drop_path
         self.rope_theta = rope_theta
         self.norm_eps = norm_eps
         self.initializer_range = initializer_range
+        self.head = head
         self.code_dim = code_dim
         self.condition_bias = condition_bias
         self.num_classes = num_classes
@@ -115,12 +127,13 @@ class ImageCodeTransformerConfig(StrictConfig):
         whole = self.hidden_size % self.num_heads == 0 and self.head_dim % 4 == 0
         self._require("num_heads", whole, "a divisor of hidden_size with a head size that is a multiple of 4")
         self._require("num_kv_heads", self.num_heads % self.num_kv_heads == 0, "a divisor of num_heads")
-        for field in ("dropout", "token_dropout"):
+        for field in ("dropout", "token_dropout", "feed_forward_dropout", "drop_path"):
             self._require(field, is_number(getattr(self, field)) and getattr(self, field) < 1, "in [0, 1)")
         for field in ("rope_theta", "norm_eps", "initializer_range"):
             self._require(field, is_number(getattr(self, field)) and getattr(self, field) > 0, "a number above 0")
         for field in ("qk_norm", "condition_bias"):
             self._require(field, isinstance(getattr(self, field), bool), "true or false")
+        self._require("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
         names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)
         self._require("class_names", names_fit, f"empty or {self.num_classes} names")
         self._require(

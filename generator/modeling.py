@@ -7,6 +7,7 @@ Shapes: B pictures, P prefix tokens, T codes, S = P + T tokens, D hidden size, H
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torchvision.ops import StochasticDepth
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -57,6 +59,12 @@ class KeyValueCache:
         shape = (config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim)
         self.memory = like.new_empty(shape)
         self.length = 0
+
+    def part(self, start: int, stop: int) -> KeyValueCache:
+        """Those rows of the batch, in the same memory, with a length of their own."""
+        part = copy.copy(self)
+        part.memory = self.memory[:, :, start:stop]
+        return part
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the keys and values of new tokens (B, H, n, C); return those of all tokens so far."""
@@ -111,11 +119,14 @@ class Block(GradientCheckpointingLayer):
         self.attention = Attention(config, layer)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        rate = config.drop_path * layer / max(1, config.num_layers - 1)
+        path = [StochasticDepth(rate, mode="row")] if rate else []
+        self.attention_dropout = nn.Sequential(nn.Dropout(config.dropout), *path)
+        self.feed_forward_dropout = nn.Sequential(nn.Dropout(config.feed_forward_dropout), *path)
 
     def forward(self, x, cos, sin, mask, cache: KeyValueCache | None) -> torch.Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache))
+        return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 @dataclass
@@ -153,13 +164,14 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         self.token_dropout = nn.Dropout(config.token_dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.num_codes, bias=False)
+        if config.head != "tied":
+            self.head = nn.Linear(config.hidden_size, config.num_codes, bias=False)
+            self.head.init_scale = 0.0 if config.head == "zero" else 1.0
         if config.code_dim:
             self.register_buffer("codebook", torch.zeros(config.num_codes, config.code_dim))
             self.vector_in = nn.Linear(config.code_dim, config.hidden_size, bias=False)
             self.vector_out = nn.Linear(config.hidden_size, config.code_dim, bias=False)
             self.vector_out.init_scale = 0.0
-        self.head.init_scale = 0.0  # the first loss is ln K
         for block in self.blocks:  # the sum of 2 L branches keeps the scale of one (Radford et al. 2019)
             for last in (block.attention.out, block.feed_forward.down):
                 last.init_scale = 1 / math.sqrt(2 * config.num_layers)
@@ -203,7 +215,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., K) of hidden states (..., D)."""
-        logits = self.head(x)
+        logits = F.linear(x, self.code_embedding.weight) if self.config.head == "tied" else self.head(x)
         return logits + self.vector_out(x) @ self.codebook.T if self.config.code_dim else logits
 
     def run(
@@ -213,7 +225,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
         Args:
             x: (B, n, D) input tokens, the first at position ``cache.length`` (0 without a cache).
-            valid: (B, P) which prefix tokens are real; None if all are.
+            valid: (B, P) which prefix tokens are real, or (B, S) with True for all others; None if all are.
             cache: keys and values of the tokens before; extended by the new ones.
         """
         config = self.config
@@ -267,7 +279,7 @@ def attention_mask(valid: torch.Tensor, start: int, end: int) -> torch.Tensor:
 
     A padding token sees itself, or its softmax would have nothing to sum over.
     """
-    keys = F.pad(valid, (0, end - valid.shape[1]), value=True)[:, None, None]
+    keys = F.pad(valid, (0, max(0, end - valid.shape[1])), value=True)[:, None, None, :end]
     if end - start == 1:
         return keys
     causal = _causal(end, valid.device)[start:end]

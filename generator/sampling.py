@@ -1,4 +1,4 @@
-"""Sampling of codes: guidance, filters and the decode loop, one small function each.
+"""Sampling of codes: settings, filters, draws and the loop over positions, one small function each.
 
 Every picture has a random generator of its own, so that its codes depend on the weights, its condition, the settings
 and its seed alone: not on the batch that it was sampled in, nor on the number of processes.
@@ -6,20 +6,24 @@ and its seed alone: not on the batch that it was sampled in, nor on the number o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from tqdm import tqdm
 
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, near_match
 from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+from wvq.generator.decoding import Halves
+from wvq.generator.guidance import SCHEDULES, guidance_scales
+from wvq.generator.modeling import ImageCodeTransformer
 from wvq.pretrained import is_integer, is_number
+
+FREE = -1  # in fixed codes: a position that is drawn
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How codes are drawn.
+    """How codes are drawn. Guidance comes first, then temperature, top-k, top-p and min-p.
 
     Args:
         guidance_scale: s of u + s (c - u), c and u the logits with and without the condition; 1 is off. (Papers that
@@ -27,6 +31,11 @@ class SamplingSettings:
         temperature: divides the guided logits; 0 takes the likeliest code each time.
         top_k: keep the k likeliest codes; 0 keeps all.
         top_p: keep the likeliest codes up to this share of probability, in (0, 1].
+        min_p: keep the codes of at least this share of the likeliest one's probability, in [0, 1]; 0 keeps all.
+        guidance_schedule: ``constant``, or a rise from 1 to the scale over the positions: ``linear``, ``cosine``,
+            ``power_cosine``; see :func:`wvq.generator.guidance.guidance_scales`.
+        guidance_power: of ``power_cosine``.
+        guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
 
     Raises:
         ConfigError: a value is out of range.
@@ -36,26 +45,52 @@ class SamplingSettings:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    guidance_schedule: str = "constant"
+    guidance_power: float = 2.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self):
-        if not is_number(self.guidance_scale):
-            raise ConfigError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale!r}")
-        if not is_number(self.temperature):
-            raise ConfigError(f"temperature must be at least 0 (0 takes the likeliest code), got {self.temperature!r}")
-        if not is_integer(self.top_k, 0):
-            raise ConfigError(f"top_k must be an integer of at least 0 (0 keeps all codes), got {self.top_k!r}")
-        if not (is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise ConfigError(f"top_p must be in (0, 1] (1 keeps all codes), got {self.top_p!r}")
+        if isinstance(self.guidance_interval, list):  # from JSON or YAML
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        self._require("guidance_scale", is_number(self.guidance_scale), "at least 0 (1 is off)")
+        self._require("temperature", is_number(self.temperature), "at least 0 (0 takes the likeliest code)")
+        self._require("top_k", is_integer(self.top_k, 0), "an integer of at least 0 (0 keeps all codes)")
+        self._require("top_p", is_number(self.top_p) and 0 < self.top_p <= 1, "in (0, 1] (1 keeps all codes)")
+        self._require("min_p", is_number(self.min_p) and self.min_p <= 1, "in [0, 1] (0 keeps all codes)")
+        if self.guidance_schedule not in SCHEDULES:
+            near = near_match(str(self.guidance_schedule), SCHEDULES)
+            self._require("guidance_schedule", False, f"one of {', '.join(SCHEDULES)}{near}")
+        self._require("guidance_power", is_number(self.guidance_power) and self.guidance_power > 0, "a number above 0")
+        ends = self.guidance_interval
+        two = isinstance(ends, tuple) and len(ends) == 2 and all(map(is_number, ends)) and ends[0] < ends[1] <= 1
+        self._require("guidance_interval", two, "two shares of the picture, 0 <= start < end <= 1")
+
+    def _require(self, field: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ConfigError(f"{field} must be {wanted}, got {getattr(self, field)!r}")
+
+    def updated(self, **given) -> SamplingSettings:
+        """These settings with those of ``given`` that are not None in their place.
+
+        Raises:
+            ConfigError: an unknown name, or a value out of range.
+        """
+        known = [field.name for field in fields(self)]
+        for name in given:
+            if name not in known:
+                raise ConfigError(f'"{name}" is no sampling setting{near_match(name, known)}')
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def scales(self, length: int) -> list[float]:
+        """Guidance scale at each of ``length`` positions."""
+        return guidance_scales(
+            self.guidance_scale, self.guidance_schedule, self.guidance_power, self.guidance_interval, length
+        )
 
 
-def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:
-    """Guided logits (B, K) of a batch whose first half (2 B, K) has the condition and whose second has not."""
-    conditional, unconditional = logits.chunk(2)
-    return torch.lerp(unconditional, conditional, scale)
-
-
-def filter_logits(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Logits (B, K) with the codes outside of top-k, then of top-p, at minus infinity; never in place."""
+def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
+    """Logits (B, K) with the codes outside of top-k, then top-p, then min-p, at minus infinity; never in place."""
     if 0 < top_k < logits.shape[-1]:
         threshold = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
@@ -65,14 +100,18 @@ def filter_logits(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tenso
         before = probabilities.cumsum(-1) - probabilities  # the likeliest code always stays
         removed = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
         logits = logits.masked_fill(removed, -torch.inf)
+    if min_p > 0:
+        probabilities = logits.softmax(-1)
+        least = min_p * probabilities.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probabilities < least, -torch.inf)
     return logits
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Codes (B,) drawn from logits (B, K) by uniform numbers (B,) in [0, 1): temperature, top-k, top-p, inverse CDF."""
+    """Codes (B,) from guided logits (B, K) by uniform numbers (B,) in [0, 1): temperature, filters, inverse CDF."""
     if settings.temperature == 0:
         return logits.argmax(-1)
-    logits = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p)
+    logits = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p, settings.min_p)
     cumulative = logits.softmax(-1).cumsum(-1)
     # 1 - u lies in (0, 1]: the first code that reaches it has a probability above 0, whatever was rounded.
     target = (1 - uniform[:, None]) * cumulative[:, -1:]
@@ -90,6 +129,7 @@ def sample_codes(
     seeds: list[int],
     settings: SamplingSettings,
     progress: bool = False,
+    fixed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw the codes of pictures.
 
@@ -99,14 +139,35 @@ def sample_codes(
         seeds: one a picture.
         settings: guidance and filters.
         progress: show a progress bar over the codes.
+        fixed: (B, h, w) int64, codes that are given, -1 where they are to be drawn. Each drawn code sees the given
+            ones before it, not those after it: rows that are given from the top down are continued downwards.
 
     Returns:
         (B, h, w) int64, made outside of inference mode, so that they can be trained on.
+
+    Raises:
+        ConfigError: ``fixed`` does not fit.
     """
-    codes = torch.empty(len(seeds), model.config.sequence_length, dtype=torch.int64, device=model.device)
+    config = model.config
+    shape = (len(seeds), *config.grid)
+    codes = torch.full((len(seeds), config.sequence_length), FREE, dtype=torch.int64, device=model.device)
+    if fixed is not None:
+        check_fixed(fixed, shape, config.num_codes)
+        codes.copy_(fixed.flatten(1))
     with torch.inference_mode():
         _fill(codes, model, condition, seeds, settings, progress)
-    return codes.view(len(seeds), *model.config.grid)
+    return codes.view(shape)
+
+
+def check_fixed(fixed: torch.Tensor, shape: tuple[int, ...], num_codes: int) -> None:
+    """
+    Raises:
+        ConfigError: another shape or kind, or a code out of range.
+    """
+    if tuple(fixed.shape) != shape or fixed.is_floating_point():
+        raise ConfigError(f"fixed codes must be integers {shape}, got {fixed.dtype} {tuple(fixed.shape)}")
+    if not bool(((fixed >= FREE) & (fixed < num_codes)).all()):
+        raise ConfigError(f"fixed codes must be in [0, {num_codes}), or {FREE} where they are drawn")
 
 
 def _fill(
@@ -117,18 +178,16 @@ def _fill(
     settings: SamplingSettings,
     progress: bool,
 ) -> None:
-    config, count = model.config, len(seeds)
-    guided = settings.guidance_scale != 1
-    if guided:
-        condition = condition.cat(condition.null())
-    prefix = model.condition(condition, 2 * count if guided else count)
-    x = prefix.tokens
-    cache = KeyValueCache(config, len(x), x)
-    uniform = uniforms(seeds, config.sequence_length).to(x.device)
-    for position in tqdm(range(config.sequence_length), unit="code", disable=not progress, leave=False):
-        logits = model.logits(model.run(x, prefix.valid, cache)[:, -1]).float()
-        if guided:
-            logits = guide(logits, settings.guidance_scale)
-        codes[:, position] = draw(logits, uniform[:, position], settings)
-        drawn = codes[:, position : position + 1]
-        x = model.embed_codes(torch.cat((drawn, drawn)) if guided else drawn, prefix.bias)
+    """Draw the codes (B, T) that are FREE, in place."""
+    length = codes.shape[1]
+    open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
+    if not open_places:
+        return
+    start, given = open_places[0], bool((codes != FREE).any())
+    halves = Halves(model, condition, len(seeds), settings.scales(length), start)
+    uniform = uniforms(seeds, length).to(codes.device)
+    for position in tqdm(range(start, open_places[-1] + 1), unit="code", disable=not progress, leave=False):
+        drawn = draw(halves.logits(codes, position), uniform[:, position], settings)
+        if given:
+            drawn = torch.where(codes[:, position] == FREE, drawn, codes[:, position])
+        codes[:, position] = drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 import wvq
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.generator.conditioning import Condition, TextEncoder, class_ids
+from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
 from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, read_json, whole_folder, write_json, write_text
@@ -214,6 +215,11 @@ class ImageGenerationPipeline:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        guidance_schedule: str | None = None,
+        guidance_power: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        fixed_codes: torch.Tensor | None = None,
         seed: int | None = None,
         batch_size: int = 32,
         output_type: str = "pil",
@@ -226,7 +232,10 @@ class ImageGenerationPipeline:
             prompt: texts; none for the null text. With classes too, both lists must be of one length or one long.
             num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
                 condition if None.
-            guidance_scale, temperature, top_k, top_p: see :class:`SamplingSettings`; the pipeline's own if None.
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval: see
+                :class:`SamplingSettings`; the pipeline's own if None.
+            fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
+                :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
             batch_size: pictures drawn at once.
             output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
@@ -242,20 +251,65 @@ class ImageGenerationPipeline:
             raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}")
         if not is_integer(batch_size):
             raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-        given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        settings = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
+        settings = self.sampling.updated(
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            guidance_schedule=guidance_schedule,
+            guidance_power=guidance_power,
+            guidance_interval=guidance_interval,
+        )
         labels, prompts = self._conditions(class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
         seeds = [seed + index for index in range(len(labels))]
+        if fixed_codes is not None:
+            shape = (len(seeds), *self.generator.config.grid)
+            fixed_codes = torch.as_tensor(fixed_codes)
+            fixed_codes = fixed_codes.expand(shape) if fixed_codes.shape == shape[1:] else fixed_codes
+            check_fixed(fixed_codes, shape, self.generator.config.num_codes)
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
         for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
             part = slice(start, start + batch_size)
             condition = self._condition(labels[part], prompts[part])
-            drawn = sample_codes(self.generator, condition, seeds[part], settings, progress and len(batches) == 1)
+            fixed = None if fixed_codes is None else fixed_codes[part]
+            drawn = sample_codes(
+                self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
+            )
             codes.append(drawn.cpu())
             pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
         return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+
+    def log_likelihood(
+        self,
+        codes: torch.Tensor,
+        class_labels: str | int | Sequence[str | int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> torch.Tensor:
+        """Exact ln p of pictures' codes under their conditions, without guidance.
+
+        Args:
+            codes: (N, h, w) int64, of :meth:`WassersteinVQModel.encode` or of a call.
+            class_labels, prompt: as in a call; one for all, or one a picture.
+            batch_size: pictures at once.
+
+        Returns:
+            (N,) float32, in nats; divided by ln 2 and the number of pixels it is bits per pixel of the codes.
+
+        Raises:
+            ConfigError: codes or conditions that do not fit the model.
+        """
+        labels, prompts = self._conditions(class_labels, prompt, len(codes))
+        parts = [slice(start, start + batch_size) for start in range(0, len(codes), batch_size)]
+        conditions = (self._condition(labels[part], prompts[part]) for part in parts)
+        found = [
+            code_log_probabilities(self.generator, codes[part], condition).sum(1).cpu()
+            for part, condition in zip(parts, conditions, strict=True)
+        ]
+        return torch.cat(found)
 
     def _conditions(self, class_labels, prompt, num_images: int | None) -> tuple[list, list]:
         """Class id or None, and prompt or None, of each picture."""
@@ -343,11 +397,7 @@ def _read_index(folder: Path) -> SamplingSettings:
     sampling = index.get("sampling") or {}
     if not isinstance(sampling, dict):
         raise CheckpointError(f"{file}: sampling must be a JSON object, got {sampling!r}")
-    known = [field.name for field in fields(SamplingSettings)]
-    for name in sampling:
-        if name not in known:
-            raise CheckpointError(f'{file}: sampling has no setting "{name}"{near_match(name, known)}')
     try:
-        return SamplingSettings(**sampling)
+        return SamplingSettings().updated(**sampling)
     except ConfigError as error:
-        raise CheckpointError(f"{file}: sampling.{error}") from error
+        raise CheckpointError(f"{file}: sampling: {error}") from error

@@ -128,7 +128,9 @@ def sample(values) -> None:
 
 
 def _sampling(values) -> dict:
-    return {name: getattr(values, name) for name in ("guidance_scale", "temperature", "top_k", "top_p")}
+    from wvq.generator.sampling import SamplingSettings
+
+    return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
 
 
 def evaluate_reconstruction(values) -> None:
@@ -154,7 +156,6 @@ def evaluate_generation(values) -> None:
 
     pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
     dataset = load_images(_at_size(values.data, pipe.tokenizer.config.image_size)).train
-    given = {name: value for name, value in _sampling(values).items() if value is not None}
     result = evaluate(
         pipe,
         dataset,
@@ -164,7 +165,7 @@ def evaluate_generation(values) -> None:
         seed=values.seed,
         batch_size=values.batch_size,
         feature_network=_feature_network(values),
-        **(vars(pipe.sampling) | given),
+        **_sampling(values),
     )
     result["settings"]["pipeline"] = values.pipeline
     _save_result(values.out, result)

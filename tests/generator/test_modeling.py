@@ -22,6 +22,7 @@ VARIANTS = {
     "rectangle": {"grid": [2, 5]},
     "tall": {"grid": [5, 2]},
     "code_dim": {"code_dim": 4},
+    "tied": {"head": "tied"},
     "bias_class": CLASS | {"condition_bias": True},
     "bias_text": TEXT | {"condition_bias": True},
     "bias_none": {"condition_bias": True},
@@ -64,13 +65,45 @@ def condition_of(batch: dict) -> Condition:
 # ---- loss
 
 
-@pytest.mark.parametrize("changes", [*CONDITIONS.values(), *VARIANTS.values()], ids=[*CONDITIONS, *VARIANTS])
-def test_first_loss_is_ln_k(changes):
+@pytest.mark.parametrize("name", [name for name in (*CONDITIONS, *VARIANTS) if name != "tied"])
+def test_first_loss_is_ln_k(name):
+    changes = (CONDITIONS | VARIANTS)[name]
     model = fresh(**changes)
     if model.config.code_dim:
         model.set_codebook(torch.randn(32, 4))
     assert not model(**inputs(model.config)).logits.any()
     assert model(**inputs(model.config)).loss.item() == pytest.approx(math.log(32), abs=1e-5)
+
+
+def test_a_normal_head_starts_near_ln_k_and_a_tied_one_shares_the_embedding():
+    for head in ("normal", "tied"):
+        model = fresh(head=head, **CLASS)
+        logits = model(**inputs(model.config)).logits
+        assert logits.any()
+        assert model(**inputs(model.config)).loss.item() == pytest.approx(math.log(32), abs=0.2)
+    assert not any(name.startswith("head") for name, _ in model.named_parameters())
+    model(**inputs(model.config)).loss.backward()
+    assert model.code_embedding.weight.grad.abs().sum(1).gt(0).all()  # codes that are not in the batch too
+
+
+def test_feed_forward_dropout_is_its_own():
+    model = make_generator(dropout=0.0, token_dropout=0.0, feed_forward_dropout=0.5).train()
+    batch = inputs(model.config)
+    assert model(**batch).loss.item() != model(**batch).loss.item()
+    assert make_generator(dropout=0.3).config.feed_forward_dropout == 0.3
+    still = make_generator(dropout=0.0, token_dropout=0.0, feed_forward_dropout=0.0).train()
+    assert still(**batch).loss.item() == still(**batch).loss.item()
+
+
+def test_drop_path_leaves_out_whole_branches_of_single_pictures():
+    model = make_generator(dropout=0.0, token_dropout=0.0, drop_path=0.5, num_layers=3).train()
+    rates = [block.attention_dropout[1].p for block in model.blocks if len(block.attention_dropout) > 1]
+    assert rates == [0.25, 0.5]  # rising over the layers; none at the first
+    codes = inputs(model.config)["codes"][:1].expand(64, -1, -1)
+    logits = model(codes).logits[:, -1]
+    assert 2 < len(logits.unique(dim=0)) <= 16  # equal pictures differ by which of four branches they kept
+    model.eval()
+    assert len(model(codes).logits[:, -1].unique(dim=0)) == 1
 
 
 def test_loss_is_the_mean_cross_entropy_of_the_next_code():

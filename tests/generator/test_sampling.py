@@ -8,8 +8,9 @@ from scipy import stats
 from tests.tiny import TEXT_DIM, make_generator
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition
+from wvq.generator.guidance import guide
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings, draw, filter_logits, guide, sample_codes, uniforms
+from wvq.generator.sampling import SamplingSettings, draw, filter_logits, sample_codes, uniforms
 
 INF = float("inf")
 PROBABILITIES = torch.tensor([0.4, 0.05, 0.3, 0.05, 0.2])
@@ -57,11 +58,25 @@ def one(condition: Condition, i: int) -> Condition:
         ({"top_p": "most"}, r"top_p must be in \(0, 1\]"),
         ({"temperature": INF}, "temperature must be at least 0"),
         ({"guidance_scale": INF}, "guidance_scale must be at least 0"),
+        ({"min_p": 1.5}, r"min_p must be in \[0, 1\]"),
+        ({"guidance_schedule": "cosin"}, r'guidance_schedule must be one of .*"cosine"'),
+        ({"guidance_schedule": 3}, "guidance_schedule must be one of"),
+        ({"guidance_power": 0}, "guidance_power must be a number above 0"),
+        ({"guidance_interval": (0.5, 0.5)}, "guidance_interval must be two shares"),
+        ({"guidance_interval": (0.5, 1.5)}, "guidance_interval must be two shares"),
+        ({"guidance_interval": 0.5}, "guidance_interval must be two shares"),
     ],
 )
 def test_setting_out_of_range_names_the_field(setting, message):
     with pytest.raises(ConfigError, match=message):
         SamplingSettings(**setting)
+
+
+def test_updated_settings_take_what_is_given_and_refuse_unknown_names():
+    settings = SamplingSettings(top_k=5).updated(temperature=0.5, top_p=None)
+    assert settings == SamplingSettings(top_k=5, temperature=0.5)
+    with pytest.raises(ConfigError, match=r'"temprature" is no sampling setting.*"temperature"'):
+        settings.updated(temprature=1.0)
 
 
 # ---- guidance
@@ -99,6 +114,41 @@ def test_guidance_uses_the_null_that_was_trained():
     assert not torch.equal(unguided, codes)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance_schedule": "linear"},
+        {"guidance_schedule": "cosine", "guidance_interval": (0.0, 0.6)},
+        {"guidance_schedule": "power_cosine", "guidance_power": 1.5, "guidance_interval": (0.3, 0.8)},
+        {"guidance_interval": (0.3, 1.0)},
+        {"guidance_interval": (0.9, 0.93)},  # between two positions: never on
+    ],
+)
+@pytest.mark.parametrize("changes", [{}, {"condition_bias": True}], ids=["plain", "bias"])
+def test_scheduled_guidance_equals_full_forwards_at_every_position(settings, changes):
+    model, condition = model_and_condition(3, **changes)
+    settings = SamplingSettings(guidance_scale=3.0, temperature=0, **settings)
+    found = sample_codes(model, condition, [0, 1, 2], settings).flatten(1)
+    codes = torch.zeros(3, 16, dtype=torch.int64)
+    for position, scale in enumerate(settings.scales(16)):
+        conditional = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
+        unconditional = model(codes).logits
+        codes[:, position] = (unconditional + scale * (conditional - unconditional))[:, position].argmax(-1)
+    assert torch.equal(found, codes)
+
+
+def test_the_unconditional_half_runs_only_while_guidance_is_on(monkeypatch):
+    model, condition = model_and_condition(3)
+    seen = []
+    run = ImageCodeTransformer.run
+    monkeypatch.setattr(ImageCodeTransformer, "run", lambda s, x, *rest: seen.append(x.shape[:2]) or run(s, x, *rest))
+    settings = SamplingSettings(guidance_scale=2.0, guidance_interval=(0.25, 0.5))
+    sample_codes(model, condition, [0, 1, 2], settings)
+    prefix = model.config.prefix_length
+    first, catching_up = [(3, prefix), *[(3, 1)] * 3], [(3, prefix + 3)]
+    assert seen == [*first, *catching_up, *[(6, 1)] * 4, *[(3, 1)] * 8]
+
+
 def test_scale_zero_ignores_the_condition():
     model, condition = model_and_condition(3)
     settings = SamplingSettings(guidance_scale=0.0)
@@ -131,6 +181,12 @@ def test_top_p_counts_what_top_k_left():
     logits = PROBABILITIES.log()[None]
     assert filter_logits(logits, 2, 0.5)[0].isfinite().nonzero().flatten().tolist() == [0]
     assert filter_logits(logits, 0, 0.5)[0].isfinite().nonzero().flatten().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(0.12, [0, 1, 2, 3, 4]), (0.13, [0, 2, 4]), (0.6, [0, 2]), (1.0, [0])])
+def test_min_p_keeps_the_codes_of_a_share_of_the_likeliest(min_p, kept):
+    filtered = filter_logits(PROBABILITIES.log()[None], min_p=min_p)
+    assert filtered[0].isfinite().nonzero().flatten().tolist() == kept
 
 
 def test_filters_work_row_by_row_and_never_in_place():
@@ -246,6 +302,57 @@ def test_codes_are_a_grid_of_int64_in_range():
     assert (codes.shape, codes.dtype) == ((3, 2, 5), torch.int64)
     assert codes.min() >= 0
     assert codes.max() < 32
+
+
+# ---- given codes
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_schedule": "linear"}]
+)
+def test_given_rows_are_continued_as_if_they_had_been_drawn(settings):
+    model, condition = model_and_condition(3)
+    settings = SamplingSettings(**settings)
+    whole = sample_codes(model, condition, [0, 1, 2], settings)
+    fixed = whole.clone()
+    fixed[:, 2:] = -1
+    assert torch.equal(sample_codes(model, condition, [0, 1, 2], settings, fixed=fixed), whole)
+    other = sample_codes(model, condition, [7, 8, 9], settings, fixed=fixed)
+    assert torch.equal(other[:, :2], whole[:, :2])
+    assert not torch.equal(other[:, 2:], whole[:, 2:])
+
+
+def test_given_places_stay_and_are_seen_by_what_follows():
+    model, condition = model_and_condition(2)
+    settings = SamplingSettings(temperature=0)
+    fixed = torch.full((2, 4, 4), -1)
+    fixed[0, 1, 2], fixed[1, 3, 3] = 5, 7
+    codes = sample_codes(model, condition, [0, 1], settings, fixed=fixed)
+    assert (codes[0, 1, 2], codes[1, 3, 3]) == (5, 7)
+    logits = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
+    likeliest = logits.argmax(-1).view(2, 4, 4)
+    assert torch.equal(torch.where(fixed < 0, likeliest, fixed), codes)
+
+
+def test_all_codes_given_are_returned():
+    model, condition = model_and_condition(2)
+    fixed = torch.arange(32).view(2, 4, 4)
+    assert torch.equal(sample_codes(model, condition, [0, 1], SamplingSettings(), fixed=fixed), fixed)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        (torch.zeros(2, 4, 4), "fixed codes must be integers"),
+        (torch.zeros(2, 16, dtype=torch.int64), r"fixed codes must be integers \(2, 4, 4\), got .*\(2, 16\)"),
+        (torch.full((2, 4, 4), 32), r"fixed codes must be in \[0, 32\), or -1"),
+        (torch.full((2, 4, 4), -2), r"fixed codes must be in \[0, 32\), or -1"),
+    ],
+)
+def test_given_codes_that_do_not_fit_are_refused(fixed, message):
+    model, condition = model_and_condition(2)
+    with pytest.raises(ConfigError, match=message):
+        sample_codes(model, condition, [0, 1], SamplingSettings(), fixed=fixed)
 
 
 def test_drawn_codes_can_be_trained_on():

@@ -1,0 +1,43 @@
+"""Classifier-free guidance: the scale at each position, and the guided logits.
+
+The scale s is that of u + s (c - u), c and u the logits with and without the condition: 1 is off. Papers that write
+c + w (c - u) have w = s - 1. References: Ho & Salimans 2022 (guidance); Chang et al. 2023 (a scale that rises
+linearly); Yu et al. 2024, arXiv 2411.00776 (cosine and power-cosine); Kynkäänniemi et al. 2024 (an interval).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+SCHEDULES = ("constant", "linear", "cosine", "power_cosine")
+
+
+def guidance_scales(
+    scale: float, schedule: str, power: float, interval: tuple[float, float], length: int
+) -> list[float]:
+    """Scale at each of ``length`` positions, of which position t is at the share x = t / length of the picture.
+
+    Args:
+        scale: what ``constant`` has everywhere and the others rise to, from 1.
+        schedule: ``linear``: 1 + (scale - 1) x; ``cosine``: 1 + (scale - 1) (1 - cos(pi x)) / 2; ``power_cosine``: the
+            same with x ** power in place of x, which keeps the start freer the larger the power is.
+        power: of ``power_cosine``.
+        interval: shares between which guidance is on, the end left out; outside of it the scale is 1.
+    """
+    rise = {
+        "constant": lambda x: 1.0,
+        "linear": lambda x: x,
+        "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+        "power_cosine": lambda x: (1 - math.cos(math.pi * x**power)) / 2,
+    }[schedule]
+    shares = [position / length for position in range(length)]
+    start, end = interval
+    return [1 + (scale - 1) * rise(x) if start <= x < end else 1.0 for x in shares]
+
+
+def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:
+    """Guided logits (B, K) of a batch whose first half (2 B, K) has the condition and whose second has not."""
+    conditional, unconditional = logits.chunk(2)
+    return torch.lerp(unconditional, conditional, scale)

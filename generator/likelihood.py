@@ -1,0 +1,32 @@
+"""Exact likelihood of given codes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from wvq.errors import ConfigError
+from wvq.generator.conditioning import Condition
+from wvq.generator.modeling import ImageCodeTransformer
+
+
+def code_log_probabilities(model: ImageCodeTransformer, codes: torch.Tensor, condition: Condition) -> torch.Tensor:
+    """ln p of each code given the condition and the codes before it, from one forward pass; without guidance.
+
+    Args:
+        model: in eval mode.
+        codes: (B, T) or (B, h, w) int64 in [0, K).
+        condition: of B pictures.
+
+    Returns:
+        (B, T) float32, in nats; their sum over T is the picture's log-likelihood.
+
+    Raises:
+        ConfigError: another number of codes than the model's grid has, or a code out of range.
+    """
+    codes = codes.to(model.device).flatten(1)
+    if codes.is_floating_point() or not bool(((codes >= 0) & (codes < model.config.num_codes)).all()):
+        raise ConfigError(f"codes must be integers in [0, {model.config.num_codes})")
+    with torch.no_grad():
+        logits = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
+    return -F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
