@@ -151,6 +151,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
     """
 
     config_class = ImageCodeTransformerConfig
+    kind = "generator"
     base_model_prefix = ""
     main_input_name = "codes"
     supports_gradient_checkpointing = True

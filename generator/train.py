@@ -9,6 +9,7 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, files_into, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
 from wvq.settings import ConditionConfig, TrainConfig
 from wvq.task import StepLoss, Task
@@ -146,6 +147,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     out = Path(recipe.out) / "generator"
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
+    if resume and (done := finished_run(out)):
+        warnings.warn(f"the run in {out} has come to its end: nothing is left to resume", stacklevel=2)
+        return done
     classes = config.num_classes > 0
     sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
     set_seed(recipe.train.seed)

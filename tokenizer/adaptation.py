@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
-from wvq.errors import ConfigError
+from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.recipes import TokenizerRecipe
+from wvq.splits import other_split
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -38,7 +41,12 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         if parts:
             raise ConfigError(f"freeze: {recipe.freeze} would stay untrained; give a trained tokenizer by start")
         return WassersteinVQModel(WassersteinVQConfig(**recipe.model, **from_data))
-    source = WassersteinVQModel.from_pretrained(recipe.start)
+    try:
+        source = WassersteinVQModel.from_pretrained(recipe.start)
+    except (CheckpointError, DownloadError) as error:
+        raise type(error)(f"start: {error}") from error
+    if warning := other_split(recipe.start, recipe.data):
+        warnings.warn(warning, stacklevel=2)
     before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
     if recipe.model.get("quantizer", before["quantizer"]) != before["quantizer"]:
         before = {name: value for name, value in before.items() if name not in _OF_THE_METHOD}
@@ -48,7 +56,9 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
     changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
     _take_over(model, source, recipe.start, quantizer=not changed)
     if changed and "quantizer" in parts:
-        raise ConfigError(f"freeze: the quantizer is new, since model.{changed[0]} differs from {recipe.start}")
+        raise ConfigError(
+            f"freeze: the quantizer is new: model.{changed[0]} differs from {recipe.start}; leave it out of freeze"
+        )
     model.freeze(parts)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"freeze: {recipe.freeze} leaves nothing to train; leave a part out")

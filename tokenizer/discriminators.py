@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from wvq.errors import ConfigError
+from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.networks import VisionBackbone
 from wvq.settings import DiscriminatorConfig
 
@@ -99,7 +99,10 @@ class FeatureDiscriminator(Discriminator):
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
-        backbone = VisionBackbone(config.backbone, config.backbone_layers)
+        try:
+            backbone = VisionBackbone(config.backbone, config.backbone_layers)
+        except (CheckpointError, ConfigError, DownloadError) as error:
+            raise type(error)(f"discriminator.backbone: {error}") from error
         # Not a submodule: checkpoints and gradient averaging need the heads only.
         object.__setattr__(self, "backbone", backbone)
         self.heads = nn.ModuleList(_Head(channels) for channels in backbone.channels)

@@ -26,7 +26,7 @@ from wvq.distributed import gather_objects
 from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
-from wvq.outputs import refuse_occupied, whole_folder
+from wvq.outputs import refuse_data_folder, refuse_occupied, whole_folder
 from wvq.recipes import ExportRecipe
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -45,6 +45,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     """
     recipe.check()
     state = PartialState()
+    refuse_data_folder(recipe.out, recipe.data.path)
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,9 @@ class LPIPS(nn.Module):
             raise ConfigError('loss.perceptual_network "lpips" needs its package: pip install "wvq[lpips]"') from None
         try:
             # The linear heads come with the package; only the backbone is a download.
-            network = lpips.LPIPS(net="vgg", pnet_rand=weights is not None, verbose=False)
+            with warnings.catch_warnings():  # the package calls torchvision in a way that is to go
+                warnings.filterwarnings("ignore", message=".*pretrained|.*weight enum", category=UserWarning)
+                network = lpips.LPIPS(net="vgg", pnet_rand=weights is not None, verbose=False)
         except (OSError, RuntimeError) as error:  # the latter: a download with a wrong hash
             raise DownloadError(
                 f"the VGG backbone of LPIPS could not be fetched ({first_line(error)}); give a file with torchvision's "
@@ -131,7 +134,10 @@ def _load_vgg(backbone: nn.Module, file: Path) -> None:
 
     if not file.is_file():
         raise CheckpointError(f"loss.perceptual_weights: {file} does not exist")
-    saved = read_state_dict(file.read_bytes(), file)
+    try:
+        saved = read_state_dict(file.read_bytes(), file)
+    except CheckpointError as error:
+        raise CheckpointError(f"loss.perceptual_weights: {error}") from error
     try:
         own = {name: saved[f"features.{name.partition('.')[2]}"] for name in backbone.state_dict()}
         backbone.load_state_dict(own)

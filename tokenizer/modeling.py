@@ -200,6 +200,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     """
 
     config_class = WassersteinVQConfig
+    kind = "tokenizer"
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True

@@ -9,6 +9,7 @@ result.json, and training/ with log.jsonl, TensorBoard files, reconstruction she
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError
 from wvq.images import image_grid
 from wvq.optimization import network_groups, parameter_group
-from wvq.outputs import TRAINING, files_into, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, finished_run, refuse_data_folder, start_stage, write_json
 from wvq.recipes import TokenizerRecipe
 from wvq.settings import TrainConfig
 from wvq.task import StepLoss, Task
@@ -177,6 +178,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     """
     recipe.train.check()
     recipe.discriminator.check()
+    refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
     for given in ("image_size", "class_names"):
         if given in recipe.model:
@@ -194,6 +196,9 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         )
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
+    if resume and (done := finished_run(out)):
+        warnings.warn(f"the run in {out} has come to its end: nothing is left to resume", stacklevel=2)
+        return done
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
     trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
     result = trainer.run(resume=resume)

@@ -87,7 +87,10 @@ def export_codes(values) -> None:
         return
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
-    print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+    if header.layout["kind"] == "grid":
+        print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+    else:
+        print(f"no generator is trained over {header.layout['kind']} codes yet")
 
 
 def train_generator(values) -> None:
@@ -137,6 +140,7 @@ def evaluate_reconstruction(values) -> None:
     _quiet_libraries()
     from wvq.data import load_images
     from wvq.eval.reconstruction import evaluate_reconstruction as evaluate
+    from wvq.splits import other_split
     from wvq.tokenizer.modeling import WassersteinVQModel
 
     tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(_device(values.device))
@@ -144,6 +148,8 @@ def evaluate_reconstruction(values) -> None:
     tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
     network = _feature_network(values)
     result = evaluate(tokenizer, dataset, feature_network=network, batch_size=values.batch_size)
+    if warning := other_split(values.tokenizer, values.data):
+        result["warnings"].append(warning)
     result["settings"]["tokenizer"] = values.tokenizer
     _save_result(values.out, result)
 
@@ -191,9 +197,10 @@ def _feature_network(values):
 def _save_result(out: str | None, result: dict) -> None:
     from wvq.eval.results import write_result
 
+    print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
     _print_figures(result["metrics"])
     if result["floor"]:
-        print("floor, real against real:")
+        print(f"floor, real against real, N = {result['num_floor']:,} a side (as the figures at_floor_n):")
         _print_figures(result["floor"])
     for warning in result["warnings"]:
         print(f"warning: {warning}")

@@ -93,6 +93,15 @@ def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
         raise ConfigError(f"{folder} already holds {what}; choose another output folder or remove it")
 
 
+def refuse_data_folder(folder: str | Path, data: str) -> None:
+    """Raise ConfigError if the folder is, or lies in, the one of the pictures, where it would count as a class."""
+    if not Path(data).is_dir():
+        return
+    inside, pictures = Path(folder).resolve(), Path(data).resolve()
+    if pictures in (inside, *inside.parents):
+        raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
+
+
 def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     """Claim the folder of a training stage and save the resolved recipe in it.
 
@@ -100,9 +109,11 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
         The stage's ``training`` folder.
 
     Raises:
-        ConfigError: the folder holds another run; or, on resume, none, or one with another recipe.
+        ConfigError: the folder is a file, or holds another run; or, on resume, none, or one with another recipe.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out: {folder} is a file; choose another output folder")
     file = folder / RECIPE_NAME
     values = asdict(recipe)
     if resume:
@@ -118,6 +129,15 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
+
+
+def finished_run(folder: str | Path) -> dict | None:
+    """The result of a run that has come to its end; None if it has not, or if the clock cut it short."""
+    file = Path(folder) / "result.json"
+    if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
+        return None
+    result = read_json(file, ConfigError, f"{file} is gone")
+    return None if result.get("cut_short", True) else result
 
 
 # A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all

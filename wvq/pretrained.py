@@ -72,7 +72,9 @@ def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
     if folder.exists():
         raise CheckpointError(f"{folder} is a file, not a {kind} folder")
     text = str(path)
-    if text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).parent.is_dir():
+    if Path(text).parent.is_dir() and text.count("/") == 1:
+        raise CheckpointError(f"{text}: no such {kind} folder; check the path")
+    if text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise CheckpointError(f"{text}: no such {kind} folder, and not a Hub id of the form owner/name")
     from huggingface_hub import snapshot_download
 
@@ -87,7 +89,13 @@ def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
 
 
 class StrictPreTrainedModel(PreTrainedModel):
-    """A PreTrainedModel whose from_pretrained accepts exactly the weights it needs, or raises one clear line."""
+    """A PreTrainedModel whose from_pretrained accepts exactly the weights it needs, or raises one clear line.
+
+    Attributes:
+        kind: what users call it.
+    """
+
+    kind = "model"
 
     @classmethod
     def from_pretrained(cls, path, *args, subfolder: str = "", **kwargs):
@@ -98,7 +106,7 @@ class StrictPreTrainedModel(PreTrainedModel):
             DownloadError: a Hub id that cannot be reached.
         """
         hub_options = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
-        folder = resolve_folder(path, cls.config_class.model_type, **hub_options) / subfolder
+        folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
             kwargs["config"] = read_config(cls.config_class, folder)
         wants_info = kwargs.pop("output_loading_info", False)

@@ -16,7 +16,7 @@ from wvq.data import load_images
 from wvq.errors import CheckpointError, DataError, DownloadError
 from wvq.generator.conditioning import resolve_text_encoder
 from wvq.generator.sampling import SamplingSettings
-from wvq.outputs import refuse_occupied, write_json
+from wvq.outputs import refuse_data_folder, refuse_occupied, write_json
 from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.quickstart_report import measure, write_report
@@ -82,6 +82,7 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     recipe.check()
     started = time.perf_counter()
     out = Path(recipe.out)
+    refuse_data_folder(out, recipe.data)
     refuse_occupied(out, "a run")
     tokenizer_recipe, export_recipe, generator_recipe = stage_recipes(recipe)
     images = load_images(tokenizer_recipe.data)

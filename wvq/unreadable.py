@@ -67,7 +67,7 @@ class Reading(IterableDataset):
     def warnings(self, task: str) -> list[str]:
         """What a result says of the pictures left out of ``task``: one line, or none."""
         looked_at = len(self.used) + len(self.left_out)
-        return [f"{summary(self.left_out.values(), looked_at)} and are left out of {task}"] if self.left_out else []
+        return [f"{summary(self.left_out.values(), looked_at)}; left out of {task}"] if self.left_out else []
 
 
 class DrawnPictures:
@@ -129,7 +129,7 @@ class DrawnPictures:
             return {}
         if self.found and is_first_process():
             found = [self.found[index] for index in sorted(self.found)]
-            warnings.warn(f"{summary(found, len(self.dataset))} and were replaced by others in training", stacklevel=2)
+            warnings.warn(f"{summary(found, len(self.dataset))}; others took their place in training", stacklevel=2)
         return {"unreadable_pictures": len(self.found)}
 
 

@@ -64,7 +64,7 @@ def test_unreadable_pictures_are_left_out_and_counted(projection, pictures, pict
     assert (reference.indices, reference.num_images, reference.num_unreadable) == ([4, 9, 0], 3, 2)
     assert reference.sha256 == hashlib.sha256(images[[4, 9, 0]].numpy().tobytes()).hexdigest()
     assert reference.warnings == [
-        "2 of 5 pictures cannot be read: 5.png (broken), 2.png (broken) and are left out of evaluation"
+        "2 of 5 pictures cannot be read: 5.png (broken), 2.png (broken); left out of evaluation"
     ]
 
 

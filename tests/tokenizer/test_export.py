@@ -224,7 +224,7 @@ def test_another_image_size_than_the_tokenizers_is_one_clear_error(recipe):
 def test_a_missing_tokenizer_is_one_clear_error(recipe, tmp_path):
     settings = recipe()
     settings.tokenizer = str(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="no such wasserstein_vq folder"):
+    with pytest.raises(CheckpointError, match="no such tokenizer folder"):
         export_codes(settings)
 
 

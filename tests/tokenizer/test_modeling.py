@@ -280,7 +280,7 @@ def test_a_damaged_folder_is_one_clear_error(saved, damaged):
 
 def test_a_missing_folder_is_not_taken_for_a_hub_id(saved, tmp_path):
     for path in (tmp_path / "none", f"{tmp_path}/none/deeper", "./none", "no_such_folder"):
-        with pytest.raises(CheckpointError, match="no such wasserstein_vq folder"):
+        with pytest.raises(CheckpointError, match="no such tokenizer folder"):
             WassersteinVQModel.from_pretrained(path)
     with pytest.raises(CheckpointError, match="is a file"):
         WassersteinVQModel.from_pretrained(saved[1] / "config.json")

@@ -86,12 +86,22 @@ def test_resuming_refuses_what_it_cannot_continue(tmp_path, tiny_tokenizer_recip
     with pytest.raises(ConfigError, match="holds no run to resume"):
         train_tokenizer(tiny_tokenizer_recipe(out, **short()), resume=True)
     train_tokenizer(tiny_tokenizer_recipe(out, **short()))
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        train_tokenizer(tiny_tokenizer_recipe(out, **short()), resume=True)
     with pytest.raises(ConfigError, match=r"another train.learning_rate \(0.002, now 0.01\)"):
         train_tokenizer(tiny_tokenizer_recipe(out, **short({"learning_rate": 0.01})), resume=True)
     with pytest.raises(ConfigError, match=r"another model.num_codes \(32, now 16\)"):
         train_tokenizer(tiny_tokenizer_recipe(out, **short(model={"num_codes": 16})), resume=True)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, tiny_tokenizer_recipe):
+    recipe = tiny_tokenizer_recipe(tmp_path / "run", **short())
+    result = train_tokenizer(recipe)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.warns(UserWarning, match="has come to its end"):
+        assert train_tokenizer(recipe, resume=True) == result
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    (tmp_path / "run" / "result.json").unlink()  # cut off before its end, and without a checkpoint
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        train_tokenizer(recipe, resume=True)
 
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, tiny_tokenizer_recipe):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from wvq.errors import ConfigError
-from wvq.outputs import refuse_occupied, start_stage, whole_folder, write_json, write_text
+from wvq.outputs import refuse_data_folder, refuse_occupied, start_stage, whole_folder, write_json, write_text
 from wvq.recipes import DataConfig, TokenizerRecipe
 from wvq.settings import TrainConfig
 
@@ -103,6 +103,21 @@ def test_a_stage_refuses_a_folder_with_traces_of_a_run(tmp_path, trace):
     (tmp_path / trace).mkdir() if trace == "training" else (tmp_path / trace).write_text("{}")
     with pytest.raises(ConfigError, match="already holds a run; pass --resume to continue it"):
         start_stage(tmp_path, Recipe(), resume=False)
+
+
+def test_a_stage_refuses_a_file(tmp_path):
+    (tmp_path / "a.py").write_text("mine")
+    with pytest.raises(ConfigError, match=r"out: .*a.py is a file"):
+        start_stage(tmp_path / "a.py", Recipe(), resume=False)
+
+
+@pytest.mark.parametrize("name", ["pictures", "pictures/run", "pictures/a/../run"])
+def test_a_run_among_the_pictures_is_refused(tmp_path, name):
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="lies in the folder of the pictures"):
+        refuse_data_folder(tmp_path / name, str(tmp_path / "pictures"))
+    refuse_data_folder(tmp_path / "run", str(tmp_path / "pictures"))
+    refuse_data_folder(tmp_path / "run", "openmoji")
 
 
 def test_a_stage_may_start_beside_other_files(tmp_path):

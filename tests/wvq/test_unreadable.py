@@ -170,7 +170,9 @@ class TestDrawnPictures:
         with pytest.warns(UserWarning, match=r"02\.png \(.*\) cannot be read: in training another") as caught:
             drawn.observe(batch([first, 1, second, first], [5, 1, 6, 8]))
         assert len(caught) == 1
-        with pytest.warns(UserWarning, match=f"2 of {len(train_set)} pictures cannot be read: .*replaced by others"):
+        with pytest.warns(
+            UserWarning, match=f"2 of {len(train_set)} pictures cannot be read: .*others took their place"
+        ):
             assert drawn.report() == {"unreadable_pictures": 2}
 
     def test_processes_join_what_they_found(self, train_set, monkeypatch):
@@ -227,10 +229,12 @@ class TestTraining:
         whole, weights = run("whole", save_every=64)
         checkpoints = tmp_path / "whole" / "training" / "checkpoints"
         shutil.rmtree(checkpoints / "000000000128")
+        (tmp_path / "whole" / "model.safetensors").unlink()
         resumed, same_weights = run("whole", resume=True, save_every=64)
         assert resumed["unreadable_pictures"] == whole["unreadable_pictures"] == 1
         assert weights == same_weights
         shutil.rmtree(checkpoints / "000000000128")
+        (tmp_path / "whole" / "model.safetensors").unlink()
         for name in BROKEN[1:]:  # mended: the number is what the run has met from its start
             shutil.copy(picture_folder / name, tmp_path / "pictures" / name)
         assert run("whole", resume=True, save_every=64)[0]["unreadable_pictures"] == 1
