@@ -25,6 +25,22 @@ COLUMNS = {
     "fd": ("fd_efficientnet_lite0", "{:.0f}"),
     "fd at floor N": ("fd_efficientnet_lite0_at_floor_n", "{:.0f}"),
 }
+# What a cell of the ablation changes, by the end of its name.
+CHANGES = {
+    "settling": "codebook rate on the network's schedule",
+    "fading": "alignment weight falls to 0",
+    "settling_fading": "codebook rate on the network's schedule, alignment weight falls to 0",
+    "narrow_start": "codebook starts narrow, as the aligned ones do",
+    "uniform_start": "codebook starts as that of vanilla",
+    "network_rate": "codebook at the network's rate and schedule",
+    "rate_005": "codebook rate .005",
+    "beta_1": "beta 1",
+    "beta_025": "beta .25",
+    "gamma_005": "alignment weight .05 instead of .5",
+    "tau_112": "tau 1.12",
+    "rotation": "rotation estimator",
+    "larger": "K = 65,536",
+}
 ALIGNED = ("wasserstein", "sliced", "affine")
 
 
@@ -39,6 +55,14 @@ def group(cell: dict) -> str:
     if cell["name"].startswith("ablation-"):
         return "ablation"
     return "published" if "-published-" in cell["name"] else "equal"
+
+
+def shown(name: str, kind: str) -> str:
+    """Name of a row: the method, and in the ablation what it changes."""
+    if kind != "ablation":
+        return name
+    quantizer, _, change = name.partition("_")
+    return f"{quantizer}: {CHANGES[change]}"
 
 
 def rows(cells: list[dict]) -> dict[tuple[str, str, int], list[dict]]:
@@ -67,7 +91,7 @@ def table(cells: list[dict], wanted: str) -> str:
     found = {key[1:]: value for key, value in rows(cells).items() if key[0] == wanted}
     head = f"| K | quantizer | seeds | {' | '.join(COLUMNS)} |\n|---|---|---|{'---|' * len(COLUMNS)}"
     order = sorted(found, key=lambda key: (-key[1], -mean(c["metrics"]["psnr_rgb"] for c in found[key])))
-    return "\n".join([head, *(line(name, size, found[name, size]) for name, size in order)])
+    return "\n".join([head, *(line(shown(name, wanted), size, found[name, size]) for name, size in order)])
 
 
 def plot(cells: list[dict], file: Path) -> None:

@@ -136,11 +136,11 @@ REFUSED = [
     ({"freeze": "encoder", "start": None}, "^freeze: encoder would stay untrained; give a trained tokenizer by start$"),
     (
         {"freeze": "quantizer", "model": {"num_codes": 64}},
-        "^freeze: the quantizer is new, since model.num_codes differs from ",
+        "^freeze: the quantizer is new: model.num_codes differs from ",
     ),
     (
         {"freeze": "quantizer,encoder", "model": {"quantizer": "vanilla"}},
-        "^freeze: the quantizer is new, since model.quantizer differs from ",
+        "^freeze: the quantizer is new: model.quantizer differs from ",
     ),
 ]
 

@@ -170,9 +170,8 @@ class TestDrawnPictures:
         with pytest.warns(UserWarning, match=r"02\.png \(.*\) cannot be read: in training another") as caught:
             drawn.observe(batch([first, 1, second, first], [5, 1, 6, 8]))
         assert len(caught) == 1
-        with pytest.warns(
-            UserWarning, match=f"2 of {len(train_set)} pictures cannot be read: .*others took their place"
-        ):
+        message = f"2 of {len(train_set)} pictures cannot be read: .*others took their place"
+        with pytest.warns(UserWarning, match=message):
             assert drawn.report() == {"unreadable_pictures": 2}
 
     def test_processes_join_what_they_found(self, train_set, monkeypatch):
