@@ -41,6 +41,8 @@ class ImageCodeTransformerConfig(StrictConfig):
             weights; ``tied`` shares those of the code embedding.
         code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
             also pass through a small linear map of the vectors (0: codes are plain indices).
+        target_positions: add a trained vector of the position that each token predicts; lets the codes be read in any
+            order (RAR, arXiv 2411.00776).
         condition_bias: add a vector made from the condition to every code's token, beside the prefix tokens; a short
             training then learns to follow conditions much sooner.
         num_classes: classes; 0 for none.
@@ -75,6 +77,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         initializer_range: float = 0.02,
         head: str = "zero",
         code_dim: int = 0,
+        target_positions: bool = False,
         condition_bias: bool = False,
         num_classes: int = 0,
         class_names: list[str] = (),
@@ -108,6 +111,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         self.initializer_range = initializer_range
         self.head = head
         self.code_dim = code_dim
+        self.target_positions = target_positions
         self.condition_bias = condition_bias
         self.num_classes = num_classes
         self.class_names = as_list(class_names)
@@ -131,7 +135,7 @@ class ImageCodeTransformerConfig(StrictConfig):
             self._require(field, is_number(getattr(self, field)) and getattr(self, field) < 1, "in [0, 1)")
         for field in ("rope_theta", "norm_eps", "initializer_range"):
             self._require(field, is_number(getattr(self, field)) and getattr(self, field) > 0, "a number above 0")
-        for field in ("qk_norm", "condition_bias"):
+        for field in ("qk_norm", "condition_bias", "target_positions"):
             self._require(field, isinstance(getattr(self, field), bool), "true or false")
         self._require("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
         names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)

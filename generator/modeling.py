@@ -134,7 +134,8 @@ class GeneratorOutput(ModelOutput):
     """
     Attributes:
         loss: 0-d, mean cross-entropy of the codes in nats.
-        logits: (B, T, K); position t predicts code t from the condition and the codes before it.
+        logits: (B, T, K); place t predicts code t from the condition and the codes before it, in the order that they
+            were read in.
     """
 
     loss: torch.Tensor = None
@@ -162,6 +163,8 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         super().__init__(config)
         self.condition = ConditionEmbedder(config)
         self.code_embedding = nn.Embedding(config.num_codes, config.hidden_size)
+        if config.target_positions:
+            self.target_embedding = nn.Embedding(config.sequence_length, config.hidden_size)
         self.token_dropout = nn.Dropout(config.token_dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
@@ -219,8 +222,20 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         logits = F.linear(x, self.code_embedding.weight) if self.config.head == "tied" else self.head(x)
         return logits + self.vector_out(x) @ self.codebook.T if self.config.code_dim else logits
 
+    def add_targets(self, x: torch.Tensor, start: int, order: torch.Tensor | None) -> torch.Tensor:
+        """Add to new tokens (B, n, D), the first at place ``start``, the vector of the position that each predicts."""
+        first = self.config.prefix_length - 1  # predicts the first code
+        skipped = max(0, first - start)
+        if order is None:
+            order = torch.arange(start + skipped - first, start + x.shape[1] - first, device=x.device)
+        return torch.cat((x[:, :skipped], x[:, skipped:] + self.target_embedding(order)), 1)
+
     def run(
-        self, x: torch.Tensor, valid: torch.Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        x: torch.Tensor,
+        valid: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        order: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states (B, n, D) of n new tokens.
 
@@ -228,16 +243,22 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             x: (B, n, D) input tokens, the first at position ``cache.length`` (0 without a cache).
             valid: (B, P) which prefix tokens are real, or (B, S) with True for all others; None if all are.
             cache: keys and values of the tokens before; extended by the new ones.
+            order: (B, T) positions in the order that they are read in, for whole pictures without a cache; row by row
+                if None.
         """
         config = self.config
         start = cache.length if cache else 0
-        cos, sin = rotary_table(
-            config.prefix_length, *config.grid, config.head_dim, config.rope_theta, x.device
-        )  # fmt: skip
         end = start + x.shape[1]
+        tables = rotary_table(config.prefix_length, *config.grid, config.head_dim, config.rope_theta, x.device)
+        if order is None:
+            cos, sin = (table[start:end] for table in tables)
+        else:
+            cos, sin = (in_order(table, order, config.prefix_length) for table in tables)
+        if config.target_positions:
+            x = self.add_targets(x, start, order)
         mask = None if valid is None else attention_mask(valid, start, end)
         for block in self.blocks:
-            x = block(x, cos[start:end], sin[start:end], mask, cache)
+            x = block(x, cos, sin, mask, cache)
         if cache:
             cache.length = end
         return self.norm(x)
@@ -248,6 +269,8 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         class_labels: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures.
 
@@ -255,8 +278,15 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             codes: (B, T) or (B, h, w) int64 in [0, K).
             class_labels: (B,) int64, -1 for the null class; all null if None.
             text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
+            order: (B, T) int64, each row a permutation: the positions in the order that they are read in; row by row
+                if None. Needs a model with ``target_positions``.
+            label_smoothing: share of the targets' probability that the loss spreads over all codes.
         """
         codes = codes.flatten(1)
+        if order is not None:
+            if not self.config.target_positions:
+                raise ConfigError("order needs a model with target_positions: true")
+            codes = codes.gather(1, order)
         if codes.shape[1] != self.config.sequence_length:
             raise ConfigError(
                 f"codes must hold {self.config.sequence_length} a picture (grid {self.config.grid}), "
@@ -264,10 +294,16 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             )
         prefix = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
         x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
-        x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid)
+        x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid, order=order)
         logits = self.logits(x[:, self.config.prefix_length - 1 :])  # B T K
-        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing)
         return GeneratorOutput(loss, logits)
+
+
+def in_order(table: torch.Tensor, order: torch.Tensor, prefix: int) -> torch.Tensor:
+    """Rows (B, 1, S, C/2) of a rotary table for prefix and codes in their order, but for the last, which is not read."""
+    places = torch.arange(prefix, device=order.device).expand(len(order), -1)
+    return table[torch.cat((places, prefix + order[:, :-1]), 1)][:, None]
 
 
 @lru_cache(maxsize=16)

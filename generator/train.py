@@ -9,10 +9,12 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
@@ -30,7 +32,7 @@ from wvq.layout import layout_text
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, TrainConfig
+from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.task import StepLoss, Task
 from wvq.training import Trainer, build_accelerator
 
@@ -76,17 +78,23 @@ class GeneratorTask(Task):
     Args:
         tokenizer: anything with ``decode_codes``, to draw the sample sheets.
         validation: held-out pictures.
-        condition, config: of the recipe.
+        condition, objective, config: of the recipe.
         reference: figures of the data that go beside every evaluation.
     """
 
     name = "generator"
 
     def __init__(
-        self, tokenizer, validation: ConditionedCodes, condition: ConditionConfig, config: TrainConfig, reference: dict
+        self,
+        tokenizer,
+        validation: ConditionedCodes,
+        condition: ConditionConfig,
+        objective: ObjectiveConfig,
+        config: TrainConfig,
+        reference: dict,
     ):
         self.tokenizer, self.validation = tokenizer, validation
-        self.condition, self.config, self.reference = condition, config, reference
+        self.condition, self.objective, self.config, self.reference = condition, objective, config, reference
 
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
@@ -94,22 +102,39 @@ class GeneratorTask(Task):
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
         kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
-        return StepLoss(model(batch["codes"], kept.class_labels, kept.text_features, kept.text_mask).loss, {})
+        codes, share = batch["codes"], self.objective.random_share(progress)
+        order = random_order(len(codes), codes[0].numel(), share).to(codes.device) if share else None
+        conditions = (kept.class_labels, kept.text_features, kept.text_mask)
+        return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
 
     @torch.no_grad()
     def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, float]:
-        """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given."""
+        """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given.
+
+        Also both position by position, row by row, and what the codes of a picture cost in bits a pixel.
+        """
         share = Subset(
             self.validation, range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         )
-        sums = torch.zeros(3, dtype=torch.float64, device=model.device)
+        length = self.validation.codes.header.sequence_length
+        sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
         for batch in DataLoader(share, batch_size=64):
             batch = {name: value.to(model.device) for name, value in batch.items()}
-            output = model(**batch)
-            hits = (output.logits.argmax(-1) == batch["codes"].flatten(1)).double().mean()
-            sums += torch.stack([output.loss.double(), hits, torch.ones_like(hits)]) * len(batch["codes"])
-        loss, accuracy, count = accelerator.reduce(sums, "sum").tolist()
-        return {"loss": loss / count, "accuracy": accuracy / count, **self.reference}
+            codes = batch["codes"].flatten(1)
+            logits = model(**batch).logits.float()
+            losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+            hits = logits.argmax(-1) == codes
+            sums += torch.stack([x.double().sum(0) for x in (losses, hits, torch.ones_like(hits))])
+        losses, hits, counts = accelerator.reduce(sums, "sum").cpu()
+        loss = float(losses.sum() / counts.sum())
+        return {
+            "loss": loss,
+            "accuracy": float(hits.sum() / counts.sum()),
+            "bits_per_pixel": loss * length / math.log(2) / self.validation.codes.header.image_size**2,
+            "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],
+            "accuracy_per_position": [round(value, 4) for value in (hits / counts).tolist()],
+            **self.reference,
+        }
 
     @torch.no_grad()
     def picture(self, model: ImageCodeTransformer) -> Image.Image:
@@ -121,6 +146,12 @@ class GeneratorTask(Task):
         codes = sample_codes(model, Condition(**batch), list(range(count)), SamplingSettings(guidance_scale=2.0))
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
+
+
+def random_order(count: int, length: int, share: float) -> torch.Tensor:
+    """Orders (count, length) of positions: of that share of the rows a random one each, of the others 0, 1, 2, ..."""
+    orders = torch.rand(count, length).argsort(1)
+    return torch.where(torch.rand(count, 1) < share, orders, torch.arange(length))
 
 
 def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) -> dict:
@@ -139,6 +170,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     """
     recipe.train.check()
     recipe.condition.check()
+    recipe.objective.check()
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     accelerator = build_accelerator(recipe.train)
@@ -160,7 +192,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         some = torch.randperm(len(sets[0].features), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
         model.condition.fit_text(sets[0].features[some].float(), sets[0].masks[some])
     reference = {"unigram_entropy": train.unigram_entropy()}
-    task = GeneratorTask(tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.train, reference)
+    task = GeneratorTask(
+        tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
+    )
     result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)
     if accelerator.is_main_process:
         with files_into(out) as partial:
@@ -212,8 +246,11 @@ def build_config(
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")
     names = header.class_names if recipe.condition.classes else []
+    sizes = {"target_positions": True} if recipe.objective.random_order else {}
+    if recipe.objective.random_order and recipe.model.get("target_positions") is False:
+        raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
     return ImageCodeTransformerConfig(
-        **recipe.model,
+        **(sizes | recipe.model),
         num_codes=header.num_codes,
         grid=header.grid,
         num_classes=len(names),

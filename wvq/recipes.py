@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from wvq.settings import Checker, ConditionConfig, DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.settings import Checker, ConditionConfig, DiscriminatorConfig, LossConfig, ObjectiveConfig, TrainConfig
 
 
 @dataclass
@@ -110,6 +110,7 @@ class GeneratorRecipe:
         codes: folder of the code cache.
         tokenizer: folder or Hub id of the tokenizer that made the cache.
         condition: classes and captions.
+        objective: label smoothing and the order of the codes.
         model: fields of ImageCodeTransformerConfig; codes, grid and conditions come from the cache.
         train: the training loop.
     """
@@ -118,6 +119,7 @@ class GeneratorRecipe:
     codes: str = "runs/codes"
     tokenizer: str = "runs/tokenizer"
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,38 @@ class ConditionConfig:
         check("text_length", "at least 1", lambda value: value >= 1)
         for name in ("class_dropout", "text_dropout"):
             check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+
+
+@dataclass
+class ObjectiveConfig:
+    """What the generator learns from.
+
+    Args:
+        label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
+        random_order: share of training pictures whose codes are read in a random order instead of row by row, at the
+            start of the run (RAR, arXiv 2411.00776); 0: none. The model then also has ``target_positions``.
+        order_anneal: shares of the run between which that share falls to 0, linearly.
+    """
+
+    label_smoothing: float = 0.0
+    random_order: float = 0.0
+    order_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "objective")
+        check("label_smoothing", "in [0, 1)", lambda value: 0 <= value < 1)
+        check("random_order", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check(
+            "order_anneal",
+            "two shares of the run, 0 <= start < end <= 1",
+            lambda value: len(value) == 2 and 0 <= value[0] < value[1] <= 1,
+        )
+
+    def random_share(self, progress: float) -> float:
+        """Share of pictures in random order when this share of the run is over."""
+        start, end = self.order_anneal
+        return self.random_order * min(1.0, max(0.0, (end - progress) / (end - start)))
 
 
 SCHEDULES = ("constant", "cosine", "linear")

@@ -57,6 +57,7 @@ def test_unknown_size_names_the_near_match():
         ("feed_forward_dropout", 1.5),
         ("drop_path", 1),
         ("head", "big"),
+        ("target_positions", "yes"),
         ("code_dim", -1),
         ("num_classes", -1),
         ("class_names", ["only one"]),
@@ -106,7 +107,7 @@ def test_prefix_holds_the_class_token_and_the_text(conditions, prefix):
 def test_round_trip_keeps_every_field(tmp_path):
     config = ImageCodeTransformerConfig(
         num_codes=40, grid=(2, 3), hidden_size=32, num_layers=1, num_heads=4, num_kv_heads=2, qk_norm=True,
-        dropout=0.2, token_dropout=0.3, feed_forward_dropout=0.4, drop_path=0.1, head="normal",
+        dropout=0.2, token_dropout=0.3, feed_forward_dropout=0.4, drop_path=0.1, head="normal", target_positions=True,
         rope_theta=100.0, norm_eps=1e-6, initializer_range=0.05, code_dim=4,
         condition_bias=True, num_classes=2, class_names=("a", "b"), text_dim=8, text_length=5, tokenizer_hash="abc",
     )  # fmt: skip

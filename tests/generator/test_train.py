@@ -14,10 +14,10 @@ from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.train import ConditionedCodes, train_generator
+from wvq.generator.train import ConditionedCodes, random_order, train_generator
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, TrainConfig
+from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tracking import read_log
 
@@ -262,3 +262,45 @@ def test_folder_of_another_run_is_refused(recipe, tokenizer):
 def test_resume_needs_a_run(recipe, tokenizer):
     with pytest.raises(ConfigError, match="holds no run to resume"):
         train_generator(recipe(), tokenizer, resume=True)
+
+
+# ---- objective
+
+
+def test_training_in_random_order_ends_row_by_row(recipe, tokenizer, tmp_path):
+    settings = recipe({"images": 320}, objective=ObjectiveConfig(0.05, 1.0, [0.4, 0.8]))
+    result = train_generator(settings, tokenizer)
+    model = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
+    assert model.config.target_positions
+    assert model.target_embedding.weight.std() > 0.02  # where it started
+    assert result["loss"] < math.log(32)
+
+
+def test_the_random_share_falls_between_the_given_shares_of_the_run():
+    objective = ObjectiveConfig(random_order=0.8, order_anneal=[0.5, 0.75])
+    assert [objective.random_share(x) for x in (0.0, 0.5, 0.625, 0.75, 1.0)] == pytest.approx([0.8, 0.8, 0.4, 0, 0])
+
+
+def test_random_orders_are_permutations_of_a_share_of_the_pictures():
+    orders = random_order(200, 9, 0.25)
+    assert torch.equal(orders.sort(1).values, torch.arange(9).expand(200, -1))
+    assert 25 < (orders != torch.arange(9)).any(1).sum() < 80
+    assert torch.equal(random_order(3, 9, 0.0), torch.arange(9).expand(3, -1))
+
+
+def test_random_order_without_target_positions_is_refused(recipe, tokenizer, tmp_path):
+    settings = recipe(model={"target_positions": False}, objective=ObjectiveConfig(random_order=1.0))
+    with pytest.raises(ConfigError, match="objective.random_order needs model.target_positions"):
+        train_generator(settings, tokenizer)
+    assert_nothing_written(settings, tmp_path)
+
+
+def test_held_out_figures_come_position_by_position(recipe, tokenizer):
+    result = train_generator(recipe({"images": 32}), tokenizer)
+    length = len(result["loss_per_position"])
+    assert length == len(result["accuracy_per_position"])
+    assert sum(result["loss_per_position"]) / length == pytest.approx(result["loss"], abs=1e-4)
+    assert sum(result["accuracy_per_position"]) / length == pytest.approx(result["accuracy"], abs=1e-4)
+    header = CodeDataset(recipe().codes).header
+    bits = result["loss"] * length / math.log(2) / header.image_size**2
+    assert result["bits_per_pixel"] == pytest.approx(bits)
