@@ -301,7 +301,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
 
 def in_order(table: torch.Tensor, order: torch.Tensor, prefix: int) -> torch.Tensor:
-    """Rows (B, 1, S, C/2) of a rotary table for prefix and codes in their order, but for the last, which is not read."""
+    """Rows (B, 1, S, C/2) of a rotary table for prefix and codes in their order, without the last one."""
     places = torch.arange(prefix, device=order.device).expand(len(order), -1)
     return table[torch.cat((places, prefix + order[:, :-1]), 1)][:, None]
 

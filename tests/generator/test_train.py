@@ -290,7 +290,7 @@ def test_random_orders_are_permutations_of_a_share_of_the_pictures():
 
 def test_random_order_without_target_positions_is_refused(recipe, tokenizer, tmp_path):
     settings = recipe(model={"target_positions": False}, objective=ObjectiveConfig(random_order=1.0))
-    with pytest.raises(ConfigError, match="objective.random_order needs model.target_positions"):
+    with pytest.raises(ConfigError, match=r"objective\.random_order needs model\.target_positions"):
         train_generator(settings, tokenizer)
     assert_nothing_written(settings, tmp_path)
 
