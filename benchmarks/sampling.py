@@ -1,0 +1,154 @@
+"""Time of one sampled code, against transformers' generate and against the bare matrix products.
+
+    python -m benchmarks.sampling [--batches 1 4 16] [--rounds 5] [--codes 256] [--out docs/results/sampling_speed.json]
+
+ours: :func:`wvq.generator.sampling.sample_codes` of a generator of size B (12 layers of 768, K = 16,384, 16 x 16 codes,
+one class token) under guidance 2. generate: ``LlamaForCausalLM.generate`` of the same sizes with ``guidance_scale=2``,
+its own cache and classifier-free guidance. floor: the matrix products of one step alone, with our weights and as many
+rows. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from wvq.generator.conditioning import Condition
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.outputs import write_json
+
+CLASSES = 1000
+SETTINGS = SamplingSettings(guidance_scale=2.0)
+
+
+def build_generator(size: str = "B") -> ImageCodeTransformer:
+    torch.manual_seed(0)
+    model = ImageCodeTransformer(ImageCodeTransformerConfig(size=size, num_classes=CLASSES)).eval()
+    torch.nn.init.normal_(model.head.weight, 0.0, 0.02)
+    return model
+
+
+def build_llama(ours: ImageCodeTransformer) -> LlamaForCausalLM:
+    config = ours.config
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "vocab_size": config.num_codes + CLASSES + 1,  # classes and the null class are prompts of one token
+    }
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **tokens, attn_implementation="sdpa")).eval()
+
+
+def ours(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
+    labels = torch.arange(batch) % CLASSES
+    length = model.config.sequence_length
+    fixed = torch.full((batch, length), -1)
+    fixed[:, codes:] = 0  # nothing is drawn after the last open place
+    fixed = None if codes == length else fixed.view(batch, *model.config.grid)
+
+    def run() -> float:
+        start = time.perf_counter()
+        sample_codes(model, Condition(labels), list(range(batch)), SETTINGS, fixed=fixed)
+        return (time.perf_counter() - start) / codes
+
+    return run
+
+
+def generate(model: LlamaForCausalLM, batch: int, codes: int, num_codes: int) -> Callable[[], float]:
+    prompt = num_codes + torch.arange(batch)[:, None] % CLASSES
+    null = torch.full((batch, 1), num_codes + CLASSES)
+
+    def run() -> float:
+        start = time.perf_counter()
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            negative_prompt_ids=null,
+            guidance_scale=SETTINGS.guidance_scale,
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=codes,
+            min_new_tokens=codes,
+        )
+        return (time.perf_counter() - start) / codes
+
+    return run
+
+
+def floor(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
+    rows = 2 * batch
+    x = torch.randn(rows, model.config.hidden_size)
+    wide = torch.randn(rows, model.config.intermediate_size)
+    steps = min(codes, 32)
+
+    def run() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(steps):
+                for block in model.blocks:
+                    F.linear(x, block.attention.qkv.weight)
+                    F.linear(x, block.attention.out.weight)
+                    F.linear(x, block.feed_forward.gate_up.weight)
+                    F.linear(wide, block.feed_forward.down.weight)
+                F.linear(x, model.head.weight)
+        return (time.perf_counter() - start) / steps
+
+    return run
+
+
+def compare(cases: dict[str, Callable[[], float]], rounds: int) -> dict:
+    """Milliseconds a code of each case, and the ratios of the others to ours and of ours to the floor."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name in list(cases) if number % 2 else list(cases)[::-1]:
+            times[name].append(cases[name]())
+
+    def ratio(a: str, b: str) -> float:
+        return round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
+
+    row = {f"{name}_ms": round(1000 * statistics.median(values), 2) for name, values in times.items()}
+    return {**row, "generate_to_ours": ratio("generate", "ours"), "ours_to_floor": ratio("ours", "floor")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--codes", type=int, default=256, help="codes that are drawn, at most 256")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    model = build_generator()
+    llama = build_llama(model)
+    rows = []
+    for batch in arguments.batches:
+        cases = {
+            "ours": ours(model, batch, arguments.codes),
+            "generate": generate(llama, batch, arguments.codes, model.config.num_codes),
+            "floor": floor(model, batch, arguments.codes),
+        }
+        rows.append({"batch": batch, **compare(cases, arguments.rounds)})
+        print(rows[-1], flush=True)
+    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine |= {"transformers": transformers.__version__, "python": platform.python_version()}
+    machine |= {"threads": torch.get_num_threads(), "codes": arguments.codes, "rounds": arguments.rounds}
+    if arguments.out:
+        write_json(arguments.out, {**machine, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
