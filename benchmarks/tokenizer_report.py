@@ -126,6 +126,8 @@ def plot(cells: list[dict], file: Path) -> None:
     draw(axes[0], by_size, "psnr_rgb")
     draw(axes[1], by_size, "utilization", 100)
     draw(axes[2], by_length, "psnr_rgb")
+    for axis in (axes[0], axes[2]):  # the method far below would flatten the others; its figures are in the table
+        axis.set_ylim(bottom=24.5)
     for axis, label in zip(axes, ("PSNR, RGB (dB)", "codebook utilization (%)", "PSNR, RGB (dB)"), strict=True):
         axis.set_ylabel(label)
     for axis in axes[:2]:
