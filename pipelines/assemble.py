@@ -6,7 +6,8 @@ from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.generator.train import train_generator
-from wvq.pipelines.image_generation import ImageGenerationPipeline, already_holds
+from wvq.pipelines.folders import already_holds
+from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card, read_results
 from wvq.recipes import GeneratorRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel

@@ -21,9 +21,10 @@ from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
 from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
-from wvq.outputs import INDEX_NAME, read_json, whole_folder, write_json, write_text
+from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
+from wvq.pipelines.folders import PIPELINE_CLASS, already_holds, part_folder, read_sampling
 from wvq.pipelines.model_card import model_card, rename
-from wvq.pretrained import as_list, is_integer, resolve_folder, weights_hash
+from wvq.pretrained import as_list, is_integer, resolve_folder
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -125,10 +126,10 @@ class ImageGenerationPipeline:
             DownloadError: a Hub id that cannot be reached.
         """
         folder = resolve_folder(path, "pipeline", **hub_options)
-        index = _read_index(folder)
+        sampling = read_sampling(folder)
         options = {} if dtype is None else {"dtype": dtype}
-        tokenizer = WassersteinVQModel.from_pretrained(_part(folder, "tokenizer"))
-        generator = ImageCodeTransformer.from_pretrained(_part(folder, "generator"), **options)
+        tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"))
+        generator = ImageCodeTransformer.from_pretrained(part_folder(folder, "generator"), **options)
         expected = generator.config.tokenizer_hash
         if expected and not ignore_tokenizer_mismatch and tokenizer.codes_hash() != expected:
             raise CheckpointError(
@@ -139,8 +140,8 @@ class ImageGenerationPipeline:
             tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
         text_encoder = None
         if generator.config.text_dim:
-            text_encoder = TextEncoder(_part(folder, "text_encoder"), generator.config.text_length)
-        pipeline = cls(tokenizer, generator, text_encoder, index).to(device)
+            text_encoder = TextEncoder(part_folder(folder, "text_encoder"), generator.config.text_length)
+        pipeline = cls(tokenizer, generator, text_encoder, sampling).to(device)
         card = folder / "README.md"
         pipeline.card = card.read_text(encoding="utf-8") if card.is_file() else None
         return pipeline
@@ -175,7 +176,7 @@ class ImageGenerationPipeline:
         write_json(
             folder / INDEX_NAME,
             {
-                "_class_name": type(self).__name__,
+                "_class_name": PIPELINE_CLASS,
                 "wvq_version": wvq.__version__,
                 "tokenizer": ["wvq", type(self.tokenizer).__name__],
                 "generator": ["wvq", type(self.generator).__name__],
@@ -365,39 +366,3 @@ def _as_type(pictures: torch.Tensor, output_type: str):
     if output_type == "np":
         return to_uint8(pictures).permute(0, 2, 3, 1).numpy()
     return to_pil(pictures)
-
-
-def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
-    """Whether the folder has this part with these very weights.
-
-    Raises:
-        CheckpointError: it has the part with others.
-    """
-    target = Path(folder) / name
-    if not target.exists():
-        return False
-    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
-        raise CheckpointError(f"{target} already holds another {name}; choose another folder")
-    return True
-
-
-def _part(folder: Path, name: str) -> Path:
-    part = folder / name
-    if not part.is_dir():
-        raise CheckpointError(f"{folder}: the pipeline's {name} folder is missing; download or save the pipeline again")
-    return part
-
-
-def _read_index(folder: Path) -> SamplingSettings:
-    """The sampling defaults of a pipeline folder, after a check of its index."""
-    file = folder / INDEX_NAME
-    index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
-    if index.get("_class_name") != ImageGenerationPipeline.__name__:
-        raise CheckpointError(f"{file} does not describe an {ImageGenerationPipeline.__name__}")
-    sampling = index.get("sampling") or {}
-    if not isinstance(sampling, dict):
-        raise CheckpointError(f"{file}: sampling must be a JSON object, got {sampling!r}")
-    try:
-        return SamplingSettings().updated(**sampling)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: sampling: {error}") from error

@@ -1,0 +1,50 @@
+"""The folder of a pipeline: its parts, and the checks of its index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wvq.errors import CheckpointError, ConfigError
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings
+from wvq.outputs import INDEX_NAME, read_json
+from wvq.pretrained import weights_hash
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+PIPELINE_CLASS = "ImageGenerationPipeline"
+
+
+def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
+    """Whether the folder has this part with these very weights.
+
+    Raises:
+        CheckpointError: it has the part with others.
+    """
+    target = Path(folder) / name
+    if not target.exists():
+        return False
+    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
+        raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+    return True
+
+
+def part_folder(folder: Path, name: str) -> Path:
+    part = folder / name
+    if not part.is_dir():
+        raise CheckpointError(f"{folder}: the pipeline's {name} folder is missing; download or save the pipeline again")
+    return part
+
+
+def read_sampling(folder: Path) -> SamplingSettings:
+    """The sampling defaults of a pipeline folder, after a check of its index."""
+    file = folder / INDEX_NAME
+    index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
+    if index.get("_class_name") != PIPELINE_CLASS:
+        raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
+    sampling = index.get("sampling") or {}
+    if not isinstance(sampling, dict):
+        raise CheckpointError(f"{file}: sampling must be a JSON object, got {sampling!r}")
+    try:
+        return SamplingSettings().updated(**sampling)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: sampling: {error}") from error
