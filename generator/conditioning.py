@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import operator
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -203,7 +204,12 @@ class TextEncoder:
     @torch.no_grad()
     def encode(self, captions: list[str], batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, L, E) float32 and mask (B, L) bool of captions; an empty caption is all masked."""
-        features, masks = [], []
+        features, masks = zip(*self.stream(captions, batch_size), strict=True)
+        return torch.cat(features), torch.cat(masks)
+
+    @torch.no_grad()
+    def stream(self, captions: list[str], batch_size: int = 64) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same batch by batch, for more captions than memory holds the features of."""
         self._warn_of_cuts(captions)
         for start in range(0, len(captions), batch_size):
             part = captions[start : start + batch_size]
@@ -215,9 +221,7 @@ class TextEncoder:
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             ).last_hidden_state.float()
             written = torch.tensor([bool(caption.strip()) for caption in part], device=states.device)
-            masks.append(tokens["attention_mask"].bool() & written[:, None])
-            features.append(states)
-        return torch.cat(features), torch.cat(masks)
+            yield states, tokens["attention_mask"].bool() & written[:, None]
 
     def _warn_of_cuts(self, captions: list[str]) -> None:
         counts = [len(ids) for ids in self.tokenizer(captions)["input_ids"]] if captions else []

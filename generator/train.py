@@ -27,6 +27,7 @@ from wvq.generator.conditioning import Condition, TextEncoder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.text_cache import cached_text_features
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.optimization import network_groups
@@ -41,16 +42,18 @@ _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "t
 
 
 class ConditionedCodes(Dataset):
-    """Codes with what the generator is told about each picture; captions are encoded once, each text a single time."""
+    """Codes with what the generator is told about each picture.
+
+    Each caption is encoded a single time, and kept beside the codes for later runs.
+    """
 
     def __init__(self, codes: CodeDataset, classes: bool, text_encoder: TextEncoder | None):
         self.codes, self.classes = codes, classes
-        self.features = None
+        self.text = None
         if text_encoder is not None:
             texts = [codes.caption(i) for i in range(len(codes))]
             unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-            features, self.masks = (x.cpu() for x in text_encoder.encode(list(unique)))
-            self.features = features.half()  # half the memory; the projection that reads them rounds more
+            self.text = cached_text_features(codes.folder / "text", list(unique), text_encoder)
             self.rows = [unique[text] for text in texts]
 
     def __len__(self) -> int:
@@ -66,9 +69,8 @@ class ConditionedCodes(Dataset):
             label = item.pop("label")
             if self.classes:
                 item["class_labels"] = label
-            if self.features is not None:
-                item["text_features"] = self.features[self.rows[index]].float()
-                item["text_mask"] = self.masks[self.rows[index]]
+            if self.text is not None:
+                item["text_features"], item["text_mask"] = self.text[self.rows[index]]
         return items
 
 
@@ -189,8 +191,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     if config.code_dim:
         model.set_codebook(tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu())
     if text_encoder is not None:
-        some = torch.randperm(len(sets[0].features), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
-        model.condition.fit_text(sets[0].features[some].float(), sets[0].masks[some])
+        text = sets[0].text
+        some = torch.randperm(len(text), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
+        model.condition.fit_text(*text[some.numpy()])
     reference = {"unigram_entropy": train.unigram_entropy()}
     task = GeneratorTask(
         tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference

@@ -164,6 +164,7 @@ class CodeDataset(Dataset):
 
     def __init__(self, folder: str | Path, split: str = "train", seed: int = 0):
         self.header = CodeHeader.read(folder)
+        self.folder = Path(folder)
         self.seed = seed
         self.num_crops = self.header.num_crops if split == "train" else 1
         try:

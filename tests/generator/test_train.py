@@ -131,7 +131,7 @@ def test_items_carry_each_pictures_own_condition(tiny_codes_dir, encoder_dir):
         torch.testing.assert_close(item["text_features"][mask[0]], features[0][mask[0]], atol=2e-3, rtol=1e-3)
         assert CLASS_NAMES[item["class_labels"]] in codes.caption(index)
     assert set(ConditionedCodes(codes, False, None)[0]) == {"codes"}
-    assert len({codes.caption(i) for i in range(len(codes))}) == len(items.features)  # each text encoded once
+    assert len({codes.caption(i) for i in range(len(codes))}) == len(items.text)  # each text encoded once
 
 
 def test_the_same_recipe_gives_the_same_weights(recipe, tokenizer, tmp_path):
