@@ -117,6 +117,7 @@ def ablation_cells(num_codes: int = 16_384) -> list[Cell]:
         cell("vanilla_larger", "vanilla", size=65_536),
         cell("sliced_longer", "sliced", train=longer),
         cell("affine_longer", "affine", train=longer),
+        cell("wasserstein_longer", "wasserstein", train=longer),
         cell("ema_longer", "ema", train=longer),
         cell("linear_longer", "linear", train=longer),
         cell("vanilla_longer", "vanilla", train=longer),

@@ -28,6 +28,7 @@ from wvq.images import to_uint8
 from wvq.layout import flatten_codes
 from wvq.outputs import refuse_data_folder, refuse_occupied, whole_folder
 from wvq.recipes import ExportRecipe
+from wvq.splits import other_split
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading, join_left_out, refuse_too_many, summary
@@ -49,6 +50,8 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    if state.is_main_process and (warning := other_split(recipe.tokenizer, recipe.data)):
+        warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
