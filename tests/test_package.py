@@ -157,6 +157,7 @@ BASE = {
 } | {
     "folders",
     "sources",
+    "splits",
     "tables",
     "openmoji",
     "pictures",
