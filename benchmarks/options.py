@@ -13,21 +13,20 @@ import argparse
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.tokenizers import cell_recipe, method_cells
-from benchmarks.training import CODES, NETWORKS, Noise
+from benchmarks.training import CODES, NETWORKS, trainer_step
+from benchmarks.training import compare as rates_of
 from wvq.outputs import write_json
 from wvq.settings import LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
-from wvq.training import Trainer, build_accelerator
 
 NUM_CODES = 16_384
 OPTIONS = {"neither": {}, "channels_last": {"channels_last": True}, "compile": {"compile": True}}
@@ -39,27 +38,13 @@ def training_step(model: dict, config: TrainConfig, folder: Path) -> Callable[[]
     torch.manual_seed(0)
     network = WassersteinVQModel(WassersteinVQConfig(**model))
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config)
-    trainer = Trainer(task, network, Noise(model["image_size"]), config, folder, build_accelerator(config))
-    batches = iter(trainer._loader())
-    trainer._last_step_at = time.perf_counter()
-    return lambda: trainer._step(batches)
+    return trainer_step(task, network, model["image_size"], config, folder)
 
 
 def compare(cases: dict[str, Callable[[], None]], pictures: int, base: str, rounds: int, steps: int) -> dict:
     """Pictures a second of each case, and its ratio to ``base``."""
 
-    def rate(step: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        return steps * pictures / (time.perf_counter() - start)
-
-    for step in cases.values():
-        rate(step)  # compilation, caches
-    rates: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(rounds):
-        for name in list(cases) if number % 2 else list(cases)[::-1]:
-            rates[name].append(rate(cases[name]))
+    rates = rates_of(cases, rounds, steps, pictures)
     result = {}
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates[base], strict=True))

@@ -62,15 +62,19 @@ def build_model(network: dict) -> WassersteinVQModel:
     return WassersteinVQModel(WassersteinVQConfig(**network, **CODES))
 
 
+def trainer_step(task: TokenizerTask, model, size: int, config: TrainConfig, folder: Path) -> Callable[[], None]:
+    """A step of the Trainer over noise of ``size`` pixels."""
+    trainer = Trainer(task, model, Noise(size), config, folder, build_accelerator(config))
+    batches = iter(trainer._loader())
+    trainer._last_step_at = time.perf_counter()
+    return lambda: trainer._step(batches)
+
+
 def ours(network: dict, gan: bool, average: bool, folder: Path) -> Callable[[], None]:
     config = TrainConfig(batch_size=BATCH, ema_decay=0.999 if average else 0.0, codebook_learning_rate=0.02)
     adversary = Adversary(DiscriminatorConfig(**GAN)) if gan else None
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config, adversary)
-    data = Noise(network["image_size"])
-    trainer = Trainer(task, build_model(network), data, config, folder, build_accelerator(config))
-    batches = iter(trainer._loader())
-    trainer._last_step_at = time.perf_counter()
-    return lambda: trainer._step(batches)
+    return trainer_step(task, build_model(network), network["image_size"], config, folder)
 
 
 def plain(network: dict, gan: bool, average: bool) -> Callable[[], None]:
@@ -114,21 +118,24 @@ def plain(network: dict, gan: bool, average: bool) -> Callable[[], None]:
     return step
 
 
-def rate(step: Callable[[], None], steps: int) -> float:
+def rate(step: Callable[[], None], steps: int, pictures: int = BATCH) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         step()
-    return steps * BATCH / (time.perf_counter() - start)
+    return steps * pictures / (time.perf_counter() - start)
 
 
-def compare(cases: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
+def compare(
+    cases: dict[str, Callable[[], None]], rounds: int, steps: int, pictures: int = BATCH
+) -> dict[str, list[float]]:
+    """Pictures a second of each case in each round; a step takes ``pictures``."""
     rates: dict[str, list[float]] = {name: [] for name in cases}
     for step in cases.values():
         rate(step, 2)
     for number in range(rounds):
         order = list(cases) if number % 2 else list(cases)[::-1]
         for name in order:
-            rates[name].append(rate(cases[name], steps))
+            rates[name].append(rate(cases[name], steps, pictures))
     return rates
 
 

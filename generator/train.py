@@ -10,7 +10,6 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 
 import torch
@@ -182,7 +181,6 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
     if resume and (done := finished_run(out)):
-        warnings.warn(f"the run in {out} has come to its end: nothing is left to resume", stacklevel=2)
         return done
     classes = config.num_classes > 0
     sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]

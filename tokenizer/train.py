@@ -9,7 +9,6 @@ result.json, and training/ with log.jsonl, TensorBoard files, reconstruction she
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,7 +196,6 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     with accelerator.main_process_first():
         folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
     if resume and (done := finished_run(out)):
-        warnings.warn(f"the run in {out} has come to its end: nothing is left to resume", stacklevel=2)
         return done
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
     trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)

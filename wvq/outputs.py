@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -132,12 +133,15 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
 
 
 def finished_run(folder: str | Path) -> dict | None:
-    """The result of a run that has come to its end; None if it has not, or if the clock cut it short."""
+    """The result of a run that has come to its end, with a warning; None if it has not, or if the clock ended it."""
     file = Path(folder) / "result.json"
     if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
         return None
     result = read_json(file, ConfigError, f"{file} is gone")
-    return None if result.get("cut_short", True) else result
+    if result.get("cut_short", True):
+        return None
+    warnings.warn(f"the run in {folder} has come to its end: nothing is left to resume", stacklevel=3)
+    return result
 
 
 # A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all
