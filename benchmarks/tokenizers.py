@@ -10,10 +10,7 @@ short goes on from its last checkpoint. The figures of all cells are joined into
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import initialization as init
 
+from benchmarks.cells import join, run_cells
 from wvq.data import ImageSplits, load_images
 from wvq.errors import DataError
 from wvq.eval.features import load_feature_network
@@ -180,24 +178,6 @@ def complete(cells: list[Cell], data: str, folder: Path) -> None:
             write_json(file, result | {"training": code_use(tokenizer, images)})
 
 
-@contextlib.contextmanager
-def claimed(file: Path) -> Iterator[bool]:
-    """Whether this process alone has the file; the claim ends with the process."""
-    with file.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def join(out: Path) -> None:
-    """Write the figures of all finished cells into one file."""
-    files = sorted((out / "cells").glob("*.json"))
-    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is gone") for file in files]})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="parquet file or folder of pictures with classes")
@@ -215,14 +195,8 @@ def main() -> None:
         complete(cells, arguments.data, folder)
         return join(arguments.out)
     network = load_feature_network("efficientnet_lite0")
-    for number, cell in enumerate(cells, start=1):
-        file = folder / f"{cell.name}.json"
-        with claimed(folder / f"{cell.name}.lock") as mine:
-            if not mine or file.exists():
-                continue
-            print(f"{cell.name} ({number} of {len(cells)})", flush=True)
-            write_json(file, run_cell(cell, arguments.data, folder / cell.name, network))
-        join(arguments.out)
+    by_name = {cell.name: cell for cell in cells}
+    run_cells(by_name, arguments.out, lambda name, out: run_cell(by_name[name], arguments.data, out, network))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""Cells of a study, shared out among processes: each takes the next one that none has, and finished ones stay."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from wvq.errors import DataError
+from wvq.outputs import read_json, write_json
+
+
+@contextlib.contextmanager
+def claimed(file: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone has the file, now or, with ``wait``, in the end; the claim ends with the process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict]) -> None:
+    """Run the cells that have no figures yet.
+
+    Args:
+        names: of the cells, in the order of their running.
+        out: figures go to ``cells/<name>.json`` and, joined, to ``results.json``.
+        run: figures of a cell, given its name and a folder of its own, which may hold what a run cut short has left.
+    """
+    folder, names = out / "cells", list(names)
+    for number, name in enumerate(names, start=1):
+        file = folder / f"{name}.json"
+        with claimed(folder / f"{name}.lock") as mine:
+            if not mine or file.exists():
+                continue
+            print(f"{name} ({number} of {len(names)})", flush=True)
+            write_json(file, run(name, folder / name))
+        join(out)
+
+
+def join(out: Path) -> None:
+    """Write the figures of all finished cells into one file."""
+    files = sorted((out / "cells").glob("*.json"))
+    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is gone") for file in files]})

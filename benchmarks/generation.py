@@ -1,0 +1,155 @@
+"""What the codebook does to generation: one small generator, one budget, over several tokenizers.
+
+    python -m benchmarks.generation --data cifar10.parquet --out runs/generation [--tokenizers runs/comparison/cells]
+
+A cell takes a tokenizer of the comparison in benchmarks/tokenizers.py (training it where it is not there yet), exports
+the training pictures and their mirror images, trains the generator of generation.yaml over the codes, and holds samples
+against real training pictures. ``decoded`` beside a cell's figures is what a perfect generator would reach: other
+training pictures than those of the reference, passed through the tokenizer. Several processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.cells import claimed, run_cells
+from benchmarks.tokenizers import cell_recipe, method_cells
+from wvq.data import ImageDataset, load_images
+from wvq.eval.features import FeatureNetwork, load_feature_network
+from wvq.eval.generation import evaluate_generation
+from wvq.eval.metrics import distribution_metrics
+from wvq.eval.references import collect_features, evaluation_view, pixel_batches, reference_features
+from wvq.images import image_grid, to_uint8
+from wvq.outputs import RECIPE_NAME
+from wvq.parser import load_recipe
+from wvq.pipelines.assemble import train_pipeline
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe
+from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.train import train_tokenizer
+from wvq.unreadable import Reading
+
+RECIPE = Path(__file__).with_suffix(".yaml")
+NUM_SAMPLES = 5_000
+GUIDANCE = (1.0, 1.5, 2.0)
+
+
+@dataclass
+class Cell:
+    """One generator: the tokenizer's method and K, and what differs from the shared recipe, by dotted field."""
+
+    method: str
+    num_codes: int
+    changes: dict = field(default_factory=dict)
+
+
+CELLS = {
+    f"{method}-{size}": Cell(method, size)
+    for size in (8_192, 1_024)
+    for method in ("sliced", "vanilla", "vanilla_network_rate")
+}
+CELLS |= {f"sliced_indices-{size}": Cell("sliced", size, {"model.code_dim": 0}) for size in (1_024, 8_192)}
+CELLS |= {
+    f"sliced_random_order-{size}": Cell("sliced", size, {"objective.random_order": 1.0}) for size in (1_024, 8_192)
+}
+
+
+def tokenizer_folder(cell: Cell, data: str, tokenizers: Path) -> Path:
+    """The comparison's tokenizer of that method and K, trained first where it is not there."""
+    wanted = next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
+    out = tokenizers / wanted.name
+    with claimed(tokenizers / f"{wanted.name}.lock", wait=True):
+        if not (out / "result.json").exists():
+            train_tokenizer(cell_recipe(wanted, data, out), resume=(out / RECIPE_NAME).exists())
+    return out
+
+
+def code_folder(tokenizer: Path, data: str) -> Path:
+    """Codes of all pictures and of their mirror images, exported where they are not there."""
+    out = tokenizer.parent.parent / "codes" / tokenizer.name
+    with claimed(out.parent / f"{out.name}.lock", wait=True):
+        if not out.exists():
+            export_codes(ExportRecipe(str(out), str(tokenizer), data_config(data), num_crops=2, batch_size=64))
+    return out
+
+
+def data_config(data: str) -> DataConfig:
+    """The pictures of the comparison; random crops of a fraction of 1 are mirrored whole pictures."""
+    return DataConfig(path=data, image_size=32, crop="center", flip=True, validation_fraction=0.1)
+
+
+def decoded(tokenizer: WassersteinVQModel, dataset: ImageDataset, indices: list[int]) -> Iterator[torch.Tensor]:
+    """Batches of pictures (B, 3, S, S), uint8, that went through the tokenizer."""
+    for pixels in pixel_batches(Reading(evaluation_view(dataset), indices), 64):
+        with torch.no_grad():
+            yield to_uint8(tokenizer.decode_codes(tokenizer.encode(pixels).codes))
+
+
+def perfect(tokenizer: WassersteinVQModel, dataset: ImageDataset, network: FeatureNetwork) -> dict[str, float]:
+    """Figures of decoded pictures against as many others, those that evaluate_generation takes for its reference."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    reference = reference_features(dataset, network, 64, order[:NUM_SAMPLES], None)
+    through = decoded(tokenizer, dataset, order[NUM_SAMPLES : 2 * NUM_SAMPLES])
+    features = collect_features(through, network, NUM_SAMPLES, "center")
+    return distribution_metrics(network.name, features.features, reference.features)
+
+
+def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, network: FeatureNetwork) -> dict:
+    """Train one generator and measure it."""
+    source = tokenizer_folder(cell, data, tokenizers)
+    changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
+    recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
+    run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
+    dataset = load_images(data_config(data)).train
+    results = {}
+    for scale in GUIDANCE:
+        result = evaluate_generation(
+            pipe, dataset, NUM_SAMPLES, feature_network=network, guidance_scale=scale, batch_size=100, progress=False
+        )
+        results[f"{scale:g}"] = result
+    sheet(pipe).save(out / "sheet.png")
+    bits = run["loss"] * pipe.generator.config.sequence_length / math.log(2)
+    cell_settings = {"method": cell.method, "num_codes": cell.num_codes, **cell.changes}
+    decoded_figures = perfect(pipe.tokenizer, dataset, network)
+    return {
+        "name": out.name,
+        "cell": cell_settings,
+        "run": run | {"bits_per_image": bits},
+        "decoded": decoded_figures,
+        "guidance": results,
+    }
+
+
+def sheet(pipe: ImageGenerationPipeline):
+    """Ten pictures of each class, a class a row."""
+    names = [name for name in pipe.class_names for _ in range(10)]
+    return image_grid(pipe(class_labels=names, guidance_scale=1.5, seed=0, batch_size=100).images, 10, scale=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="parquet file or folder of pictures with classes")
+    parser.add_argument("--out", type=Path, default=Path("runs/generation"))
+    parser.add_argument("--tokenizers", type=Path, help="folder of the comparison's cells; OUT/tokenizers if not given")
+    parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS), help="names of cells")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
+    network = load_feature_network("efficientnet_lite0")
+    tokenizers = arguments.tokenizers or arguments.out / "tokenizers"
+    run_cells(
+        arguments.only,
+        arguments.out,
+        lambda name, out: run_cell(CELLS[name], arguments.data, out, tokenizers, network),
+    )
+
+
+if __name__ == "__main__":
+    main()
