@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -43,17 +44,18 @@ _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "t
 class ConditionedCodes(Dataset):
     """Codes with what the generator is told about each picture.
 
-    Each caption is encoded a single time, and kept beside the codes for later runs.
+    Each caption is encoded a single time, and kept beside the codes for later runs. Of several captions of a picture,
+    one is drawn by the seed and the position in the run; an integer key reads the first.
     """
 
     def __init__(self, codes: CodeDataset, classes: bool, text_encoder: TextEncoder | None):
         self.codes, self.classes = codes, classes
         self.text = None
         if text_encoder is not None:
-            texts = [codes.caption(i) for i in range(len(codes))]
-            unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            texts = [codes.texts(i) for i in range(len(codes))]
+            unique = {text: row for row, text in enumerate(dict.fromkeys(text for some in texts for text in some))}
             self.text = cached_text_features(codes.folder / "text", list(unique), text_encoder)
-            self.rows = [unique[text] for text in texts]
+            self.rows = [[unique[text] for text in some] for some in texts]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -63,14 +65,20 @@ class ConditionedCodes(Dataset):
 
     def __getitems__(self, keys: list) -> list[dict[str, torch.Tensor]]:
         items = self.codes.__getitems__(keys)
-        for item in items:
+        for key, item in zip(keys, items, strict=True):
             index = int(item.pop("index"))
             label = item.pop("label")
             if self.classes:
                 item["class_labels"] = label
             if self.text is not None:
-                item["text_features"], item["text_mask"] = self.text[self.rows[index]]
+                item["text_features"], item["text_mask"] = self.text[self._text_row(index, key)]
         return items
+
+    def _text_row(self, index: int, key: int | tuple[int, int]) -> int:
+        rows = self.rows[index]
+        if len(rows) == 1 or not isinstance(key, tuple):
+            return rows[0]
+        return rows[np.random.default_rng((self.codes.seed, key[0], 1)).integers(len(rows))]
 
 
 class GeneratorTask(Task):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -15,16 +14,18 @@ from tqdm import tqdm
 
 import wvq
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
-from wvq.generator.conditioning import Condition, TextEncoder, class_ids
+from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
 from wvq.generator.likelihood import code_log_probabilities
+from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
 from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
+from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.folders import PIPELINE_CLASS, already_holds, part_folder, read_sampling
 from wvq.pipelines.model_card import model_card, rename
-from wvq.pretrained import as_list, is_integer, resolve_folder
+from wvq.pretrained import as_list, resolve_folder
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -206,7 +207,6 @@ class ImageGenerationPipeline:
 
     # ---- sampling
 
-    @torch.no_grad()  # inference_mode would make pictures that cannot be trained on
     def __call__(
         self,
         class_labels: str | int | Sequence[str | int] | None = None,
@@ -243,15 +243,13 @@ class ImageGenerationPipeline:
             progress: show a progress bar.
 
         Raises:
-            ConfigError: an unknown class, a condition that the model does not have, or a setting out of range.
+            ConfigError: an unknown class, a condition that the model does not have, a setting out of range, or a batch
+                that does not fit into memory.
         """
         if output_type not in OUTPUT_TYPES:
             near = near_match(output_type, OUTPUT_TYPES)
             raise ConfigError(f'output_type "{output_type}" is unknown{near}; one of {", ".join(OUTPUT_TYPES)}')
-        if seed is not None and not is_integer(seed, 0):
-            raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}")
-        if not is_integer(batch_size):
-            raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        check_call(0 if seed is None else seed, batch_size)
         settings = self.sampling.updated(
             guidance_scale=guidance_scale,
             temperature=temperature,
@@ -262,19 +260,38 @@ class ImageGenerationPipeline:
             guidance_power=guidance_power,
             guidance_interval=guidance_interval,
         )
-        labels, prompts = self._conditions(class_labels, prompt, num_images)
+        wanted = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        seeds = [seed + index for index in range(len(labels))]
+        seeds = [seed + index for index in range(len(wanted))]
         if fixed_codes is not None:
             shape = (len(seeds), *self.generator.config.grid)
             fixed_codes = torch.as_tensor(fixed_codes)
             fixed_codes = fixed_codes.expand(shape) if fixed_codes.shape == shape[1:] else fixed_codes
             check_fixed(fixed_codes, shape, self.generator.config.num_codes)
+        return self.draw(wanted, seeds, settings, batch_size, output_type, progress, fixed_codes)
+
+    @torch.no_grad()  # inference_mode would make pictures that cannot be trained on
+    def draw(
+        self,
+        wanted: Requested,
+        seeds: list[int],
+        settings: SamplingSettings,
+        batch_size: int = 32,
+        output_type: str = "pil",
+        progress: bool = False,
+        fixed_codes: torch.Tensor | None = None,
+    ) -> ImagePipelineOutput:
+        """Draw N pictures from a condition and a seed each; arguments as in a call, checked.
+
+        Raises:
+            ConfigError: a batch that does not fit into memory.
+        """
+        self._require_memory(min(batch_size, len(seeds)), settings)
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
         for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
             part = slice(start, start + batch_size)
-            condition = self._condition(labels[part], prompts[part])
+            condition = self._condition(wanted[part])
             fixed = None if fixed_codes is None else fixed_codes[part]
             drawn = sample_codes(
                 self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
@@ -282,6 +299,13 @@ class ImageGenerationPipeline:
             codes.append(drawn.cpu())
             pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
         return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+
+    def _require_memory(self, batch_size: int, settings: SamplingSettings) -> None:
+        config = self.generator.config
+        guided = any(scale != 1 for scale in settings.scales(config.sequence_length))
+        one = sampling_bytes(config, 2 if guided else 1, self.generator.dtype.itemsize)
+        remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
+        require_memory(batch_size * one, self.device, f"sampling with batch_size {batch_size}", remedy)
 
     def log_likelihood(
         self,
@@ -303,61 +327,24 @@ class ImageGenerationPipeline:
         Raises:
             ConfigError: codes or conditions that do not fit the model.
         """
-        labels, prompts = self._conditions(class_labels, prompt, len(codes))
+        wanted = requested(self.generator.config, class_labels, prompt, len(codes))
         parts = [slice(start, start + batch_size) for start in range(0, len(codes), batch_size)]
-        conditions = (self._condition(labels[part], prompts[part]) for part in parts)
+        conditions = (self._condition(wanted[part]) for part in parts)
         found = [
             code_log_probabilities(self.generator, codes[part], condition).sum(1).cpu()
             for part, condition in zip(parts, conditions, strict=True)
         ]
         return torch.cat(found)
 
-    def _conditions(self, class_labels, prompt, num_images: int | None) -> tuple[list, list]:
-        """Class id or None, and prompt or None, of each picture."""
-        config = self.generator.config
-        labels = _as_list(class_labels, (str, SupportsIndex), "class_labels must be a name, an id or a list of them")
-        prompts = _as_list(prompt, str, "prompt must be a text or a list of texts")
-        if labels is not None and not config.num_classes:
-            raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
-        if prompts is not None and not config.text_dim:
-            raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
-        for name, values in (("class_labels", labels), ("prompt", prompts)):
-            if values is not None and not values:
-                raise ConfigError(f"{name} is an empty list; leave it out for no condition")
-        if labels is not None:
-            labels = class_ids(labels, config.class_names, config.num_classes)
-        count = max(len(labels or [None]), len(prompts or [None]))
-        for name, values in (("class_labels", labels), ("prompt", prompts)):
-            if values is not None and len(values) not in (1, count):
-                raise ConfigError(f"{name} has {len(values)} entries where the other condition has {count}")
-        num_images = count if num_images is None else num_images
-        if not is_integer(num_images) or num_images % count:
-            raise ConfigError(f"num_images must be a positive multiple of the {count} condition(s), got {num_images!r}")
-        each = num_images // count
-        return tuple(
-            [value for value in (values if values and len(values) == count else (values or [None]) * count)
-             for _ in range(each)]
-            for values in (labels, prompts)
-        )  # fmt: skip
-
-    def _condition(self, labels: list[int | None], prompts: list[str | None]) -> Condition:
+    def _condition(self, wanted: Requested) -> Condition:
         config, condition = self.generator.config, Condition()
         if config.num_classes:
-            ids = [-1 if label is None else label for label in labels]
+            ids = [NULL_CLASS if label is None else label for label in wanted.labels]
             condition.class_labels = torch.tensor(ids, device=self.device)
         if config.text_dim:
-            features, mask = self.text_encoder.encode([prompt or "" for prompt in prompts])
+            features, mask = self.text_encoder.encode([prompt or "" for prompt in wanted.prompts])
             condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
         return condition
-
-
-def _as_list(value, single: type | tuple[type, ...], wanted: str) -> list | None:
-    if value is None:
-        return None
-    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not all(isinstance(one, single) for one in values):
-        raise ConfigError(f"{wanted}, got {value!r}")
-    return values
 
 
 def _as_type(pictures: torch.Tensor, output_type: str):

@@ -167,11 +167,10 @@ def _encode(
         for items in batched(_versions(reading, views, num_crops), batch_size):
             pixels = torch.stack([item["pixel_values"] for item in items]).to(tokenizer.device)
             indices = [item["index"] for item in items]
-            captions = [dataset.captions[i] if dataset.captions else "" for i in indices]
             yield {
                 "codes": flatten_codes(tokenizer.encode(pixels).codes, header.layout),
                 "label": [item["label"] for item in items],
-                "caption": captions,
+                "caption": [dataset.texts[i] if dataset.texts else ("",) for i in indices],
             }
             bar.update(len(items))
     left_out.update(reading.left_out)

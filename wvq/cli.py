@@ -71,8 +71,10 @@ def _sample_arguments(parser: Parser) -> None:
     parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
     parser.add_argument("--class", dest="classes", type=str, nargs="+", help="class names or ids")
     parser.add_argument("--prompt", type=str, nargs="+", help="texts")
+    parser.add_argument("--prompt_file", type=str | None, help="text file with a prompt a line")
     parser.add_argument("--num_images", type=int | None, help="pictures in all; one a condition if not given")
     parser.add_argument("--out", type=str, default="samples", help="new folder for the pictures and their sheet")
+    parser.add_argument("--resume", action="store_true", help="go on with the job in the output folder")
     _sampling_arguments(parser)
 
 
@@ -93,7 +95,7 @@ def _generation_arguments(parser: Parser) -> None:
 
 
 def _info_arguments(parser: Parser) -> None:
-    parser.add_argument("path", type=str, help="pipeline, tokenizer, generator, code cache or result file")
+    parser.add_argument("path", type=str, help="pipeline, tokenizer, generator, code cache, result or sampled picture")
 
 
 def _quickstart_arguments(parser: Parser) -> None:

@@ -120,7 +120,7 @@ def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> Non
     Args:
         folder: new folder of the table.
         batches: dicts with ``codes`` (B, T) int64 in the order of the layout, or of any shape that flattens to it,
-            ``label`` (B ints) and ``caption`` (B strings).
+            ``label`` (B ints) and ``caption`` (B lists of strings, the captions of a picture).
         header: gives the type and the length of a row.
     """
     # 2 bytes a code up to K = 65,536. Fixed-size lists: Array2D is larger and reads far slower.
@@ -129,7 +129,7 @@ def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> Non
         {
             "codes": datasets.List(datasets.Value(code_type), length=header.sequence_length),
             "label": datasets.Value("int32"),
-            "caption": datasets.Value("string"),
+            "caption": datasets.List(datasets.Value("string")),
         }
     )
     tables = [_arrow_table(batch, code_type, header.sequence_length) for batch in batches]
@@ -143,7 +143,7 @@ def _arrow_table(batch: dict, code_type: str, length: int) -> pa.Table:
     codes = batch["codes"].reshape(-1, length).cpu().numpy().astype(code_type)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), length)
     labels = pa.array([int(label) for label in batch["label"]], pa.int32())
-    captions = pa.array([str(caption) for caption in batch["caption"]], pa.string())
+    captions = pa.array([list(texts) for texts in batch["caption"]], pa.list_(pa.string()))
     return pa.table({"codes": rows, "label": labels, "caption": captions})
 
 
@@ -173,7 +173,7 @@ class CodeDataset(Dataset):
             # Zero-copy views of the memory-mapped chunks; the library's own formats widen each code to 8 bytes.
             parts = [c.flatten().to_numpy(zero_copy_only=True) for c in columns]
             self.labels = table.data.column("label").to_numpy()
-            self.captions = table.data.column("caption").to_pylist() if self.header.has_captions else None
+            self._texts = _texts(table, self.num_crops) if self.header.has_captions else None
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CacheError(f"{folder}/{split} cannot be read ({reason}); export the codes again") from error
@@ -198,8 +198,13 @@ class CodeDataset(Dataset):
     def label(self, index: int) -> int:
         return int(self.labels[index * self.num_crops])
 
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The captions of a picture, at least one, which is "" where it has none."""
+        return self._texts[index] if self._texts else ("",)
+
     def caption(self, index: int) -> str:
-        return self.captions[index * self.num_crops] if self.captions else ""
+        """The first of them."""
+        return self.texts(index)[0]
 
     def unigram_entropy(self) -> float:
         """Entropy of the code histogram in nats: the loss of a generator that knows frequencies only."""
@@ -229,6 +234,13 @@ class CodeDataset(Dataset):
         if position is None or self.num_crops == 1:
             return 0
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
+
+
+def _texts(table: datasets.Dataset, num_crops: int) -> list[tuple[str, ...]]:
+    """Captions of each picture. Caches of earlier versions hold one a row, not a list."""
+    column = table.data.column("caption")
+    column = column.take(np.arange(0, len(column), num_crops))
+    return [(value,) if isinstance(value, str) else tuple(value) for value in column.to_pylist()]
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:

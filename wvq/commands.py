@@ -34,6 +34,10 @@ def _device(name: str | None) -> str:
     import torch
 
     if name is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+            from accelerate import PartialState
+
+            return str(PartialState().device)
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
     try:
@@ -106,28 +110,43 @@ def train_generator(values) -> None:
 
 def sample(values) -> None:
     _quiet_libraries()
-    from wvq.images import image_grid
-    from wvq.outputs import refuse_occupied, whole_folder
     from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.pipelines.sampling_job import SHEET_NAME, sample_to_folder
 
-    refuse_occupied(values.out, "files")
+    if values.prompt and values.prompt_file:
+        raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
+    prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
     pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
     classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
-    output = pipe(
+    files = sample_to_folder(
+        pipe,
+        values.out,
         class_labels=classes or None,
-        prompt=values.prompt,
+        prompt=prompts,
         num_images=values.num_images,
         seed=values.seed,
         batch_size=values.batch_size,
-        progress=True,
+        resume=values.resume,
+        source=values.pipeline,
         **_sampling(values),
     )
-    with whole_folder(values.out) as folder:
-        for seed, picture in zip(output.seeds, output.images, strict=True):
-            picture.save(folder / f"{seed:06d}.png")
-        columns = min(8, len(output.images))
-        image_grid(output.images, columns, scale=max(1, 128 // output.images[0].width)).save(folder / "sheet.png")
-    print(f"{len(output.images)} pictures in {values.out}, all on {Path(values.out) / 'sheet.png'}")
+    if _is_main_process():
+        if values.temperature == 0:
+            print("temperature 0: the likeliest code each time, whatever the seed")
+        print(f"{len(files)} pictures in {values.out}, the first ones on {Path(values.out) / SHEET_NAME}")
+
+
+def _prompt_lines(file: str) -> list[str]:
+    """Prompts of a text file, one a line; blank lines do not count."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"prompt_file: {file} cannot be read ({reason})") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"prompt_file: {file} holds no prompts; write one a line")
+    return prompts
 
 
 def _sampling(values) -> dict:

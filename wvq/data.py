@@ -38,7 +38,8 @@ class ImageDataset(Dataset):
     Attributes:
         class_names: names by label id; empty without classes.
         labels: list of class ids, or None without classes.
-        captions: list of texts, or None without captions.
+        captions: the first text of each picture, or None without captions.
+        texts: all texts of each picture, or None without captions.
         image_size: S, the side in pixels.
         crop_recipe: the augmentation in short, such as ``center`` or ``random(0.8)+flip``.
     """
@@ -74,6 +75,10 @@ class ImageDataset(Dataset):
     @property
     def captions(self) -> list[str] | None:
         return self.table.captions
+
+    @property
+    def texts(self) -> list[tuple[str, ...]] | None:
+        return self.table.texts
 
     @property
     def crop_recipe(self) -> str:

@@ -1,4 +1,4 @@
-"""Says in plain words what a folder or file is: pipeline, tokenizer, generator, code cache, run or result."""
+"""Says in plain words what a folder or file is: pipeline, tokenizer, generator, code cache, run, result or picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe(path: str | Path) -> str:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
-        return _result(path)
+        return _picture(path) if path.suffix.lower() == ".png" else _result(path)
     if (path / INDEX_NAME).exists():
         return _pipeline(path)
     if (path / HEADER_NAME).exists():
@@ -123,6 +123,15 @@ def _pipeline(path: Path) -> str:
     if "text_encoder" in names and "text_encoder" not in missing:
         parts.append(f"{path / 'text_encoder'}: text encoder")
     return "\n".join([title, *parts])
+
+
+def _picture(path: Path) -> str:
+    from wvq.pipelines.sampling_job import read_settings
+
+    settings = read_settings(path)
+    if settings is None:
+        raise DataError(f"{path} is no picture of wvq sample: it says nothing of how it was made")
+    return _lines(f"{path}: sampled picture", settings)
 
 
 def _result(path: Path) -> str:

@@ -21,7 +21,8 @@ class DataConfig:
         validation_fraction: share of the pictures held out when there is no validation split, in (0, 1).
         image_column: column with the pictures; found by its type if not given.
         label_column: column with the classes; found by its type or the name ``label`` if not given.
-        caption_column: column with the captions; found by the names ``caption`` and ``text`` if not given.
+        caption_column: column with the captions; found by the names ``caption``, ``captions`` and ``text`` if not
+            given. A picture may have a list of them: training draws one each time.
         classes: names of the classes to keep, in this order; all if not given.
         image_size: side of the square pictures that the model sees, in pixels.
         crop: training crop, ``random`` or ``center`` (validation is always centre).

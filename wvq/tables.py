@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import datasets
 import numpy as np
@@ -22,24 +23,29 @@ class PictureTable:
     Args:
         pictures: one column ``image`` of encoded files, memory-mapped.
         labels: class ids, -1 for none; None if the data has no classes.
-        captions: texts; None if the data has no captions.
+        texts: the captions of each picture, at least one, "" where it has none; None if the data has no captions.
         groups: near twins share a group and are never split over the hold-out; None if every picture is on its own.
         flippable: whether a mirrored picture keeps its meaning; None if all do.
     """
 
     pictures: datasets.Dataset
     labels: list[int] | None = None
-    captions: list[str] | None = None
+    texts: list[tuple[str, ...]] | None = None
     groups: list[str] | None = None
     flippable: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @cached_property
+    def captions(self) -> list[str] | None:
+        """The first caption of each picture; None if the data has no captions."""
+        return None if self.texts is None else [texts[0] for texts in self.texts]
+
     def select(self, indices: Iterable[int]) -> PictureTable:
         """The pictures at ``indices``, in that order."""
         indices = [int(index) for index in indices]
-        lists = (self.labels, self.captions, self.groups, self.flippable)
+        lists = (self.labels, self.texts, self.groups, self.flippable)
         chosen = ([values[index] for index in indices] if values is not None else None for values in lists)
         return PictureTable(self.pictures.select(indices), *chosen)
 
@@ -64,6 +70,7 @@ def to_table(
     image = _image_column(raw.features, config.image_column)
     label = _label_column(raw.features, config.label_column)
     caption = _caption_column(raw.features, config.caption_column)
+    raw = _with_pictures(raw, image)
     try:
         pictures = raw.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last is Arrow's "Unsupported cast"
@@ -74,7 +81,7 @@ def to_table(
     table = PictureTable(
         pictures,
         labels=labels,
-        captions=None if caption is None else _read_captions(raw, caption),
+        texts=None if caption is None else _read_captions(raw, caption),
         groups=list(raw["group"]) if built_in else None,
         flippable=list(raw["flippable"]) if built_in else None,
     )
@@ -126,7 +133,7 @@ def _label_column(features: datasets.Features, name: str | None) -> str | None:
 def _caption_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
         return _known_column(features, name, "caption_column")
-    return next((column for column in ("caption", "text") if column in features), None)
+    return next((column for column in ("caption", "captions", "text") if column in features), None)
 
 
 def _read_labels(
@@ -151,13 +158,26 @@ def _read_labels(
     return [-1 if value is None else ids[value] for value in values], class_names
 
 
-def _read_captions(raw: datasets.Dataset, column: str) -> list[str]:
-    # Some data sets hold several texts a picture: the first is taken.
-    captions = [value[0] if isinstance(value, list) and value else value for value in raw[column]]
-    captions = ["" if value is None or value == [] else value for value in captions]
-    wrong = next((value for value in captions if not isinstance(value, str)), None)
-    if wrong is not None:
-        raise DataError(f"caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
+def _with_pictures(raw: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The rows that have a picture; tables of downloads keep a row, without one, for each that failed."""
+    missing = raw.data.column(column).is_null().to_numpy()
+    if len(missing) != len(raw) or not missing.any():
+        return raw
+    if is_first_process():
+        warnings.warn(
+            f"{missing.sum():,} of {len(raw):,} rows have no picture in {column!r} and are left out", stacklevel=3
+        )
+    return raw.select(np.flatnonzero(~missing))
+
+
+def _read_captions(raw: datasets.Dataset, column: str) -> list[tuple[str, ...]]:
+    captions = []
+    for value in raw[column]:
+        texts = tuple(text for text in (value if isinstance(value, list) else [value]) if text is not None)
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise DataError(f"caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
+        captions.append(texts or ("",))
     return captions
 
 
@@ -166,8 +186,8 @@ def warn_of_missing_captions(*tables: PictureTable) -> None:
     missing = [
         (table, index)
         for table in tables
-        for index, caption in enumerate(table.captions or ())
-        if not caption or caption.isspace()
+        for index, texts in enumerate(table.texts or ())
+        if not any(text.strip() for text in texts)
     ]
     if missing and is_first_process():
         table, index = missing[0]

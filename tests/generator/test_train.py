@@ -134,6 +134,21 @@ def test_items_carry_each_pictures_own_condition(tiny_codes_dir, encoder_dir):
     assert len({codes.caption(i) for i in range(len(codes))}) == len(items.text)  # each text encoded once
 
 
+def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_dir, monkeypatch):
+    several = {0: ("red circle", "blue cross", "green square"), 1: ("blue cross",)}
+    monkeypatch.setattr(CodeDataset, "texts", lambda self, index: several.get(index, ("red circle",)))
+    encoder = TextEncoder(encoder_dir, 5)
+    items = ConditionedCodes(CodeDataset(tiny_codes_dir, "train"), True, encoder)
+    first, second, third = (encoder.encode([text])[0][0].half().float() for text in several[0])
+    assert torch.equal(items[0]["text_features"], first)
+    drawn = [items[position, 0]["text_features"] for position in range(60)]
+    counts = [sum(torch.equal(features, text) for features in drawn) for text in (first, second, third)]
+    assert sum(counts) == 60
+    assert min(counts) > 10
+    assert all(torch.equal(items[position, 0]["text_features"], drawn[position]) for position in (3, 41))
+    assert torch.equal(items[9, 1]["text_features"], second)
+
+
 def test_the_same_recipe_gives_the_same_weights(recipe, tokenizer, tmp_path):
     hashes = []
     for name in ("a", "b"):

@@ -14,6 +14,7 @@ from wvq import commands
 from wvq.cli import COMMANDS, main
 from wvq.parser import load_recipe, shipped_recipes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.sampling_job import read_settings
 from wvq.recipes import EvaluationRecipe, ExportRecipe, GeneratorRecipe, TokenizerRecipe
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -204,9 +205,9 @@ def test_the_whole_chain(picture_folder, tmp_path, capsys, fast_network):
     assert main(["sample", str(out), "--class", "cross", "0", "--num_images=4", "--seed=7", f"--out={samples}"]) == 0
     assert "4 pictures in" in capsys.readouterr().out
     files = sorted(file.name for file in samples.iterdir())
-    assert files == ["000007.png", "000008.png", "000009.png", "000010.png", "sheet.png"]
+    assert files == ["000007.png", "000008.png", "000009.png", "000010.png", "job.json", "sheet.png"]
     expected = ImageGenerationPipeline.from_pretrained(out)(class_labels=["cross", 0], num_images=4, seed=7).images
-    for file, picture in zip(files, expected, strict=False):
+    for file, picture in zip(files[:4], expected, strict=True):
         assert Image.open(samples / file).tobytes() == picture.tobytes()
 
     result = tmp_path / "reconstruction.json"
@@ -229,6 +230,7 @@ def test_the_whole_chain(picture_folder, tmp_path, capsys, fast_network):
         (out, "image generation pipeline"),
         (out / "generator", "generator of image codes"),
         (result, "generation result"),
+        (samples / "000009.png", "sampled picture"),
     ):
         assert main(["info", str(path)]) == 0
         assert word in capsys.readouterr().out
@@ -263,6 +265,19 @@ def test_sampling_by_prompt(pipeline_dir, tmp_path):
     expected = ImageGenerationPipeline.from_pretrained(pipeline_dir)(prompt=["red circle", "blue"], seed=0).images
     for index, picture in enumerate(expected):
         assert Image.open(tmp_path / "s" / f"{index:06d}.png").tobytes() == picture.tobytes()
+
+
+def test_sampling_a_file_of_prompts(pipeline_dir, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\ufeffred circle\n\n  blue \n", encoding="utf-8")
+    command = ["sample", str(pipeline_dir), f"--prompt-file={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 's'}"]
+    assert main([*command, "--num_images=4"]) == 0
+    settings = [read_settings(tmp_path / "s" / f"{index:06d}.png") for index in range(4)]
+    assert [given["prompt"] for given in settings] == ["red circle"] * 2 + ["blue"] * 2
+
+
+def test_greedy_sampling_is_said(pipeline_dir, tmp_path, capsys):
+    assert main(["sample", str(pipeline_dir), "--temperature=0", f"--out={tmp_path / 's'}"]) == 0
+    assert "temperature 0: the likeliest code each time" in capsys.readouterr().out
 
 
 def test_settings_reach_the_sampler(pipeline_dir, tmp_path):

@@ -35,6 +35,10 @@ def test_no_pictures(fails, tmp_path):
         (["--seed=-1"], ["seed must be"]),
         (["--batch_size=0"], ["batch_size must be"]),
         (["--device=abacus"], ['device "abacus" cannot be used here']),
+        (["--guidance_scale=-2"], ["guidance_scale must be at least 0"]),
+        (["--prompt_file=nowhere.txt"], ["prompt_file: nowhere.txt cannot be read (No such file or directory)"]),
+        (["--prompt=red", "--prompt_file=prompts.txt"], ["--prompt and --prompt-file are both given"]),
+        (["--resume"], ["holds no job to resume (job.json is missing)"]),
     ],
 )
 def test_wrong_sampling(arguments, parts, fails, pipeline_dir, tmp_path):
@@ -42,6 +46,13 @@ def test_wrong_sampling(arguments, parts, fails, pipeline_dir, tmp_path):
     for part in parts:
         assert part in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_file_without_prompts(fails, pipeline_dir, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n  \n")
+    line = fails("sample", pipeline_dir, f"--prompt_file={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 's'}")
+    assert "prompts.txt holds no prompts; write one a line" in line
+    assert not (tmp_path / "s").exists()
 
 
 def test_unknown_model_key(fails, picture_folder, tmp_path):

@@ -42,7 +42,7 @@ def write_cache(folder, header, codes=None, batch=4):
         rows = make_codes(header, split) if codes is None or split == "validation" else codes
         starts = range(0, len(rows), batch)
         batches = [
-            {"codes": part, "label": [i % 2 for i in indices], "caption": [f"row {i}" for i in indices]}
+            {"codes": part, "label": [i % 2 for i in indices], "caption": [[f"row {i}"] for i in indices]}
             for part, indices in zip(rows.split(batch), (range(len(rows))[i : i + batch] for i in starts), strict=True)
         ]
         write_rows(folder / split, batches, header)
@@ -104,6 +104,25 @@ def test_loads_in_batches_through_a_loader(cache):
     assert torch.equal(batch["codes"], make_codes(make_header()).flatten(1)[[4, 1, 0]])
     assert batch["label"].tolist() == [0, 1, 0]
     assert batch["index"].tolist() == [4, 1, 0]
+
+
+def test_several_captions_of_a_picture(tmp_path):
+    header = make_header(num_images=2, num_crops=2)
+    texts = [["a", "b"], ["a", "b"], ["c"], ["c"]]
+    write_rows(tmp_path / "train", [{"codes": make_codes(header), "label": [0] * 4, "caption": texts}], header)
+    header.save(tmp_path)
+    dataset = CodeDataset(tmp_path)
+    assert [dataset.texts(i) for i in range(2)] == [("a", "b"), ("c",)]
+    assert [dataset.caption(i) for i in range(2)] == ["a", "c"]
+
+
+def test_caches_with_one_caption_a_row_are_read(cache):
+    table = datasets.load_from_disk(str(cache / "train"))
+    columns = table.to_dict() | {"caption": [texts[0] for texts in table["caption"]]}
+    features = datasets.Features({**table.features, "caption": datasets.Value("string")})
+    shutil.rmtree(cache / "train")
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(cache / "train"))
+    assert CodeDataset(cache).texts(4) == ("row 4",)
 
 
 def test_captions_are_empty_where_the_cache_has_none(tmp_path):

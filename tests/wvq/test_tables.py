@@ -48,10 +48,19 @@ class TestColumns:
     def test_captions(self):
         assert to_table(raw_table(text=["x", None]), DataConfig())[0].captions == ["x", ""]
         assert to_table(raw_table(text=["x"], caption=["y"]), DataConfig())[0].captions == ["y"]
-        several = raw_table(alt=[["x", "y"], []])
-        assert to_table(several, DataConfig(caption_column="alt"))[0].captions == ["x", ""]
+        several, _ = to_table(raw_table(alt=[["x", "y"], []]), DataConfig(caption_column="alt"))
+        assert several.captions == ["x", ""]
+        assert several.texts == [("x", "y"), ("",)]
+        assert to_table(raw_table(captions=[["x", None, "y"]]), DataConfig())[0].texts == [("x", "y")]
         with pytest.raises(DataError, match="caption_column: 'text' must hold texts, not int"):
             to_table(raw_table(text=[1]), DataConfig())
+
+    def test_rows_without_a_picture_are_left_out_and_told(self):
+        raw = datasets.Dataset.from_dict({"jpg": [b"x", None, b"y", None], "caption": ["a", "b", "c", "d"]})
+        with pytest.warns(UserWarning, match="^2 of 4 rows have no picture in 'jpg' and are left out$"):
+            table, _ = to_table(raw, DataConfig())
+        assert table.captions == ["a", "c"]
+        assert [row["image"]["bytes"] for row in table.pictures] == [b"x", b"y"]
 
     def test_encoded_files_are_pictures(self):
         raw = datasets.Dataset.from_dict({"photo": [FILE], "label": ["a"]})

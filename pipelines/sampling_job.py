@@ -1,0 +1,171 @@
+"""A job of many pictures: one PNG each with its settings inside, taken up again where it stopped, on any processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+from PIL import Image, PngImagePlugin
+from tqdm import tqdm
+
+import wvq
+from wvq.codes import batched
+from wvq.errors import ConfigError
+from wvq.generator.sampling import SamplingSettings
+from wvq.images import image_grid
+from wvq.interruption import RunInterrupted, stop_on_signal
+from wvq.outputs import read_json, refuse_occupied, write_json
+from wvq.pipelines.conditions import Requested, check_call, requested
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pretrained import weights_hash
+
+JOB_NAME = "job.json"
+SHEET_NAME = "sheet.png"
+PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON
+ON_SHEET = 64
+COLUMNS = 8
+
+
+def sample_to_folder(
+    pipe: ImageGenerationPipeline,
+    out: str | Path,
+    class_labels=None,
+    prompt=None,
+    num_images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    resume: bool = False,
+    progress: bool = True,
+    source: str | None = None,
+    **sampling,
+) -> list[Path]:
+    """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
+
+    Each file appears when it is complete, so a job that was stopped, by whatever, goes on with the pictures that are
+    not there. Under several processes each draws its share; the pictures are the same on any number of them.
+
+    Args:
+        pipe: the pipeline.
+        out: new or empty folder; with ``resume``, that of a job with the same settings and weights.
+        class_labels, prompt, num_images: see :func:`wvq.pipelines.conditions.requested`.
+        seed: picture i is drawn from seed + i.
+        batch_size: pictures at once; no picture depends on it.
+        resume: go on with the job in ``out``.
+        progress: show a progress bar.
+        source: name of the pipeline, for the pictures' settings.
+        sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
+
+    Returns:
+        The files of all pictures, in order.
+
+    Raises:
+        ConfigError: settings out of range, a folder that holds something else, or a job with other settings.
+        RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
+    """
+    check_call(seed, batch_size)
+    state, out = PartialState(), Path(out)
+    settings = pipe.sampling.updated(**sampling)
+    wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
+    if state.is_main_process:
+        _claim(out, _job(pipe, wanted, seed, settings), resume)
+    state.wait_for_everyone()
+    files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
+    missing = [index for index, file in enumerate(files) if not file.exists()]
+    mine = missing[state.process_index :: state.num_processes]
+    bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
+    with bar, stop_on_signal() as request:
+        for indices in batched(mine, batch_size):
+            _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
+            bar.update(len(indices))
+            if request.signal:
+                name, drawn = signal.Signals(request.signal).name, sum(file.exists() for file in files)
+                there = f"{drawn} of {len(files)} pictures are in {out}"
+                raise RunInterrupted(f"stopped by {name}; {there}", request.signal)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
+    return files
+
+
+def read_settings(picture: str | Path) -> dict | None:
+    """How a picture was made, from its PNG text chunk; None if it is none of ours."""
+    try:
+        with Image.open(picture) as image:
+            found = json.loads(getattr(image, "text", {}).get(PNG_KEY, "null"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: SamplingSettings) -> dict:
+    parts = {"generator": pipe.generator, "tokenizer": pipe.tokenizer}
+    return {
+        "wvq_version": wvq.__version__,
+        "weights": {name: weights_hash(part) for name, part in parts.items()},
+        "seed": seed,
+        "num_images": len(wanted),
+        "class_labels": wanted.labels,
+        "prompts": wanted.prompts,
+        "sampling": json.loads(json.dumps(asdict(settings))),
+    }
+
+
+def _claim(out: Path, job: dict, resume: bool) -> None:
+    """Start a job's folder, or hold the job that is there against this one."""
+    file = out / JOB_NAME
+    if not resume:
+        if file.exists():
+            raise ConfigError(f"{out} already holds a job; pass --resume to go on with it, or choose another folder")
+        refuse_occupied(out, "files")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, job)
+        return
+    before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)")
+    for name in ("weights", "seed", "num_images", "class_labels", "prompts", "sampling"):
+        if before.get(name) != job[name]:
+            raise ConfigError(f"{out} was started with another {name}; resume with the settings in {file}")
+
+
+def _draw(
+    pipe: ImageGenerationPipeline,
+    wanted: Requested,
+    seeds: list[int],
+    settings: SamplingSettings,
+    files: list[Path],
+    first: int,
+    source: str | None,
+) -> None:
+    """Draw one batch and write its files."""
+    images = pipe.draw(wanted, seeds, settings).images
+    names = pipe.class_names
+    for seed, label, prompt, image in zip(seeds, wanted.labels, wanted.prompts, images, strict=True):
+        given = {"pipeline": source, "class_label": label, "prompt": prompt}
+        given["class_name"] = names[label] if names and label is not None else None
+        known = {name: value for name, value in given.items() if value is not None}
+        text = PngImagePlugin.PngInfo()
+        described = {**known, "seed": seed, **asdict(settings), "wvq_version": wvq.__version__}
+        text.add_itxt(PNG_KEY, json.dumps(described, ensure_ascii=False))
+        _save_png(image, files[seed - first], text)
+
+
+def _save_png(image: Image.Image, file: Path, text: PngImagePlugin.PngInfo | None = None) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    image.save(partial, format="PNG", pnginfo=text)
+    os.replace(partial, file)
+
+
+def _titles(pipe: ImageGenerationPipeline, wanted: Requested) -> list[str]:
+    """What to write under each picture of the sheet: its prompt, or else its class."""
+    names = pipe.class_names
+    classes = ["" if label is None else names[label] if names else str(label) for label in wanted.labels]
+    return [prompt or name for prompt, name in zip(wanted.prompts, classes, strict=True)]
+
+
+def _sheet(files: list[Path], titles: list[str]) -> Image.Image:
+    images = [Image.open(file).convert("RGB") for file in files]
+    scale = max(1, 128 // images[0].width)
+    return image_grid(images, min(COLUMNS, len(images)), scale=scale, captions=titles if any(titles) else None)

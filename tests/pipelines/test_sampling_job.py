@@ -1,0 +1,157 @@
+"""Jobs of many pictures: whole files with their settings inside, taken up where they stopped, never mixed up."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from wvq.errors import ConfigError
+from wvq.interruption import RunInterrupted
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.sampling_job import read_settings, sample_to_folder
+
+ASKED = {"class_labels": ["circle", "cross"], "num_images": 6, "seed": 3, "guidance_scale": 2.0, "progress": False}
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def finished(class_pipe, tmp_path_factory):
+    """Files of a job that was not stopped."""
+    folder = tmp_path_factory.mktemp("finished") / "samples"
+    sample_to_folder(class_pipe, folder, batch_size=4, **ASKED)
+    return contents(folder)
+
+
+def test_pictures_are_those_of_a_call(class_pipe, tmp_path):
+    files = sample_to_folder(class_pipe, tmp_path / "s", batch_size=4, **ASKED)
+    call = {name: value for name, value in ASKED.items() if name != "progress"}
+    expected = class_pipe(**call).images
+    assert [file.name for file in files] == [f"{seed:06d}.png" for seed in range(3, 9)]
+    for file, picture in zip(files, expected, strict=True):
+        assert Image.open(file).tobytes() == picture.tobytes()
+    assert {file.name for file in (tmp_path / "s").iterdir()} == {f.name for f in files} | {"job.json", "sheet.png"}
+
+
+def test_each_picture_tells_how_it_was_made(class_pipe, tmp_path):
+    files = sample_to_folder(class_pipe, tmp_path / "s", source="runs/shapes", top_k=7, **ASKED)
+    settings = read_settings(files[4])
+    expected = {"pipeline": "runs/shapes", "class_label": 1, "class_name": "cross", "seed": 7}
+    expected |= {"guidance_scale": 2.0, "top_k": 7, "temperature": 1.0}
+    assert expected.items() <= settings.items()
+    assert "prompt" not in settings
+    again = {name: settings[name] for name in ("class_name", "seed", "guidance_scale", "top_k")}
+    picture = class_pipe(again.pop("class_name"), **again).images[0]
+    assert Image.open(files[4]).tobytes() == picture.tobytes()
+
+
+def test_prompts_of_any_script_are_kept(pipe, tmp_path):
+    (file,) = sample_to_folder(pipe, tmp_path / "s", prompt="赤い円 – rouge", progress=False)
+    assert read_settings(file)["prompt"] == "赤い円 – rouge"
+
+
+@pytest.mark.parametrize("other", [b"", b"nothing", "plain"])
+def test_other_files_have_no_settings(other, tmp_path):
+    file = tmp_path / "a.png"
+    if other == "plain":
+        Image.new("RGB", (4, 4)).save(file)
+    else:
+        file.write_bytes(other)
+    assert read_settings(file) is None
+
+
+def test_a_stopped_job_goes_on_with_what_is_missing(class_pipe, finished, tmp_path, monkeypatch):
+    draw, drawn = ImageGenerationPipeline.draw, []
+
+    def watched(self, wanted, seeds, *rest):
+        drawn.append(seeds)
+        if len(drawn) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, wanted, seeds, *rest)
+
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", watched)
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; 2 of 6 pictures are in"):
+        sample_to_folder(class_pipe, tmp_path / "s", batch_size=2, **ASKED)
+    before = contents(tmp_path / "s")
+    assert len(before) == 3
+    (tmp_path / "s" / "000003.png").unlink()  # and one lost later
+    sample_to_folder(class_pipe, tmp_path / "s", batch_size=3, resume=True, **ASKED)
+    assert drawn == [[3, 4], [3, 5, 6], [7, 8]]
+    assert contents(tmp_path / "s") == finished
+
+
+def test_a_picture_that_was_being_written_is_drawn_again(class_pipe, finished, tmp_path, monkeypatch):
+    save, count = Image.Image.save, []
+
+    def cut(self, file, *rest, **options):
+        count.append(file)
+        if len(count) == 3:
+            file.write_bytes(b"\x89PNG half")
+            raise OSError(28, "No space left on device")
+        return save(self, file, *rest, **options)
+
+    monkeypatch.setattr(Image.Image, "save", cut)
+    with pytest.raises(OSError, match="No space left"):
+        sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    assert [file for file in (tmp_path / "s").glob("*.png") if read_settings(file) is None] == []
+    monkeypatch.setattr(Image.Image, "save", save)
+    sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
+    assert contents(tmp_path / "s") == finished
+
+
+def test_a_finished_job_draws_nothing(class_pipe, finished, tmp_path, monkeypatch):
+    sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda *_: pytest.fail("drawn again"))
+    sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
+    assert contents(tmp_path / "s") == finished
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("seed", {"seed": 4}),
+        ("num_images", {"num_images": 8}),
+        ("class_labels", {"class_labels": ["circle", "square"]}),
+        ("sampling", {"guidance_scale": 3.0}),
+    ],
+)
+def test_another_job_does_not_go_on_in_its_place(name, change, class_pipe, tmp_path):
+    sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    with pytest.raises(ConfigError, match=f"was started with another {name}; resume with"):
+        sample_to_folder(class_pipe, tmp_path / "s", resume=True, **{**ASKED, **change})
+
+
+def test_other_weights_do_not_go_on_in_their_place(class_pipe, tmp_path):
+    sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    job = json.loads((tmp_path / "s" / "job.json").read_text())
+    (tmp_path / "s" / "job.json").write_text(json.dumps(job | {"weights": {"generator": "0", "tokenizer": "0"}}))
+    with pytest.raises(ConfigError, match="was started with another weights"):
+        sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
+
+
+def test_occupied_and_empty_folders(class_pipe, tmp_path):
+    sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    with pytest.raises(ConfigError, match="already holds a job; pass --resume"):
+        sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="already holds files"):
+        sample_to_folder(class_pipe, tmp_path / "t", **ASKED)
+    with pytest.raises(ConfigError, match=r"holds no job to resume \(job.json is missing\)"):
+        sample_to_folder(class_pipe, tmp_path / "u", resume=True, **ASKED)
+    assert not (tmp_path / "u").exists()
+
+
+def test_a_batch_beyond_the_memory_is_refused_before_it_starts(class_pipe, monkeypatch):
+    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 100_000)
+    class_pipe(num_images=1, guidance_scale=1.0, seed=0)
+    message = r"^sampling with batch_size 64 needs about 0\.0 GiB of memory where 0\.0 GiB are free; take a smaller"
+    with pytest.raises(ConfigError, match=message):
+        class_pipe(num_images=64, batch_size=64, seed=0)
+    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: None)
+    assert torch.is_tensor(class_pipe(num_images=64, batch_size=64, seed=0).codes)
