@@ -23,8 +23,8 @@ from benchmarks.cells import claimed, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
 from wvq.data import ImageDataset, load_images
 from wvq.eval.features import FeatureNetwork, load_feature_network
-from wvq.eval.generation import evaluate_generation
-from wvq.eval.metrics import distribution_metrics
+from wvq.eval.generation import sample_pictures
+from wvq.eval.metrics import distribution_metrics, real_floor
 from wvq.eval.references import collect_features, evaluation_view, pixel_batches, reference_features
 from wvq.images import image_grid, to_uint8
 from wvq.outputs import RECIPE_NAME
@@ -39,7 +39,7 @@ from wvq.unreadable import Reading
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 NUM_SAMPLES = 5_000
-GUIDANCE = (1.0, 1.5, 2.0)
+GUIDANCE = (1.0, 1.5)
 
 
 @dataclass
@@ -86,45 +86,53 @@ def data_config(data: str) -> DataConfig:
     return DataConfig(path=data, image_size=32, crop="center", flip=True, validation_fraction=0.1)
 
 
-def decoded(tokenizer: WassersteinVQModel, dataset: ImageDataset, indices: list[int]) -> Iterator[torch.Tensor]:
-    """Batches of pictures (B, 3, S, S), uint8, that went through the tokenizer."""
-    for pixels in pixel_batches(Reading(evaluation_view(dataset), indices), 64):
-        with torch.no_grad():
-            yield to_uint8(tokenizer.decode_codes(tokenizer.encode(pixels).codes))
+@dataclass
+class Measure:
+    """Distances to ``NUM_SAMPLES`` real training pictures; ``floor``: those of as many other real pictures."""
+
+    dataset: ImageDataset
+    network: FeatureNetwork
+
+    def __post_init__(self):
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0)).tolist()
+        self.others = order[NUM_SAMPLES : 2 * NUM_SAMPLES]
+        pool = reference_features(self.dataset, self.network, 64, order[: 2 * NUM_SAMPLES]).features
+        self.real = pool[:NUM_SAMPLES]
+        self.floor = real_floor(self.network.name, self.real, pool[NUM_SAMPLES:])
+
+    def __call__(self, batches: Iterator[torch.Tensor]) -> dict[str, float]:
+        """Figures of ``NUM_SAMPLES`` pictures, uint8 batches (B, 3, S, S)."""
+        features = collect_features(batches, self.network, NUM_SAMPLES, "none").features
+        return distribution_metrics(self.network.name, features, self.real)
+
+    def decoded(self, tokenizer: WassersteinVQModel) -> Iterator[torch.Tensor]:
+        """The other real pictures, through the tokenizer."""
+        for pixels in pixel_batches(Reading(evaluation_view(self.dataset), self.others), 64):
+            with torch.no_grad():
+                yield to_uint8(tokenizer.decode_codes(tokenizer.encode(pixels).codes))
 
 
-def perfect(tokenizer: WassersteinVQModel, dataset: ImageDataset, network: FeatureNetwork) -> dict[str, float]:
-    """Figures of decoded pictures against as many others, those that evaluate_generation takes for its reference."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
-    reference = reference_features(dataset, network, 64, order[:NUM_SAMPLES], None)
-    through = decoded(tokenizer, dataset, order[NUM_SAMPLES : 2 * NUM_SAMPLES])
-    features = collect_features(through, network, NUM_SAMPLES, "center")
-    return distribution_metrics(network.name, features.features, reference.features)
-
-
-def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, network: FeatureNetwork) -> dict:
+def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measure) -> dict:
     """Train one generator and measure it."""
     source = tokenizer_folder(cell, data, tokenizers)
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
     run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
-    dataset = load_images(data_config(data)).train
-    results = {}
+    labels = [i % len(pipe.class_names) for i in range(NUM_SAMPLES)]
+    samples = {}
     for scale in GUIDANCE:
-        result = evaluate_generation(
-            pipe, dataset, NUM_SAMPLES, feature_network=network, guidance_scale=scale, batch_size=100, progress=False
-        )
-        results[f"{scale:g}"] = result
+        pictures = sample_pictures(pipe, NUM_SAMPLES, labels, None, 0, 250, guidance_scale=scale)
+        samples[f"{scale:g}"] = measure(pictures)
     sheet(pipe).save(out / "sheet.png")
     bits = run["loss"] * pipe.generator.config.sequence_length / math.log(2)
-    cell_settings = {"method": cell.method, "num_codes": cell.num_codes, **cell.changes}
-    decoded_figures = perfect(pipe.tokenizer, dataset, network)
     return {
         "name": out.name,
-        "cell": cell_settings,
+        "cell": {"method": cell.method, "num_codes": cell.num_codes, **cell.changes},
         "run": run | {"bits_per_image": bits},
-        "decoded": decoded_figures,
-        "guidance": results,
+        "num_samples": NUM_SAMPLES,
+        "floor": measure.floor,
+        "decoded": measure(measure.decoded(pipe.tokenizer)),
+        "guidance": samples,
     }
 
 
@@ -142,12 +150,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS), help="names of cells")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
-    network = load_feature_network("efficientnet_lite0")
+    images = load_images(data_config(arguments.data)).train
+    measure = Measure(images, load_feature_network("efficientnet_lite0"))
     tokenizers = arguments.tokenizers or arguments.out / "tokenizers"
     run_cells(
         arguments.only,
         arguments.out,
-        lambda name, out: run_cell(CELLS[name], arguments.data, out, tokenizers, network),
+        lambda name, out: run_cell(CELLS[name], arguments.data, out, tokenizers, measure),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -354,4 +355,6 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """The Accelerator of a run; device and number of processes come from the launcher."""
     # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
+    # Accelerate holds a process to the precision of its first run; the two stages may well differ.
+    AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
