@@ -257,6 +257,8 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         if config.target_positions:
             x = self.add_targets(x, start, order)
         mask = None if valid is None else attention_mask(valid, start, end)
+        if mask is None and start and end - start > 1:  # is_causal would align new tokens with the first ones
+            mask = _causal(end, x.device)[start:]
         for block in self.blocks:
             x = block(x, cos, sin, mask, cache)
         if cache:

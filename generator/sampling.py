@@ -14,11 +14,11 @@ from tqdm import tqdm
 from wvq.errors import ConfigError, near_match
 from wvq.generator.conditioning import Condition
 from wvq.generator.decoding import Halves
+from wvq.generator.filters import FREE, filter_logits
 from wvq.generator.guidance import SCHEDULES, guidance_scales
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.speculative import Speculation
 from wvq.pretrained import is_integer, is_number
-
-FREE = -1  # in fixed codes: a position that is drawn
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class SamplingSettings:
             ``power_cosine``; see :func:`wvq.generator.guidance.guidance_scales`.
         guidance_power: of ``power_cosine``.
         guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
+        window: codes that are guessed and checked in one forward pass (:mod:`wvq.generator.speculative`): the same
+            distribution, other pictures for a seed than without it; 0 draws one code a pass.
 
     Raises:
         ConfigError: a value is out of range.
@@ -49,6 +51,7 @@ class SamplingSettings:
     guidance_schedule: str = "constant"
     guidance_power: float = 2.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    window: int = 0
 
     def __post_init__(self):
         if isinstance(self.guidance_interval, list):  # from JSON or YAML
@@ -65,6 +68,7 @@ class SamplingSettings:
         ends = self.guidance_interval
         two = isinstance(ends, tuple) and len(ends) == 2 and all(map(is_number, ends)) and ends[0] < ends[1] <= 1
         self._require("guidance_interval", two, "two shares of the picture, 0 <= start < end <= 1")
+        self._require("window", is_integer(self.window, 0), "an integer of at least 0 (0 draws one code a pass)")
 
     def _require(self, field: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -87,24 +91,6 @@ class SamplingSettings:
         return guidance_scales(
             self.guidance_scale, self.guidance_schedule, self.guidance_power, self.guidance_interval, length
         )
-
-
-def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
-    """Logits (B, K) with the codes outside of top-k, then top-p, then min-p, at minus infinity; never in place."""
-    if 0 < top_k < logits.shape[-1]:
-        threshold = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    if top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # the likeliest code always stays
-        removed = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
-        logits = logits.masked_fill(removed, -torch.inf)
-    if min_p > 0:
-        probabilities = logits.softmax(-1)
-        least = min_p * probabilities.amax(-1, keepdim=True)
-        logits = logits.masked_fill(probabilities < least, -torch.inf)
-    return logits
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
@@ -184,6 +170,10 @@ def _fill(
     if not open_places:
         return
     start, given = open_places[0], bool((codes != FREE).any())
+    if settings.window:
+        speculation = Speculation(codes, model, condition, seeds, settings, settings.scales(length))
+        speculation.fill(start, open_places[-1] + 1, settings.window, progress)
+        return
     halves = Halves(model, condition, len(seeds), settings.scales(length), start)
     uniform = uniforms(seeds, length).to(codes.device)
     for position in tqdm(range(start, open_places[-1] + 1), unit="code", disable=not progress, leave=False):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -25,6 +25,7 @@ from wvq.codes import CodeDataset, CodeHeader
 from wvq.errors import CacheError, ConfigError
 from wvq.generator.conditioning import Condition, TextEncoder
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
@@ -200,6 +201,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         text = sets[0].text
         some = torch.randperm(len(text), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
         model.condition.fit_text(*text[some.numpy()])
+    _require_memory(model, recipe.train, accelerator)
     reference = {"unigram_entropy": train.unigram_entropy()}
     task = GeneratorTask(
         tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
@@ -212,6 +214,17 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         write_json(out / "result.json", result)
     accelerator.wait_for_everyone()
     return result
+
+
+def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerator: Accelerator) -> None:
+    """Refuse a run that cannot fit; with the weights of a sharded run on one process, nothing can be said."""
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        return
+    micro = max(1, config.batch_size // accelerator.num_processes // config.gradient_accumulation_steps)
+    parameters = sum(p.numel() for p in model.parameters())
+    needed = training_bytes(model.config, parameters, micro, config.ema_decay > 0, config.gradient_checkpointing)
+    remedy = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
+    require_memory(needed, accelerator.device, f"training with {micro} pictures at once", remedy)
 
 
 def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:

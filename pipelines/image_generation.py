@@ -220,6 +220,7 @@ class ImageGenerationPipeline:
         guidance_schedule: str | None = None,
         guidance_power: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        window: int | None = None,
         fixed_codes: torch.Tensor | None = None,
         seed: int | None = None,
         batch_size: int = 32,
@@ -233,8 +234,8 @@ class ImageGenerationPipeline:
             prompt: texts; none for the null text. With classes too, both lists must be of one length or one long.
             num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
                 condition if None.
-            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval: see
-                :class:`SamplingSettings`; the pipeline's own if None.
+            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval,
+                window: see :class:`SamplingSettings`; the pipeline's own if None.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
                 :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
@@ -259,6 +260,7 @@ class ImageGenerationPipeline:
             guidance_schedule=guidance_schedule,
             guidance_power=guidance_power,
             guidance_interval=guidance_interval,
+            window=window,
         )
         wanted = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed

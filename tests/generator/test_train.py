@@ -274,6 +274,14 @@ def test_folder_of_another_run_is_refused(recipe, tokenizer):
         train_generator(recipe({"images": 16, "learning_rate": 1e-4}), tokenizer, resume=True)
 
 
+def test_a_run_beyond_the_memory_is_refused_before_it_starts(recipe, tokenizer, monkeypatch):
+    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 10_000)
+    with pytest.raises(
+        ConfigError, match=r"^training with 8 pictures at once needs about .* raise train\.gradient_acc"
+    ):
+        train_generator(recipe({"images": 16, "gradient_accumulation_steps": 2}), tokenizer)
+
+
 def test_resume_needs_a_run(recipe, tokenizer):
     with pytest.raises(ConfigError, match="holds no run to resume"):
         train_generator(recipe(), tokenizer, resume=True)

@@ -1,0 +1,25 @@
+"""Which codes may be drawn: top-k, top-p and min-p over logits (B, K)."""
+
+from __future__ import annotations
+
+import torch
+
+FREE = -1  # in fixed codes: a position that is drawn
+
+
+def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
+    """Logits (B, K) with the codes outside of top-k, then top-p, then min-p, at minus infinity; never in place."""
+    if 0 < top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # the likeliest code always stays
+        removed = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        logits = logits.masked_fill(removed, -torch.inf)
+    if min_p > 0:
+        probabilities = logits.softmax(-1)
+        least = min_p * probabilities.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probabilities < least, -torch.inf)
+    return logits
