@@ -102,11 +102,9 @@ class Speculation:
             logits = torch.lerp(unconditional, conditional, self.scales[start:end, None])
         if self.settings.temperature == 0:
             return logits
-        settings = self.settings
-        flat = filter_logits(
-            logits.flatten(0, 1) / settings.temperature, settings.top_k, settings.top_p, settings.min_p
-        )
-        return flat.view_as(logits)
+        kept = self.settings
+        rows = logits.flatten(0, 1) / kept.temperature
+        return filter_logits(rows, kept.top_k, kept.top_p, kept.min_p).view_as(logits)
 
     def _draw(self, logits: torch.Tensor, start: int) -> torch.Tensor:
         """Codes (B, n) of the positions from ``start`` on; given ones stay."""

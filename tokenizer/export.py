@@ -61,7 +61,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         layout=tokenizer.config.code_layout,
         image_size=tokenizer.config.image_size,
         crop_recipe={
-            "train": "center" if recipe.num_crops == 1 else f"center, then {images.train.crop_recipe}",
+            "train": _crop_recipe(images.train, recipe.num_crops),
             "validation": "center",
         },
         num_crops=recipe.num_crops,
@@ -77,6 +77,12 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     else:
         _write_shared(state, Path(recipe.out), sets, tokenizer, header, recipe.batch_size)
     return header
+
+
+def _crop_recipe(dataset: ImageDataset, num_crops: int) -> str:
+    if num_crops == 1 or dataset.crop == "ten":
+        return "center" if num_crops == 1 else dataset.crop_recipe
+    return f"center, then {dataset.crop_recipe}"
 
 
 def _write(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader, batch_size: int) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from wvq.errors import ConfigError, DataError, UnreadablePictureError
-from wvq.images import center_crop, largest_resize, random_crop, to_pixels
+from wvq.images import TEN, center_crop, largest_resize, random_crop, ten_crop, to_pixels
 from wvq.pictures import PictureStore
 from wvq.recipes import UNREADABLE, DataConfig
 from wvq.sources import read_source
@@ -41,7 +41,7 @@ class ImageDataset(Dataset):
         captions: the first text of each picture, or None without captions.
         texts: all texts of each picture, or None without captions.
         image_size: S, the side in pixels.
-        crop_recipe: the augmentation in short, such as ``center`` or ``random(0.8)+flip``.
+        crop_recipe: the augmentation in short, such as ``center``, ``ten(0.9)`` or ``random(0.8)+flip``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ImageDataset(Dataset):
         unreadable: str = "skip",
         store: PictureStore | None = None,
     ):
-        _check(image_size, crop, min_crop_fraction, seed, unreadable)
+        _check(image_size, crop, min_crop_fraction, seed, unreadable, flip)
         self.table = table
         self.class_names = tuple(class_names)
         self.image_size = image_size
@@ -82,11 +82,11 @@ class ImageDataset(Dataset):
 
     @property
     def crop_recipe(self) -> str:
-        crop = f"random({self.min_crop_fraction:g})" if self.crop == "random" else self.crop
+        crop = self.crop if self.crop == "center" else f"{self.crop}({self.min_crop_fraction:g})"
         return crop + ("+flip" if self.flip else "")
 
     def with_crop(self, crop: str | None = None, flip: bool | None = None) -> ImageDataset:
-        """The same pictures under another crop (``random`` or ``center``) or flip; decoded pictures are shared."""
+        """The same pictures under another crop (``random``, ``ten``, ``center``) or flip; decoded ones are shared."""
         return ImageDataset(
             self.table,
             self.class_names,
@@ -117,12 +117,20 @@ class ImageDataset(Dataset):
             index, image = requested, self.store.prepared(requested)
         if self.crop == "random":
             image = random_crop(image, self.image_size, self.min_crop_fraction, rng)
+        elif self.crop == "ten":
+            version = position // len(self) % TEN if drawn else 0  # another one each time round
+            version = version if self._mirrors(index) else version % (TEN // 2)
+            image = ten_crop(image, self.image_size, self.min_crop_fraction, version)
         else:
             image = center_crop(image, self.image_size)
-        if self.flip and rng.random() < 0.5 and (self.table.flippable is None or self.table.flippable[index]):
+        if self.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         label = -1 if self.labels is None else self.labels[index]
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+
+    def _mirrors(self, index: int) -> bool:
+        """Whether the picture's mirror image means the same."""
+        return self.table.flippable is None or self.table.flippable[index]
 
     def _readable(self, position: int, requested: int) -> tuple[int, Image.Image]:
         """The picture asked for, or else one drawn at random: the next in line would be seen twice as often."""
@@ -172,7 +180,7 @@ def load_images(config: DataConfig) -> ImageSplits:
             over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
-    _check(config.image_size, config.crop, config.min_crop_fraction, config.seed, config.unreadable)
+    _check(config.image_size, config.crop, config.min_crop_fraction, config.seed, config.unreadable, config.flip)
     fraction = config.validation_fraction
     if not 0 < fraction < 1:
         raise ConfigError(f"validation_fraction must be above 0 and below 1, not {fraction}")
@@ -207,11 +215,13 @@ def load_images(config: DataConfig) -> ImageSplits:
     return splits
 
 
-def _check(image_size: int, crop: str, min_crop_fraction: float, seed: int, unreadable: str) -> None:
+def _check(image_size: int, crop: str, min_crop_fraction: float, seed: int, unreadable: str, flip: bool) -> None:
     if image_size < 1:
         raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}")
-    if crop not in ("random", "center"):
-        raise ConfigError(f"crop must be random or center, not {crop!r}")
+    if crop not in ("random", "ten", "center"):
+        raise ConfigError(f"crop must be random, ten or center, not {crop!r}")
+    if crop == "ten" and flip:
+        raise ConfigError("flip: ten crops hold the mirror images already; set it to false")
     if not 0 < min_crop_fraction <= 1:
         raise ConfigError(f"min_crop_fraction must be above 0 and at most 1, not {min_crop_fraction}")
     if seed < 0:

@@ -82,6 +82,25 @@ def random_crop(image: Image.Image, size: int, min_fraction: float, rng: np.rand
     return image.crop((left, top, left + size, top + size))
 
 
+TEN = 10  # crops of :func:`ten_crop`
+
+
+def ten_crop(image: Image.Image, size: int, fraction: float, version: int) -> Image.Image:
+    """Version 0..9 of a picture: the central crop; the four corners of its central part, each keeping ``fraction`` of
+    the shorter side; and the mirror images of these five. Returns an RGB picture of ``size`` x ``size``.
+
+    The corners are those of the square that :func:`center_crop` keeps, as that is all the tokenizer is measured on.
+    """
+    corner = version % (TEN // 2)
+    if corner == 0:
+        image = center_crop(image, size)
+    else:
+        side = largest_resize(size, fraction)
+        left, top = (0 if corner in (1, 3) else side - size), (0 if corner in (1, 2) else side - size)
+        image = center_crop(image, side).crop((left, top, left + size, top + size))
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if version >= TEN // 2 else image
+
+
 def to_pixels(image: Image.Image) -> torch.Tensor:
     """A picture as a float32 tensor (3, H, W) in [-1, 1]: ``x / 127.5 - 1``."""
     values = np.array(image if image.mode == "RGB" else to_rgb(image), dtype=np.float32)

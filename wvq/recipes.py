@@ -25,8 +25,9 @@ class DataConfig:
             given. A picture may have a list of them: training draws one each time.
         classes: names of the classes to keep, in this order; all if not given.
         image_size: side of the square pictures that the model sees, in pixels.
-        crop: training crop, ``random`` or ``center`` (validation is always centre).
-        min_crop_fraction: smallest share of the shorter side that a random crop keeps, in (0, 1].
+        crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
+            or ``center`` (validation is always centre).
+        min_crop_fraction: smallest share of the shorter side that a random crop keeps, or that of a corner, in (0, 1].
         flip: mirror training pictures at random.
         seed: seed of the hold-out and of the random crops.
         unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
@@ -100,6 +101,7 @@ class ExportRecipe:
         check = Checker(self, "")
         for name in ("num_crops", "batch_size"):
             check(name, "at least 1", lambda value: value >= 1)
+        check("num_crops", "10 where data.crop is ten", lambda value: self.data.crop != "ten" or value == 10)
 
 
 @dataclass

@@ -80,6 +80,18 @@ def test_each_crop_equals_direct_encoding(recipe, tokenizer):
     assert len(CodeDataset(settings.out, "validation").labels) == len(images.validation)
 
 
+def test_ten_crops(recipe, tokenizer):
+    settings = recipe(num_crops=10, crop="ten", min_crop_fraction=0.8)
+    header = export_codes(settings)
+    assert header.crop_recipe["train"] == "ten(0.8)"
+    train, cache = load_images(settings.data).train, CodeDataset(settings.out)
+    for crop in (0, 1, 4, 9):
+        expected = encode(tokenizer, train, [(crop * len(train) + i, i) for i in range(len(train))])
+        assert torch.equal(cache.codes([10 * i + crop for i in range(len(train))]), expected)
+    with pytest.raises(ConfigError, match=r"num_crops must be 10 where data\.crop is ten, got 4"):
+        export_codes(recipe(num_crops=4, crop="ten"))
+
+
 def test_the_batch_size_does_not_matter(recipe):
     one, other = recipe(num_crops=2, batch_size=7, crop="random"), recipe(num_crops=2, batch_size=64, crop="random")
     for settings in (one, other):

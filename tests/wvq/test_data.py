@@ -12,7 +12,7 @@ from PIL import Image
 import wvq.pictures
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError, DataError
-from wvq.images import center_crop, random_crop, to_pixels
+from wvq.images import center_crop, random_crop, ten_crop, to_pixels
 from wvq.recipes import DataConfig
 
 
@@ -190,8 +190,20 @@ class TestItems:
         assert view.store is train.store
         assert torch.equal(view[3]["pixel_values"], to_pixels(center_crop(train.picture(3), 16)))
         assert train.with_crop(flip=False).crop_recipe == "random(0.75)"
-        with pytest.raises(ConfigError, match="crop must be random or center, not 'top'"):
+        with pytest.raises(ConfigError, match="crop must be random, ten or center, not 'top'"):
             train.with_crop(crop="top")
+
+    def test_ten_crops_come_one_each_time_round(self, folder):
+        train = load_images(config_for(folder, crop="ten", min_crop_fraction=0.75)).train
+        assert train.crop_recipe == "ten(0.75)"
+        found = [train[(version * len(train) + 5, 3)]["pixel_values"] for version in range(11)]
+        for version, pixels in enumerate(found):
+            assert torch.equal(pixels, to_pixels(ten_crop(train.picture(3), 16, 0.75, version % 10)))
+        assert torch.equal(train[3]["pixel_values"], found[0])
+        train.table.flippable = [False] * len(train)
+        assert torch.equal(train[(7 * len(train), 3)]["pixel_values"], found[2])  # never mirrored
+        with pytest.raises(ConfigError, match="flip: ten crops hold the mirror images already"):
+            load_images(config_for(folder, crop="ten", flip=True))
 
     def test_index_out_of_range(self, folder):
         train = load_images(config_for(folder)).train
@@ -205,7 +217,7 @@ class TestBadInput:
         ("settings", "message"),
         [
             ({"image_size": 0}, "image_size must be at least 1 pixel, not 0"),
-            ({"crop": "middle"}, "crop must be random or center, not 'middle'"),
+            ({"crop": "middle"}, "crop must be random, ten or center, not 'middle'"),
             ({"min_crop_fraction": 0.0}, "min_crop_fraction must be above 0"),
             ({"min_crop_fraction": 1.2}, "min_crop_fraction must be above 0"),
             ({"validation_fraction": 0.0}, "validation_fraction must be above 0"),

@@ -8,7 +8,18 @@ import torch
 from PIL import Image
 
 from wvq.errors import DataError
-from wvq.images import center_crop, halve, image_grid, largest_resize, random_crop, to_pil, to_pixels, to_rgb, to_uint8
+from wvq.images import (
+    center_crop,
+    halve,
+    image_grid,
+    largest_resize,
+    random_crop,
+    ten_crop,
+    to_pil,
+    to_pixels,
+    to_rgb,
+    to_uint8,
+)
 
 
 def noise(width, height, seed=0):
@@ -106,6 +117,17 @@ class TestCrops:
         again = [random_crop(image, 32, 0.8, np.random.default_rng(seed)).tobytes() for seed in range(6)]
         assert first == again
         assert len(set(first)) == 6
+
+    def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images(self):
+        image = noise(90, 60)
+        crops = [ten_crop(image, 32, 0.8, version) for version in range(10)]
+        assert crops[0].tobytes() == center_crop(image, 32).tobytes()
+        larger = np.asarray(center_crop(image, 40))
+        corners = [larger[:32, :32], larger[:32, 8:], larger[8:, :32], larger[8:, 8:]]
+        for crop, corner in zip(crops[1:5], corners, strict=True):
+            assert np.array_equal(np.asarray(crop), corner)
+        for crop, mirrored in zip(crops[:5], crops[5:], strict=True):
+            assert np.array_equal(np.asarray(mirrored), np.asarray(crop)[:, ::-1])
 
     def test_random_crop_keeps_at_least_the_fraction(self):
         # A left-to-right ramp shows which share of the width a crop has kept.

@@ -208,13 +208,14 @@ def test_shipped_recipes_are_valid(name):
     else:
         recipe.train.check()
         recipe.condition.check()
+        recipe.objective.check()
         ImageCodeTransformerConfig(**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
 
 
 def test_shipped_recipes_of_one_folder_fit_together():
     names = shipped_recipes()
     for folder in {name.split("/")[0] for name in names}:
-        if f"{folder}/codes" in names:
+        if {f"{folder}/codes", f"{folder}/tokenizer"} <= names.keys():
             tokenizer = load_recipe(TokenizerRecipe, f"{folder}/tokenizer")
             codes = load_recipe(ExportRecipe, f"{folder}/codes")
             assert codes.data.image_size == tokenizer.data.image_size
