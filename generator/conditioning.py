@@ -150,6 +150,7 @@ class ConditionEmbedder(nn.Module):
             features: (N, L, E) of the training captions.
             mask: (N, L) bool.
         """
+        features = features.float()  # kept in half precision, too coarse for sums
         pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
         layers = [(self.text_projection, features[mask])]
         if self.config.condition_bias:

@@ -27,7 +27,7 @@ BATCH = 64
 class TextFeatures:
     """Features and masks of texts by row.
 
-    Indexing by rows gives features (..., L, E) float32 and masks (..., L) bool.
+    Indexing by rows gives features (..., L, E) float16, as they are kept, and masks (..., L) bool.
     """
 
     def __init__(self, features: np.ndarray, masks: np.ndarray):
@@ -37,8 +37,7 @@ class TextFeatures:
         return len(self.features)
 
     def __getitem__(self, rows: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        features = torch.from_numpy(np.asarray(self.features[rows], dtype=np.float32))
-        return features, torch.from_numpy(np.array(self.masks[rows]))
+        return tuple(torch.from_numpy(np.array(values[rows])) for values in (self.features, self.masks))
 
 
 def cached_text_features(folder: Path, texts: list[str], encoder: TextEncoder) -> TextFeatures:

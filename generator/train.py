@@ -62,24 +62,30 @@ class ConditionedCodes(Dataset):
         return len(self.codes)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        return self.__getitems__([key])[0]
+        return {name: values[0] for name, values in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: list) -> list[dict[str, torch.Tensor]]:
-        items = self.codes.__getitems__(keys)
-        for key, item in zip(keys, items, strict=True):
-            index = int(item.pop("index"))
-            label = item.pop("label")
-            if self.classes:
-                item["class_labels"] = label
-            if self.text is not None:
-                item["text_features"], item["text_mask"] = self.text[self._text_row(index, key)]
-        return items
+    def __getitems__(self, keys: list) -> dict[str, torch.Tensor]:
+        """A batch at once: rows cut apart and stacked again by the loader would take most of its time."""
+        found = self.codes.batch(keys)
+        batch = {"codes": found["codes"]}
+        if self.classes:
+            batch["class_labels"] = found["label"]
+        if self.text is not None:
+            batch["text_features"], batch["text_mask"] = self.text[np.array([self._text_row(key) for key in keys])]
+        return batch
 
-    def _text_row(self, index: int, key: int | tuple[int, int]) -> int:
+    @staticmethod
+    def collate_fn(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return batch
+
+    def _text_row(self, key: int | tuple[int, int]) -> int:
+        if not isinstance(key, tuple):
+            return self.rows[key][0]
+        position, index = key
         rows = self.rows[index]
-        if len(rows) == 1 or not isinstance(key, tuple):
+        if len(rows) == 1:
             return rows[0]
-        return rows[np.random.default_rng((self.codes.seed, key[0], 1)).integers(len(rows))]
+        return rows[np.random.default_rng((self.codes.seed, position, 1)).integers(len(rows))]
 
 
 class GeneratorTask(Task):
@@ -128,7 +134,7 @@ class GeneratorTask(Task):
         )
         length = self.validation.codes.header.sequence_length
         sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
-        for batch in DataLoader(share, batch_size=64):
+        for batch in DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn):
             batch = {name: value.to(model.device) for name, value in batch.items()}
             codes = batch["codes"].flatten(1)
             logits = model(**batch).logits.float()

@@ -219,16 +219,17 @@ class CodeDataset(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
-        rows, indices = [], []
-        for key in keys:
-            position, index = key if isinstance(key, tuple) else (None, key)
-            rows.append(index * self.num_crops + self._crop(position))
-            indices.append(index)
-        codes = self.codes(rows)
-        return [
-            {"codes": codes[i], "label": torch.tensor(self.label(index)), "index": torch.tensor(index)}
-            for i, index in enumerate(indices)
-        ]
+        batch = self.batch(keys)
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(keys))]
+
+    def batch(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """The items of several keys, stacked: ``codes`` (B, T), ``label`` (B,) and ``index`` (B,), int64."""
+        pairs = [key if isinstance(key, tuple) else (None, key) for key in keys]
+        indices = np.array([index for _, index in pairs])
+        crops = np.array([self._crop(position) for position, _ in pairs])
+        rows = indices * self.num_crops + crops
+        labels = torch.from_numpy(self.labels[rows].astype(np.int64))
+        return {"codes": self.codes(rows), "label": labels, "index": torch.from_numpy(indices)}
 
     def _crop(self, position: int | None) -> int:
         if position is None or self.num_crops == 1:

@@ -188,6 +188,7 @@ class Trainer:
             self.train_set,
             self.micro_batch,
             sampler=sampler,
+            collate_fn=getattr(self.train_set, "collate_fn", None),  # a set that makes whole batches itself
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
             worker_init_fn=end_with_parent_only,

@@ -128,7 +128,7 @@ def test_items_carry_each_pictures_own_condition(tiny_codes_dir, encoder_dir):
         assert set(item) == {"codes", "class_labels", "text_features", "text_mask"}
         features, mask = encoder.encode([codes.caption(index)])
         assert torch.equal(item["text_mask"], mask[0])
-        torch.testing.assert_close(item["text_features"][mask[0]], features[0][mask[0]], atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(item["text_features"][mask[0]].float(), features[0][mask[0]], atol=2e-3, rtol=1e-3)
         assert CLASS_NAMES[item["class_labels"]] in codes.caption(index)
     assert set(ConditionedCodes(codes, False, None)[0]) == {"codes"}
     assert len({codes.caption(i) for i in range(len(codes))}) == len(items.text)  # each text encoded once
@@ -139,7 +139,7 @@ def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_di
     monkeypatch.setattr(CodeDataset, "texts", lambda self, index: several.get(index, ("red circle",)))
     encoder = TextEncoder(encoder_dir, 5)
     items = ConditionedCodes(CodeDataset(tiny_codes_dir, "train"), True, encoder)
-    first, second, third = (encoder.encode([text])[0][0].half().float() for text in several[0])
+    first, second, third = (encoder.encode([text])[0][0].half() for text in several[0])
     assert torch.equal(items[0]["text_features"], first)
     drawn = [items[position, 0]["text_features"] for position in range(60)]
     counts = [sum(torch.equal(features, text) for features in drawn) for text in (first, second, third)]
