@@ -158,6 +158,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
     _supports_sdpa = True
+    reduced: str | None = None  # what reduce_weights has made of the linear layers
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__(config)

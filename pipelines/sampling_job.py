@@ -143,7 +143,7 @@ def _draw(
     images = pipe.draw(wanted, seeds, settings).images
     names = pipe.class_names
     for seed, label, prompt, image in zip(seeds, wanted.labels, wanted.prompts, images, strict=True):
-        given = {"pipeline": source, "class_label": label, "prompt": prompt}
+        given = {"pipeline": source, "weights": pipe.generator.reduced, "class_label": label, "prompt": prompt}
         given["class_name"] = names[label] if names and label is not None else None
         known = {name: value for name, value in given.items() if value is not None}
         text = PngImagePlugin.PngInfo()

@@ -116,7 +116,9 @@ def sample(values) -> None:
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
     prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
-    pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
+    pipe = ImageGenerationPipeline.from_pretrained(
+        values.pipeline, device=_device(values.device), weights=values.weights
+    )
     classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
     files = sample_to_folder(
         pipe,
@@ -179,7 +181,9 @@ def evaluate_generation(values) -> None:
     from wvq.eval.generation import evaluate_generation as evaluate
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
-    pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=_device(values.device))
+    pipe = ImageGenerationPipeline.from_pretrained(
+        values.pipeline, device=_device(values.device), weights=values.weights
+    )
     dataset = load_images(_at_size(values.data, pipe.tokenizer.config.image_size)).train
     result = evaluate(
         pipe,
@@ -192,7 +196,7 @@ def evaluate_generation(values) -> None:
         feature_network=_feature_network(values),
         **_sampling(values),
     )
-    result["settings"]["pipeline"] = values.pipeline
+    result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights}
     _save_result(values.out, result)
 
 
