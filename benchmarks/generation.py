@@ -22,12 +22,13 @@ import torch
 from benchmarks.cells import claimed, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
 from wvq.data import ImageDataset, load_images
+from wvq.errors import DataError
 from wvq.eval.features import FeatureNetwork, load_feature_network
 from wvq.eval.generation import sample_pictures
 from wvq.eval.metrics import distribution_metrics, real_floor
 from wvq.eval.references import collect_features, evaluation_view, pixel_batches, reference_features
 from wvq.images import image_grid, to_uint8
-from wvq.outputs import RECIPE_NAME
+from wvq.outputs import RECIPE_NAME, read_json
 from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -124,10 +125,12 @@ def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measur
         pictures = sample_pictures(pipe, NUM_SAMPLES, labels, None, 0, 250, guidance_scale=scale)
         samples[f"{scale:g}"] = measure(pictures)
     sheet(pipe).save(out / "sheet.png")
+    trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")
     bits = run["loss"] * pipe.generator.config.sequence_length / math.log(2)
     return {
         "name": out.name,
         "cell": {"method": cell.method, "num_codes": cell.num_codes, **cell.changes},
+        "tokenizer": {name: trained[name] for name in ("psnr_rgb", "utilization", "perplexity")},
         "run": run | {"bits_per_image": bits},
         "num_samples": NUM_SAMPLES,
         "floor": measure.floor,

@@ -209,6 +209,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             )
         self.codebook.copy_(codebook - codebook.mean(0)).div_(codebook.std().clamp_min(1e-8))
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.code_embedding  # sharded training asks for it
+
     # ---- parts, shared by the training forward and by sampling
 
     def embed_codes(self, codes: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

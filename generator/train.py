@@ -212,11 +212,14 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     task = GeneratorTask(
         tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
     )
-    result = (trainer := Trainer(task, model, sets[0], recipe.train, folder, accelerator)).run(resume=resume)
+    parameters = sum(p.numel() for p in model.parameters())
+    trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
+    result = trainer.run(resume=resume)
+    averaged = trainer.averaged_model
     if accelerator.is_main_process:
         with files_into(out) as partial:
-            trainer.averaged_model.save_pretrained(partial)
-        result["parameters"] = sum(p.numel() for p in model.parameters())
+            averaged.save_pretrained(partial)
+        result["parameters"] = parameters
         write_json(out / "result.json", result)
     accelerator.wait_for_everyone()
     return result

@@ -185,6 +185,8 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     images = load_images(recipe.data)
     from_data = {"image_size": recipe.data.image_size, "class_names": list(images.class_names)}
     accelerator = build_accelerator(recipe.train)
+    if accelerator.is_fsdp2:
+        raise ConfigError("a tokenizer is too small to shard; start it with --multi_gpu instead of --use_fsdp")
     out = Path(recipe.out)
     set_seed(recipe.train.seed)
     model = build_tokenizer(recipe, from_data)
@@ -200,9 +202,10 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
     trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
     result = trainer.run(resume=resume)
+    averaged = trainer.averaged_model
     if accelerator.is_main_process:
         with files_into(out) as partial:
-            trainer.averaged_model.save_pretrained(partial)
+            averaged.save_pretrained(partial)
             ImageProcessor(size=model.config.image_size).save_pretrained(partial)
         result["data"] = images.source
         result["parameters"] = sum(p.numel() for p in model.parameters())

@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 
+def average_decay(decay: float, updates: int) -> float:
+    """The decay of an update, which grows from 0 to ``decay`` over the first ones."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
 class ExponentialAverage:
     """Exponential moving average of the parameters; buffers are copied. The decay grows from 0 over the first steps."""
 
@@ -18,7 +23,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = average_decay(self.decay, self.updates)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

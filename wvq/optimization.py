@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wvq.settings import TrainConfig
+from wvq.sharding import full
 
 
 def parameter_group(
@@ -57,7 +58,7 @@ def clip_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> dict[str,
     for group in optimizer.param_groups:
         clipped.setdefault(group["clip"], []).extend(group["params"])
     return {
-        name: nn.utils.clip_grad_norm_(params, clip_norm or math.inf, foreach=True).detach()
+        name: full(nn.utils.clip_grad_norm_(params, clip_norm or math.inf, foreach=True).detach())
         for name, params in clipped.items()
     }
 

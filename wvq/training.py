@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -27,10 +27,12 @@ from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, 
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
+from wvq.sharding import ShardedModel, whole_copy
 from wvq.task import RunningMeans, Task
 from wvq.tracking import RunLog, truncate_log
 from wvq.unreadable import DrawnPictures
 
+UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -73,12 +75,16 @@ class Trainer:
         if config.gradient_checkpointing:
             enable_checkpointing(model)
         optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
+        whole = whole_copy(model, accelerator)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.optimizers = {"": self.optimizer}
         self.adversary = None
         if task.adversary is not None:
             self._prepare_adversary(task.adversary)
-        self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
+        if whole is not None:
+            self.ema = ShardedModel(whole, self.raw_model, config.ema_decay, accelerator.device)
+        else:
+            self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
         if config.compile:
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
@@ -100,7 +106,7 @@ class Trainer:
 
     @property
     def averaged_model(self) -> nn.Module:
-        """The weights to evaluate and keep: the moving average where there is one."""
+        """The weights to evaluate and keep: the moving average where there is one. All processes ask together."""
         return self.ema.model if self.ema else self.raw_model
 
     # ---- the loop
@@ -301,6 +307,8 @@ class Trainer:
             log.row("validation", self.images_seen, figures)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
             bar.write(f"{self.task.name}, held out after {self.images_seen:,} images: {shown}")
+        if isinstance(self.ema, ShardedModel):
+            self.ema.release()
         self.accelerator.wait_for_everyone()
         self._last_step_at = time.perf_counter()  # evaluation does not count as training time
         return figures
@@ -353,9 +361,17 @@ def enable_checkpointing(model: nn.Module) -> None:
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
-    """The Accelerator of a run; device and number of processes come from the launcher."""
+    """The Accelerator of a run; device and number of processes come from the launcher.
+
+    Raises:
+        ConfigError: the launcher asks for a way of training that is not supported.
+    """
     # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
     # Accelerate holds a process to the precision of its first run; the two stages may well differ.
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
+    kind = accelerator.distributed_type
+    if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
+        raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
+    return accelerator

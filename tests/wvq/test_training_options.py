@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.utils.data import Dataset
 
+from wvq.errors import ConfigError
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -99,3 +102,15 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
         make_trainer(tmp_path / str(flag), compile=flag).run()
     plain, compiled = (torch.tensor(figures(tmp_path / str(flag), "loss", "l2")) for flag in (False, True))
     torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_ways_of_training_that_are_not_supported_are_refused(kind, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda _: kind))
+    with pytest.raises(ConfigError, match=f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with"):
+        build_accelerator(TrainConfig())
+
+
+def test_a_process_may_train_two_stages_in_two_precisions():
+    assert build_accelerator(TrainConfig(mixed_precision="bf16")).mixed_precision == "bf16"
+    assert build_accelerator(TrainConfig(mixed_precision="no")).mixed_precision == "no"

@@ -1,0 +1,78 @@
+"""Training under `accelerate launch`: two processes, plain and sharded, learn what one learns, and resume exactly."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from wvq.checkpoints import find_checkpoints
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.tracking import read_log
+
+SIZES = ["--model.hidden_size=32", "--model.num_layers=2", "--model.num_heads=2", "--model.dropout=0"]
+SIZES += ["--model.token_dropout=0", "--condition.class_dropout=0"]  # each process has random numbers of its own
+LOOP = ["--train.images=96", "--train.batch_size=16", "--train.learning_rate=0.005", "--train.log_every=16"]
+LOOP += ["--train.ema_decay=0.5", "--train.weight_decay=0.1"]
+SHARDED = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
+SHARDED += ["--fsdp_transformer_layer_cls_to_wrap=Block"]
+LAUNCH = {
+    "one": None,
+    "two": ["--multi_gpu"],
+    "sharded": SHARDED,
+}
+WORKER = Path(__file__).with_name("sharded_worker.py")
+
+
+def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str) -> None:
+    command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
+    launcher = [] if LAUNCH[kind] is None else ["-m", "accelerate.commands.launch", *LAUNCH[kind]]
+    launcher += ["--num_processes=2", "--main_process_port=0"] if launcher else []
+    program = [str(WORKER)] if kind == "sharded" else ["-m", "wvq"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *program, *command, *options],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    return [(row["images"], row["loss"]) for row in read_log(out / "generator" / "training") if row["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, tiny_codes_dir, tiny_tokenizer_dir):
+    out = tmp_path_factory.mktemp("one") / "run"
+    run("one", out, tiny_codes_dir, tiny_tokenizer_dir)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["two", "sharded"])
+def test_two_processes_learn_what_one_learns_and_resume_exactly(
+    kind, one, tmp_path, tiny_codes_dir, tiny_tokenizer_dir
+):
+    out, folders = tmp_path / "run", (tiny_codes_dir, tiny_tokenizer_dir)
+    run(kind, out, *folders, "--train.save_every=32", "--train.keep_checkpoints=9")
+    first, second = (json.loads((folder / "generator" / "result.json").read_text()) for folder in (one, out))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    for (images, loss), (same, other) in zip(losses(one), losses(out), strict=True):
+        assert images == same
+        assert other == pytest.approx(loss, rel=1e-4)
+    expected, found = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
+    for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(other, value, rtol=1e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+    whole = losses(out)
+    for checkpoint in find_checkpoints(out / "generator" / "training")[1:]:
+        shutil.rmtree(checkpoint)
+    for name in ("model.safetensors", "result.json"):
+        (out / "generator" / name).unlink()
+    run(kind, out, *folders, "--train.save_every=32", "--train.keep_checkpoints=9", "--resume")
+    assert losses(out) == whole
+    again = json.loads((out / "generator" / "result.json").read_text())
+    assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
