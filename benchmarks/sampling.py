@@ -1,16 +1,20 @@
 """Time of one sampled code, against transformers' generate and against the bare matrix products.
 
     python -m benchmarks.sampling [--batches 1 4 16] [--rounds 5] [--codes 256] [--out docs/results/sampling_speed.json]
+    python -m benchmarks.sampling --sides 8 16 32 [--batches 4] [--out docs/results/sampling_length.json]
 
 ours: :func:`wvq.generator.sampling.sample_codes` of a generator of size B (12 layers of 768, K = 16,384, 16 x 16 codes,
 one class token) under guidance 2. generate: ``LlamaForCausalLM.generate`` of the same sizes with ``guidance_scale=2``,
 its own cache and classifier-free guidance. floor: the matrix products of one step alone, with our weights and as many
-rows. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
+rows. bf16, int8: ours with reduced weights (:mod:`wvq.generator.reduced`). With ``--sides``, whole pictures of side x
+side codes are drawn; products: the floor, and the two products of attention with as many tokens as a picture has on
+average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import time
@@ -25,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.outputs import write_json
 
@@ -32,9 +37,9 @@ CLASSES = 1000
 SETTINGS = SamplingSettings(guidance_scale=2.0)
 
 
-def build_generator(size: str = "B") -> ImageCodeTransformer:
+def build_generator(side: int = 16) -> ImageCodeTransformer:
     torch.manual_seed(0)
-    model = ImageCodeTransformer(ImageCodeTransformerConfig(size=size, num_classes=CLASSES)).eval()
+    model = ImageCodeTransformer(ImageCodeTransformerConfig(size="B", grid=[side, side], num_classes=CLASSES)).eval()
     torch.nn.init.normal_(model.head.weight, 0.0, 0.02)
     return model
 
@@ -90,8 +95,11 @@ def generate(model: LlamaForCausalLM, batch: int, codes: int, num_codes: int) ->
     return run
 
 
-def floor(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
-    rows = 2 * batch
+def floor(model: ImageCodeTransformer, batch: int, codes: int, seen: int = 0) -> Callable[[], float]:
+    """The products of a step with the weights and, where tokens have been ``seen``, with their keys and values."""
+    rows, heads, size = 2 * batch, model.config.num_heads, model.config.head_dim
+    query = torch.randn(rows, heads, 1, size)
+    keys = [torch.randn(rows, heads, seen, size) for _ in model.blocks] if seen else []
     x = torch.randn(rows, model.config.hidden_size)
     wide = torch.randn(rows, model.config.intermediate_size)
     steps = min(codes, 32)
@@ -100,8 +108,10 @@ def floor(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], f
         start = time.perf_counter()
         with torch.inference_mode():
             for _ in range(steps):
-                for block in model.blocks:
+                for number, block in enumerate(model.blocks):
                     F.linear(x, block.attention.qkv.weight)
+                    if keys:
+                        F.scaled_dot_product_attention(query, keys[number], keys[number])
                     F.linear(x, block.attention.out.weight)
                     F.linear(x, block.feed_forward.gate_up.weight)
                     F.linear(wide, block.feed_forward.down.weight)
@@ -112,7 +122,7 @@ def floor(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], f
 
 
 def compare(cases: dict[str, Callable[[], float]], rounds: int) -> dict:
-    """Milliseconds a code of each case, and the ratios of the others to ours and of ours to the floor."""
+    """Milliseconds a code of each case, and the ratios of each to ours."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds):
         for name in list(cases) if number % 2 else list(cases)[::-1]:
@@ -122,7 +132,36 @@ def compare(cases: dict[str, Callable[[], float]], rounds: int) -> dict:
         return round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
 
     row = {f"{name}_ms": round(1000 * statistics.median(values), 2) for name, values in times.items()}
-    return {**row, "generate_to_ours": ratio("generate", "ours"), "ours_to_floor": ratio("ours", "floor")}
+    return row | {f"{name}_to_ours": ratio(name, "ours") for name in times if name != "ours"}
+
+
+def by_batch(batches: list[int], rounds: int, codes: int) -> list[dict]:
+    model = build_generator()
+    llama = build_llama(model)
+    reduced = {kind: reduce_weights(copy.deepcopy(model), kind) for kind in REDUCED}
+    rows = []
+    for batch in batches:
+        cases = {
+            "ours": ours(model, batch, codes),
+            "generate": generate(llama, batch, codes, model.config.num_codes),
+            "floor": floor(model, batch, codes),
+            **{kind: ours(other, batch, codes) for kind, other in reduced.items()},
+        }
+        rows.append({"batch": batch, **compare(cases, rounds)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def by_length(sides: list[int], batches: list[int], rounds: int) -> list[dict]:
+    rows = []
+    for side in sides:
+        model, codes = build_generator(side), side * side
+        for batch in batches:
+            cases = {"ours": ours(model, batch, codes), "products": floor(model, batch, codes, codes // 2)}
+            cases["floor"] = floor(model, batch, codes)
+            rows.append({"codes": codes, "batch": batch, **compare(cases, rounds)})
+            print(rows[-1], flush=True)
+    return rows
 
 
 def main() -> None:
@@ -130,19 +169,13 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--codes", type=int, default=256, help="codes that are drawn, at most 256")
+    parser.add_argument("--sides", type=int, nargs="+", help="of grids: the cost against the length of a picture")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    model = build_generator()
-    llama = build_llama(model)
-    rows = []
-    for batch in arguments.batches:
-        cases = {
-            "ours": ours(model, batch, arguments.codes),
-            "generate": generate(llama, batch, arguments.codes, model.config.num_codes),
-            "floor": floor(model, batch, arguments.codes),
-        }
-        rows.append({"batch": batch, **compare(cases, arguments.rounds)})
-        print(rows[-1], flush=True)
+    if arguments.sides:
+        rows = by_length(arguments.sides, arguments.batches, arguments.rounds)
+    else:
+        rows = by_batch(arguments.batches, arguments.rounds, arguments.codes)
     machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
     machine |= {"transformers": transformers.__version__, "python": platform.python_version()}
     machine |= {"threads": torch.get_num_threads(), "codes": arguments.codes, "rounds": arguments.rounds}
