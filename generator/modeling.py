@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.linear import Projection
 from wvq.pretrained import StrictPreTrainedModel
 
 
@@ -81,8 +82,8 @@ class Attention(nn.Module):
         self.layer, self.num_heads, self.num_kv_heads = layer, config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
         heads = config.num_heads + 2 * config.num_kv_heads
-        self.qkv = nn.Linear(config.hidden_size, heads * config.head_dim, bias=False)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv = Projection(config.hidden_size, heads * config.head_dim)
+        self.out = Projection(config.hidden_size, config.hidden_size)
         self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -104,8 +105,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__()
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up = Projection(config.hidden_size, 2 * config.intermediate_size)
+        self.down = Projection(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -170,7 +171,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         if config.head != "tied":
-            self.head = nn.Linear(config.hidden_size, config.num_codes, bias=False)
+            self.head = Projection(config.hidden_size, config.num_codes)
             self.head.init_scale = 0.0 if config.head == "zero" else 1.0
         if config.code_dim:
             self.register_buffer("codebook", torch.zeros(config.num_codes, config.code_dim))
