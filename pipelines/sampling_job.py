@@ -74,8 +74,9 @@ def sample_to_folder(
         _claim(out, _job(pipe, wanted, seed, settings), resume)
     state.wait_for_everyone()
     files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
-    missing = [index for index, file in enumerate(files) if not file.exists()]
-    mine = missing[state.process_index :: state.num_processes]
+    # Shares are told by number, not by what is missing: that changes while another process starts.
+    share = range(state.process_index, len(files), state.num_processes)
+    mine = [index for index in share if not files[index].exists()]
     bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
     with bar, stop_on_signal() as request:
         for indices in batched(mine, batch_size):

@@ -104,6 +104,27 @@ def test_a_picture_that_was_being_written_is_drawn_again(class_pipe, finished, t
     assert contents(tmp_path / "s") == finished
 
 
+def test_processes_share_a_job(class_pipe, finished, tmp_path, monkeypatch):
+    class Process:
+        num_processes = 2
+
+        def __init__(self, rank):
+            self.process_index, self.is_main_process = rank, rank == 0
+
+        def wait_for_everyone(self):
+            pass
+
+    drawn, draw = [], ImageGenerationPipeline.draw
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda self, *a: drawn.append(a[1]) or draw(self, *a))
+    monkeypatch.setattr("wvq.pipelines.sampling_job._sheet", lambda *_: Image.new("RGB", (8, 8)))
+    for rank in (0, 1):  # the second starts when the first has drawn its share
+        monkeypatch.setattr("wvq.pipelines.sampling_job.PartialState", lambda rank=rank: Process(rank))
+        sample_to_folder(class_pipe, tmp_path / "s", batch_size=2, **ASKED)
+    assert sorted(seed for seeds in drawn for seed in seeds) == list(range(3, 9))
+    pictures = {name: data for name, data in contents(tmp_path / "s").items() if name != "sheet.png"}
+    assert pictures == {name: data for name, data in finished.items() if name != "sheet.png"}
+
+
 def test_a_finished_job_draws_nothing(class_pipe, finished, tmp_path, monkeypatch):
     sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
     monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda *_: pytest.fail("drawn again"))
