@@ -162,6 +162,7 @@ BASE = {
     "openmoji",
     "pictures",
     "averaging",
+    "sharding",
     "checkpoints",
     "interruption",
     "order",
