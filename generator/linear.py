@@ -12,8 +12,8 @@ class Projection(nn.Linear):
     """x W', computed as (W x')' where that is faster: for a few rows in float32 on the CPU, outside of training.
 
     Such a product is one pass over W. PyTorch's BLAS makes it along W's rows only in this order: with the weights of
-    size B on two cores, 2 rows take a quarter of the time of F.linear, 8 nine tenths, 32 three quarters
-    (benchmarks/sampling.py).
+    size B on two cores, 2 rows take a quarter of the time of F.linear, 8 nine tenths, 32 three quarters.
+    benchmarks/sampling.py has the whole step.
     """
 
     def __init__(self, in_features: int, out_features: int):
