@@ -3,8 +3,8 @@
     python -m benchmarks.generation --data cifar10.parquet --out runs/generation [--tokenizers runs/comparison/cells]
 
 A cell takes a tokenizer of the comparison in benchmarks/tokenizers.py (training it where it is not there yet), exports
-the training pictures and their mirror images, trains the generator of generation.yaml over the codes, and holds samples
-against real training pictures. ``decoded`` beside a cell's figures is what a perfect generator would reach: other
+the training pictures twice, the second time mirrored with probability 1/2, trains the generator of generation.yaml over
+the codes, and holds samples against real training pictures. ``decoded`` beside a cell's figures is what a perfect generator would reach: other
 training pictures than those of the reference, passed through the tokenizer. Several processes may share a folder.
 """
 
@@ -74,7 +74,7 @@ def tokenizer_folder(cell: Cell, data: str, tokenizers: Path) -> Path:
 
 
 def code_folder(tokenizer: Path, data: str) -> Path:
-    """Codes of all pictures and of their mirror images, exported where they are not there."""
+    """Codes of all pictures in two versions, exported where they are not there."""
     out = tokenizer.parent.parent / "codes" / tokenizer.name
     with claimed(out.parent / f"{out.name}.lock", wait=True):
         if not out.exists():
@@ -83,7 +83,7 @@ def code_folder(tokenizer: Path, data: str) -> Path:
 
 
 def data_config(data: str) -> DataConfig:
-    """The pictures of the comparison; random crops of a fraction of 1 are mirrored whole pictures."""
+    """The pictures of the comparison, whole; a second version of each is mirrored with probability 1/2."""
     return DataConfig(path=data, image_size=32, crop="center", flip=True, validation_fraction=0.1)
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from wvq.generator.conditioning import Condition
+from wvq.generator.conditioning import Condition, Prefix
 from wvq.generator.guidance import guide
 from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+
+
+def begin(
+    model: ImageCodeTransformer, condition: Condition, count: int, guided: bool
+) -> tuple[Prefix, torch.Tensor | None, KeyValueCache]:
+    """Prefix, mask of real tokens and empty cache of ``count`` pictures, followed by their null halves if guided."""
+    rows = 2 * count if guided else count
+    prefix = model.condition(condition.cat(condition.null()) if guided else condition, rows)
+    valid = prefix.valid
+    if valid is not None:  # padded once to its full length: a mask is then a slice
+        valid = F.pad(valid, (0, model.config.sequence_length), value=True)
+    return prefix, valid, KeyValueCache(model.config, rows, prefix.tokens)
 
 
 class Halves:
@@ -25,13 +37,8 @@ class Halves:
         on = [position for position, scale in enumerate(scales) if scale != 1 and position >= start]
         self.model, self.count, self.scales = model, count, scales
         self.on = range(on[0], on[-1] + 1) if on else range(0)
-        rows = 2 * count if on else count
-        self.prefix = model.condition(condition.cat(condition.null()) if on else condition, rows)
-        self.valid = None
-        if self.prefix.valid is not None:  # padded once to its full length: a mask is then a slice
-            self.valid = F.pad(self.prefix.valid, (0, model.config.sequence_length), value=True)
-        self.whole = KeyValueCache(model.config, rows, self.prefix.tokens)
-        self.conditional, self.unconditional = self.whole.part(0, count), self.whole.part(count, rows)
+        self.prefix, self.valid, self.whole = begin(model, condition, count, guided=bool(on))
+        self.conditional, self.unconditional = self.whole.part(0, count), self.whole.part(count, 2 * count)
 
     def logits(self, codes: torch.Tensor, position: int) -> torch.Tensor:
         """Guided float32 logits (B, K) of a position, given codes (B, T) of which those before it are known.

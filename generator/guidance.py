@@ -37,7 +37,10 @@ def guidance_scales(
     return [1 + (scale - 1) * rise(x) if start <= x < end else 1.0 for x in shares]
 
 
-def guide(logits: torch.Tensor, scale: float) -> torch.Tensor:
-    """Guided logits (B, K) of a batch whose first half (2 B, K) has the condition and whose second has not."""
+def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """Guided logits (B, ..., K) of a batch whose first half (2 B, ..., K) has the condition and whose second has not.
+
+    A tensor of scales is spread over the logits.
+    """
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, scale)

@@ -11,12 +11,13 @@ at random instead, which keeps the distribution but not the picture.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from wvq.generator.conditioning import Condition
+from wvq.generator.decoding import begin
 from wvq.generator.filters import FREE, filter_logits
-from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+from wvq.generator.guidance import guide
+from wvq.generator.modeling import ImageCodeTransformer
 
 
 class GumbelNoise:
@@ -59,12 +60,7 @@ class Speculation:
         self.given = codes.clone()
         self.scales = torch.tensor(scales, device=codes.device)
         self.guided = any(scale != 1 for scale in scales)
-        rows = len(seeds) * (1 + self.guided)
-        self.prefix = model.condition(condition.cat(condition.null()) if self.guided else condition, rows)
-        self.valid = self.prefix.valid
-        if self.valid is not None:  # padded once to its full length: a mask is then a slice
-            self.valid = F.pad(self.valid, (0, model.config.sequence_length), value=True)
-        self.cache = KeyValueCache(model.config, rows, self.prefix.tokens)
+        self.prefix, self.valid, self.cache = begin(model, condition, len(seeds), self.guided)
         self.noise = GumbelNoise(seeds, model.config.num_codes, codes.device)
         self.passes = 0
 
@@ -98,8 +94,7 @@ class Speculation:
         logits = self.model.logits(hidden[:, start - end :]).float()
         self.passes += 1
         if self.guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = torch.lerp(unconditional, conditional, self.scales[start:end, None])
+            logits = guide(logits, self.scales[start:end, None])
         if self.settings.temperature == 0:
             return logits
         kept = self.settings
