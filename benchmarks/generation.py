@@ -4,8 +4,9 @@
 
 A cell takes a tokenizer of the comparison in benchmarks/tokenizers.py (training it where it is not there yet), exports
 the training pictures twice, the second time mirrored with probability 1/2, trains the generator of generation.yaml over
-the codes, and holds samples against real training pictures. ``decoded`` beside a cell's figures is what a perfect generator would reach: other
-training pictures than those of the reference, passed through the tokenizer. Several processes may share a folder.
+the codes, and holds samples against real training pictures. ``decoded`` beside a cell's figures is what a perfect
+generator would reach: other training pictures than those of the reference, passed through the tokenizer. Several
+processes may share a folder.
 """
 
 from __future__ import annotations
