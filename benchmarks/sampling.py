@@ -5,9 +5,11 @@
 
 ours: :func:`wvq.generator.sampling.sample_codes` of a generator of size B (12 layers of 768, K = 16,384, 16 x 16 codes,
 one class token) under guidance 2. generate: ``LlamaForCausalLM.generate`` of the same sizes with ``guidance_scale=2``,
-its own cache and classifier-free guidance. floor: the matrix products of one step alone, with our weights and as many
-rows. bf16, int8: ours with reduced weights (:mod:`wvq.generator.reduced`). With ``--sides``, whole pictures of side x
-side codes are drawn; products: the floor, and the two products of attention with as many tokens as a picture has on
+its own cache and classifier-free guidance. floor: the matrix products of one step alone, by ``F.linear`` with our
+weights and as many rows. packed_floor: the same with packed weights (:mod:`wvq.generator.linear`). bf16, int8: ours
+with reduced weights (:mod:`wvq.generator.reduced`). pass_of_8: a forward pass over 8 guessed codes, half of the picture
+being known (:mod:`wvq.generator.speculative`), without the draws. With ``--sides``, whole pictures of side x side codes
+are drawn; products: the packed floor, and the two products of attention with as many tokens as a picture has on
 average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
 """
 
@@ -19,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -28,6 +31,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.decoding import begin
+from wvq.generator.guidance import guide
+from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
@@ -95,28 +101,49 @@ def generate(model: LlamaForCausalLM, batch: int, codes: int, num_codes: int) ->
     return run
 
 
-def floor(model: ImageCodeTransformer, batch: int, codes: int, seen: int = 0) -> Callable[[], float]:
+def floor(
+    model: ImageCodeTransformer, batch: int, codes: int, seen: int = 0, packed: bool = False
+) -> Callable[[], float]:
     """The products of a step with the weights and, where tokens have been ``seen``, with their keys and values."""
     rows, heads, size = 2 * batch, model.config.num_heads, model.config.head_dim
     query = torch.randn(rows, heads, 1, size)
-    keys = [torch.randn(rows, heads, seen, size) for _ in model.blocks] if seen else []
+    keys = [torch.randn(2, rows, heads, seen, size) for _ in model.blocks] if seen else []
     x = torch.randn(rows, model.config.hidden_size)
     wide = torch.randn(rows, model.config.intermediate_size)
     steps = min(codes, 32)
 
     def run() -> float:
-        start = time.perf_counter()
-        with torch.inference_mode():
+        with packed_weights(model) if packed else nullcontext(), torch.inference_mode():
+            start = time.perf_counter()
             for _ in range(steps):
                 for number, block in enumerate(model.blocks):
-                    F.linear(x, block.attention.qkv.weight)
+                    block.attention.qkv(x)
                     if keys:
-                        F.scaled_dot_product_attention(query, keys[number], keys[number])
-                    F.linear(x, block.attention.out.weight)
-                    F.linear(x, block.feed_forward.gate_up.weight)
-                    F.linear(wide, block.feed_forward.down.weight)
-                F.linear(x, model.head.weight)
-        return (time.perf_counter() - start) / steps
+                        F.scaled_dot_product_attention(query, *keys[number])
+                    block.attention.out(x)
+                    block.feed_forward.gate_up(x)
+                    block.feed_forward.down(wide)
+                model.head(x)
+            return (time.perf_counter() - start) / steps
+
+    return run
+
+
+def window_pass(model: ImageCodeTransformer, batch: int, codes: int, window: int = 8) -> Callable[[], float]:
+    guesses = torch.zeros(2 * batch, window, dtype=torch.int64)
+    known = model.config.prefix_length + codes // 2
+    steps = min(codes, 32)
+
+    def run() -> float:
+        with packed_weights(model), torch.inference_mode():
+            prefix, valid, cache = begin(model, Condition(torch.arange(batch)), batch, guided=True)
+            cache.memory.zero_()
+            start = time.perf_counter()
+            for _ in range(steps):
+                cache.length = known
+                hidden = model.run(model.embed_codes(guesses, prefix.bias), valid, cache)
+                guide(model.logits(hidden), SETTINGS.guidance_scale)
+            return (time.perf_counter() - start) / steps
 
     return run
 
@@ -145,7 +172,9 @@ def by_batch(batches: list[int], rounds: int, codes: int) -> list[dict]:
             "ours": ours(model, batch, codes),
             "generate": generate(llama, batch, codes, model.config.num_codes),
             "floor": floor(model, batch, codes),
+            "packed_floor": floor(model, batch, codes, packed=True),
             **{kind: ours(other, batch, codes) for kind, other in reduced.items()},
+            "pass_of_8": window_pass(model, batch, codes),
         }
         rows.append({"batch": batch, **compare(cases, rounds)})
         print(rows[-1], flush=True)
@@ -157,8 +186,8 @@ def by_length(sides: list[int], batches: list[int], rounds: int) -> list[dict]:
     for side in sides:
         model, codes = build_generator(side), side * side
         for batch in batches:
-            cases = {"ours": ours(model, batch, codes), "products": floor(model, batch, codes, codes // 2)}
-            cases["floor"] = floor(model, batch, codes)
+            cases = {"ours": ours(model, batch, codes), "products": floor(model, batch, codes, codes // 2, packed=True)}
+            cases["packed_floor"] = floor(model, batch, codes, packed=True)
             rows.append({"codes": codes, "batch": batch, **compare(cases, rounds)})
             print(rows[-1], flush=True)
     return rows

@@ -19,6 +19,7 @@ import torch
 from wvq.codes import CodeDataset
 from wvq.generator.conditioning import Condition
 from wvq.generator.filters import FREE
+from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
@@ -93,7 +94,9 @@ def main() -> None:
     result = {"pipeline": arguments.pipeline.name}
     result["divergence"] = divergences(folder, CodeDataset(arguments.codes, "validation"))
     print(result, flush=True)
-    result["windows"] = windows(ImageCodeTransformer.from_pretrained(folder), arguments.windows, arguments.pictures)
+    model = ImageCodeTransformer.from_pretrained(folder)
+    with packed_weights(model):
+        result["windows"] = windows(model, arguments.windows, arguments.pictures)
     for row in result["windows"]:
         print(row)
     if arguments.out:

@@ -16,6 +16,7 @@ from wvq.generator.conditioning import Condition
 from wvq.generator.decoding import Halves
 from wvq.generator.filters import FREE, filter_logits
 from wvq.generator.guidance import SCHEDULES, guidance_scales
+from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.speculative import Speculation
 from wvq.pretrained import is_integer, is_number
@@ -140,7 +141,7 @@ def sample_codes(
     if fixed is not None:
         check_fixed(fixed, shape, config.num_codes)
         codes.copy_(fixed.flatten(1))
-    with torch.inference_mode():
+    with packed_weights(model), torch.inference_mode():
         _fill(codes, model, condition, seeds, settings, progress)
     return codes.view(shape)
 

@@ -16,6 +16,7 @@ import wvq
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
 from wvq.generator.likelihood import code_log_probabilities
+from wvq.generator.linear import packed_weights
 from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
@@ -301,15 +302,16 @@ class ImageGenerationPipeline:
         self._require_memory(min(batch_size, len(seeds)), settings)
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
-        for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
-            part = slice(start, start + batch_size)
-            condition = self._condition(wanted[part])
-            fixed = None if fixed_codes is None else fixed_codes[part]
-            drawn = sample_codes(
-                self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
-            )
-            codes.append(drawn.cpu())
-            pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
+        with packed_weights(self.generator):  # once for all batches
+            for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
+                part = slice(start, start + batch_size)
+                condition = self._condition(wanted[part])
+                fixed = None if fixed_codes is None else fixed_codes[part]
+                drawn = sample_codes(
+                    self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
+                )
+                codes.append(drawn.cpu())
+                pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
         return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
 
     def _require_memory(self, batch_size: int, settings: SamplingSettings) -> None:

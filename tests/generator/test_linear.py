@@ -1,36 +1,69 @@
-"""The linear layer: the same product in both orders, and the usual path wherever the other does not fit."""
+"""The linear layer: the same product with packed weights, and the usual path wherever they do not fit."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from wvq.generator.linear import FEW_ROWS, Projection
+from wvq.generator import linear
+from wvq.generator.linear import Projection, can_pack, packed_weights
+
+needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="needs oneDNN on an x86 processor with AVX2")
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5), (FEW_ROWS, 1), (FEW_ROWS + 1, 1), (8, 40)])
-@pytest.mark.parametrize("grad", [False, True])
-def test_the_product_does_not_depend_on_the_path(shape, grad):
-    layer, x = Projection(24, 40), torch.randn(*shape, 24)
-    with torch.set_grad_enabled(grad):
+@needs_packing
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5), (8, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_product_does_not_depend_on_the_order_of_the_weights(shape, dtype):
+    torch.manual_seed(0)
+    layer, x = Projection(24, 40).to(dtype), torch.randn(*shape, 24, dtype=dtype)
+    if not can_pack(layer.weight):
+        pytest.skip("needs a processor with bfloat16 products")
+    with packed_weights(layer), torch.inference_mode():
+        assert layer.packed is not None
         found = layer(x)
-    expected = F.linear(x.double(), layer.weight.double()).float()
+    expected = F.linear(x.double(), layer.weight.double())
     assert found.is_contiguous()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.dtype == dtype
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(found.double(), expected, **tolerance)
 
 
-def test_gradients_and_other_types_take_the_usual_path(monkeypatch):
+@needs_packing
+def test_packed_weights_last_as_long_as_their_context_and_are_not_saved():
+    model = torch.nn.Sequential(Projection(6, 8), torch.nn.Linear(8, 4), Projection(4, 2))
+    with packed_weights(model):
+        outer = model[0].packed
+        with packed_weights(model):
+            assert model[0].packed is outer
+        assert model[0].packed is outer
+        assert list(model.state_dict()) == ["0.weight", "1.weight", "1.bias", "2.weight"]
+    assert model[0].packed is model[2].packed is None
+    with pytest.raises(KeyError), packed_weights(model):
+        {}["an error inside"]
+    assert model[0].packed is None
+
+
+@needs_packing
+def test_weights_that_change_are_packed_anew():
+    layer, x = Projection(6, 8), torch.randn(2, 6)
+    for _ in range(2):
+        with torch.no_grad():
+            layer.weight.add_(1)
+            with packed_weights(layer):
+                torch.testing.assert_close(layer(x), F.linear(x, layer.weight))
+
+
+def test_other_types_and_short_memory_take_the_usual_path(monkeypatch):
+    half = Projection(24, 40).half()
+    with packed_weights(half):
+        assert half.packed is None
+        assert half(torch.randn(4, 24).half()).dtype == torch.float16
     layer = Projection(24, 40)
-    layer(torch.randn(4, 24)).sum().backward()
-    assert layer.weight.grad is not None
-    monkeypatch.setattr(torch, "mm", lambda *_: pytest.fail("the order for few rows"))
-    with torch.no_grad():
-        assert layer.to(torch.bfloat16)(torch.randn(4, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
-        layer.float()
-        with torch.autocast("cpu", torch.bfloat16):
-            assert layer(torch.randn(4, 24)).dtype == torch.bfloat16
-        assert layer(torch.randn(FEW_ROWS + 1, 24)).shape == (FEW_ROWS + 1, 40)
-        with pytest.raises(pytest.fail.Exception):
-            layer(torch.randn(4, 24))
+    with packed_weights(layer), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(4, 24).bfloat16()).dtype == torch.bfloat16
+    monkeypatch.setattr(linear, "available_memory", lambda device: 2 * layer.weight.nbytes - 1)
+    with packed_weights(layer):
+        assert layer.packed is None
 
 
 def test_no_bias_and_the_names_of_a_plain_layer():

@@ -8,7 +8,7 @@ import torch
 from tests.generator.test_sampling import model_and_condition
 from tests.tiny import make_generator, make_pipeline
 from wvq.errors import ConfigError
-from wvq.generator.reduced import REDUCED, ReducedLinear, reduce_weights
+from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -19,7 +19,7 @@ def test_a_layer_is_itself_to_its_precision(kind, most):
     linear = torch.nn.Linear(64, 96, bias=False)
     x = torch.randn(3, 5, 64)
     with torch.inference_mode():
-        found, expected = ReducedLinear(linear, kind)(x), linear(x)
+        found, expected = REDUCED[kind](linear)(x), linear(x)
     assert found.shape == expected.shape
     assert found.dtype == torch.float32
     assert (found - expected).square().mean().sqrt() < most * expected.square().mean().sqrt()
