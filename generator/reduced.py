@@ -36,7 +36,7 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(1).clamp_min(1e-12) / 127
         self.weight = (weight / scale[:, None]).round().to(torch.int8)
         self.vnni = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
-        self.scale = scale if self.vnni else scale.bfloat16()
+        self.register_buffer("scale", scale if self.vnni else scale.bfloat16())
         if self.vnni:
             self.zero = torch.zeros(len(scale), dtype=torch.int64)
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)

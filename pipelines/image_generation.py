@@ -98,7 +98,13 @@ class ImageGenerationPipeline:
         return self.generator.device
 
     def to(self, device: torch.device | str) -> ImageGenerationPipeline:
-        """Move all parts to a device."""
+        """Move all parts to a device.
+
+        Raises:
+            ConfigError: a device that the generator's weights cannot be on.
+        """
+        if self.generator.reduced == "int8" and torch.device(device).type != "cpu":
+            raise ConfigError(f"weights int8 run on the CPU alone, not on {device}; load the pipeline with bf16")
         for part in (self.tokenizer, self.generator, self.text_encoder and self.text_encoder.model):
             if part is not None:
                 part.to(device)

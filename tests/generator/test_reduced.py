@@ -8,7 +8,7 @@ import torch
 from tests.generator.test_sampling import model_and_condition
 from tests.tiny import make_generator, make_pipeline
 from wvq.errors import ConfigError
-from wvq.generator.reduced import REDUCED, reduce_weights
+from wvq.generator.reduced import REDUCED, Int8Linear, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -37,6 +37,26 @@ def test_the_distribution_of_the_next_code_hardly_moves(kind, changes):
     assert 0 < divergence < 5e-3  # random weights: logits far larger than trained ones, whose figure is in the docs
 
 
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_bytes_and_bfloat16_inputs_give_the_same_product(monkeypatch, rows):
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 96, bias=False), 3 * torch.randn(rows, 1, 64)
+    by_bytes = Int8Linear(linear)
+    if not by_bytes.vnni:
+        pytest.skip("needs a processor with VNNI")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with torch.inference_mode():
+        found, other = by_bytes(x), Int8Linear(linear)(x)
+        alone = by_bytes(x[:1])
+    assert (found - other).square().mean().sqrt() < 0.015 * other.square().mean().sqrt()
+    torch.testing.assert_close(found[:1], alone)
+
+
+def test_inputs_of_zero_stay_zero():
+    layer = Int8Linear(torch.nn.Linear(8, 4, bias=False))
+    assert torch.equal(layer(torch.zeros(2, 3, 8)), torch.zeros(2, 3, 4))
+
+
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("kind", REDUCED)
 def test_sampling_runs_and_a_batch_equals_singles(kind, window):
@@ -53,6 +73,9 @@ def test_what_a_reduced_model_cannot_do_is_refused(class_pipe_folder, tmp_path):
     assert pipe.generator.reduced == "bf16"
     with pytest.raises(ConfigError, match="the weights are bf16 already"):
         reduce_weights(pipe.generator, "int8")
+    int8 = ImageGenerationPipeline.from_pretrained(class_pipe_folder, weights="int8")
+    with pytest.raises(ConfigError, match="weights int8 run on the CPU alone, not on meta"):
+        int8.to("meta")
     with pytest.raises(ConfigError, match="cannot be saved with bf16 weights; load it without"):
         pipe.save_pretrained(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
