@@ -48,16 +48,17 @@ def plot(cells: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    scale = list(cells[0]["guidance"])[-1]
+    most = max(max(cell["decoded"][FD], cell["guidance"][scale][FD]) for cell in cells)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     cells = sorted(cells, key=lambda c: (c["cell"]["num_codes"], shown(c)))
-    scale = list(cells[0]["guidance"])[-1]
     for cell in cells:
         name = f"{shown(cell)}, K {cell['cell']['num_codes']:,}"
         left.plot(cell["run"]["loss_per_position"], label=name, linewidth=1.2)
         right.plot([0, 1], [cell["decoded"][FD], cell["guidance"][scale][FD]], marker="o", label=name)
     left.set(xlabel="position of the code, row by row", ylabel="held-out loss (nats a code)")
     right.set_xticks([0, 1], ["decoded pictures", f"samples, guidance {scale}"])
-    right.set(ylabel=FD, ylim=(0, None), xlim=(-0.2, 1.2))
+    right.set(ylabel=FD, ylim=(0, 1.05 * most), xlim=(-0.2, 1.2))
     right.axhline(cells[0]["floor"][FD], color="grey", linestyle=":", label="real against real")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     for axes in (left, right):
