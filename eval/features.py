@@ -20,13 +20,17 @@ EFFICIENTNET_LITE0 = "efficientnet_lite0"
 # The name of torch-fidelity's weight file ends in the start of its sha256.
 _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_HASH = "6726825d"
+SPATIAL_CHANNELS = 7  # Nash et al. 2021 (arXiv 2103.03841), in ADM's evaluation (Dhariwal & Nichol 2021)
 
 
 class FeatureOutput(NamedTuple):
-    """Features (B, D) float32 and, for networks that have them, class logits (B, classes) float32."""
+    """Features (B, D) float32 and, for networks that have them, class logits (B, classes) and features that keep the
+    place in the picture, (B, D'); all float32.
+    """
 
     features: Tensor
     logits: Tensor | None
+    spatial: Tensor | None = None
 
 
 class FeatureNetwork(nn.Module):
@@ -116,12 +120,19 @@ class InceptionNetwork(FeatureNetwork):
             )
         except RuntimeError as error:
             raise CheckpointError(f"{weights} does not hold torch-fidelity's Inception-v3 weights") from error
+        # What sFID is measured on: 7 channels of the layer that the published graph calls mixed_6/conv, 17 x 17 each.
+        self._spatial: list[Tensor] = []
+        self.network.Mixed_6d.branch1x1.register_forward_hook(
+            lambda layer, inputs, output: self._spatial.append(output[:, :SPATIAL_CHANNELS].flatten(1).float())
+        )
 
     def recipe(self, image_size: int) -> str:
         return "TensorFlow-compatible bilinear resize to 299 px"
 
     def _compute(self, images: Tensor) -> FeatureOutput:
-        return FeatureOutput(*self.network(images))
+        self._spatial.clear()
+        features, logits = self.network(images)
+        return FeatureOutput(features, logits, self._spatial.pop())
 
 
 class EfficientNetLite0(FeatureNetwork):

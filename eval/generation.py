@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wvq.data import ImageDataset
+from wvq.distributed import gather_objects, processes
 from wvq.errors import ConfigError, DataError
+from wvq.eval.archives import ReferenceArchive, write_archive
+from wvq.eval.comparison import against_archive, against_pool
 from wvq.eval.features import FeatureNetwork, default_feature_network
-from wvq.eval.metrics import (
-    AT_FLOOR_N,
-    INCEPTION_SCORE_SPLITS,
-    distribution_metrics,
-    inception_score,
-    real_floor,
-    small_sample_warnings,
-)
-from wvq.eval.references import PictureFeatures, collect_features, reference_features
+from wvq.eval.metrics import small_sample_warnings
+from wvq.eval.plan import class_plan, imbalance_warnings, prompt_plan
+from wvq.eval.reference_cache import archive_features, cached_reference_features
+from wvq.eval.references import PictureFeatures, reference_features, require_kind
 from wvq.eval.results import make_result, network_settings
+from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.generator.conditioning import class_ids
-from wvq.images import to_uint8
+from wvq.images import save_png, to_uint8
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
+FLOOR_BELOW = 50_000  # samples: with so many the floor is near 0, and the published figures have none
+
 
 def evaluate_generation(
     pipeline: ImageGenerationPipeline,
-    dataset: ImageDataset,
+    reference: ImageDataset | ReferenceArchive,
     num_images: int,
     classes: str | Sequence[str | int] | None = "auto",
     prompts: str | Sequence[str] | None = None,
@@ -40,17 +46,26 @@ def evaluate_generation(
     batch_size: int = 64,
     feature_network: FeatureNetwork | None = None,
     progress: bool = True,
+    *,
+    reference_kind: str = "train",
+    force_reference: bool = False,
+    work: str | Path | None = None,
+    save_samples: str | Path | None = None,
+    cache: str | Path | None = None,
     **sampling,
 ) -> dict:
-    """Draws samples and compares them with as many real pictures (fewer only if the data set has fewer).
+    """Draws samples and compares them with as many real pictures (fewer only if there are fewer).
 
-    Where the data set holds twice ``num_images``, the floor is measured at that N, against the same reference.
-    Otherwise it compares the two halves of the data set, and metrics that end in ``_at_floor_n`` compare as many
-    samples with one half: hold those against the floor.
+    Samples are measured as they are drawn. Under several processes each draws its share; pictures and figures are the
+    same on any number of them.
+
+    Where a data set holds twice ``num_images``, the floor is measured at that N, against the same reference. Otherwise
+    it compares the two halves of the data set, and metrics that end in ``_at_floor_n`` compare as many samples with one
+    half: hold those against the floor. An archive's statistics, where it has any, take the place of the reference.
 
     Args:
         pipeline: the pipeline to evaluate.
-        dataset: real pictures; they are compared under the centre crop.
+        reference: real pictures, compared under the centre crop; or an archive.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
@@ -60,6 +75,13 @@ def evaluate_generation(
         batch_size: samples and pictures in a batch; the result does not depend on it.
         feature_network: network of the distances; the default one if not given.
         progress: whether to show progress bars.
+        reference_kind: ``train`` or ``validation``: what the reference holds. Samples are held against training
+            pictures.
+        force_reference: allow others; the result says so.
+        work: folder for the features of the samples drawn so far, removed at the end: an evaluation that was stopped
+            goes on there. A temporary one if None; several processes need one.
+        save_samples: keep the samples: a folder for one PNG each, or an .npz file in the form of ADM's evaluation.
+        cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
         sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
@@ -67,60 +89,75 @@ def evaluate_generation(
         read; others were taken instead, as far as there are any.
 
     Raises:
-        ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
-        DataError: fewer than four pictures on a side, too many that cannot be read, no captions or classes in the data
-            where they are asked for, or samples of another size.
+        ConfigError: unknown classes, a count that cannot be balanced, a condition that the pipeline does not have, or a
+            reference of the other kind.
+        DataError: fewer than four pictures on a side, too many that cannot be read, or no captions or classes in the
+            data where they are asked for.
+        RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
     """
-    if num_images < 4 or len(dataset) < 4:
-        raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} and {len(dataset)}")
+    forced = require_kind("generation", reference_kind, force_reference)
+    dataset = None if isinstance(reference, ReferenceArchive) else reference
+    if num_images < 4 or (dataset is not None and len(dataset) < 4):
+        raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} and {len(reference)}")
+    if work is None and processes().num_processes > 1:
+        raise ConfigError("an evaluation on several processes needs a result file (--out), beside which they work")
     sampling = asdict(pipeline.sampling.updated(**sampling))
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
 
     def conditions(indices: list[int]) -> tuple:
-        labels, class_setting = _class_labels(pipeline, dataset, indices, classes, prompts, num_images)
-        return labels, class_setting, _prompts(dataset, indices, prompts, num_images)
+        labels, class_setting = class_plan(pipeline, dataset, indices, classes, prompts, num_images)
+        return labels, class_setting, prompt_plan(dataset, indices, prompts, num_images)
 
+    order = _order(dataset, seed)
     conditions(order[:num_images])  # refuses what does not fit before pictures are read
     network = feature_network or default_feature_network()
-    shown = "real features" if progress else None
-    pool = reference_features(dataset, network, batch_size, order, shown, limit=2 * num_images)
-    if pool.num_images < 4:
-        raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
-    reference_indices = pool.indices[:num_images]
-    labels, class_setting, texts = conditions(reference_indices)
-    pictures = sample_pictures(pipeline, num_images, labels, texts, seed, batch_size, **sampling)
-    samples = collect_features(pictures, network, num_images, "none", "samples" if progress else None)
-    if samples.image_size != pool.image_size:
-        raise DataError(f"image_size: samples have {samples.image_size} px, the pictures {pool.image_size} px")
+    pool = _real_features(reference, network, reference_kind, order, num_images, batch_size, cache, progress)
+    indices = pool.indices[:num_images] if dataset is not None else []
+    labels, class_setting, texts = conditions(indices)
 
-    num_reference = len(reference_indices)
-    num_floor = min(num_images, pool.num_images // 2)
-    metrics, floor = _compare(network, samples, pool, num_reference, num_floor)
-    warnings = [*pool.warnings, *network.warnings]
-    warnings += [*small_sample_warnings(network.dim, samples=num_images, floor=num_floor)]
-    if num_reference < num_images:
-        warnings.append(f"{num_images} samples are compared with {num_reference} pictures: the data set has no more")
-    warnings += _imbalance_warnings(dataset, reference_indices, class_setting)
-    result = make_result(
-        kind="generation",
-        metrics=metrics,
-        floor=floor,
-        num_images=num_images,
-        num_reference=num_reference,
-        num_floor=num_floor,
-        settings={
-            **sampling,
-            "seed": seed,
-            "batch_size": batch_size,
-            "classes": class_setting,
-            "prompts": prompts if prompts is None or isinstance(prompts, str) else list(prompts),
-            "samples": samples.description(),
-            "reference": pool.description() | {"used": num_reference},
-            **network_settings(network, samples.image_size),
-        },
-        warnings=warnings,
-    )
-    return result | {"num_unreadable": pool.num_unreadable}
+    def draw(run: range) -> Batch:
+        return Batch(draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling), list(run))
+
+    with ExitStack() as stack:
+        folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
+        identity = _identity(pipeline, network, num_images, seed, labels, texts, sampling)
+        shards = FeatureShards(folder, identity | {"save_samples": save_samples and str(save_samples)})
+        keep = save_samples is not None and Path(save_samples).suffix == ".npz"
+        if save_samples is not None and not keep:
+            draw = _saving(draw, Path(save_samples), seed)
+        stream_features(draw, range(num_images), network, shards, batch_size, "samples" if progress else None, keep)
+        result = None
+        if processes().is_main_process:
+            samples = collected(shards, "none")
+            metrics, floor, counts = _measure(network, samples, reference, pool, num_images)
+            if keep:
+                pixels = shards.read(("numbers", "pixels"))[0]["pixels"]
+                ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
+                write_archive(save_samples, pixels, ids)
+            settings = {
+                **sampling,
+                "guidance_formula": "u + s (c - u)",
+                "seed": seed,
+                "batch_size": batch_size,
+                "classes": class_setting,
+                "prompts": prompts if prompts is None or isinstance(prompts, str) else list(prompts),
+                "pipeline_weights": pipeline.weights_hashes(),
+                "samples": samples.description(),
+                "reference": _describe(reference, pool, counts["num_reference"]) | {"kind": reference_kind} | forced,
+                **network_settings(network, samples.image_size),
+            }
+            warnings = [
+                *pool.warnings,
+                *network.warnings,
+                *_warnings(network, samples, reference, pool, counts),
+                *imbalance_warnings(dataset, indices, class_setting),
+                *(["the reference holds validation pictures: not comparable with published figures"] if forced else []),
+            ]
+            result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
+            result["num_unreadable"] = pool.num_unreadable
+        result = gather_objects(result)[0]
+        if work is not None:
+            shards.remove()
+    return result
 
 
 def sample_pictures(
@@ -147,111 +184,136 @@ def sample_pictures(
         uint8 pictures (B, 3, S, S).
     """
     for start in range(0, num_images, batch_size):
-        stop = min(start + batch_size, num_images)
-        conditions = {}
-        if class_labels is not None:
-            conditions["class_labels"] = list(class_labels[start:stop])
-        if prompts is not None:
-            conditions["prompt"] = list(prompts[start:stop])
-        output = pipeline(
-            **conditions,
-            num_images=stop - start,
-            seed=seed + start,
-            batch_size=batch_size,
-            output_type="pt",
-            **sampling,
-        )
-        yield to_uint8(output.images)
+        run = range(start, min(start + batch_size, num_images))
+        yield draw_samples(pipeline, run, class_labels, prompts, seed, batch_size, sampling)
 
 
-def _compare(
-    network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures, num_reference: int, num_floor: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics and floor; the reference is the start of the pool, the other side of the floor is its end."""
-    name, real = network.name, pool.features
-    metrics = distribution_metrics(name, samples.features, real[:num_reference])
-    floor = real_floor(name, real[:num_floor], real[-num_floor:])
-    if num_floor < num_reference:
-        at_floor_n = distribution_metrics(name, samples.features[:num_floor], real[:num_floor])
-        metrics |= {key + AT_FLOOR_N: value for key, value in at_floor_n.items()}
-    if network.has_logits and min(samples.num_images, num_reference) >= INCEPTION_SCORE_SPLITS:
-        metrics["inception_score"] = inception_score(samples.logits)
-        floor["inception_score"] = inception_score(pool.logits[:num_reference])
-    return metrics, floor
-
-
-def _class_labels(
+def draw_samples(
     pipeline: ImageGenerationPipeline,
-    dataset: ImageDataset,
-    reference_indices: list[int],
-    classes: str | Sequence[str | int] | None,
-    prompts: str | Sequence[str] | None,
+    run: range,
+    class_labels: Sequence[str | int] | None,
+    prompts: Sequence[str] | None,
+    seed: int,
+    batch_size: int,
+    sampling: dict,
+) -> Tensor:
+    """The samples of consecutive numbers, uint8 (B, 3, S, S); arguments as in :func:`sample_pictures`."""
+    conditions = {}
+    if class_labels is not None:
+        conditions["class_labels"] = list(class_labels[run.start : run.stop])
+    if prompts is not None:
+        conditions["prompt"] = list(prompts[run.start : run.stop])
+    output = pipeline(
+        **conditions,
+        num_images=len(run),
+        seed=seed + run.start,
+        batch_size=batch_size,
+        output_type="pt",
+        **sampling,
+    )
+    return to_uint8(output.images)
+
+
+def _order(dataset: ImageDataset | None, seed: int) -> list[int]:
+    if dataset is None:
+        return []
+    return torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _real_features(
+    reference: ImageDataset | ReferenceArchive,
+    network: FeatureNetwork,
+    kind: str,
+    order: list[int],
     num_images: int,
-) -> tuple[list[str | int] | None, str | list | None]:
-    """One class a sample, and how the result describes the choice."""
-    names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
-    if isinstance(classes, str) and classes == "auto":
-        classes = "balanced" if num_classes and prompts is None else None
-    if classes is None:
-        return None, None
-    if not num_classes:
-        raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
-    if isinstance(classes, str):
-        if classes == "reference":
-            return _repeat(_reference_classes(dataset, reference_indices, names), num_images), classes
-        if classes != "balanced":
-            raise ConfigError(f"classes must be auto, balanced, reference, a list or None, not {classes!r}")
-        chosen = list(range(num_classes))
+    batch_size: int,
+    cache: str | Path | None,
+    progress: bool,
+) -> PictureFeatures:
+    """Features of as many real pictures as the reference and its floor need; of none where an archive has none."""
+    if isinstance(reference, ReferenceArchive):
+        return archive_features(reference, network, kind, batch_size, cache and Path(cache), progress)
+    limit = num_images * (2 if num_images < FLOOR_BELOW else 1)
+    if cache is not None:
+        pool = cached_reference_features(
+            reference, network, Path(cache), kind, batch_size, order, limit, progress=progress
+        )
     else:
-        chosen = list(classes)
-        class_ids(chosen, names, num_classes)
-        if not chosen:
-            raise ConfigError("classes is an empty list; give class names or ids, or None")
-    if num_images % len(chosen):
-        below = num_images // len(chosen) * len(chosen)
-        near = " or ".join(str(count) for count in (below, below + len(chosen)) if count)
-        raise ConfigError(f"num_images={num_images} cannot be balanced over {len(chosen)} classes; use {near}")
-    return _repeat(chosen, num_images), classes if isinstance(classes, str) else chosen
+        shown = "real features" if progress else None
+        pool = reference_features(reference, network, batch_size, order, shown, limit)
+    if pool.num_images < 4:
+        raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
+    return pool
 
 
-def _reference_classes(dataset: ImageDataset, indices: list[int], names: tuple[str, ...]) -> list[str]:
-    if dataset.labels is None:
-        raise DataError("classes='reference' needs pictures with classes; this data set has none")
-    known = [dataset.class_names[dataset.labels[index]] for index in indices if dataset.labels[index] >= 0]
-    unknown = sorted(set(known) - set(names))
-    if unknown or not known:
-        raise DataError(f"classes='reference': the pipeline does not know {unknown[0]!r}" if unknown else "no labels")
-    return known
+def _measure(
+    network: FeatureNetwork,
+    samples: PictureFeatures,
+    reference: ImageDataset | ReferenceArchive,
+    pool: PictureFeatures,
+    num_images: int,
+) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    if isinstance(reference, ReferenceArchive):
+        return against_archive(network, samples, reference, pool)
+    num_reference = min(num_images, pool.num_images)
+    return against_pool(network, samples, pool, num_reference, min(num_images, pool.num_images // 2))
 
 
-def _prompts(
-    dataset: ImageDataset, reference_indices: list[int], prompts: str | Sequence[str] | None, num_images: int
-) -> list[str] | None:
-    if prompts is None:
-        return None
-    if isinstance(prompts, str):
-        if prompts != "reference":
-            raise ConfigError(f"prompts must be a list of texts or 'reference', not {prompts!r}")
-        if dataset.captions is None:
-            raise DataError("prompts='reference' needs pictures with captions; this data set has none")
-        prompts = [dataset.captions[index] for index in reference_indices]
-    if not prompts:
-        raise ConfigError("prompts is an empty list")
-    return _repeat(prompts, num_images)
+def _identity(
+    pipeline: ImageGenerationPipeline,
+    network: FeatureNetwork,
+    num_images: int,
+    seed: int,
+    labels: list | None,
+    texts: list | None,
+    sampling: dict,
+) -> dict:
+    """What the samples and their features depend on."""
+    conditions = hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
+    return {
+        "pipeline_weights": pipeline.weights_hashes(),
+        "num_images": num_images,
+        "seed": seed,
+        "conditions": conditions,
+        "sampling": sampling,
+        "feature_network": network.name,
+        "feature_network_sha256": network.weights_sha256,
+    }
 
 
-def _repeat(items: Sequence, count: int) -> list:
-    return [items[position % len(items)] for position in range(count)]
+def _saving(draw, folder: Path, seed: int):
+    """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def draw_and_save(run: range) -> Batch:
+        batch = draw(run)
+        for number, pixels in zip(batch.numbers, batch.images, strict=True):
+            save_png(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), folder / f"{seed + number:06d}.png")
+        return batch
+
+    return draw_and_save
 
 
-def _imbalance_warnings(dataset: ImageDataset, indices: list[int], class_setting: str | list | None) -> list[str]:
-    if class_setting != "balanced" or dataset.labels is None:
-        return []
-    counts = Counter(dataset.labels[index] for index in indices)
-    largest, smallest = max(counts.values()), min(counts.get(label, 0) for label in range(len(dataset.class_names)))
-    if largest <= 1.5 * smallest + 3:
-        return []
-    return [
-        f"samples are balanced over classes, the reference is not ({smallest} to {largest} pictures a class): "
-        f"classes='reference' draws the classes of the reference pictures"
-    ]
+def _describe(reference: ImageDataset | ReferenceArchive, pool: PictureFeatures, used: int) -> dict:
+    found = reference.description() if isinstance(reference, ReferenceArchive) else pool.description()
+    return found | {"used": used}
+
+
+def _warnings(
+    network: FeatureNetwork,
+    samples: PictureFeatures,
+    reference: ImageDataset | ReferenceArchive,
+    pool: PictureFeatures,
+    counts: dict[str, int],
+) -> list[str]:
+    """What a reader of the figures must know of the numbers and sizes of pictures."""
+    found = small_sample_warnings(network.dim, samples=samples.num_images, floor=counts["num_floor"] or network.dim)
+    used, drawn = counts["num_reference"], samples.num_images
+    if used < drawn and not isinstance(reference, ReferenceArchive):
+        found.append(f"{drawn} samples are compared with {used} pictures: the data set has no more")
+    elif used != drawn:
+        shown = f"{used} pictures of {reference.file.name}" if used else f"the statistics in {reference.file.name}"
+        found.append(f"{drawn} samples are compared with {shown}: distances at other numbers are not comparable")
+    if pool.num_images and samples.image_size != pool.image_size:
+        found.append(f"image_size: samples have {samples.image_size} px, the real pictures {pool.image_size} px")
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
@@ -16,6 +18,13 @@ KERNEL_SUBSET_SIZE = 1000
 INCEPTION_SCORE_SPLITS = 10
 # Ending of a metric's name when it was measured at the floor's N instead of all pictures.
 AT_FLOOR_N = "_at_floor_n"
+
+
+class Moments(NamedTuple):
+    """Mean (D,) and covariance (D, D) of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 class FeatureStatistics:
@@ -78,13 +87,13 @@ def metric_names(network_name: str) -> tuple[str, str]:
     return ("fid", "kid") if network_name == INCEPTION else (f"fd_{network_name}", f"kd_{network_name}")
 
 
-def frechet_distance(a: FeatureStatistics | Tensor, b: FeatureStatistics | Tensor) -> float:
+def frechet_distance(a: FeatureStatistics | Moments | Tensor, b: FeatureStatistics | Moments | Tensor) -> float:
     """Squared Frechet distance between the Gaussians of two feature sets (FID, Heusel et al. 2017, equation 6).
 
     Biased upward at small N: compare only values of equal N.
 
     Args:
-        a, b: features (N, D), or their statistics.
+        a, b: features (N, D), their statistics, or moments that were stored.
 
     Raises:
         DataError: fewer than two features on a side, other dims, or values that are not finite.
@@ -93,9 +102,9 @@ def frechet_distance(a: FeatureStatistics | Tensor, b: FeatureStatistics | Tenso
         _check_pair(a, b)
         if max(len(a), len(b)) < a.shape[1]:
             return _frechet_distance_of_few(a, b)
-    a, b = (side if isinstance(side, FeatureStatistics) else FeatureStatistics.of(side) for side in (a, b))
-    if len(a.total) != len(b.total):
-        raise DataError(f"features of two networks: {len(a.total)} and {len(b.total)} dims")
+    a, b = (FeatureStatistics.of(side) if isinstance(side, Tensor) else side for side in (a, b))
+    if len(a.mean) != len(b.mean):
+        raise DataError(f"features of two networks: {len(a.mean)} and {len(b.mean)} dims")
     sides = [{"mu": side.mean.numpy(), "sigma": side.covariance.numpy()} for side in (a, b)]
     return max(0.0, fid_statistics_to_metric(*sides, verbose=False)[KEY_METRIC_FID])
 

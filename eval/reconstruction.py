@@ -8,7 +8,13 @@ from wvq.data import ImageDataset
 from wvq.errors import DataError
 from wvq.eval.features import FeatureNetwork, default_feature_network
 from wvq.eval.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
-from wvq.eval.references import collect_features, evaluation_view, pixel_batches, reference_features
+from wvq.eval.references import (
+    collect_features,
+    evaluation_view,
+    pixel_batches,
+    reference_features,
+    require_kind,
+)
 from wvq.eval.results import make_result, network_settings
 from wvq.images import to_uint8
 from wvq.tokenizer.evaluation import evaluate_tokenizer
@@ -24,13 +30,16 @@ def evaluate_reconstruction(
     device: str | torch.device | None = None,
     progress: bool = True,
     seed: int = 0,
+    *,
+    reference_kind: str = "validation",
+    force_reference: bool = False,
 ) -> dict:
     """Measures a tokenizer on held-out pictures under the centre crop.
 
-    The Frechet and kernel distances compare the reconstructions with the very pictures they were made from (rFID as
-    published), so a perfect tokenizer scores 0 there and the floor is no lower bound. The floor compares one half of
-    the real pictures with the other; the metrics that end in ``_at_floor_n`` put the reconstructions of the first half
-    against the real second half, which is the comparison to hold against the floor.
+    The Frechet and kernel distances compare the reconstructions with the very pictures they were made from (``rfid``
+    as published, over Inception), so a perfect tokenizer scores 0 there and the floor is no lower bound. The floor
+    compares one half of the real pictures with the other; the metrics that end in ``_at_floor_n`` put the
+    reconstructions of the first half against the real second half, which is the comparison to hold against the floor.
 
     Args:
         tokenizer: the model, put in eval mode.
@@ -40,15 +49,19 @@ def evaluate_reconstruction(
         device: where the tokenizer runs; where it is if not given.
         progress: whether to show progress bars.
         seed: seed of the halves.
+        reference_kind: ``train`` or ``validation``: what the pictures are. A tokenizer is measured on held-out ones.
+        force_reference: allow others; the result says so.
 
     Returns:
         A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
         ``num_unreadable``, pictures left out because they cannot be read.
 
     Raises:
+        ConfigError: pictures of the other kind.
         DataError: fewer than four pictures, too many that cannot be read, or pictures of another size than the
             tokenizer's.
     """
+    forced = require_kind("reconstruction", reference_kind, force_reference)
     if len(dataset) < 4:
         raise DataError(f"reconstruction needs at least 4 held-out pictures, not {len(dataset)}")
     if dataset.image_size != tokenizer.config.image_size:
@@ -75,9 +88,9 @@ def evaluate_reconstruction(
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
     num_floor = num_images // 2
     first, second = order[:num_floor], order[num_floor : 2 * num_floor]
-    floor = real_floor(network.name, real.features[first], real.features[second])
-    at_floor_n = distribution_metrics(network.name, drawn.features[first], real.features[second])
-    metrics |= distribution_metrics(network.name, drawn.features, real.features)
+    floor = _named(real_floor(network.name, real.features[first], real.features[second]))
+    at_floor_n = _named(distribution_metrics(network.name, drawn.features[first], real.features[second]))
+    metrics |= _named(distribution_metrics(network.name, drawn.features, real.features))
     metrics |= {name + AT_FLOOR_N: value for name, value in at_floor_n.items()}
 
     result = make_result(
@@ -91,16 +104,22 @@ def evaluate_reconstruction(
             "seed": seed,
             "batch_size": batch_size,
             "num_codes": tokenizer.config.num_codes,
-            "reference": real.description(),
+            "reference": real.description() | {"kind": reference_kind} | forced,
             **network_settings(network, view.image_size),
         },
         warnings=[
+            *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
             *real.warnings,
             *network.warnings,
             *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor),
         ],
     )
     return result | {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
+
+
+def _named(metrics: dict[str, float]) -> dict[str, float]:
+    """The field's names for distances of reconstructions from their originals over Inception features."""
+    return {{"fid": "rfid", "kid": "rkid"}.get(name, name): value for name, value in metrics.items()}
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from wvq.codes import batched
 from wvq.data import ImageDataset
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
 from wvq.eval.features import FeatureNetwork
 from wvq.images import to_uint8
 from wvq.unreadable import Reading
@@ -25,7 +25,8 @@ class PictureFeatures:
     Attributes:
         features: (N, D) float32 on the CPU.
         logits: (N, classes) float32 on the CPU, or None if the network has none.
-        sha256: hash over the uint8 pixels in order.
+        spatial: (N, D') float32 on the CPU, features that keep the place, or None if the network has none.
+        sha256: hash over the hashes of the pictures' uint8 pixels, in order.
         image_size: side of the pictures in pixels.
         crop_recipe: how they were cut out of the originals; ``none`` for drawn pictures.
         indices: which pictures of the data set these are, in order; empty for drawn pictures.
@@ -41,6 +42,12 @@ class PictureFeatures:
     indices: list[int] = field(default_factory=list)
     num_unreadable: int = 0
     warnings: list[str] = field(default_factory=list)
+    spatial: Tensor | None = None
+
+    def part(self, rows: slice | Tensor) -> PictureFeatures:
+        """Some of the pictures; the hash stays that of the whole set."""
+        parts = {name: getattr(self, name) for name in ("features", "logits", "spatial")}
+        return replace(self, **{name: None if value is None else value[rows] for name, value in parts.items()})
 
     @property
     def num_images(self) -> int:
@@ -54,6 +61,37 @@ class PictureFeatures:
             "image_size": self.image_size,
             "crop": self.crop_recipe,
         }
+
+
+KINDS = {"generation": "train", "reconstruction": "validation"}  # what each task is held against
+
+
+def require_kind(task: str, kind: str, force: bool) -> dict[str, bool]:
+    """Hold a reference's kind against the task's; a field for the result, where another is forced.
+
+    Raises:
+        ConfigError: an unknown kind, or the other one without ``force``.
+    """
+    if kind not in KINDS.values():
+        raise ConfigError(f"reference_kind must be train or validation, not {kind!r}")
+    if kind == KINDS[task]:
+        return {}
+    if not force:
+        why = (
+            "samples are held against the training pictures, whose distribution was learned"
+            if task == "generation"
+            else "a tokenizer is measured on pictures that it has not been trained on"
+        )
+        raise ConfigError(
+            f"{task} takes a {KINDS[task]} reference, and this one is {kind}: {why}, and published figures are made "
+            "so; --force-reference goes on all the same and marks the result"
+        )
+    return {"forced": True}
+
+
+def picture_digests(images: Tensor) -> list[bytes]:
+    """SHA-256 of each picture's pixels, of uint8 (B, 3, S, S)."""
+    return [hashlib.sha256(picture.tobytes()).digest() for picture in images.cpu().contiguous().numpy()]
 
 
 def evaluation_view(dataset: ImageDataset) -> ImageDataset:
@@ -83,21 +121,19 @@ def collect_features(
     Raises:
         DataError: the stream is empty.
     """
-    digest, features, logits, image_size = hashlib.sha256(), [], [], 0
+    digest, parts, image_size = hashlib.sha256(), [], 0
     with tqdm(total=num_images, desc=progress, unit="img", disable=progress is None) as bar:
         for images in batches:
-            digest.update(images.cpu().contiguous().numpy().tobytes())
-            output = network(images)
-            features.append(output.features.cpu())
-            if output.logits is not None:
-                logits.append(output.logits.cpu())
+            digest.update(b"".join(picture_digests(images)))
+            parts.append([None if value is None else value.cpu() for value in network(images)])
             image_size = images.shape[-1]
             bar.update(len(images))
-    if not features:
+    if not parts:
         raise DataError("there are no pictures to compute features of")
-    return PictureFeatures(
-        torch.cat(features), torch.cat(logits) if logits else None, digest.hexdigest(), image_size, crop_recipe
+    features, logits, spatial = (
+        None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True)
     )
+    return PictureFeatures(features, logits, digest.hexdigest(), image_size, crop_recipe, spatial=spatial)
 
 
 def reference_features(

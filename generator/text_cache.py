@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
+from wvq.distributed import processes
 from wvq.generator.conditioning import TextEncoder
 from wvq.outputs import whole_folder
 from wvq.pretrained import weights_hash
@@ -47,7 +47,7 @@ def cached_text_features(folder: Path, texts: list[str], encoder: TextEncoder) -
     """
     key = features_key(texts, encoder)
     target = folder / key
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         if not target.is_dir():
             try:
                 with whole_folder(target) as partial:

@@ -30,15 +30,14 @@ def train_pipeline(
         CheckpointError: ``recipe.out`` holds another tokenizer.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
-    from accelerate import PartialState
-
     from wvq.codes import CodeHeader
+    from wvq.distributed import processes
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
     already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
     result = train_generator(recipe, tokenizer, resume)
-    state = PartialState()
+    state = processes()
     state.wait_for_everyone()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
     text_encoder = None

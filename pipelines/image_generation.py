@@ -27,7 +27,7 @@ from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.folders import PIPELINE_CLASS, already_holds, part_folder, read_sampling
 from wvq.pipelines.model_card import model_card, rename
-from wvq.pretrained import as_list, resolve_folder
+from wvq.pretrained import as_list, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -109,6 +109,10 @@ class ImageGenerationPipeline:
             if part is not None:
                 part.to(device)
         return self
+
+    def weights_hashes(self) -> dict[str, str]:
+        """Hash of the weights of each part that pictures depend on."""
+        return {"generator": weights_hash(self.generator), "tokenizer": weights_hash(self.tokenizer)}
 
     # ---- folders
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import PartialState
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import wvq
 from wvq.codes import batched
+from wvq.distributed import processes
 from wvq.errors import ConfigError
 from wvq.generator.sampling import SamplingSettings
-from wvq.images import image_grid
-from wvq.interruption import RunInterrupted, stop_on_signal
+from wvq.images import image_grid, save_png
+from wvq.interruption import stop_on_signal
 from wvq.outputs import read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.pretrained import weights_hash
 
 JOB_NAME = "job.json"
 SHEET_NAME = "sheet.png"
@@ -67,7 +64,7 @@ def sample_to_folder(
         RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
     """
     check_call(seed, batch_size)
-    state, out = PartialState(), Path(out)
+    state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
     if state.is_main_process:
@@ -82,13 +79,12 @@ def sample_to_folder(
         for indices in batched(mine, batch_size):
             _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
             bar.update(len(indices))
-            if request.signal:
-                name, drawn = signal.Signals(request.signal).name, sum(file.exists() for file in files)
-                there = f"{drawn} of {len(files)} pictures are in {out}"
-                raise RunInterrupted(f"stopped by {name}; {there}", request.signal)
+            request.raise_if_set(
+                lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
+            )
     state.wait_for_everyone()
     if state.is_main_process:
-        _save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
+        save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
     return files
 
 
@@ -103,10 +99,9 @@ def read_settings(picture: str | Path) -> dict | None:
 
 
 def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: SamplingSettings) -> dict:
-    parts = {"generator": pipe.generator, "tokenizer": pipe.tokenizer}
     return {
         "wvq_version": wvq.__version__,
-        "weights": {name: weights_hash(part) for name, part in parts.items()},
+        "weights": pipe.weights_hashes(),
         "seed": seed,
         "num_images": len(wanted),
         "class_labels": wanted.labels,
@@ -150,13 +145,7 @@ def _draw(
         text = PngImagePlugin.PngInfo()
         described = {**known, "seed": seed, **asdict(settings), "wvq_version": wvq.__version__}
         text.add_itxt(PNG_KEY, json.dumps(described, ensure_ascii=False))
-        _save_png(image, files[seed - first], text)
-
-
-def _save_png(image: Image.Image, file: Path, text: PngImagePlugin.PngInfo | None = None) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    image.save(partial, format="PNG", pnginfo=text)
-    os.replace(partial, file)
+        save_png(image, files[seed - first], text)
 
 
 def _titles(pipe: ImageGenerationPipeline, wanted: Requested) -> list[str]:

@@ -30,6 +30,12 @@ def pytest_unconfigure():
     faulthandler.dump_traceback_later(120, exit=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Nothing is read from or left in the user's cache of reference features."""
+    os.environ["WVQ_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _repeatable():
     torch.manual_seed(0)

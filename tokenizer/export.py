@@ -22,7 +22,7 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
 from wvq.data import ImageDataset, load_images
-from wvq.distributed import gather_objects
+from wvq.distributed import gather_objects, processes
 from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
@@ -45,7 +45,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         CacheError: the self-check found rows that do not decode to their pictures.
     """
     recipe.check()
-    state = PartialState()
+    state = processes()
     refuse_data_folder(recipe.out, recipe.data.path)
     refuse_occupied(recipe.out, "files")
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)

@@ -90,10 +90,16 @@ def _reconstruction_arguments(parser: Parser) -> None:
 def _generation_arguments(parser: Parser) -> None:
     parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
     _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_argument("--num_images", type=int, default=1000, help="samples")
-    parser.add_argument("--classes", type=str, default="auto", help="auto, balanced, reference or none")
+    parser.add_argument("--preset", type=str | None, help="protocol of a published figure, such as llamagen_b_256")
+    parser.add_argument("--num_images", type=int | None, help="samples; 1000 if not given")
+    parser.add_argument("--classes", type=str | None, help="auto (if not given), balanced, reference or none")
     parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
+    parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
     _sampling_arguments(parser)
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("results", type=str, nargs="+", help="JSON files of wvq evaluate")
 
 
 def _info_arguments(parser: Parser) -> None:
@@ -120,6 +126,8 @@ COMMANDS = {
                 commands.evaluate_reconstruction),
         Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
                 commands.evaluate_generation),
+        Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
+                commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "say what a folder or result file is", _info_arguments, commands.info),
@@ -149,7 +157,8 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
             print(usage(), end="")
             raise SystemExit(0)
         kind = arguments[1] if len(arguments) > 1 else ""
-        wanted = " or ".join(f'"{kind}"' for kind in kinds)
+        named = [f'"{kind}"' for kind in kinds]
+        wanted = f"{', '.join(named[:-1])} or {named[-1]}" if named[1:] else named[0]
         raise ConfigError(f'{arguments[0]} needs {wanted}, got "{kind}"')
     raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
 

@@ -17,12 +17,13 @@ def _recipe(values, recipe: type):
 
 
 def _quiet_libraries() -> None:
-    """Bars over single weight files say nothing to a user. Also keeps runs off devices without float64."""
+    """Bars over single weight files say nothing to a user. Also tells Accelerate where to run on CPUs."""
     import datasets
     import torch
     import transformers
 
-    if torch.backends.mps.is_available():  # the distances, and sums over data sets, are taken in float64
+    # Apple's GPUs have no float64, in which distances and sums over data sets are taken.
+    if torch.backends.mps.is_available() or not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
     transformers.utils.logging.disable_progress_bar()
@@ -35,9 +36,9 @@ def _device(name: str | None) -> str:
 
     if name is None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
-            from accelerate import PartialState
+            from wvq.distributed import processes
 
-            return str(PartialState().device)
+            return str(processes().device)
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
     try:
@@ -48,9 +49,9 @@ def _device(name: str | None) -> str:
 
 
 def _is_main_process() -> bool:
-    from accelerate import PartialState
+    from wvq.distributed import processes
 
-    return PartialState().is_main_process
+    return processes().is_main_process
 
 
 def _data_options(data: DataConfig) -> str:
@@ -165,10 +166,19 @@ def evaluate_reconstruction(values) -> None:
     from wvq.tokenizer.modeling import WassersteinVQModel
 
     tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(_device(values.device))
-    dataset = load_images(values.data).validation
+    if values.reference:
+        raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
     tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
+    kind = values.reference_kind or "validation"
     network = _feature_network(values)
-    result = evaluate(tokenizer, dataset, feature_network=network, batch_size=values.batch_size)
+    result = evaluate(
+        tokenizer,
+        _part(load_images(values.data), kind),
+        feature_network=network,
+        batch_size=values.batch_size,
+        reference_kind=kind,
+        force_reference=values.force_reference,
+    )
     if warning := other_split(values.tokenizer, values.data):
         result["warnings"].append(warning)
     result["settings"]["tokenizer"] = values.tokenizer
@@ -178,26 +188,61 @@ def evaluate_reconstruction(values) -> None:
 def evaluate_generation(values) -> None:
     _quiet_libraries()
     from wvq.data import load_images
+    from wvq.eval.archives import read_archive
     from wvq.eval.generation import evaluate_generation as evaluate
+    from wvq.eval.presets import find_preset, fixed_by
+    from wvq.eval.reference_cache import default_cache
+    from wvq.eval.references import require_kind
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=_device(values.device), weights=values.weights
     )
-    dataset = load_images(_at_size(values.data, pipe.tokenizer.config.image_size)).train
+    published = {}
+    if values.preset:
+        for name, value in fixed_by(values.preset, vars(values)).items():
+            setattr(values, name, value)
+        preset = find_preset(values.preset)
+        published = {"preset": values.preset, "published": preset.published}
+        if pipe.tokenizer.config.image_size != preset.image_size:
+            size = pipe.tokenizer.config.image_size
+            raise ConfigError(f"preset {values.preset} is for {preset.image_size} px; this pipeline draws {size} px")
+    kind = values.reference_kind or (None if values.reference else "train")
+    if kind is None:
+        raise ConfigError(f"--reference-kind must say what {values.reference} holds: train or validation pictures")
+    require_kind("generation", kind, values.force_reference)
+    if values.reference:
+        reference = read_archive(values.reference)
+    else:
+        reference = _part(load_images(_at_size(values.data, pipe.tokenizer.config.image_size)), kind)
     result = evaluate(
         pipe,
-        dataset,
-        values.num_images,
-        classes=None if values.classes == "none" else values.classes,
+        reference,
+        1000 if values.num_images is None else values.num_images,
+        classes={None: "auto", "none": None}.get(values.classes, values.classes),
         prompts=values.prompts,
         seed=values.seed,
         batch_size=values.batch_size,
         feature_network=_feature_network(values),
+        reference_kind=kind,
+        force_reference=values.force_reference,
+        work=values.out and f"{values.out}.partial",
+        save_samples=values.save_samples,
+        cache=default_cache(),
         **_sampling(values),
     )
-    result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights}
-    _save_result(values.out, result)
+    result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights, **published}
+    if _is_main_process():
+        _save_result(values.out, result)
+
+
+def _part(images, kind: str):
+    """The pictures of a data set that are a reference of this kind."""
+    from wvq.eval.references import KINDS
+
+    if kind not in KINDS.values():
+        raise ConfigError(f"reference_kind must be train or validation, not {kind!r}")
+    return images.train if kind == "train" else images.validation
 
 
 def _at_size(data: DataConfig, image_size: int) -> DataConfig:
@@ -222,6 +267,8 @@ def _save_result(out: str | None, result: dict) -> None:
 
     print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
     _print_figures(result["metrics"])
+    for name, value in result["settings"].get("published", {}).items():
+        print(f"published under {result['settings']['preset']}: {name} {value}")
     if result["floor"]:
         print(f"floor, real against real, N = {result['num_floor']:,} a side (as the figures at_floor_n):")
         _print_figures(result["floor"])
@@ -230,6 +277,12 @@ def _save_result(out: str | None, result: dict) -> None:
     if out:
         write_result(out, result)
         print(f"result in {out}")
+
+
+def evaluate_compare(values) -> None:
+    from wvq.eval.ranking import compare_results
+
+    print(compare_results(values.results))
 
 
 def study_atomic(values) -> None:

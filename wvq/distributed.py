@@ -6,6 +6,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+
+def processes() -> PartialState:
+    """The processes that run together. Accelerate finds those on CPUs only if it is told that they are there."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def world_size() -> int:

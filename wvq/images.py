@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from wvq.errors import DataError
 
@@ -130,6 +131,14 @@ def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
         raise DataError(f"pixels must have shape (3, H, W) or (B, 3, H, W), not {tuple(pixels.shape)}")
     batch = pixels if pixels.ndim == 4 else pixels[None]
     return [Image.fromarray(array) for array in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def save_png(image: Image.Image, file: str | Path, text: PngImagePlugin.PngInfo | None = None) -> None:
+    """Write a PNG, with text chunks if given; the file is complete or absent."""
+    file = Path(file)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    image.save(partial, format="PNG", pnginfo=text)
+    os.replace(partial, file)
 
 
 def image_grid(

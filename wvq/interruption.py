@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class RunInterrupted(Exception):
@@ -25,6 +25,11 @@ class StopRequest:
     """Which signal has asked the run to stop; 0 while none has."""
 
     signal = 0
+
+    def raise_if_set(self, where: Callable[[], str]) -> None:
+        """Raise RunInterrupted, which says what is there, if a signal has come."""
+        if self.signal:
+            raise RunInterrupted(f"stopped by {signal.Signals(self.signal).name}; {where()}", self.signal)
 
 
 @contextlib.contextmanager

@@ -133,12 +133,19 @@ class EvaluationRecipe:
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
+        reference: .npz file in the form of ADM's evaluation, for samples, in place of ``data``.
+        reference_kind: ``train`` or ``validation``: what an .npz file holds, or which part of ``data`` is taken.
+            Samples need the former and reconstructions the latter, which is taken if None.
+        force_reference: take the other kind all the same; the result says so.
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
         out: JSON file for the result.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
+    reference: str | None = None
+    reference_kind: str | None = None
+    force_reference: bool = False
     feature_network: str | None = None
     inception_weights: str | None = None
     out: str | None = None

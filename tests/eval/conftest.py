@@ -1,12 +1,13 @@
 """Small stand-ins shared by the evaluation's tests: synthetic pictures, a data set and a fast feature network."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from wvq.errors import UnreadablePictureError
-from wvq.eval.features import FeatureNetwork, FeatureOutput
+from wvq.eval.features import FeatureNetwork, FeatureOutput, load_feature_network
 
 
 def draw_pictures(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:
@@ -91,3 +92,27 @@ def projection():
 @pytest.fixture
 def projection_with_logits():
     return ProjectionNetwork(has_logits=True)
+
+
+@pytest.fixture(scope="session")
+def random_inception_file(tmp_path_factory):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        """Keeps its random weights."""
+
+        def load_state_dict(self, state_dict):
+            return None
+
+    empty, path = io.BytesIO(), tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save({}, empty)
+    empty.seek(0)
+    torch.manual_seed(0)
+    network = Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def inception(random_inception_file):
+    return load_feature_network("inception", random_inception_file)

@@ -4,10 +4,13 @@ import json
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wvq.errors import ConfigError, DataError
+from wvq.eval.archives import read_archive, write_archive
 from wvq.eval.generation import evaluate_generation, sample_pictures
 from wvq.generator.sampling import SamplingSettings
 
@@ -23,6 +26,9 @@ class FakePipeline:
         self.sampling = SamplingSettings(temperature=0.7)
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []
+
+    def weights_hashes(self):
+        return {"generator": "a", "tokenizer": "b"}
 
     def __call__(self, class_labels=None, prompt=None, *, num_images, seed, output_type, batch_size, **sampling):
         assert output_type == "pt"
@@ -92,7 +98,8 @@ def test_no_condition_where_the_pipeline_has_none(labelled, projection):
 def test_with_enough_pictures_the_floor_has_the_samples_n(labelled, projection):
     result = evaluate(FakePipeline(), labelled, 15, projection)
     assert (result["num_images"], result["num_reference"], result["num_floor"]) == (15, 15, 15)
-    assert set(result["metrics"]) == {"fd_projection", "kd_projection"} == set(result["floor"])
+    names = {f"{name}_projection" for name in ("fd", "kd", "precision", "recall", "density", "coverage")}
+    assert set(result["metrics"]) == names == set(result["floor"])
     assert result["metrics"]["fd_projection"] > result["floor"]["fd_projection"] > 0
 
 
@@ -194,5 +201,77 @@ def test_bad_sets_are_refused(labelled, projection, pictures, picture_set):
         evaluate(FakePipeline(class_names=("x",)), labelled, 30, projection, classes="reference")
     with pytest.raises(ConfigError, match="no classes"):
         evaluate(FakePipeline(class_names=()), labelled, 6, projection, classes="balanced")
-    with pytest.raises(DataError, match="samples have 32 px, the pictures 16 px"):
-        evaluate(FakePipeline(image_size=32), labelled, 6, projection)
+    warnings = evaluate(FakePipeline(image_size=32), labelled, 6, projection)["warnings"]
+    assert "image_size: samples have 32 px, the real pictures 16 px" in warnings
+
+
+def test_samples_are_held_against_training_pictures_only(labelled, projection):
+    with pytest.raises(ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference"):
+        evaluate(FakePipeline(), labelled, 6, projection, reference_kind="validation")
+    with pytest.raises(ConfigError, match="reference_kind must be train or validation, not 'test'"):
+        evaluate(FakePipeline(), labelled, 6, projection, reference_kind="test")
+    result = evaluate(FakePipeline(), labelled, 6, projection, reference_kind="validation", force_reference=True)
+    reference = result["settings"]["reference"]
+    assert (reference["kind"], reference["forced"]) == ("validation", True)
+    assert any("validation pictures: not comparable" in line for line in result["warnings"])
+    assert "forced" not in evaluate(FakePipeline(), labelled, 6, projection)["settings"]["reference"]
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_alike(labelled, projection, tmp_path):
+    class Failing(FakePipeline):
+        def __call__(self, *arguments, seed, **options):
+            if seed >= 10:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments, seed=seed, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Failing(), labelled, 12, projection, work=tmp_path / "w")
+    again = FakePipeline()
+    resumed = evaluate(again, labelled, 12, projection, work=tmp_path / "w")
+    assert len(again.labels) == 2  # 10 of 12 were there
+    assert not (tmp_path / "w").exists()
+    whole = evaluate(FakePipeline(), labelled, 12, projection)
+    for name in ("metrics", "floor", "settings", "num_images"):
+        assert resumed[name] == whole[name]
+
+
+def test_another_evaluation_is_not_mixed_in(labelled, projection, tmp_path):
+    class Failing(FakePipeline):
+        def __call__(self, *arguments, **options):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Failing(), labelled, 12, projection, work=tmp_path / "w")
+    with pytest.raises(ConfigError, match="another sampling"):
+        evaluate(FakePipeline(), labelled, 12, projection, work=tmp_path / "w", temperature=0.5)
+
+
+def test_samples_can_be_kept_as_pictures_or_as_an_archive(labelled, projection, tmp_path):
+    evaluate(FakePipeline(), labelled, 6, projection, seed=4, save_samples=tmp_path / "pngs")
+    files = sorted((tmp_path / "pngs").iterdir())
+    assert [file.name for file in files] == [f"{seed:06d}.png" for seed in range(4, 10)]
+    evaluate(FakePipeline(), labelled, 6, projection, seed=4, save_samples=tmp_path / "samples.npz")
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert stored["arr_1"].tolist() == [0, 1, 2, 0, 1, 2]
+        for file, picture in zip(files, stored["arr_0"], strict=True):
+            assert (np.asarray(Image.open(file)) == picture).all()
+
+
+def test_an_archive_can_be_the_reference(labelled, projection, pictures, tmp_path):
+    write_archive(tmp_path / "r.npz", pictures(24, seed=5))
+    archive = read_archive(tmp_path / "r.npz")
+    result = evaluate(FakePipeline(), archive, 12, projection)
+    assert (result["num_reference"], result["num_floor"]) == (12, 12)
+    assert result["settings"]["reference"]["file"] == "r.npz"
+    result = evaluate(FakePipeline(), archive, 36, projection)
+    assert any("36 samples are compared with 24 pictures of r.npz" in line for line in result["warnings"])
+    with pytest.raises(DataError, match="needs pictures with classes"):
+        evaluate(FakePipeline(), archive, 12, projection, classes="reference")
+
+
+def test_the_cache_changes_nothing(labelled, projection, tmp_path):
+    plain = evaluate(FakePipeline(), labelled, 12, projection)
+    for _ in range(2):
+        cached = evaluate(FakePipeline(), labelled, 12, projection, cache=tmp_path / "cache")
+        for name in ("metrics", "floor", "settings", "warnings"):
+            assert cached[name] == plain[name]

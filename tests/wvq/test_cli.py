@@ -98,8 +98,8 @@ def test_the_module_is_the_command():
     ("arguments", "parts"),
     [
         (["trian-tokenizer"], ['unknown command "trian-tokenizer"', '"train-tokenizer"']),
-        (["evaluate"], ['"reconstruction" or "generation"']),
-        (["evaluate", "tokenizer"], ['"reconstruction" or "generation", got "tokenizer"']),
+        (["evaluate"], ['"reconstruction", "generation" or "compare"']),
+        (["evaluate", "tokenizer"], ['"reconstruction", "generation" or "compare", got "tokenizer"']),
         (["train-tokenizer", "--train.batchsize=3"], ["train.batchsize", '"train.batch_size"']),
         (["train-tokenizer", "--train.batchsize", "3"], ["train.batchsize", '"train.batch_size"']),
         (["train-tokenizer", "--dta.path=x"], ["dta.path", '"data.path"']),

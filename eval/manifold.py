@@ -1,0 +1,71 @@
+"""Precision, recall, density and coverage: are samples like real pictures, and are all real pictures met?
+
+Precision and recall: Kynkäänniemi et al. 2019 (arXiv 1904.06991), by torch-fidelity. Density and coverage: Naeem et al.
+2020 (arXiv 2002.09797). All count whose k-th nearest neighbour balls hold whom, so they depend on N as much as the
+Frechet distance does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from wvq.errors import DataError
+
+PRECISION_NEIGHBOURS = 3
+DENSITY_NEIGHBOURS = 5
+MOST = 10_000  # pictures a side: the published size, and the cost grows with its square
+_TILE = 1_000
+
+
+def manifold_metrics(features: Tensor, reference: Tensor) -> dict[str, float]:
+    """Precision, recall, density and coverage of samples against real pictures, the first 10,000 of each.
+
+    Args:
+        features: (N, D) of samples.
+        reference: (M, D) of real pictures.
+
+    Returns:
+        precision: share of samples within the ball of some real picture (k = 3).
+        recall: share of real pictures within the ball of some sample (k = 3).
+        density: mean number of real balls (k = 5) that hold a sample, divided by k; may exceed 1.
+        coverage: share of real pictures whose ball (k = 5) holds a sample.
+
+    Raises:
+        DataError: other dims, or no more pictures on a side than neighbours.
+    """
+    features, reference = features[:MOST].float(), reference[:MOST].float()
+    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
+        raise DataError(f"features must be (N, D) of equal D, not {tuple(features.shape)} and {tuple(reference.shape)}")
+    if min(len(features), len(reference)) <= DENSITY_NEIGHBOURS:
+        raise DataError(
+            f"neighbourhoods need more than {DENSITY_NEIGHBOURS} pictures a side, "
+            f"not {len(features)} and {len(reference)}"
+        )
+    found = prc_features_to_metric(  # generated first, real second
+        features,
+        reference,
+        prc_neighborhood=PRECISION_NEIGHBOURS,
+        prc_batch_size=_TILE,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    density, coverage = density_coverage(features, reference)
+    return {
+        "precision": found[KEY_METRIC_PRECISION],
+        "recall": found[KEY_METRIC_RECALL],
+        "density": density,
+        "coverage": coverage,
+    }
+
+
+def density_coverage(features: Tensor, reference: Tensor, k: int = DENSITY_NEIGHBOURS) -> tuple[float, float]:
+    """Density and coverage from features (N, D) of samples and (M, D) of real pictures, in tiles of bounded memory."""
+    inside, covered = 0, 0
+    for real in reference.split(_TILE):
+        radii = torch.cdist(real, reference).kthvalue(k + 1).values  # the nearest one is the picture itself
+        within = torch.cdist(real, features) < radii[:, None]  # tile N
+        inside += int(within.sum())
+        covered += int(within.any(1).sum())
+    return inside / (k * len(features)), covered / len(reference)

@@ -1,0 +1,103 @@
+"""Which condition each sample of an evaluation is drawn under."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wvq.errors import ConfigError, DataError
+from wvq.generator.conditioning import class_ids
+
+if TYPE_CHECKING:
+    from wvq.data import ImageDataset
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+
+def class_plan(
+    pipeline: ImageGenerationPipeline,
+    dataset: ImageDataset | None,
+    reference_indices: list[int],
+    classes: str | Sequence[str | int] | None,
+    prompts: str | Sequence[str] | None,
+    num_images: int,
+) -> tuple[list[str | int] | None, str | list | None]:
+    """One class a sample, and how the result describes the choice; arguments as in ``evaluate_generation``.
+
+    Raises:
+        ConfigError: unknown classes, a count that cannot be balanced, or a pipeline without classes.
+        DataError: the classes of reference pictures that have none.
+    """
+    names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
+    if isinstance(classes, str) and classes == "auto":
+        classes = "balanced" if num_classes and prompts is None else None
+    if classes is None:
+        return None, None
+    if not num_classes:
+        raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
+    if isinstance(classes, str):
+        if classes == "reference":
+            return _repeat(_reference_classes(dataset, reference_indices, names), num_images), classes
+        if classes != "balanced":
+            raise ConfigError(f"classes must be auto, balanced, reference, a list or None, not {classes!r}")
+        chosen = list(range(num_classes))
+    else:
+        chosen = list(classes)
+        class_ids(chosen, names, num_classes)
+        if not chosen:
+            raise ConfigError("classes is an empty list; give class names or ids, or None")
+    if num_images % len(chosen):
+        below = num_images // len(chosen) * len(chosen)
+        near = " or ".join(str(count) for count in (below, below + len(chosen)) if count)
+        raise ConfigError(f"num_images={num_images} cannot be balanced over {len(chosen)} classes; use {near}")
+    return _repeat(chosen, num_images), classes if isinstance(classes, str) else chosen
+
+
+def prompt_plan(
+    dataset: ImageDataset | None, reference_indices: list[int], prompts: str | Sequence[str] | None, num_images: int
+) -> list[str] | None:
+    """One text a sample.
+
+    Raises:
+        ConfigError: an empty list, or another word than ``reference``.
+        DataError: the captions of reference pictures that have none.
+    """
+    if prompts is None:
+        return None
+    if isinstance(prompts, str):
+        if prompts != "reference":
+            raise ConfigError(f"prompts must be a list of texts or 'reference', not {prompts!r}")
+        if dataset is None or dataset.captions is None:
+            raise DataError("prompts='reference' needs pictures with captions; this data set has none")
+        prompts = [dataset.captions[index] for index in reference_indices]
+    if not prompts:
+        raise ConfigError("prompts is an empty list")
+    return _repeat(prompts, num_images)
+
+
+def imbalance_warnings(dataset: ImageDataset | None, indices: list[int], class_setting: str | list | None) -> list[str]:
+    """A line if balanced samples are held against a reference that is not."""
+    if class_setting != "balanced" or dataset is None or dataset.labels is None:
+        return []
+    counts = Counter(dataset.labels[index] for index in indices)
+    largest, smallest = max(counts.values()), min(counts.get(label, 0) for label in range(len(dataset.class_names)))
+    if largest <= 1.5 * smallest + 3:
+        return []
+    return [
+        f"samples are balanced over classes, the reference is not ({smallest} to {largest} pictures a class): "
+        f"classes='reference' draws the classes of the reference pictures"
+    ]
+
+
+def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: tuple[str, ...]) -> list[str]:
+    if dataset is None or dataset.labels is None:
+        raise DataError("classes='reference' needs pictures with classes; this data set has none")
+    known = [dataset.class_names[dataset.labels[index]] for index in indices if dataset.labels[index] >= 0]
+    unknown = sorted(set(known) - set(names))
+    if unknown or not known:
+        raise DataError(f"classes='reference': the pipeline does not know {unknown[0]!r}" if unknown else "no labels")
+    return known
+
+
+def _repeat(items: Sequence, count: int) -> list:
+    return [items[position % len(items)] for position in range(count)]

@@ -1,0 +1,91 @@
+"""Protocols of published figures, by name: ImageNet at 256 px, 50,000 samples, ADM's training statistics.
+
+A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
+(arXiv 2412.02692).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wvq.errors import ConfigError, near_match
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a published figure was measured with.
+
+    Attributes:
+        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`.
+        published: the figures.
+        num_images, classes, feature_network, reference_kind, image_size: the protocol.
+    """
+
+    sampling: dict
+    published: dict[str, float]
+    num_images: int = 50_000
+    classes: str = "balanced"
+    feature_network: str = "inception"
+    reference_kind: str = "train"
+    image_size: int = 256
+
+
+def _preset(fid: float, **sampling) -> Preset:
+    plain = {"guidance_scale": 1.0, "guidance_schedule": "constant", "guidance_interval": (0.0, 1.0)}
+    plain |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "window": 0}
+    return Preset(plain | sampling, {"fid": fid})
+
+
+def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:
+    return _preset(
+        fid,
+        guidance_scale=scale,
+        guidance_schedule="power_cosine",
+        guidance_power=power,
+        temperature=temperature,
+    )
+
+
+PRESETS = {
+    "llamagen_b_256": _preset(5.46, guidance_scale=2.0),
+    "llamagen_l_256": _preset(3.80, guidance_scale=2.0),
+    "rar_b_256": _rar(1.95, 16.0, 2.75, 1.0),
+    "rar_l_256": _rar(1.70, 15.5, 2.5, 1.02),
+    "rar_xl_256": _rar(1.50, 6.9, 1.5, 1.02),
+    "rar_xxl_256": _rar(1.48, 8.0, 1.2, 1.02),
+    "ibq_b_256": _preset(2.88, guidance_scale=2.25, temperature=1.10),
+    "ibq_l_256": _preset(2.45, guidance_scale=2.0),
+    "ibq_xl_256": _preset(2.14, guidance_scale=2.35, temperature=1.15),
+    "ibq_xxl_256": _preset(2.05, guidance_scale=2.85, temperature=1.20),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f'preset "{name}" is unknown{near_match(name, PRESETS)}; one of {", ".join(PRESETS)}')
+    return PRESETS[name]
+
+
+def fixed_by(name: str, given: dict) -> dict:
+    """The options that a preset fixes.
+
+    Args:
+        name: of the preset.
+        given: options as they were given, None where they were not.
+
+    Raises:
+        ConfigError: an unknown preset, or an option that was given another value.
+    """
+    preset = find_preset(name)
+    fixed = {**preset.sampling, "num_images": preset.num_images, "classes": preset.classes}
+    fixed |= {"feature_network": preset.feature_network, "reference_kind": preset.reference_kind}
+    for option, value in fixed.items():
+        said = given.get(option)
+        said = tuple(said) if isinstance(said, list) else said
+        if said is not None and said != value:
+            raise ConfigError(f"preset {name} has {option} {value}, and {said} is given; leave one of them out")
+    return fixed

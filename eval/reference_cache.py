@@ -1,0 +1,160 @@
+"""Features of real pictures, computed once: kept under the hash of the pictures' pixels and of the network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from wvq.codes import batched
+from wvq.data import ImageDataset
+from wvq.distributed import gather_objects, processes
+from wvq.errors import DataError
+from wvq.eval.archives import ReferenceArchive
+from wvq.eval.features import FeatureNetwork
+from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests
+from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
+from wvq.images import to_uint8
+from wvq.unreadable import Reading, refuse_too_many, summary
+
+
+def default_cache() -> Path:
+    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("WVQ_CACHE") or Path(base) / "wvq") / "references"
+
+
+def cached_reference_features(
+    dataset: ImageDataset,
+    network: FeatureNetwork,
+    cache: Path,
+    kind: str,
+    batch_size: int = 64,
+    indices: Sequence[int] | None = None,
+    limit: int | None = None,
+    progress: bool = True,
+) -> PictureFeatures:
+    """What :func:`wvq.eval.references.reference_features` gives, from ``cache`` where the same pictures are there.
+
+    The pictures are read and hashed each time, since only their pixels say whether they are the same; the network
+    runs for those that are missing. Several processes share both.
+
+    Args:
+        dataset: the pictures.
+        network: the feature network.
+        cache: folder of all references.
+        kind: ``train`` or ``validation``, written beside the features.
+        batch_size: pictures in a batch.
+        indices: which pictures, in this order; all if not given.
+        limit: the most pictures to take; all if not given.
+        progress: whether to show progress bars.
+
+    Raises:
+        DataError: no pictures, or too many that cannot be read.
+    """
+    view = evaluation_view(dataset)
+    order = list(range(len(view))) if indices is None else list(indices)
+    digests, left_out = _identify(view, order, len(order) if limit is None else limit, batch_size, progress)
+    if not digests:
+        raise DataError("there are no pictures to compute features of")
+    used = list(digests)
+    sha256 = hashlib.sha256(b"".join(digests.values())).hexdigest()
+    recipe = network.recipe(view.image_size)
+    key = hashlib.sha256(f"{sha256} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
+    identity = {
+        "sha256": sha256,
+        "num_images": len(used),
+        "image_size": view.image_size,
+        "crop": view.crop_recipe,
+        "kind": kind,
+        "feature_network": network.name,
+        "feature_network_sha256": network.weights_sha256,
+        "feature_network_input": recipe,
+    }
+    shards = FeatureShards(cache / f"{kind}-{key}", identity)
+
+    def read(run: range) -> Batch:
+        pixels = torch.stack([view[used[number]]["pixel_values"] for number in run])
+        return Batch(to_uint8(pixels), list(run))
+
+    stream_features(read, range(len(used)), network, shards, batch_size, "real features" if progress else None)
+    found = collected(shards, view.crop_recipe)
+    if found.sha256 != sha256:
+        raise DataError(f"{shards.folder} does not hold the features of these pictures; remove it and start again")
+    looked_at = len(used) + len(left_out)
+    warnings = [f"{summary(left_out.values(), looked_at)}; left out of evaluation"] if left_out else []
+    return replace(found, indices=used, num_unreadable=len(left_out), warnings=warnings)
+
+
+def _identify(
+    view: ImageDataset, order: list[int], limit: int, batch_size: int, progress: bool
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Hashes by index of the first ``limit`` pictures of ``order`` that can be read, and those left out before them."""
+    state = processes()
+    digests: dict[int, bytes] = {}
+    left_out: dict[int, str] = {}
+    position = 0
+    shown = progress and state.is_main_process
+    with tqdm(total=min(limit, len(order)), desc="real pictures", unit="img", disable=not shown) as bar:
+        while position < len(order) and len(digests) < limit:
+            chunk = order[position : position + limit - len(digests)]
+            position += len(chunk)
+            mine = chunk[state.process_index :: state.num_processes]
+            reading = Reading(view, mine)
+            found = {}
+            for items in batched(reading, batch_size):
+                pixels = to_uint8(torch.stack([item["pixel_values"] for item in items]))
+                found |= {item["index"]: digest for item, digest in zip(items, picture_digests(pixels), strict=True)}
+                bar.update(len(items) * state.num_processes)
+            parts = gather_objects((found, dict(reading.left_out)))
+            there = {index: digest for part, _ in parts for index, digest in part.items()}
+            digests |= {index: there[index] for index in chunk if index in there}
+            unread = {index: reason for _, part in parts for index, reason in part.items()}
+            left_out |= {index: unread[index] for index in chunk if index in unread}
+    refuse_too_many(left_out.values(), len(digests) + len(left_out))
+    return digests, left_out
+
+
+def archive_features(
+    archive: ReferenceArchive,
+    network: FeatureNetwork,
+    kind: str,
+    batch_size: int = 64,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> PictureFeatures:
+    """Features of an archive's pictures, from ``cache`` where they are there; of none if it holds none."""
+    if archive.pictures is None:
+        return PictureFeatures(torch.empty(0, network.dim), None, archive.sha256, 0, "none")
+    pictures = archive.pictures
+    recipe = network.recipe(pictures.shape[-1])
+    key = hashlib.sha256(f"{archive.sha256} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
+    identity = {
+        "sha256": archive.sha256,
+        "num_images": len(pictures),
+        "image_size": pictures.shape[-1],
+        "crop": "as in the file",
+        "kind": kind,
+        "feature_network": network.name,
+        "feature_network_sha256": network.weights_sha256,
+        "feature_network_input": recipe,
+    }
+    with ExitStack() as stack:
+        folder = cache / f"{kind}-{key}" if cache else stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-"))
+        shards = FeatureShards(folder, identity)
+        stream_features(
+            lambda run: Batch(pictures[run.start : run.stop], list(run)),
+            range(len(pictures)),
+            network,
+            shards,
+            batch_size,
+            "real features" if progress else None,
+        )
+        return collected(shards, "as in the file")

@@ -1,0 +1,204 @@
+"""Features of a numbered stream of pictures: drawn or read batch by batch, by any number of processes, resumable.
+
+Each batch leaves one file when it is whole. What a process, or a run that was stopped, has left is taken up again, so
+nothing is computed twice and the pictures are the same on any number of processes. The order is that of the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.distributed import gather_objects, processes
+from wvq.errors import ConfigError, DataError
+from wvq.eval.features import FeatureNetwork
+from wvq.eval.references import PictureFeatures, picture_digests
+from wvq.interruption import stop_on_signal
+from wvq.outputs import read_json, write_json
+
+IDENTITY_NAME = "identity.json"
+_SUFFIX = ".safetensors"
+
+
+@dataclass
+class Batch:
+    """Pictures of some numbers of the stream.
+
+    Attributes:
+        images: uint8 (B, 3, S, S).
+        numbers: the number of each picture in the stream.
+        left_out: numbers of the batch without a picture, and why.
+    """
+
+    images: Tensor
+    numbers: list[int]
+    left_out: dict[int, str] = field(default_factory=dict)
+
+
+class FeatureShards:
+    """The files of a stream in a folder.
+
+    Args:
+        folder: new, empty, or left by a run of the same ``identity``.
+        identity: what the pictures and features depend on.
+
+    Raises:
+        ConfigError: the folder holds something else, or the shards of another identity.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict):
+        self.folder = Path(folder)
+        if processes().is_main_process:
+            self._claim(json.loads(json.dumps(identity)))
+        processes().wait_for_everyone()
+
+    def _claim(self, identity: dict) -> None:
+        file = self.folder / IDENTITY_NAME
+        if not file.exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise ConfigError(f"{self.folder} holds other files; remove it or choose another result file")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, identity)
+            return
+        before = read_json(file, ConfigError, f"{file} is gone")
+        for name in identity:
+            if before.get(name) != identity[name]:
+                raise ConfigError(
+                    f"{self.folder} was left by an evaluation with another {name}: {before.get(name)!r}, now "
+                    f"{identity[name]!r}; finish that one, remove the folder or choose another result file"
+                )
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{_SUFFIX}"))
+
+    def done(self) -> set[int]:
+        """Numbers that need no more work."""
+        found: set[int] = set()
+        for file in self.files():
+            start, stop = (int(part) for part in file.name.removesuffix(_SUFFIX).split("-"))
+            found.update(range(start, stop))
+        return found
+
+    def write(self, numbers: range, batch: Batch, output, keep_pixels: bool) -> None:
+        """Leave the whole file of one batch."""
+        tensors = {"numbers": torch.tensor(batch.numbers, dtype=torch.int64)}
+        pixels = batch.images.cpu().contiguous()
+        digests = np.frombuffer(b"".join(picture_digests(pixels)), np.uint8)
+        tensors["digests"] = torch.from_numpy(digests.copy()).view(-1, 32)
+        for name, value in zip(output._fields, output, strict=True):
+            if value is not None:
+                tensors[name] = value.cpu().contiguous().clone()  # views of one tensor cannot be saved
+        if keep_pixels:
+            tensors["pixels"] = pixels
+        left_out = json.dumps({str(number): reason for number, reason in batch.left_out.items()})
+        file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
+        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        save_file(tensors, partial, metadata={"left_out": left_out, "image_size": str(pixels.shape[-1])})
+        os.replace(partial, file)
+
+    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[int, str], int]:
+        """Tensors of all pictures in order, what was left out, and the pictures' side.
+
+        Raises:
+            DataError: a file that is damaged, or no picture at all.
+        """
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        left_out, size = {}, 0
+        for file in self.files():
+            try:
+                with safe_open(file, "pt") as opened:
+                    for name in set(names) & set(opened.keys()):
+                        parts[name].append(opened.get_tensor(name))
+                    metadata = opened.metadata()
+            except (SafetensorError, OSError) as error:
+                raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
+            left_out |= {int(number): reason for number, reason in json.loads(metadata["left_out"]).items()}
+            size = max(size, int(metadata["image_size"]))
+        if not any(len(part) for part in parts["numbers"]):
+            raise DataError("there are no pictures to compute features of")
+        return {name: torch.cat(values) for name, values in parts.items() if values}, left_out, size
+
+    def remove(self) -> None:
+        processes().wait_for_everyone()
+        if processes().is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stream_features(
+    draw: Callable[[range], Batch],
+    numbers: range,
+    network: FeatureNetwork,
+    shards: FeatureShards,
+    batch_size: int,
+    progress: str | None = None,
+    keep_pixels: bool = False,
+) -> None:
+    """Draw the pictures of ``numbers`` that are not there yet, each process its share, and leave their features.
+
+    Args:
+        draw: pictures of consecutive numbers.
+        numbers: of the stream.
+        network: the feature network.
+        shards: where the files go.
+        batch_size: most pictures at once.
+        progress: what the progress bar says; none if None.
+        keep_pixels: whether the files hold the pictures too.
+
+    Raises:
+        RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are whole.
+    """
+    state = processes()
+    # The first process looks: what is there changes while the others start.
+    missing = gather_objects(sorted(set(numbers) - shards.done()) if state.is_main_process else None)[0]
+    batches = list(_runs(missing, batch_size))
+    mine = batches[state.process_index :: state.num_processes]
+    total, there = sum(map(len, mine)), len(numbers) - len(missing)
+    shown = progress is not None and state.is_main_process
+    with (
+        tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
+        stop_on_signal() as request,
+    ):
+        for run in mine:
+            batch = draw(run)
+            output = network(batch.images)
+            shards.write(run, batch, output, keep_pixels)
+            bar.update(len(run))
+            request.raise_if_set(lambda: f"{len(shards.done()):,} of {numbers.stop:,} pictures are in {shards.folder}")
+    state.wait_for_everyone()
+
+
+def collected(shards: FeatureShards, crop_recipe: str) -> PictureFeatures:
+    """Features of all pictures of the shards, in order."""
+    names = ("numbers", "digests", "features", "logits", "spatial")
+    found, left_out, size = shards.read(names)
+    digest = hashlib.sha256(found["digests"].numpy().tobytes()).hexdigest()
+    numbers = found["numbers"].tolist()
+    result = PictureFeatures(
+        found["features"], found.get("logits"), digest, size, crop_recipe, spatial=found.get("spatial")
+    )
+    result.indices, result.num_unreadable = numbers, len(left_out)
+    return result
+
+
+def _runs(numbers: list[int], batch_size: int) -> Iterator[range]:
+    """Consecutive numbers in ranges of at most ``batch_size``."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == batch_size):
+            yield range(run[0], run[-1] + 1)
+            run = []
+        run.append(number)
+    if run:
+        yield range(run[0], run[-1] + 1)

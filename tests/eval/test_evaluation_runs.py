@@ -1,0 +1,84 @@
+"""`wvq evaluate generation` as users run it: on two processes, and after its process was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_pipeline
+
+WORKER = Path(__file__).with_name("evaluation_worker.py")
+
+
+@pytest.fixture(scope="module")
+def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated") / "pipeline"
+    make_pipeline(tiny_tokenizer_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pipeline_dir, picture_folder):
+    def start(home: Path, kill_at=0, world=1, name="result.json"):
+        options = (
+            f"--data.path={picture_folder} --data.image_size=16 --num_images=12 --batch_size=4 --out={home / name}"
+        )
+        arguments = ["evaluate", "generation", str(pipeline_dir), *options.split(), f"--save-samples={home / 'pngs'}"]
+        settings = json.dumps({"arguments": arguments, "kill_at": kill_at, "world": world})
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+        command = [sys.executable, *(["-m", *launcher] if world > 1 else []), str(WORKER), settings]
+        environment = {**os.environ, "WVQ_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+        environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The folder of an evaluation on one process that was not disturbed."""
+    home = tmp_path_factory.mktemp("whole")
+    done = run(home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home
+
+
+def result(home):
+    return json.loads((home / "result.json").read_text())
+
+
+def assert_alike(home, whole, rel=None):
+    found, expected = result(home), result(whole)
+    for name in ("metrics", "floor"):
+        for metric, value in expected[name].items():
+            assert found[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
+    for name in ("num_images", "num_reference", "num_floor", "warnings"):
+        assert found[name] == expected[name]
+    assert found["settings"]["samples"] == expected["settings"]["samples"]  # the very same pictures
+    assert found["settings"]["reference"] == expected["settings"]["reference"]
+    pictures = [{file.name: file.read_bytes() for file in (side / "pngs").iterdir()} for side in (home, whole)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 12
+    assert not (home / "result.json.partial").exists()
+
+
+def test_two_processes_measure_the_same_pictures(run, whole, tmp_path):
+    done = run(tmp_path, world=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_alike(tmp_path, whole, rel=1e-6)
+    assert done.stdout.count("result in") == 1
+
+
+def test_a_killed_evaluation_goes_on_and_ends_alike(run, whole, tmp_path):
+    for kill_at in (2, 7):  # among the real pictures, then, with those that are there, among the samples
+        killed = run(tmp_path, kill_at)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+        assert not (tmp_path / "result.json").exists()
+    assert (tmp_path / "result.json.partial").exists()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_alike(tmp_path, whole)

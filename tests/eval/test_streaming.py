@@ -1,0 +1,129 @@
+"""Features of a numbered stream: any batches, stops and shares give those of one go, and nothing else is read."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wvq.errors import ConfigError, DataError
+from wvq.eval import streaming
+from wvq.eval.references import collect_features
+from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
+from wvq.interruption import RunInterrupted
+
+COUNT = 11
+
+
+@pytest.fixture
+def images(pictures):
+    return pictures(COUNT)
+
+
+def drawing(images, drawn=None):
+    def draw(run):
+        if drawn is not None:
+            drawn.extend(run)
+        return Batch(images[run.start : run.stop], list(run))
+
+    return draw
+
+
+def stream(images, network, folder, batch_size=4, drawn=None, identity=None, keep_pixels=False):
+    shards = FeatureShards(folder, identity or {"seed": 0})
+    stream_features(drawing(images, drawn), range(len(images)), network, shards, batch_size, keep_pixels=keep_pixels)
+    return shards
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_a_stream_gives_what_one_pass_gives(images, projection_with_logits, tmp_path, batch_size):
+    found = collected(stream(images, projection_with_logits, tmp_path / "s", batch_size), "none")
+    expected = collect_features(images.split(5), projection_with_logits, COUNT, "none")
+    torch.testing.assert_close(found.features, expected.features)
+    torch.testing.assert_close(found.logits, expected.logits)
+    assert found.description() == expected.description()
+    assert found.indices == list(range(COUNT))
+
+
+def test_a_stopped_stream_goes_on_at_the_first_missing_picture(images, projection, tmp_path):
+    drawn = []
+
+    def draw(run):
+        if run.start >= 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return drawing(images, drawn)(run)
+
+    shards = FeatureShards(tmp_path / "s", {"seed": 0})
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; 9 of 11 pictures are in"):
+        stream_features(draw, range(COUNT), projection, shards, 3)
+    assert drawn == list(range(9))
+    again = []
+    found = collected(stream(images, projection, tmp_path / "s", 64, again), "none")
+    assert again == [9, 10]
+    whole = collected(stream(images, projection, tmp_path / "whole"), "none")
+    assert found.description() == whole.description()
+    torch.testing.assert_close(found.features, whole.features)
+
+
+def test_a_file_that_was_being_written_does_not_count(images, projection, tmp_path, monkeypatch):
+    replace, calls = os.replace, []
+
+    def killed(source, target):
+        if str(target).endswith(".safetensors"):
+            calls.append(target)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(streaming.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stream(images, projection, tmp_path / "s")
+    monkeypatch.undo()
+    again = []
+    found = collected(stream(images, projection, tmp_path / "s", 4, again), "none")
+    assert again == list(range(4, COUNT))
+    assert found.num_images == COUNT
+
+
+def test_processes_share_a_stream(images, projection, tmp_path, monkeypatch):
+    drawn = {0: [], 1: []}
+    there = set()
+    for rank in (0, 1):  # one after the other; both are told what was missing when the first one looked
+        process = SimpleNamespace(
+            process_index=rank, num_processes=2, is_main_process=rank == 0, wait_for_everyone=lambda: None
+        )
+        monkeypatch.setattr(streaming, "processes", lambda process=process: process)
+        monkeypatch.setattr(streaming, "gather_objects", lambda _: [sorted(set(range(COUNT)) - there)])
+        stream(images, projection, tmp_path / "s", 3, drawn[rank])
+    assert drawn == {0: [0, 1, 2, 6, 7, 8], 1: [3, 4, 5, 9, 10]}
+    expected = collect_features(images.split(5), projection, COUNT, "none")
+    assert collected(FeatureShards(tmp_path / "s", {"seed": 0}), "none").description() == expected.description()
+
+
+def test_pixels_are_kept_where_asked_for(images, projection, tmp_path):
+    shards = stream(images, projection, tmp_path / "s", keep_pixels=True)
+    assert torch.equal(shards.read(("numbers", "pixels"))[0]["pixels"], images)
+
+
+def test_another_evaluation_does_not_go_on_in_its_place(images, projection, tmp_path):
+    stream(images, projection, tmp_path / "s")
+    with pytest.raises(ConfigError, match="another seed: 0, now 1; finish that one"):
+        stream(images, projection, tmp_path / "s", identity={"seed": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").touch()
+    with pytest.raises(ConfigError, match="holds other files"):
+        stream(images, projection, tmp_path / "other")
+
+
+def test_a_damaged_file_is_one_line_that_names_it(images, projection, tmp_path):
+    shards = stream(images, projection, tmp_path / "s")
+    file = shards.files()[1]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match=f"{file.name} is damaged"):
+        collected(shards, "none")
+
+
+def test_the_folder_goes_when_the_work_is_done(images, projection, tmp_path):
+    stream(images, projection, tmp_path / "s").remove()
+    assert not (tmp_path / "s").exists()
