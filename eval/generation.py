@@ -29,6 +29,7 @@ from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.generator.conditioning import class_ids
 from wvq.images import save_png, to_uint8
+from wvq.locks import sole_writer
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -119,6 +120,7 @@ def evaluate_generation(
 
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
+        stack.enter_context(sole_writer(folder, processes().is_main_process))
         identity = _identity(pipeline, network, num_images, seed, labels, texts, sampling)
         shards = FeatureShards(folder, identity | {"save_samples": save_samples and str(save_samples)})
         keep = save_samples is not None and Path(save_samples).suffix == ".npz"

@@ -118,8 +118,8 @@ class ImageCodeTransformerConfig(StrictConfig):
         self.text_dim = text_dim
         self.text_length = text_length
         self.tokenizer_hash = tokenizer_hash
+        self._check()  # first: transformers computes with the fields
         super().__init__(**kwargs)
-        self._check()
 
     def _check(self) -> None:
         for field in ("num_codes", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
@@ -139,6 +139,7 @@ class ImageCodeTransformerConfig(StrictConfig):
             self._require(field, isinstance(getattr(self, field), bool), "true or false")
         self._require("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
         names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)
+        names_fit = names_fit and all(isinstance(name, str) for name in self.class_names)
         self._require("class_names", names_fit, f"empty or {self.num_classes} names")
         self._require(
             "text_length", bool(self.text_length) == bool(self.text_dim), "above 0 if and only if text_dim is"

@@ -31,6 +31,7 @@ from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
 from wvq.images import image_grid
 from wvq.layout import layout_text
+from wvq.locks import sole_writer
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
@@ -193,36 +194,39 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     text_encoder = build_text_encoder(train, recipe.condition, accelerator.device)
     config = build_config(recipe, train.header, text_encoder)
     out = Path(recipe.out) / "generator"
-    with accelerator.main_process_first():
-        folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-    if resume and (done := finished_run(out)):
-        return done
-    classes = config.num_classes > 0
-    sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
-    set_seed(recipe.train.seed)
-    model = ImageCodeTransformer(config)
-    if config.code_dim:
-        model.set_codebook(tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu())
-    if text_encoder is not None:
-        text = sets[0].text
-        some = torch.randperm(len(text), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
-        model.condition.fit_text(*text[some.numpy()])
-    _require_memory(model, recipe.train, accelerator)
-    reference = {"unigram_entropy": train.unigram_entropy()}
-    task = GeneratorTask(
-        tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
-    )
-    parameters = sum(p.numel() for p in model.parameters())
-    trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
-    result = trainer.run(resume=resume)
-    averaged = trainer.averaged_model
-    if accelerator.is_main_process:
-        with files_into(out) as partial:
-            averaged.save_pretrained(partial)
-        result["parameters"] = parameters
-        write_json(out / "result.json", result)
-    accelerator.wait_for_everyone()
-    return result
+    with sole_writer(out, accelerator.is_main_process):
+        with accelerator.main_process_first():
+            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
+        if resume and (done := finished_run(out)):
+            return done
+        classes = config.num_classes > 0
+        sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
+        set_seed(recipe.train.seed)
+        model = ImageCodeTransformer(config)
+        if config.code_dim:
+            model.set_codebook(
+                tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu()
+            )
+        if text_encoder is not None:
+            text = sets[0].text
+            some = torch.randperm(len(text), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
+            model.condition.fit_text(*text[some.numpy()])
+        _require_memory(model, recipe.train, accelerator)
+        reference = {"unigram_entropy": train.unigram_entropy()}
+        task = GeneratorTask(
+            tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
+        )
+        parameters = sum(p.numel() for p in model.parameters())
+        trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
+        result = trainer.run(resume=resume)
+        averaged = trainer.averaged_model
+        if accelerator.is_main_process:
+            with files_into(out) as partial:
+                averaged.save_pretrained(partial)
+            result["parameters"] = parameters
+            write_json(out / "result.json", result)
+        accelerator.wait_for_everyone()
+        return result
 
 
 def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerator: Accelerator) -> None:

@@ -16,6 +16,7 @@ from wvq.errors import ConfigError
 from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
+from wvq.locks import sole_writer
 from wvq.outputs import read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -67,25 +68,26 @@ def sample_to_folder(
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
-    if state.is_main_process:
-        _claim(out, _job(pipe, wanted, seed, settings), resume)
-    state.wait_for_everyone()
-    files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
-    # Shares are told by number, not by what is missing: that changes while another process starts.
-    share = range(state.process_index, len(files), state.num_processes)
-    mine = [index for index in share if not files[index].exists()]
-    bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
-    with bar, stop_on_signal() as request:
-        for indices in batched(mine, batch_size):
-            _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
-            bar.update(len(indices))
-            request.raise_if_set(
-                lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
-            )
-    state.wait_for_everyone()
-    if state.is_main_process:
-        save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
-    return files
+    with sole_writer(out, state.is_main_process):
+        if state.is_main_process:
+            _claim(out, _job(pipe, wanted, seed, settings), resume)
+        state.wait_for_everyone()
+        files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
+        # Shares are told by number, not by what is missing: that changes while another process starts.
+        share = range(state.process_index, len(files), state.num_processes)
+        mine = [index for index in share if not files[index].exists()]
+        bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
+        with bar, stop_on_signal() as request:
+            for indices in batched(mine, batch_size):
+                _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
+                bar.update(len(indices))
+                request.raise_if_set(
+                    lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
+                )
+        state.wait_for_everyone()
+        if state.is_main_process:
+            save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
+        return files
 
 
 def read_settings(picture: str | Path) -> dict | None:

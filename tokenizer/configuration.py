@@ -112,8 +112,8 @@ class WassersteinVQConfig(StrictConfig):
         self.ema_decay = ema_decay
         self.levels = None if levels is None else as_list(levels)
         self.class_names = as_list(class_names)
+        self._check()  # first: transformers computes with the fields
         super().__init__(**kwargs)
-        self._check()
 
     def _check(self) -> None:
         # Not at the top: these need torch.

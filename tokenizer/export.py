@@ -26,6 +26,7 @@ from wvq.distributed import gather_objects, processes
 from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
+from wvq.locks import sole_writer
 from wvq.outputs import refuse_data_folder, refuse_occupied, whole_folder
 from wvq.recipes import ExportRecipe
 from wvq.splits import other_split
@@ -71,11 +72,12 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         has_captions=images.train.captions is not None,
         library_version=wvq.__version__,
     )
-    if state.num_processes == 1:
-        with whole_folder(recipe.out) as folder:
-            _write(folder, sets, tokenizer, header, recipe.batch_size)
-    else:
-        _write_shared(state, Path(recipe.out), sets, tokenizer, header, recipe.batch_size)
+    with sole_writer(recipe.out, state.is_main_process):
+        if state.num_processes == 1:
+            with whole_folder(recipe.out) as folder:
+                _write(folder, sets, tokenizer, header, recipe.batch_size)
+        else:
+            _write_shared(state, Path(recipe.out), sets, tokenizer, header, recipe.batch_size)
     return header
 
 

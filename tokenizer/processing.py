@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
-from wvq.errors import ConfigError
+from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.images import center_crop, to_pil, to_pixels
-from wvq.pretrained import is_integer
+from wvq.outputs import read_json
+from wvq.pretrained import DAMAGES, is_integer, resolve_folder, take_hub_options
 
 
 class ImageProcessor(ImageProcessingMixin):
@@ -31,6 +34,24 @@ class ImageProcessor(ImageProcessingMixin):
         if not is_integer(size):
             raise ConfigError(f"ImageProcessor.size must be an integer of at least 1, got {size!r}")
         self.size = size
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs) -> ImageProcessor:
+        """Load from the folder or Hub id of a tokenizer.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+            ConfigError: a size out of range.
+            DownloadError: a Hub id that cannot be reached.
+        """
+        file = resolve_folder(path, "tokenizer", **take_hub_options(kwargs)) / "preprocessor_config.json"
+        values = read_json(file, CheckpointError, f"{file} is missing: the folder holds no image processor")
+        try:
+            return cls.from_dict(values, **kwargs)
+        except ConfigError:
+            raise
+        except DAMAGES as error:
+            raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)})") from error
 
     def __call__(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
         """``pixel_values`` (B, 3, size, size) in [-1, 1] of one picture or a list of them, of any size and mode."""

@@ -21,6 +21,7 @@ from torch import nn
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError
 from wvq.images import image_grid
+from wvq.locks import sole_writer
 from wvq.optimization import network_groups, parameter_group
 from wvq.outputs import TRAINING, files_into, finished_run, refuse_data_folder, start_stage, write_json
 from wvq.recipes import TokenizerRecipe
@@ -195,20 +196,21 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         raise ConfigError(
             "discriminator.adaptive_weight is measured at the decoder's last layer, which is frozen: set it to false"
         )
-    with accelerator.main_process_first():
-        folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-    if resume and (done := finished_run(out)):
-        return done
-    task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
-    trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
-    result = trainer.run(resume=resume)
-    averaged = trainer.averaged_model
-    if accelerator.is_main_process:
-        with files_into(out) as partial:
-            averaged.save_pretrained(partial)
-            ImageProcessor(size=model.config.image_size).save_pretrained(partial)
-        result["data"] = images.source
-        result["parameters"] = sum(p.numel() for p in model.parameters())
-        write_json(out / "result.json", result)
-    accelerator.wait_for_everyone()
-    return result
+    with sole_writer(out, accelerator.is_main_process):
+        with accelerator.main_process_first():
+            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
+        if resume and (done := finished_run(out)):
+            return done
+        task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
+        trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
+        result = trainer.run(resume=resume)
+        averaged = trainer.averaged_model
+        if accelerator.is_main_process:
+            with files_into(out) as partial:
+                averaged.save_pretrained(partial)
+                ImageProcessor(size=model.config.image_size).save_pretrained(partial)
+            result["data"] = images.source
+            result["parameters"] = sum(p.numel() for p in model.parameters())
+            write_json(out / "result.json", result)
+        accelerator.wait_for_everyone()
+        return result

@@ -88,7 +88,10 @@ class CodeHeader:
 
     def _check(self, file: Path) -> None:
         def positive(value) -> bool:
-            return isinstance(value, int) and value > 0
+            return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+        def numbers(values) -> bool:
+            return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
 
         sound = {
             "tokenizer_hash": isinstance(self.tokenizer_hash, str),
@@ -97,8 +100,14 @@ class CodeHeader:
             "layout": isinstance(self.grid, list) and is_layout(self.layout, self.grid),
             "image_size": positive(self.image_size),
             "num_crops": positive(self.num_crops),
-            "class_names": isinstance(self.class_names, list),
-            "num_images": isinstance(self.num_images, dict) and set(self.num_images) == set(SPLITS),
+            "class_names": isinstance(self.class_names, list)
+            and all(isinstance(name, str) for name in self.class_names),
+            "source": isinstance(self.source, str),
+            "has_captions": isinstance(self.has_captions, bool),
+            "library_version": isinstance(self.library_version, str),
+            "num_images": numbers(self.num_images) and set(self.num_images) == set(SPLITS),
+            "unreadable_pictures": numbers(self.unreadable_pictures),
+            "psnr_rgb": numbers(self.psnr_rgb),
             "crop_recipe": isinstance(self.crop_recipe, dict),
         }
         for name, holds in sound.items():

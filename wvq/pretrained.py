@@ -24,6 +24,9 @@ _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "tor
 # Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 
+# What transformers raises over values that no file of its own would hold.
+DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
+
 
 class StrictConfig(PreTrainedConfig):
     """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen."""
@@ -57,6 +60,12 @@ def is_number(value, minimum: float = 0.0) -> bool:
 def as_list(value):
     """Tuples and lists as a list of their own; anything else as it is, for a check to refuse."""
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def take_hub_options(options: dict) -> dict:
+    """Those of the options that are for the Hub client, taken out."""
+    names = ("revision", "token", "cache_dir", "local_files_only")
+    return {name: options.pop(name) for name in names if name in options}
 
 
 def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
@@ -105,7 +114,7 @@ class StrictPreTrainedModel(PreTrainedModel):
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
             DownloadError: a Hub id that cannot be reached.
         """
-        hub_options = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        hub_options = take_hub_options(kwargs)
         folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
             kwargs["config"] = read_config(cls.config_class, folder)
@@ -116,7 +125,7 @@ class StrictPreTrainedModel(PreTrainedModel):
             )
         except ConfigError:
             raise
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        except (SafetensorError, *DAMAGES) as error:
             raise CheckpointError(
                 f"{folder}: weights cannot be loaded ({first_line(error)}); save or download them again"
             ) from error
@@ -140,7 +149,12 @@ def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
         raise CheckpointError(
             f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
         )
-    return config_class(**values)
+    try:
+        return config_class(**values)
+    except ConfigError:
+        raise
+    except DAMAGES as error:
+        raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)}); save it again") from error
 
 
 @torch.no_grad()

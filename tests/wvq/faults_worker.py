@@ -1,9 +1,10 @@
 """Trains a tiny tokenizer through the command line, and lets one thing go wrong at a given step.
 
-    python faults_worker.py '{"arguments": [...], "fault": "kill", "step": 7}'
+    python faults_worker.py '{"arguments": [...], "fault": "kill", "step": 7, "rank": 1}'
 
 Faults: ``kill`` (SIGKILL in the middle of the step), ``kill_while_saving`` (SIGKILL when the checkpoint of that step is
 written but not complete), ``terminate`` (SIGTERM), ``full_disk`` (files above ``limit`` bytes fail from then on), null.
+With ``rank`` only in that process of several.
 """
 
 import json
@@ -45,5 +46,6 @@ def install(fault: str | None, step: int, limit: int) -> None:
 
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
-    install(settings["fault"], settings.get("step", 0), settings.get("limit", 0))
+    mine = settings.get("rank") in (None, int(os.environ.get("RANK", "0")))
+    install(settings["fault"] if mine else None, settings.get("step", 0), settings.get("limit", 0))
     sys.exit(main(settings["arguments"]))

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or run out of disk, each in a process of its own: nothing is lost or half-written."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -117,3 +118,24 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(pict
     done = start(picture_folder, out, resume=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_the_same_run(out, whole)
+
+
+def test_when_one_process_of_two_dies_the_other_ends_soon(picture_folder, tmp_path):
+    arguments = ["train-tokenizer", f"--data.path={picture_folder}", f"--out={tmp_path / 't'}", *OPTIONS]
+    settings = json.dumps({"arguments": arguments, "fault": "kill", "step": 7, "rank": 1})
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = [sys.executable, "-m", *launcher, str(WORKER), settings]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as launched:
+        try:
+            errors = launched.communicate(timeout=120)[1]  # a run that hangs ends here, and fails
+        except subprocess.TimeoutExpired:
+            os.killpg(launched.pid, signal.SIGKILL)
+            raise
+    assert launched.returncode != 0
+    assert "Signal 9 (SIGKILL)" in errors or "exitcode: -9" in errors, errors[-2000:]
+    assert not (tmp_path / "t" / "model.safetensors").exists()
+    resumed = start(picture_folder, tmp_path / "t", resume=True)  # on one process: from the last whole checkpoint
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
