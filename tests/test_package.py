@@ -165,6 +165,7 @@ BASE = {
     "sharding",
     "checkpoints",
     "interruption",
+    "locks",
     "order",
     "settings",
     "task",

@@ -47,7 +47,8 @@ class Parser(ArgumentParser):
 def shipped_recipes() -> dict[str, Path]:
     """Names (``openmoji_32/tokenizer``) and files of the recipes in the package."""
     root = Path(str(resources.files("wvq.configs")))
-    return {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.glob("*/*.yaml"))}
+    files = [file for file in sorted(root.glob("*/*.yaml")) if file.parent.name != "accelerate"]  # no recipes
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
 
 
 def recipe_file(name: str | Path) -> Path:

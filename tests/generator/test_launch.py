@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
 from wvq.checkpoints import find_checkpoints
 from wvq.generator.modeling import ImageCodeTransformer
@@ -20,9 +22,10 @@ LOOP = ["--train.images=96", "--train.batch_size=16", "--train.learning_rate=0.0
 LOOP += ["--train.ema_decay=0.5", "--train.weight_decay=0.1"]
 SHARDED = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
 SHARDED += ["--fsdp_transformer_layer_cls_to_wrap=Block"]
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 LAUNCH = {
     "one": None,
-    "two": ["--multi_gpu"],
+    "two": [f"--config_file={CONFIGS / 'two_cpu_processes.yaml'}"],
     "sharded": SHARDED,
 }
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -76,3 +79,14 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     assert losses(out) == whole
     again = json.loads((out / "generator" / "result.json").read_text())
     assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
+
+
+def test_shipped_configurations_are_understood():
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert len(files) >= 6
+    for file in files:
+        config = load_config_from_file(str(file))
+        assert config.num_processes % config.num_machines == 0, file
+    sharded = yaml.safe_load((CONFIGS / "fsdp_8_gpus.yaml").read_text())
+    said = {option.removeprefix("--").partition("=")[0]: option.partition("=")[2] for option in SHARDED[1:]}
+    assert {name: str(sharded["fsdp_config"][name]) for name in said} == said  # what the test above has run

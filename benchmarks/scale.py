@@ -1,0 +1,127 @@
+"""What ImageNet at 256 x 256 costs on 1, 8 and 64 GPUs: memory, cache, traffic and time, for docs/scale.md.
+
+    python -m benchmarks.scale
+
+Operations of a training step are counted as torch runs it (on tensors without values), memory is the trainer's own
+estimate (generator/memory.py); the rates of the hardware are its maker's, the share of them that is reached is assumed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.cost import GPUS, UTILIZATION, Operations
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.memory import GIB, sampling_bytes, training_bytes
+from wvq.generator.modeling import ImageCodeTransformer
+
+SIZES = ("B", "L", "3B")
+WORLDS = (1, 8, 64)
+PICTURES, EPOCHS, CROPS, BATCH = 1_281_167, 300, 10, 256
+GPU, MEMORY, BANDWIDTH = "A100", 80 * GIB, 2.0e12  # bytes, and bytes/s of its memory
+LINKS = {8: 300e9, 64: 25e9}  # bytes/s a GPU and direction: NVLink within a machine, one 200 Gb/s port a GPU beyond
+ROOM = 0.9  # of the memory
+SAMPLES, SAMPLE_BATCH = 50_000, 64
+
+
+def build(size: str) -> ImageCodeTransformer:
+    config = ImageCodeTransformerConfig(size=size, num_classes=1000)
+    with torch.device("meta"):
+        return ImageCodeTransformer(config)
+
+
+def operations_a_token(model: ImageCodeTransformer) -> float:
+    """Of a step with one picture, forward and backward."""
+    codes = torch.zeros(1, model.config.sequence_length, dtype=torch.int64, device="meta")
+    labels = torch.zeros(1, dtype=torch.int64, device="meta")
+    with Operations() as counted:
+        model(codes, labels).loss.backward()
+    return counted.total / (model.config.sequence_length + model.config.prefix_length)
+
+
+def sharded(size: str, world: int) -> bool:
+    return size == "3B" and world > 1
+
+
+def needed(model: ImageCodeTransformer, size: str, world: int, micro: int, checkpointing: bool) -> float:
+    """Bytes of one GPU."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if not sharded(size, world):
+        return training_bytes(model.config, parameters, micro, True, checkpointing)
+    block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
+    gathered = 2 * 2 * block  # one in use and the next one on its way, in bfloat16
+    return training_bytes(model.config, 0, micro, True, checkpointing) + parameters * 20 / world + gathered
+
+
+def plan(model: ImageCodeTransformer, size: str, world: int) -> tuple[int, bool] | None:
+    """Pictures at once and whether blocks are recomputed: the most that fits, without recomputing if it can be."""
+    for checkpointing in (False, True):
+        micro = BATCH // world
+        while micro >= 1:
+            if needed(model, size, world, micro, checkpointing) <= ROOM * MEMORY:
+                return micro, checkpointing
+            micro //= 2
+    return None
+
+
+def training_rows() -> list[list[str]]:
+    rows = []
+    for size in SIZES:
+        model = build(size)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        operations = operations_a_token(model)
+        tokens = BATCH * (model.config.sequence_length + model.config.prefix_length)
+        for world in WORLDS:
+            found = plan(model, size, world)
+            if found is None:
+                rows.append([size, str(world), "does not fit", *[""] * 5])
+                continue
+            micro, checkpointing = found
+            compute = operations * (4 / 3 if checkpointing else 1) * tokens / (world * GPUS[GPU] * UTILIZATION)
+            # All-reduce of float32 gradients, or gathering weights twice in bfloat16 and scattering float32 gradients.
+            traffic = parameters * (4 + 4 if sharded(size, world) else 8) * (world - 1) / world
+            wire = traffic / LINKS[world] if world > 1 else 0.0
+            steps = PICTURES * EPOCHS / BATCH
+            name = "FSDP2" if sharded(size, world) else "DDP" if world > 1 else ""
+            rows.append(
+                [
+                    size,
+                    f"{world} {name}".strip(),
+                    f"{micro} x {BATCH // world // micro}" + (", recomputed" if checkpointing else ""),
+                    f"{needed(model, size, world, micro, checkpointing) / GIB:.0f} GiB",
+                    f"{traffic / 1e9:.2f} GB",
+                    f"{wire * 1e3:.0f} ms" if world > 1 else "",
+                    f"{compute * 1e3:,.0f} ms",
+                    f"{max(compute, wire) * steps / 86_400:,.1f} to {(compute + wire) * steps / 86_400:,.1f}",
+                ]
+            )
+    return rows
+
+
+def sampling_rows() -> list[list[str]]:
+    rows = []
+    for size in SIZES:
+        model = build(size)
+        config, inner = model.config, sum(p.numel() for p in model.parameters())
+        cache = 2 * SAMPLE_BATCH * config.num_layers * 2 * config.hidden_size * (config.sequence_length / 2) * 2
+        step = max((2 * inner + cache) / BANDWIDTH, 2 * inner * 2 * SAMPLE_BATCH / (GPUS[GPU] * UTILIZATION))
+        whole = step * config.sequence_length * SAMPLES / SAMPLE_BATCH
+        memory = 2 * inner + sampling_bytes(config, 2 * SAMPLE_BATCH, 2)
+        hours = [f"{whole / world / 60:,.1f} min" for world in WORLDS]
+        rows.append([size, f"{memory / GIB:.1f} GiB", f"{step * 1e3:.2f} ms", *hours])
+    return rows
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def tables() -> str:
+    training = ["size", "GPUs", "pictures at once x accumulated", "memory a GPU", "traffic a GPU and step"]
+    training += ["its time", "computing a step", "days for 300 epochs"]
+    sampling = ["size", "memory", "a code for 64 pictures", *(f"50,000 on {world}" for world in WORLDS)]
+    return f"{table(training, training_rows())}\n\n{table(sampling, sampling_rows())}"
+
+
+if __name__ == "__main__":
+    print(tables())
