@@ -108,7 +108,7 @@ def evaluate_generation(
         labels, class_setting = class_plan(pipeline, dataset, indices, classes, prompts, num_images)
         return labels, class_setting, prompt_plan(dataset, indices, prompts, num_images)
 
-    order = _order(dataset, seed)
+    order = reference_order(dataset, seed)
     conditions(order[:num_images])  # refuses what does not fit before pictures are read
     network = feature_network or default_feature_network()
     pool = _real_features(reference, network, reference_kind, order, num_images, batch_size, cache, progress)
@@ -216,7 +216,13 @@ def draw_samples(
     return to_uint8(output.images)
 
 
-def _order(dataset: ImageDataset | None, seed: int) -> list[int]:
+def pool_size(num_images: int) -> int:
+    """Real pictures that samples and, for fewer than 50,000, their floor need."""
+    return num_images * (2 if num_images < FLOOR_BELOW else 1)
+
+
+def reference_order(dataset: ImageDataset | None, seed: int) -> list[int]:
+    """The order that real pictures are taken in; none of an archive."""
     if dataset is None:
         return []
     return torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -235,7 +241,7 @@ def _real_features(
     """Features of as many real pictures as the reference and its floor need; of none where an archive has none."""
     if isinstance(reference, ReferenceArchive):
         return archive_features(reference, network, kind, batch_size, cache and Path(cache), progress)
-    limit = num_images * (2 if num_images < FLOOR_BELOW else 1)
+    limit = pool_size(num_images)
     if cache is not None:
         pool = cached_reference_features(
             reference, network, Path(cache), kind, batch_size, order, limit, progress=progress

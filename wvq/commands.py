@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -162,6 +163,7 @@ def evaluate_reconstruction(values) -> None:
     _quiet_libraries()
     from wvq.data import load_images
     from wvq.eval.reconstruction import evaluate_reconstruction as evaluate
+    from wvq.eval.summary import reconstruction_blocks
     from wvq.splits import other_split
     from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -171,9 +173,10 @@ def evaluate_reconstruction(values) -> None:
     tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
     kind = values.reference_kind or "validation"
     network = _feature_network(values)
+    dataset = _part(load_images(values.data), kind)
     result = evaluate(
         tokenizer,
-        _part(load_images(values.data), kind),
+        dataset,
         feature_network=network,
         batch_size=values.batch_size,
         reference_kind=kind,
@@ -182,7 +185,7 @@ def evaluate_reconstruction(values) -> None:
     if warning := other_split(values.tokenizer, values.data):
         result["warnings"].append(warning)
     result["settings"]["tokenizer"] = values.tokenizer
-    _save_result(values.out, result)
+    _save_result(values.out, result, lambda: reconstruction_blocks(tokenizer, dataset))
 
 
 def evaluate_generation(values) -> None:
@@ -190,9 +193,12 @@ def evaluate_generation(values) -> None:
     from wvq.data import load_images
     from wvq.eval.archives import read_archive
     from wvq.eval.generation import evaluate_generation as evaluate
+    from wvq.eval.generation import pool_size, reference_order
     from wvq.eval.presets import find_preset, fixed_by
-    from wvq.eval.reference_cache import default_cache
+    from wvq.eval.reference_cache import cached_reference_features, default_cache
     from wvq.eval.references import require_kind
+    from wvq.eval.summary import generation_blocks
+    from wvq.eval.sweeps import parse_sweep
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
     pipe = ImageGenerationPipeline.from_pretrained(
@@ -215,25 +221,43 @@ def evaluate_generation(values) -> None:
         reference = read_archive(values.reference)
     else:
         reference = _part(load_images(_at_size(values.data, pipe.tokenizer.config.image_size)), kind)
-    result = evaluate(
-        pipe,
-        reference,
-        1000 if values.num_images is None else values.num_images,
-        classes={None: "auto", "none": None}.get(values.classes, values.classes),
-        prompts=values.prompts,
-        seed=values.seed,
-        batch_size=values.batch_size,
-        feature_network=_feature_network(values),
-        reference_kind=kind,
-        force_reference=values.force_reference,
-        work=values.out and f"{values.out}.partial",
-        save_samples=values.save_samples,
-        cache=default_cache(),
-        **_sampling(values),
-    )
+    network = _feature_network(values)
+    shared = {
+        "num_images": 1000 if values.num_images is None else values.num_images,
+        "classes": {None: "auto", "none": None}.get(values.classes, values.classes),
+        "prompts": values.prompts,
+        "seed": values.seed,
+        "batch_size": values.batch_size,
+        "feature_network": network,
+        "reference_kind": kind,
+        "force_reference": values.force_reference,
+        "cache": default_cache(),
+    }
+    sampling = _sampling(values)
+    field, steps = parse_sweep(values.sweep) if values.sweep else (None, [])
+    result = evaluate(pipe, reference, **shared, work=_work(values.out), save_samples=values.save_samples, **sampling)
+    rows = []
+    for step in steps:
+        work = _work(values.out, f".{field}-{step}")
+        found = evaluate(pipe, reference, **shared, work=work, **(sampling | {field: step}))
+        rows.append({field: step, **found["metrics"]})
+    if rows:
+        result["sweep"] = {"field": field, "rows": rows}
     result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights, **published}
+    pool = None
+    if values.out and not values.reference:  # all processes read their share
+        order, limit = reference_order(reference, values.seed), pool_size(shared["num_images"])
+        pool = cached_reference_features(
+            reference, network, default_cache(), kind, values.batch_size, order, limit, progress=False
+        )
     if _is_main_process():
-        _save_result(values.out, result)
+        dataset = None if values.reference else reference
+        _save_result(values.out, result, lambda: generation_blocks(pipe, result, network, dataset, pool, sampling))
+
+
+def _work(out: str | None, name: str = "") -> str | None:
+    """Where an evaluation keeps what it has drawn so far."""
+    return out and f"{out}{name}.partial"
 
 
 def _part(images, kind: str):
@@ -262,8 +286,9 @@ def _feature_network(values):
     return load_feature_network(values.feature_network, device=device)
 
 
-def _save_result(out: str | None, result: dict) -> None:
+def _save_result(out: str | None, result: dict, blocks: Callable[[], list]) -> None:
     from wvq.eval.results import write_result
+    from wvq.eval.summary import write_summary
 
     print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
     _print_figures(result["metrics"])
@@ -276,7 +301,8 @@ def _save_result(out: str | None, result: dict) -> None:
         print(f"warning: {warning}")
     if out:
         write_result(out, result)
-        print(f"result in {out}")
+        text, page = write_summary(out, result, blocks())
+        print(f"result in {out}, {text} and, with pictures, {page}")
 
 
 def evaluate_compare(values) -> None:

@@ -19,6 +19,7 @@ from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
 from wvq.eval.plots import code_histogram, loss_curves, metric_curves
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report import Report
+from wvq.eval.summary import metric_rows
 from wvq.images import labelled_rows, to_pil
 from wvq.outputs import TRAINING
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -215,12 +216,9 @@ def _distances(report: Report, results: dict) -> None:
         if kind not in results:
             continue
         result = results[kind]
-        for name, value in result["metrics"].items():
+        for name, value, floor, count in metric_rows(result):
             if name.startswith(("fd_", "kd_", "fid", "kid")):
-                plain = name.removesuffix(AT_FLOOR_N)
-                count = result["num_floor"] if plain != name else result["num_images"]
-                floor = result["floor"][plain] if count == result["num_floor"] else None
-                rows.append((kind, plain, value, floor, count))
+                rows.append((kind, name.removesuffix(AT_FLOOR_N), value, floor, count))
         notes += result["warnings"]
     if not rows:
         return

@@ -1,0 +1,195 @@
+"""A result of an evaluation for people: a Markdown text, and a page with pictures beside the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wvq.data import ImageDataset
+from wvq.eval.features import FeatureNetwork
+from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.plots import code_histogram, metric_curves
+from wvq.eval.references import PictureFeatures, evaluation_view
+from wvq.eval.report import Report
+from wvq.images import labelled_rows, to_pil, to_uint8
+from wvq.outputs import write_text
+
+if TYPE_CHECKING:
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.tokenizer.modeling import WassersteinVQModel
+
+CLASSES, PER_CLASS = 16, 8  # rows and columns of the sheet of samples
+NEIGHBOURS, QUERIES = 4, 8
+TRIPLES = 8
+
+
+def metric_rows(result: dict) -> list[tuple[str, float, float | None, int]]:
+    """Name, value, floor at the same N where there is one, and N of each metric."""
+    rows = []
+    for name, value in result["metrics"].items():
+        plain = name.removesuffix(AT_FLOOR_N)
+        count = result["num_floor"] if plain != name else result["num_images"]
+        floor = result["floor"].get(plain) if count == result["num_floor"] else None
+        rows.append((name, value, floor, count))
+    return rows
+
+
+def setting_rows(result: dict) -> list[tuple[str, str]]:
+    """Every setting on a line of its own, nested ones by dotted names."""
+
+    def flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+        rows = []
+        for name, value in values.items():
+            if isinstance(value, dict):
+                rows += flat(value, f"{prefix}{name}.")
+            elif value is not None:
+                rows.append((f"{prefix}{name}", str(value)))
+        return rows
+
+    return [*flat(result["settings"]), *flat(result["versions"], "versions."), ("date", result["date"])]
+
+
+def markdown(result: dict) -> str:
+    """The result as Markdown: figures with their floors, warnings, and everything that they depend on."""
+
+    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+
+    figures = [[name, shown(value), shown(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
+    parts = [
+        f"# Evaluation of {result['kind']}",
+        f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
+        table(["metric", "value", "real against real", "N"], figures),
+        *(f"Warning: {warning}." for warning in result["warnings"]),
+        table(["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, list]]) -> list[Path]:
+    """Write ``<file>.md`` and ``<file>.html`` beside a result's JSON.
+
+    Args:
+        file: of the JSON.
+        result: the result.
+        blocks: title, text and (picture, caption) pairs of each section of pictures.
+
+    Returns:
+        The two files.
+    """
+    file = Path(file)
+    written = [file.with_suffix(".md"), file.with_suffix(".html")]
+    write_text(written[0], markdown(result))
+    report = Report(f"Evaluation of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
+    rows = metric_rows(result)
+    report.cards(
+        [
+            (name, value, f"N = {count:,}" + (f", real against real {floor:.4g}" if floor is not None else ""))
+            for name, value, floor, count in rows
+            if not name.endswith(AT_FLOOR_N)
+        ]
+    )
+    for warning in result["warnings"]:
+        report.warning(f"{warning[0].upper()}{warning[1:]}.")
+    for title, text, pictures in blocks:
+        report.section(title, text).figures(pictures)
+    report.section(
+        "Figures",
+        "The floor holds real pictures against other real pictures at the same N: nothing better can be expected. "
+        f"Figures that end in `{AT_FLOOR_N}` were taken at the floor's N.",
+    )
+    report.table(rows, ["metric", "value", "real against real", "N"])
+    report.section("Protocol", "Everything that the figures depend on.")
+    report.table(setting_rows(result), ["setting", "value"])
+    report.save(written[1])
+    return written
+
+
+def generation_blocks(
+    pipeline: ImageGenerationPipeline,
+    result: dict,
+    network: FeatureNetwork,
+    dataset: ImageDataset | None = None,
+    real: PictureFeatures | None = None,
+    sampling: dict | None = None,
+) -> list[tuple[str, str, list]]:
+    """Samples by class, their nearest real pictures by features, the codes they use, and the curves of a sweep.
+
+    Args:
+        pipeline: the pipeline that was measured.
+        result: its result.
+        network: the feature network.
+        dataset, real: the reference and its features, where it is a data set.
+        sampling: fields of SamplingSettings; the pipeline's own where None or left out.
+    """
+    seed, sampling = result["settings"]["seed"], sampling or {}
+    names = list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
+    # Without classes one call after the other, each with the next seeds.
+    calls = [{"class_labels": name, "seed": seed} for name in names]
+    calls = calls or [{"seed": seed + PER_CLASS * row} for row in range(4)]
+    drawn = [pipeline(**call, num_images=PER_CLASS, output_type="pt", **sampling) for call in calls]
+    scale = max(1, 64 // drawn[0].images.shape[-1])
+    labels = [str(name) for name in names] or [""] * len(drawn)
+    rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
+    sheet = labelled_rows(rows, scale, label_width=110 if names else 0)
+    said = "One class a row, the first seeds, none picked." if names else "The first seeds, none picked."
+    blocks = [("Samples", said, [(sheet, "samples")])]
+    if dataset is not None and real is not None:
+        every = max(1, len(drawn) * PER_CLASS // QUERIES)
+        samples = torch.cat([output.images for output in drawn])[::every][:QUERIES]
+        blocks.append(_neighbour_block(samples, network, dataset, real, scale))
+    codes = torch.cat([output.codes.flatten() for output in drawn])
+    counts = np.bincount(codes.numpy(), minlength=pipeline.generator.config.num_codes)
+    blocks.append(("Codes", "How often the samples above use each code.", [(code_histogram(counts), "codes")]))
+    if sweep := result.get("sweep"):
+        keys = [name for name in sweep["rows"][0] if name != sweep["field"]]
+        text = f"All but {sweep['field']} is as in the protocol. Its best value here was found on this very reference."
+        blocks.append(("Sweep", text, [(metric_curves(sweep["rows"], keys, sweep["field"]), sweep["field"])]))
+    return blocks
+
+
+def _neighbour_block(
+    samples: torch.Tensor, network: FeatureNetwork, dataset: ImageDataset, real: PictureFeatures, scale: int
+) -> tuple[str, str, list]:
+    found = network(to_uint8(samples)).features.cpu()
+    order, _ = nearest_neighbours(found, real.features, min(NEIGHBOURS, real.num_images))
+    view = evaluation_view(dataset)
+    rows = []
+    for sample, nearest in zip(samples, order.tolist(), strict=True):
+        pictures = [view[real.indices[number]]["pixel_values"] for number in nearest]
+        rows.append(("", [*to_pil(sample), *to_pil(torch.stack(pictures))]))
+    middle = -(-len(rows) // 2)
+    halves = [labelled_rows(part, scale, label_width=8) for part in (rows[:middle], rows[middle:]) if part]
+    text = (
+        "First in each row a sample, then the real pictures that are nearest to it in the features. Copies of training "
+        "pictures would show here."
+    )
+    return "Nearest real pictures", text, [(half, "sample, then its nearest real pictures") for half in halves]
+
+
+@torch.inference_mode()
+def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) -> list[tuple[str, str, list]]:
+    """Originals, reconstructions and what differs, and the codes in use."""
+    from wvq.unreadable import Reading
+
+    view = evaluation_view(dataset)
+    items = list(Reading(view, [number * len(view) // TRIPLES for number in range(min(TRIPLES, len(view)))]))
+    originals = torch.stack([item["pixel_values"] for item in items])
+    drawn = tokenizer.decode_codes(tokenizer.encode(originals.to(tokenizer.device)).codes).float().cpu()
+    scale = max(1, 96 // view.image_size)
+    difference = ((drawn - originals).abs() * 2 - 1).clamp(-1, 1)
+    rows: list[tuple[str, list[Image.Image]]] = [
+        ("original", to_pil(originals)),
+        ("reconstruction", to_pil(drawn)),
+        ("difference x 2", to_pil(difference)),
+    ]
+    sheet = labelled_rows(rows, scale)
+    return [("Reconstructions", "Held-out pictures, spread over the set.", [(sheet, "originals, reconstructions")])]
