@@ -19,6 +19,7 @@ from wvq.data import ImageDataset
 from wvq.distributed import gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive, write_archive
+from wvq.eval.clip_score import CLIPScore
 from wvq.eval.comparison import against_archive, against_pool
 from wvq.eval.features import FeatureNetwork, default_feature_network
 from wvq.eval.metrics import small_sample_warnings
@@ -52,6 +53,7 @@ def evaluate_generation(
     force_reference: bool = False,
     work: str | Path | None = None,
     save_samples: str | Path | None = None,
+    clip: CLIPScore | None = None,
     cache: str | Path | None = None,
     **sampling,
 ) -> dict:
@@ -82,6 +84,7 @@ def evaluate_generation(
         work: folder for the features of the samples drawn so far, removed at the end: an evaluation that was stopped
             goes on there. A temporary one if None; several processes need one.
         save_samples: keep the samples: a folder for one PNG each, or an .npz file in the form of ADM's evaluation.
+        clip: also measure how well samples fit their prompts (``clip_score``); needs prompts.
         cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
         sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`; the pipeline's own where None or left out.
 
@@ -115,14 +118,20 @@ def evaluate_generation(
     indices = pool.indices[:num_images] if dataset is not None else []
     labels, class_setting, texts = conditions(indices)
 
+    if clip is not None and texts is None:
+        raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
+
     def draw(run: range) -> Batch:
-        return Batch(draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling), list(run))
+        images = draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling)
+        scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
+        return Batch(images, list(run), scores=scores)
 
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
         stack.enter_context(sole_writer(folder, processes().is_main_process))
         identity = _identity(pipeline, network, num_images, seed, labels, texts, sampling)
-        shards = FeatureShards(folder, identity | {"save_samples": save_samples and str(save_samples)})
+        identity |= {"save_samples": save_samples and str(save_samples)} | (clip.description() if clip else {})
+        shards = FeatureShards(folder, identity)
         keep = save_samples is not None and Path(save_samples).suffix == ".npz"
         if save_samples is not None and not keep:
             draw = _saving(draw, Path(save_samples), seed)
@@ -131,6 +140,8 @@ def evaluate_generation(
         if processes().is_main_process:
             samples = collected(shards, "none")
             metrics, floor, counts = _measure(network, samples, reference, pool, num_images)
+            if clip is not None:
+                metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if keep:
                 pixels = shards.read(("numbers", "pixels"))[0]["pixels"]
                 ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
@@ -146,6 +157,7 @@ def evaluate_generation(
                 "samples": samples.description(),
                 "reference": _describe(reference, pool, counts["num_reference"]) | {"kind": reference_kind} | forced,
                 **network_settings(network, samples.image_size),
+                **(clip.description() if clip else {}),
             }
             warnings = [
                 *pool.warnings,

@@ -24,6 +24,7 @@ PROTOCOL = (
     "settings.reference.crop",
     "settings.classes",
     "settings.prompts",
+    "settings.clip_sha256",
 )
 SAMPLING = ("guidance_scale", "guidance_schedule", "guidance_power", "guidance_interval", "temperature", "top_k")
 SAMPLING += ("top_p", "min_p", "window", "weights", "seed")

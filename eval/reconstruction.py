@@ -31,6 +31,7 @@ def evaluate_reconstruction(
     progress: bool = True,
     seed: int = 0,
     *,
+    lpips: torch.nn.Module | None = None,
     reference_kind: str = "validation",
     force_reference: bool = False,
 ) -> dict:
@@ -49,6 +50,7 @@ def evaluate_reconstruction(
         device: where the tokenizer runs; where it is if not given.
         progress: whether to show progress bars.
         seed: seed of the halves.
+        lpips: :class:`wvq.tokenizer.losses.LPIPS`, for that figure; not measured if None.
         reference_kind: ``train`` or ``validation``: what the pictures are. A tokenizer is measured on held-out ones.
         force_reference: allow others; the result says so.
 
@@ -72,7 +74,7 @@ def evaluate_reconstruction(
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)
 
-    metrics = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress))
+    metrics = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips))
     num_images, num_tokens, num_unreadable = (metrics.pop(f"num_{name}") for name in ("images", "tokens", "unreadable"))
     if num_images < 4:
         raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")

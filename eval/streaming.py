@@ -40,11 +40,13 @@ class Batch:
         images: uint8 (B, 3, S, S).
         numbers: the number of each picture in the stream.
         left_out: numbers of the batch without a picture, and why.
+        scores: further figures of each picture, (B,), by name.
     """
 
     images: Tensor
     numbers: list[int]
     left_out: dict[int, str] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
 
 
 class FeatureShards:
@@ -100,6 +102,7 @@ class FeatureShards:
         for name, value in zip(output._fields, output, strict=True):
             if value is not None:
                 tensors[name] = value.cpu().contiguous().clone()  # views of one tensor cannot be saved
+        tensors |= {name: value.cpu().contiguous() for name, value in batch.scores.items()}
         if keep_pixels:
             tensors["pixels"] = pixels
         left_out = json.dumps({str(number): reason for number, reason in batch.left_out.items()})

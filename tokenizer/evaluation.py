@@ -25,6 +25,7 @@ def evaluate_tokenizer(
     accelerator: Accelerator | None = None,
     progress: bool = False,
     statistics: CodeStatistics | None = None,
+    lpips: torch.nn.Module | None = None,
 ) -> dict[str, float | int]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
 
@@ -38,11 +39,13 @@ def evaluate_tokenizer(
         accelerator: for runs under several processes.
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
+        lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
-        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), num_images, and num_unreadable,
-        the pictures left out; of several scales also alignment and alignment_per_scale (:class:`ScaleAlignment`).
+        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), lpips where asked for,
+        num_images, and num_unreadable, the pictures left out; of several scales also alignment and alignment_per_scale
+        (:class:`ScaleAlignment`).
 
     Raises:
         DataError: none of the pictures can be read; or one cannot, where the data set refuses that.
@@ -54,7 +57,7 @@ def evaluate_tokenizer(
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
     alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
     for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
         pixels = batch["pixel_values"].to(device)
         output = model.encode(pixels)
@@ -63,7 +66,7 @@ def evaluate_tokenizer(
             features = output.features.permute(0, 2, 3, 1)
             alignment.update(model.quantizer.residuals(features, output.codes))
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
-        sums += _picture_sums(pictures, originals)
+        sums += _picture_sums(pictures, originals, lpips)
     left_out = share.left_out
     if accelerator:
         statistics.reduce(accelerator)
@@ -71,7 +74,7 @@ def evaluate_tokenizer(
             alignment.reduce(accelerator)
         sums = accelerator.reduce(sums, "sum")
         left_out = join_left_out(gather_objects(left_out))
-    count, rgb, y, similarity = sums.tolist()
+    count, rgb, y, similarity, distance = sums.tolist()
     if not count:
         raise DataError(f"{summary(left_out.values(), len(dataset))}: nothing is left to measure")
     if left_out and rank == 0:
@@ -82,11 +85,14 @@ def evaluate_tokenizer(
         figures |= alignment.compute(codebook)
     if config.image_size >= 11:
         figures["ssim"] = similarity / count
+    if lpips is not None:
+        figures["lpips"] = distance / count
     return figures | {"num_images": int(count), "num_unreadable": len(left_out)}
 
 
-def _picture_sums(pictures: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+def _picture_sums(pictures: torch.Tensor, originals: torch.Tensor, lpips: torch.nn.Module | None) -> torch.Tensor:
     x, y = pictures.float(), originals.float()
+    distance = x.new_zeros(()) if lpips is None else lpips(x / 127.5 - 1, y / 127.5 - 1) * len(x)
     similarity = ssim(x, y).sum() if min(x.shape[-2:]) >= 11 else x.new_zeros(())
     count = torch.tensor(float(len(x)), device=x.device)
-    return torch.stack([count, psnr(x, y).sum(), psnr(luma(x), luma(y)).sum(), similarity]).double()
+    return torch.stack([count, psnr(x, y).sum(), psnr(luma(x), luma(y)).sum(), similarity, distance]).double()

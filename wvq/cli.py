@@ -94,6 +94,9 @@ def _generation_arguments(parser: Parser) -> None:
     parser.add_argument("--num_images", type=int | None, help="samples; 1000 if not given")
     parser.add_argument("--classes", type=str | None, help="auto (if not given), balanced, reference or none")
     parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
+    parser.add_argument(
+        "--clip", type=str | None, help="folder or Hub id of a CLIP model: also its score of the prompts"
+    )
     parser.add_argument("--sweep", type=str | None, help="also over a range, such as guidance_scale=1:4:0.5")
     parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
     _sampling_arguments(parser)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from wvq.errors import ConfigError, first_line
+from wvq.errors import ConfigError, WVQError, first_line
 from wvq.recipes import AtomicRecipe, DataConfig, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 
 
@@ -173,12 +173,14 @@ def evaluate_reconstruction(values) -> None:
     tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
     kind = values.reference_kind or "validation"
     network = _feature_network(values)
+    lpips = _lpips(values.lpips, tokenizer.device) if values.lpips else None
     dataset = _part(load_images(values.data), kind)
     result = evaluate(
         tokenizer,
         dataset,
         feature_network=network,
         batch_size=values.batch_size,
+        lpips=lpips,
         reference_kind=kind,
         force_reference=values.force_reference,
     )
@@ -188,10 +190,20 @@ def evaluate_reconstruction(values) -> None:
     _save_result(values.out, result, lambda: reconstruction_blocks(tokenizer, dataset))
 
 
+def _lpips(weights: str, device):
+    from wvq.tokenizer.losses import LPIPS
+
+    try:
+        return LPIPS(None if weights == "download" else weights).to(device)
+    except WVQError as error:  # which speaks of training's fields
+        raise type(error)(str(error).replace("loss.perceptual_weights", "--lpips").partition(", or set ")[0]) from error
+
+
 def evaluate_generation(values) -> None:
     _quiet_libraries()
     from wvq.data import load_images
     from wvq.eval.archives import read_archive
+    from wvq.eval.clip_score import CLIPScore
     from wvq.eval.generation import evaluate_generation as evaluate
     from wvq.eval.generation import pool_size, reference_order
     from wvq.eval.presets import find_preset, fixed_by
@@ -231,6 +243,7 @@ def evaluate_generation(values) -> None:
         "feature_network": network,
         "reference_kind": kind,
         "force_reference": values.force_reference,
+        "clip": CLIPScore(values.clip, pipe.device) if values.clip else None,
         "cache": default_cache(),
     }
     sampling = _sampling(values)

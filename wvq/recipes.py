@@ -139,6 +139,7 @@ class EvaluationRecipe:
         force_reference: take the other kind all the same; the result says so.
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
+        lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS of reconstructions.
         out: JSON file for the result.
     """
 
@@ -148,6 +149,7 @@ class EvaluationRecipe:
     force_reference: bool = False
     feature_network: str | None = None
     inception_weights: str | None = None
+    lpips: str | None = None
     out: str | None = None
 
 

@@ -206,7 +206,9 @@ def test_bad_sets_are_refused(labelled, projection, pictures, picture_set):
 
 
 def test_samples_are_held_against_training_pictures_only(labelled, projection):
-    with pytest.raises(ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference"):
+    with pytest.raises(
+        ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference true"
+    ):
         evaluate(FakePipeline(), labelled, 6, projection, reference_kind="validation")
     with pytest.raises(ConfigError, match="reference_kind must be train or validation, not 'test'"):
         evaluate(FakePipeline(), labelled, 6, projection, reference_kind="test")
@@ -275,3 +277,23 @@ def test_the_cache_changes_nothing(labelled, projection, tmp_path):
         cached = evaluate(FakePipeline(), labelled, 12, projection, cache=tmp_path / "cache")
         for name in ("metrics", "floor", "settings", "warnings"):
             assert cached[name] == plain[name]
+
+
+class CountLetters:
+    """Stands in for a CLIP model: the length of each text."""
+
+    def __call__(self, images, texts):
+        assert len(images) == len(texts)
+        return torch.tensor([float(len(text)) for text in texts])
+
+    def description(self):
+        return {"clip": "letters", "clip_sha256": "0"}
+
+
+def test_clip_scores_are_averaged_over_all_samples(labelled, projection):
+    pipeline = FakePipeline(class_names=())
+    result = evaluate(pipeline, labelled, 7, projection, prompts=["a", "four", "red"], clip=CountLetters())
+    assert result["metrics"]["clip_score"] == pytest.approx((1 + 4 + 3 + 1 + 4 + 3 + 1) / 7)
+    assert result["settings"]["clip"] == "letters"
+    with pytest.raises(ConfigError, match="needs prompts"):
+        evaluate(pipeline, labelled, 7, projection, clip=CountLetters())

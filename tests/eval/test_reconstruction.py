@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
 from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.images import to_uint8
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -98,3 +99,40 @@ def test_too_few_readable_pictures(tiny_tokenizer, projection, pictures, picture
     data = picture_set(pictures(6), broken=(0, 1, 2))
     with pytest.warns(UserWarning, match="3 of 6"), pytest.raises(DataError, match="can be read, not 3"):
         evaluate_reconstruction(tiny_tokenizer, data, projection, progress=False)
+
+
+class MeanDifference(torch.nn.Module):
+    """Stands in for LPIPS: a mean over the batch, of pictures in [-1, 1]."""
+
+    def forward(self, pictures, references):
+        assert pictures.abs().max() <= 1
+        return (pictures - references).abs().mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_lpips_is_the_mean_over_pictures(tiny_tokenizer, projection, pictures, picture_set, batch_size):
+    data = picture_set(pictures(9))
+    options = {"feature_network": projection, "batch_size": batch_size, "progress": False}
+    metrics = evaluate_reconstruction(tiny_tokenizer, data, lpips=MeanDifference(), **options)["metrics"]
+    pixels = torch.stack([data[index]["pixel_values"] for index in range(9)])
+    drawn = to_uint8(tiny_tokenizer.decode(tiny_tokenizer.encode(pixels).quantized)).float() / 127.5 - 1
+    assert metrics["lpips"] == pytest.approx(float((drawn - pixels).abs().mean()), rel=1e-4)
+    assert "lpips" not in evaluate_reconstruction(tiny_tokenizer, data, **options)["metrics"]
+
+
+def test_training_pictures_are_refused_or_marked(tiny_tokenizer, projection, pictures, picture_set):
+    data, options = picture_set(pictures(9)), {"feature_network": projection, "progress": False}
+    with pytest.raises(ConfigError, match="reconstruction takes a validation reference, and this one is train"):
+        evaluate_reconstruction(tiny_tokenizer, data, reference_kind="train", **options)
+    result = evaluate_reconstruction(tiny_tokenizer, data, reference_kind="train", force_reference=True, **options)
+    assert result["settings"]["reference"]["forced"]
+    assert "training pictures: not comparable" in result["warnings"][0]
+
+
+def test_distances_over_inception_go_by_the_fields_names(tiny_tokenizer, projection_with_logits, pictures, picture_set):
+    projection_with_logits.name = "inception"
+    result = evaluate_reconstruction(
+        tiny_tokenizer, picture_set(pictures(9)), feature_network=projection_with_logits, progress=False
+    )
+    assert {"rfid", "rkid", "rfid_at_floor_n"} <= set(result["metrics"])
+    assert set(result["floor"]) == {"rfid", "rkid"}

@@ -1,0 +1,49 @@
+"""The CLIP score is the cosine of both embeddings, of any CLIP model in a folder; other folders are refused."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from tests.tiny import save_text_encoder
+from wvq.errors import CheckpointError, DownloadError
+from wvq.eval.clip_score import CLIPScore
+
+
+@pytest.fixture(scope="module")
+def clip_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = AutoTokenizer.from_pretrained(save_text_encoder(folder / "encoder"))
+    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "max_position_embeddings": 12, "eos_token_id": tokenizer.sep_token_id}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder / "clip")
+    return folder / "clip"
+
+
+def test_scores_are_those_of_each_pair(clip_dir, pictures):
+    score = CLIPScore(clip_dir)
+    images, texts = pictures(4, size=24), ["red circle", "a blue cross on white", "green", "red circle"]
+    found = score(images, texts)
+    assert found.shape == (4,)
+    assert ((found >= 0) & (found <= 100)).all()
+    assert found.unique().numel() > 1
+    for index in range(4):
+        torch.testing.assert_close(score(images[index : index + 1], texts[index : index + 1])[0], found[index])
+    assert score.description()["clip_sha256"] == CLIPScore(clip_dir).sha256
+
+
+def test_long_texts_are_cut(clip_dir, pictures):
+    assert CLIPScore(clip_dir)(pictures(1), ["red circle " * 40]).shape == (1,)
+
+
+def test_other_folders_and_unreachable_ids(tmp_path, tiny_tokenizer_dir):
+    with pytest.raises(CheckpointError, match="holds no CLIP model"):
+        CLIPScore(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no CLIP model"):
+        CLIPScore(tiny_tokenizer_dir)
+    with pytest.raises(DownloadError, match="owner/name is no folder and could not be fetched"):
+        CLIPScore("owner/name")
