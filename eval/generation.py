@@ -131,7 +131,7 @@ def evaluate_generation(
         stack.enter_context(sole_writer(folder, processes().is_main_process))
         identity = _identity(pipeline, network, num_images, seed, labels, texts, sampling)
         identity |= {"save_samples": save_samples and str(save_samples)} | (clip.description() if clip else {})
-        shards = FeatureShards(folder, identity)
+        shards = FeatureShards(folder, identity, lasting=work is not None)
         keep = save_samples is not None and Path(save_samples).suffix == ".npz"
         if save_samples is not None and not keep:
             draw = _saving(draw, Path(save_samples), seed)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wvq.distributed import gather_objects, processes
-from wvq.errors import ConfigError, DataError
+from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
@@ -55,13 +55,14 @@ class FeatureShards:
     Args:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
+        lasting: whether a later run can find the folder.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
-    def __init__(self, folder: str | Path, identity: dict):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
+        self.folder, self.lasting = Path(folder), lasting
         if processes().is_main_process:
             self._claim(json.loads(json.dumps(identity)))
         processes().wait_for_everyone()
@@ -108,7 +109,13 @@ class FeatureShards:
         left_out = json.dumps({str(number): reason for number, reason in batch.left_out.items()})
         file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
         partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        save_file(tensors, partial, metadata={"left_out": left_out, "image_size": str(pixels.shape[-1])})
+        try:
+            save_file(tensors, partial, metadata={"left_out": left_out, "image_size": str(pixels.shape[-1])})
+        except (SafetensorError, OSError) as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(
+                f"{file} could not be written ({first_line(error)}); make room, and the same command goes on from there"
+            ) from error
         os.replace(partial, file)
 
     def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[int, str], int]:
@@ -178,8 +185,13 @@ def stream_features(
             output = network(batch.images)
             shards.write(run, batch, output, keep_pixels)
             bar.update(len(run))
-            request.raise_if_set(lambda: f"{len(shards.done()):,} of {numbers.stop:,} pictures are in {shards.folder}")
+            request.raise_if_set(lambda: _progress(shards, numbers))
     state.wait_for_everyone()
+
+
+def _progress(shards: FeatureShards, numbers: range) -> str:
+    there = f"{len(shards.done()):,} of {numbers.stop:,} pictures were measured"
+    return f"{there}; the same command goes on with those in {shards.folder}" if shards.lasting else there
 
 
 def collected(shards: FeatureShards, crop_recipe: str) -> PictureFeatures:

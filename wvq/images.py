@@ -137,7 +137,11 @@ def save_png(image: Image.Image, file: str | Path, text: PngImagePlugin.PngInfo 
     """Write a PNG, with text chunks if given; the file is complete or absent."""
     file = Path(file)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    image.save(partial, format="PNG", pnginfo=text)
+    try:
+        image.save(partial, format="PNG", pnginfo=text)
+    except OSError as error:  # Pillow's does not say which file
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
     os.replace(partial, file)
 
 

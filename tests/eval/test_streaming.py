@@ -55,7 +55,7 @@ def test_a_stopped_stream_goes_on_at_the_first_missing_picture(images, projectio
         return drawing(images, drawn)(run)
 
     shards = FeatureShards(tmp_path / "s", {"seed": 0})
-    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; 9 of 11 pictures are in"):
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; 9 of 11 pictures were measured; the same command"):
         stream_features(draw, range(COUNT), projection, shards, 3)
     assert drawn == list(range(9))
     again = []
@@ -127,3 +127,21 @@ def test_a_damaged_file_is_one_line_that_names_it(images, projection, tmp_path):
 def test_the_folder_goes_when_the_work_is_done(images, projection, tmp_path):
     stream(images, projection, tmp_path / "s").remove()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_rest_stays(images, projection, tmp_path, monkeypatch):
+    save, calls = streaming.save_file, []
+
+    def full(tensors, file, metadata):
+        calls.append(file)
+        if len(calls) == 2:
+            file.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(tensors, file, metadata)
+
+    monkeypatch.setattr(streaming, "save_file", full)
+    with pytest.raises(DataError, match="could not be written .*No space left on device.*; make room"):
+        stream(images, projection, tmp_path / "s")
+    assert len(list((tmp_path / "s").iterdir())) == 2  # the identity and the first batch
+    monkeypatch.undo()
+    assert collected(stream(images, projection, tmp_path / "s"), "none").num_images == COUNT
