@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_the_rest_stays(images, projection, tmp_path
         save(tensors, file, metadata)
 
     monkeypatch.setattr(streaming, "save_file", full)
-    with pytest.raises(DataError, match="could not be written .*No space left on device.*; make room"):
+    with pytest.raises(DataError, match=r"could not be written .*No space left on device.*; make room"):
         stream(images, projection, tmp_path / "s")
     assert len(list((tmp_path / "s").iterdir())) == 2  # the identity and the first batch
     monkeypatch.undo()

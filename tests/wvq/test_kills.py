@@ -1,4 +1,4 @@
-"""SIGKILL while a cache, samples or a pipeline are written: nothing half-written is read; a rerun has the same bytes."""
+"""SIGKILL while a cache, samples or a pipeline are written: nothing half-written is read, and a rerun ends alike."""
 
 import json
 import shutil
