@@ -50,6 +50,26 @@ def against_pool(
     return metrics, floor, counts
 
 
+def check_archive(archive: ReferenceArchive, network: FeatureNetwork) -> None:
+    """Hold an archive against the network before anything is drawn.
+
+    Raises:
+        DataError: no or too few pictures, where its statistics cannot serve; or statistics of another network.
+    """
+    if network.name != INCEPTION or archive.moments is None:
+        if archive.pictures is None:
+            raise DataError(
+                f"reference: {archive.file} holds statistics of Inception features and no pictures, and the feature "
+                f"network is {network.name}; give --inception-weights"
+            )
+        if len(archive.pictures) < 4:
+            raise DataError(f"reference: {archive.file} holds {len(archive.pictures)} pictures; at least 4 are needed")
+        return
+    dims = len(archive.moments.mean)
+    if dims != network.dim:
+        raise DataError(f"reference: mu of {archive.file} has {dims} dims, Inception's features have {network.dim}")
+
+
 def against_archive(
     network: FeatureNetwork, samples: PictureFeatures, archive: ReferenceArchive, pool: PictureFeatures
 ) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
@@ -58,18 +78,10 @@ def against_archive(
     ``fid`` and ``sfid`` are distances to the stored moments where there are any, as published; everything else is
     measured against the archive's own pictures. The floor holds those pictures, as many as there are samples, against
     the moments.
-
-    Raises:
-        DataError: statistics without pictures, under another network than Inception.
     """
     counts = {"num_images": samples.num_images, "num_reference": pool.num_images, "num_floor": 0}
     published = archive.moments is not None and network.name == INCEPTION
     if not published:
-        if pool.num_images < 4:
-            raise DataError(
-                f"reference: {archive.file} holds statistics of Inception features and no pictures, and the feature "
-                f"network is {network.name}; give --inception-weights"
-            )
         num_reference = min(samples.num_images, pool.num_images)
         return against_pool(network, samples, pool, num_reference, min(samples.num_images, pool.num_images // 2))
     metrics = compare(network, samples, pool) if pool.num_images >= 4 else {}

@@ -120,10 +120,11 @@ class InceptionNetwork(FeatureNetwork):
             )
         except RuntimeError as error:
             raise CheckpointError(f"{weights} does not hold torch-fidelity's Inception-v3 weights") from error
-        # What sFID is measured on: 7 channels of the layer that the published graph calls mixed_6/conv, 17 x 17 each.
+        # What sFID is measured on: 7 channels of the layer that the published graph calls mixed_6/conv, 17 x 17 each,
+        # in the order of the published statistics: row, column, channel.
         self._spatial: list[Tensor] = []
         self.network.Mixed_6d.branch1x1.register_forward_hook(
-            lambda layer, inputs, output: self._spatial.append(output[:, :SPATIAL_CHANNELS].flatten(1).float())
+            lambda *call: self._spatial.append(call[-1][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float())
         )
 
     def recipe(self, image_size: int) -> str:

@@ -20,7 +20,7 @@ from wvq.distributed import gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive, write_archive
 from wvq.eval.clip_score import CLIPScore
-from wvq.eval.comparison import against_archive, against_pool
+from wvq.eval.comparison import against_archive, against_pool, check_archive
 from wvq.eval.features import FeatureNetwork, default_feature_network
 from wvq.eval.metrics import small_sample_warnings
 from wvq.eval.plan import class_plan, imbalance_warnings, prompt_plan
@@ -31,6 +31,7 @@ from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.generator.conditioning import class_ids
 from wvq.images import save_png, to_uint8
 from wvq.locks import sole_writer
+from wvq.outputs import refuse_occupied
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -62,9 +63,10 @@ def evaluate_generation(
     Samples are measured as they are drawn. Under several processes each draws its share; pictures and figures are the
     same on any number of them.
 
-    Where a data set holds twice ``num_images``, the floor is measured at that N, against the same reference. Otherwise
-    it compares the two halves of the data set, and metrics that end in ``_at_floor_n`` compare as many samples with one
-    half: hold those against the floor. An archive's statistics, where it has any, take the place of the reference.
+    Where a data set holds twice ``num_images``, the floor is measured at that N, against the same reference. Otherwise,
+    and from 50,000 samples on, it compares the two halves of the pictures, and metrics that end in ``_at_floor_n``
+    compare as many samples with one half: hold those against the floor. An archive's statistics, where it has any, take
+    the place of the reference.
 
     Args:
         pipeline: the pipeline to evaluate.
@@ -81,8 +83,8 @@ def evaluate_generation(
         reference_kind: ``train`` or ``validation``: what the reference holds. Samples are held against training
             pictures.
         force_reference: allow others; the result says so.
-        work: folder for the features of the samples drawn so far, removed at the end: an evaluation that was stopped
-            goes on there. A temporary one if None; several processes need one.
+        work: folder for the features of the samples drawn so far: an evaluation that was stopped goes on there. It can
+            be removed when the result is kept. A temporary one if None; several processes need one.
         save_samples: keep the samples: a folder for one PNG each, or an .npz file in the form of ADM's evaluation.
         clip: also measure how well samples fit their prompts (``clip_score``); needs prompts.
         cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
@@ -111,15 +113,18 @@ def evaluate_generation(
         labels, class_setting = class_plan(pipeline, dataset, indices, classes, prompts, num_images)
         return labels, class_setting, prompt_plan(dataset, indices, prompts, num_images)
 
+    network = feature_network or default_feature_network()
+    if dataset is None:
+        check_archive(reference, network)
+    if clip is not None and prompts is None:
+        raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
     order = reference_order(dataset, seed)
     conditions(order[:num_images])  # refuses what does not fit before pictures are read
-    network = feature_network or default_feature_network()
     pool = _real_features(reference, network, reference_kind, order, num_images, batch_size, cache, progress)
+    if dataset is None:  # files are often sorted by class; parts of the pool stand for all of it
+        pool = pool.part(torch.randperm(pool.num_images, generator=torch.Generator().manual_seed(seed)))
     indices = pool.indices[:num_images] if dataset is not None else []
     labels, class_setting, texts = conditions(indices)
-
-    if clip is not None and texts is None:
-        raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
 
     def draw(run: range) -> Batch:
         images = draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling)
@@ -132,13 +137,16 @@ def evaluate_generation(
         identity = _identity(pipeline, network, num_images, seed, labels, texts, sampling)
         identity |= {"save_samples": save_samples and str(save_samples)} | (clip.description() if clip else {})
         shards = FeatureShards(folder, identity, lasting=work is not None)
+        if save_samples is not None and not shards.resumed and processes().is_main_process:
+            refuse_occupied(save_samples, "pictures")
+        processes().wait_for_everyone()
         keep = save_samples is not None and Path(save_samples).suffix == ".npz"
         if save_samples is not None and not keep:
             draw = _saving(draw, Path(save_samples), seed)
         stream_features(draw, range(num_images), network, shards, batch_size, "samples" if progress else None, keep)
         result = None
         if processes().is_main_process:
-            samples = collected(shards, "none")
+            samples = collected(shards, "none", num_images)
             metrics, floor, counts = _measure(network, samples, reference, pool, num_images)
             if clip is not None:
                 metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
@@ -169,8 +177,6 @@ def evaluate_generation(
             result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
             result["num_unreadable"] = pool.num_unreadable
         result = gather_objects(result)[0]
-        if work is not None:
-            shards.remove()
     return result
 
 
@@ -331,9 +337,9 @@ def _warnings(
     used, drawn = counts["num_reference"], samples.num_images
     if used < drawn and not isinstance(reference, ReferenceArchive):
         found.append(f"{drawn} samples are compared with {used} pictures: the data set has no more")
-    elif used != drawn:
-        shown = f"{used} pictures of {reference.file.name}" if used else f"the statistics in {reference.file.name}"
-        found.append(f"{drawn} samples are compared with {shown}: distances at other numbers are not comparable")
+    elif used and used != drawn:
+        which = "all metrics but fid and sfid compare" if reference.moments is not None else "the metrics compare"
+        found.append(f"{which} {drawn} samples with {used} pictures of {reference.file.name}")
     if pool.num_images and samples.image_size != pool.image_size:
         found.append(f"image_size: samples have {samples.image_size} px, the real pictures {pool.image_size} px")
     return found

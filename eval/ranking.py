@@ -25,11 +25,12 @@ PROTOCOL = (
     "settings.classes",
     "settings.prompts",
     "settings.clip_sha256",
+    "settings.lpips_sha256",
 )
 SAMPLING = ("guidance_scale", "guidance_schedule", "guidance_power", "guidance_interval", "temperature", "top_k")
 SAMPLING += ("top_p", "min_p", "window", "weights", "seed")
 HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "utilization", "perplexity")
-HIGHER += ("clip_score",)
+HIGHER += ("clip_score", "codes")
 
 
 def compare_results(files: list[str | Path]) -> str:
@@ -57,13 +58,15 @@ def compare_results(files: list[str | Path]) -> str:
     head = ["metric", "better", *(str(file) for file in files), "real against real"]
     lines = [head, ["---"] * len(head)]
     for name in names:
-        higher = name.removesuffix(AT_FLOOR_N).startswith(HIGHER)
+        higher = name.removesuffix(AT_FLOOR_N).removeprefix("joint_").startswith(HIGHER)
         values = [result["metrics"][name] for result in results]
         best = max(values) if higher else min(values)
         figures = [f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in values]
         floor = results[0]["floor"].get(name.removesuffix(AT_FLOOR_N))
         at_n = results[0]["num_floor"] == results[0]["num_images"] or name.endswith(AT_FLOOR_N)
-        lines.append([name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor and at_n else ""])
+        lines.append(
+            [name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None and at_n else ""]
+        )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     first = results[0]
     note = f"{first['kind']}, N = {first['num_images']:,} against {first['num_reference']:,}; {_network(first)}"

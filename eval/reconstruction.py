@@ -17,6 +17,7 @@ from wvq.eval.references import (
 )
 from wvq.eval.results import make_result, network_settings
 from wvq.images import to_uint8
+from wvq.pretrained import weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading
@@ -106,6 +107,7 @@ def evaluate_reconstruction(
             "seed": seed,
             "batch_size": batch_size,
             "num_codes": tokenizer.config.num_codes,
+            **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),
             "reference": real.description() | {"kind": reference_kind} | forced,
             **network_settings(network, view.image_size),
         },

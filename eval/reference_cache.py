@@ -22,6 +22,7 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.images import to_uint8
+from wvq.locks import sole_writer
 from wvq.unreadable import Reading, refuse_too_many, summary
 
 
@@ -78,14 +79,16 @@ def cached_reference_features(
         "feature_network_sha256": network.weights_sha256,
         "feature_network_input": recipe,
     }
-    shards = FeatureShards(cache / f"{kind}-{key}", identity)
 
     def read(run: range) -> Batch:
         pixels = torch.stack([view[used[number]]["pixel_values"] for number in run])
         return Batch(to_uint8(pixels), list(run))
 
-    stream_features(read, range(len(used)), network, shards, batch_size, "real features" if progress else None)
-    found = collected(shards, view.crop_recipe)
+    folder = cache / f"{kind}-{key}"
+    with sole_writer(folder, processes().is_main_process, wait=True):
+        shards = FeatureShards(folder, identity)
+        stream_features(read, range(len(used)), network, shards, batch_size, "real features" if progress else None)
+    found = collected(shards, view.crop_recipe, len(used))
     if found.sha256 != sha256:
         raise DataError(f"{shards.folder} does not hold the features of these pictures; remove it and start again")
     looked_at = len(used) + len(left_out)
@@ -147,14 +150,20 @@ def archive_features(
         "feature_network_input": recipe,
     }
     with ExitStack() as stack:
-        folder = cache / f"{kind}-{key}" if cache else stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-"))
-        shards = FeatureShards(folder, identity)
-        stream_features(
-            lambda run: Batch(pictures[run.start : run.stop], list(run)),
-            range(len(pictures)),
-            network,
-            shards,
-            batch_size,
-            "real features" if progress else None,
-        )
-        return collected(shards, "as in the file")
+        own = None  # a temporary folder of the first process, for all
+        if cache is None and processes().is_main_process:
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-"))
+        folder = cache / f"{kind}-{key}" if cache else Path(gather_objects(own)[0])
+        with sole_writer(folder, processes().is_main_process, wait=True):
+            shards = FeatureShards(folder, identity)
+            stream_features(
+                lambda run: Batch(pictures[run.start : run.stop], list(run)),
+                range(len(pictures)),
+                network,
+                shards,
+                batch_size,
+                "real features" if progress else None,
+            )
+        found = collected(shards, "as in the file", len(pictures))
+        processes().wait_for_everyone()  # or the first one's temporary folder goes too early
+        return found

@@ -57,12 +57,15 @@ class FeatureShards:
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
 
+    Attributes:
+        resumed: whether an earlier run had begun; told to the first process alone.
+
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
     def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
-        self.folder, self.lasting = Path(folder), lasting
+        self.folder, self.lasting, self.resumed = Path(folder), lasting, False
         if processes().is_main_process:
             self._claim(json.loads(json.dumps(identity)))
         processes().wait_for_everyone()
@@ -70,11 +73,12 @@ class FeatureShards:
     def _claim(self, identity: dict) -> None:
         file = self.folder / IDENTITY_NAME
         if not file.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
                 raise ConfigError(f"{self.folder} holds other files; remove it or choose another result file")
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(file, identity)
             return
+        self.resumed = True
         before = read_json(file, ConfigError, f"{file} is gone")
         for name in identity:
             if before.get(name) != identity[name]:
@@ -140,10 +144,12 @@ class FeatureShards:
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, left_out, size
 
-    def remove(self) -> None:
-        processes().wait_for_everyone()
-        if processes().is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
+
+def remove_shards(folder: str | Path) -> None:
+    """Remove a folder of shards; what says whose it is goes last, so that a run cut short here is still known."""
+    for file in sorted(Path(folder).glob(f"*{_SUFFIX}")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def stream_features(
@@ -194,10 +200,19 @@ def _progress(shards: FeatureShards, numbers: range) -> str:
     return f"{there}; the same command goes on with those in {shards.folder}" if shards.lasting else there
 
 
-def collected(shards: FeatureShards, crop_recipe: str) -> PictureFeatures:
-    """Features of all pictures of the shards, in order."""
+def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFeatures:
+    """Features of the pictures 0 to ``count`` - 1, in order.
+
+    Raises:
+        DataError: a file that is damaged, or pictures that are missing.
+    """
     names = ("numbers", "digests", "features", "logits", "spatial")
     found, left_out, size = shards.read(names)
+    numbers, first = np.unique(found["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
+    if len(numbers) + len(left_out) != count:
+        there = f"{len(numbers):,} of {count:,} pictures"
+        raise DataError(f"{shards.folder} holds the features of {there}; remove it and start again")
+    found = {name: value[torch.from_numpy(first)] for name, value in found.items()}
     digest = hashlib.sha256(found["digests"].numpy().tobytes()).hexdigest()
     numbers = found["numbers"].tolist()
     result = PictureFeatures(

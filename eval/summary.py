@@ -18,6 +18,7 @@ from wvq.eval.references import PictureFeatures, evaluation_view
 from wvq.eval.report import Report
 from wvq.images import labelled_rows, to_pil, to_uint8
 from wvq.outputs import write_text
+from wvq.unreadable import Reading
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -86,7 +87,8 @@ def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, l
         The two files.
     """
     file = Path(file)
-    written = [file.with_suffix(".md"), file.with_suffix(".html")]
+    stem = file.with_suffix("") if file.suffix == ".json" else file
+    written = [stem.with_name(stem.name + ending) for ending in (".md", ".html")]
     write_text(written[0], markdown(result))
     report = Report(f"Evaluation of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
     rows = metric_rows(result)
@@ -177,11 +179,11 @@ def _neighbour_block(
 
 @torch.inference_mode()
 def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) -> list[tuple[str, str, list]]:
-    """Originals, reconstructions and what differs, and the codes in use."""
-    from wvq.unreadable import Reading
-
+    """Originals, reconstructions and what differs."""
     view = evaluation_view(dataset)
-    items = list(Reading(view, [number * len(view) // TRIPLES for number in range(min(TRIPLES, len(view)))]))
+    count = min(TRIPLES, len(view))
+    items = list(Reading(view, [number * len(view) // count for number in range(count)]))
+    items = items or list(Reading(view, limit=count))  # none of those can be read
     originals = torch.stack([item["pixel_values"] for item in items])
     drawn = tokenizer.decode_codes(tokenizer.encode(originals.to(tokenizer.device)).codes).float().cpu()
     scale = max(1, 96 // view.image_size)
@@ -192,4 +194,4 @@ def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) 
         ("difference x 2", to_pil(difference)),
     ]
     sheet = labelled_rows(rows, scale)
-    return [("Reconstructions", "Held-out pictures, spread over the set.", [(sheet, "originals, reconstructions")])]
+    return [("Reconstructions", "Pictures from all over the set.", [(sheet, "originals, reconstructions")])]

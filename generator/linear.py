@@ -24,14 +24,15 @@ class Projection(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.packed is None or x.dtype != self.weight.dtype:
+        packed = self.packed  # once: another thread may end its context
+        rows = x.shape[:-1].numel()
+        if packed is None or x.dtype != self.weight.dtype or rows == 0:
             return super().forward(x)
-        rows = x.numel() // x.shape[-1]
         if rows >= FULL_ROWS:
-            return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
         padded = F.pad(x.reshape(rows, -1), (0, 0, 0, FULL_ROWS - rows))
-        product = torch.ops.mkldnn._linear_pointwise(padded, self.packed, None, "none", [], "")
-        return product[:rows].view(*x.shape[:-1], -1)
+        product = torch.ops.mkldnn._linear_pointwise(padded, packed, None, "none", [], "")
+        return product[:rows].view(*x.shape[:-1], self.out_features)
 
 
 @contextmanager

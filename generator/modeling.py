@@ -160,6 +160,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
     _no_split_modules = ["Block"]
     _supports_sdpa = True
     reduced: str | None = None  # what reduce_weights has made of the linear layers
+    full_hash: str | None = None  # of the weights before that
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__(config)

@@ -14,6 +14,7 @@ from torch import nn
 from wvq.errors import ConfigError, near_match
 from wvq.generator.linear import Projection
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.pretrained import weights_hash
 
 
 class BFloat16Linear(Projection):
@@ -80,6 +81,7 @@ def reduce_weights(model: ImageCodeTransformer, kind: str) -> ImageCodeTransform
         raise ConfigError(f"weights: only a float32 model can be reduced, not {model.dtype}; load it without dtype")
     if kind == "int8" and model.device.type != "cpu":
         raise ConfigError(f"weights int8 run on the CPU alone, and the model is on {model.device}; use bf16")
+    model.full_hash = weights_hash(model)
     for block in model.blocks:
         for part, names in ((block.attention, ("qkv", "out")), (block.feed_forward, ("gate_up", "down"))):
             for name in names:

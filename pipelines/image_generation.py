@@ -112,7 +112,11 @@ class ImageGenerationPipeline:
 
     def weights_hashes(self) -> dict[str, str]:
         """Hash of the weights of each part that pictures depend on."""
-        return {"generator": weights_hash(self.generator), "tokenizer": weights_hash(self.tokenizer)}
+        found = {"generator": self.generator.full_hash or weights_hash(self.generator)}
+        found["tokenizer"] = weights_hash(self.tokenizer)
+        if self.text_encoder is not None:
+            found["text_encoder"] = weights_hash(self.text_encoder.model)
+        return found
 
     # ---- folders
 

@@ -104,6 +104,7 @@ def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: 
     return {
         "wvq_version": wvq.__version__,
         "weights": pipe.weights_hashes(),
+        "reduced": pipe.generator.reduced,
         "seed": seed,
         "num_images": len(wanted),
         "class_labels": wanted.labels,
@@ -123,7 +124,7 @@ def _claim(out: Path, job: dict, resume: bool) -> None:
         write_json(file, job)
         return
     before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)")
-    for name in ("weights", "seed", "num_images", "class_labels", "prompts", "sampling"):
+    for name in ("weights", "reduced", "seed", "num_images", "class_labels", "prompts", "sampling"):
         if before.get(name) != job[name]:
             raise ConfigError(f"{out} was started with another {name}; resume with the settings in {file}")
 

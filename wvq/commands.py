@@ -167,6 +167,9 @@ def evaluate_reconstruction(values) -> None:
     from wvq.splits import other_split
     from wvq.tokenizer.modeling import WassersteinVQModel
 
+    _check_out(values.out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("evaluate reconstruction runs on one process; start it without a launcher")
     tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(_device(values.device))
     if values.reference:
         raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
@@ -209,6 +212,7 @@ def evaluate_generation(values) -> None:
     from wvq.eval.presets import find_preset, fixed_by
     from wvq.eval.reference_cache import cached_reference_features, default_cache
     from wvq.eval.references import require_kind
+    from wvq.eval.streaming import remove_shards
     from wvq.eval.summary import generation_blocks
     from wvq.eval.sweeps import parse_sweep
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -216,12 +220,18 @@ def evaluate_generation(values) -> None:
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=_device(values.device), weights=values.weights
     )
+    _check_out(values.out)
     published = {}
     if values.preset:
         for name, value in fixed_by(values.preset, vars(values)).items():
             setattr(values, name, value)
         preset = find_preset(values.preset)
         published = {"preset": values.preset, "published": preset.published}
+        if not values.reference or values.weights:
+            raise ConfigError(
+                f"preset {values.preset} is measured against ADM's training statistics, with full weights: give "
+                "--reference FILE.npz and leave --weights out"
+            )
         if pipe.tokenizer.config.image_size != preset.image_size:
             size = pipe.tokenizer.config.image_size
             raise ConfigError(f"preset {values.preset} is for {preset.image_size} px; this pipeline draws {size} px")
@@ -248,15 +258,15 @@ def evaluate_generation(values) -> None:
     }
     sampling = _sampling(values)
     field, steps = parse_sweep(values.sweep) if values.sweep else (None, [])
-    result = evaluate(pipe, reference, **shared, work=_work(values.out), save_samples=values.save_samples, **sampling)
+    works = [_work(values.out), *(_work(values.out, f".{field}-{step}") for step in steps)]
+    result = evaluate(pipe, reference, **shared, work=works[0], save_samples=values.save_samples, **sampling)
+    result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights, **published}
     rows = []
-    for step in steps:
-        work = _work(values.out, f".{field}-{step}")
+    for step, work in zip(steps, works[1:], strict=True):
         found = evaluate(pipe, reference, **shared, work=work, **(sampling | {field: step}))
         rows.append({field: step, **found["metrics"]})
     if rows:
         result["sweep"] = {"field": field, "rows": rows}
-    result["settings"] |= {"pipeline": values.pipeline, "weights": values.weights, **published}
     pool = None
     if values.out and not values.reference:  # all processes read their share
         order, limit = reference_order(reference, values.seed), pool_size(shared["num_images"])
@@ -266,6 +276,13 @@ def evaluate_generation(values) -> None:
     if _is_main_process():
         dataset = None if values.reference else reference
         _save_result(values.out, result, lambda: generation_blocks(pipe, result, network, dataset, pool, sampling))
+        for work in filter(None, works):  # only now that the result is kept
+            remove_shards(work)
+
+
+def _check_out(out: str | None) -> None:
+    if out and Path(out).suffix in (".md", ".html", ".npz"):
+        raise ConfigError(f"out: {out} must be a JSON file; a text and a page are written beside it")
 
 
 def _work(out: str | None, name: str = "") -> str | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from wvq.errors import ConfigError
+
+PATIENCE = 20.0  # seconds; loader processes of a killed run hold its lock until they notice
 
 try:
     import fcntl
@@ -17,7 +21,7 @@ except ImportError:  # not on Windows, where nothing is locked
 
 
 @contextlib.contextmanager
-def sole_writer(folder: str | Path, needed: bool = True) -> Iterator[None]:
+def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> Iterator[None]:
     """Hold a folder, which need not exist yet, for as long as the block runs; the hold ends with the process.
 
     The lock is a file beside the folder, ``.<name>.lock``, which goes at the end. File systems without locks, as some
@@ -26,17 +30,20 @@ def sole_writer(folder: str | Path, needed: bool = True) -> Iterator[None]:
     Args:
         folder: the output folder.
         needed: hold nothing if False, as in all processes of a run but the first.
+        wait: wait for another run's end instead of an error.
 
     Raises:
-        ConfigError: another run holds it.
+        ConfigError: another run holds it, or the folder is the root of the file system.
     """
     if not needed or fcntl is None:
         yield
         return
-    folder = Path(folder)
-    file = folder.with_name(f".{folder.name}.lock")
+    whole = Path(folder).resolve()  # "." has no name
+    if not whole.name:
+        raise ConfigError(f"{folder} cannot be an output folder")
+    file = whole.with_name(f".{whole.name}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
-    stream = _locked(file, folder)
+    stream = _locked(file, folder, wait)
     try:
         yield
     finally:
@@ -45,16 +52,20 @@ def sole_writer(folder: str | Path, needed: bool = True) -> Iterator[None]:
             stream.close()
 
 
-def _locked(file: Path, folder: Path):
+def _locked(file: Path, folder: str | Path, wait: bool):
     """The open lock file, or None where the file system has no locks."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         stream = file.open("a+")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             stream.close()
+            if _gone(holder) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
             raise ConfigError(
                 f"{folder} is being written by another run ({holder}); wait for its end or choose another folder"
             ) from None
@@ -72,3 +83,17 @@ def _locked(file: Path, folder: Path):
     stream.write(f"process {os.getpid()} on {socket.gethostname()}")
     stream.flush()
     return stream
+
+
+def _gone(holder: str) -> bool:
+    """Whether the process that a lock file names was one of this machine and is no more."""
+    named = re.fullmatch(r"process (\d+) on (.+)", holder)
+    if not named or named[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(named[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

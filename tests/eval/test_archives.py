@@ -6,7 +6,7 @@ import torch
 
 from wvq.errors import DataError
 from wvq.eval.archives import read_archive, write_archive
-from wvq.eval.comparison import against_archive
+from wvq.eval.comparison import against_archive, check_archive
 from wvq.eval.metrics import FeatureStatistics, frechet_distance
 from wvq.eval.reference_cache import archive_features
 from wvq.eval.references import collect_features
@@ -85,7 +85,18 @@ def test_under_another_network_only_the_pictures_count(sides, pictures, projecti
     assert "fd_projection" in metrics
     bare = read_archive(save(tmp_path / "bare.npz", real=real))
     with pytest.raises(DataError, match="statistics of Inception features and no pictures"):
-        against_archive(projection, samples, bare, archive_features(bare, projection, "train"))
+        check_archive(bare, projection)
+    check_archive(archive, projection)
+
+
+def test_statistics_of_other_dims_are_refused_before_anything_is_drawn(sides, pictures, inception_like, tmp_path):
+    check_archive(read_archive(save(tmp_path / "r.npz", real=sides[1])), inception_like)
+    other = read_archive(save(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3)))
+    with pytest.raises(DataError, match=r"mu of .*other\.npz has 3 dims, Inception's features have 12"):
+        check_archive(other, inception_like)
+    few = read_archive(save(tmp_path / "few.npz", pictures=pictures(3)))
+    with pytest.raises(DataError, match="holds 3 pictures; at least 4"):
+        check_archive(few, inception_like)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,9 @@ def test_a_stopped_evaluation_goes_on_and_ends_alike(labelled, projection, tmp_p
     again = FakePipeline()
     resumed = evaluate(again, labelled, 12, projection, work=tmp_path / "w")
     assert len(again.labels) == 2  # 10 of 12 were there
-    assert not (tmp_path / "w").exists()
+    last = FakePipeline()
+    evaluate(last, labelled, 12, projection, work=tmp_path / "w")
+    assert not last.labels  # all were: the folder stays until the result is kept
     whole = evaluate(FakePipeline(), labelled, 12, projection)
     for name in ("metrics", "floor", "settings", "num_images"):
         assert resumed[name] == whole[name]
@@ -252,6 +254,8 @@ def test_samples_can_be_kept_as_pictures_or_as_an_archive(labelled, projection, 
     evaluate(FakePipeline(), labelled, 6, projection, seed=4, save_samples=tmp_path / "pngs")
     files = sorted((tmp_path / "pngs").iterdir())
     assert [file.name for file in files] == [f"{seed:06d}.png" for seed in range(4, 10)]
+    with pytest.raises(ConfigError, match="pngs already holds pictures"):
+        evaluate(FakePipeline(), labelled, 6, projection, seed=4, save_samples=tmp_path / "pngs")
     evaluate(FakePipeline(), labelled, 6, projection, seed=4, save_samples=tmp_path / "samples.npz")
     with np.load(tmp_path / "samples.npz") as stored:
         assert stored["arr_1"].tolist() == [0, 1, 2, 0, 1, 2]
@@ -266,7 +270,7 @@ def test_an_archive_can_be_the_reference(labelled, projection, pictures, tmp_pat
     assert (result["num_reference"], result["num_floor"]) == (12, 12)
     assert result["settings"]["reference"]["file"] == "r.npz"
     result = evaluate(FakePipeline(), archive, 36, projection)
-    assert any("36 samples are compared with 24 pictures of r.npz" in line for line in result["warnings"])
+    assert any("the metrics compare 36 samples with 24 pictures of r.npz" in line for line in result["warnings"])
     with pytest.raises(DataError, match="needs pictures with classes"):
         evaluate(FakePipeline(), archive, 12, projection, classes="reference")
 

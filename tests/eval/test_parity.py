@@ -89,6 +89,6 @@ def test_spatial_features_are_those_of_the_layer(inception, features, two_sets):
         for name in f"{layers} {blocks}".split():
             x = getattr(network, name)(x)
         branch = network.Mixed_6d.branch1x1
-        expected = torch.relu(branch.bn(branch.conv(x)))[:, :SPATIAL_CHANNELS].flatten(1)
+        expected = torch.relu(branch.bn(branch.conv(x)))[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
     assert features[0].spatial.shape == (COUNT, 7 * 17 * 17)
     torch.testing.assert_close(features[0].spatial[:2], expected, rtol=1e-4, atol=1e-5)

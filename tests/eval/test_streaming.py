@@ -10,7 +10,7 @@ import torch
 from wvq.errors import ConfigError, DataError
 from wvq.eval import streaming
 from wvq.eval.references import collect_features
-from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
+from wvq.eval.streaming import Batch, FeatureShards, collected, remove_shards, stream_features
 from wvq.interruption import RunInterrupted
 
 COUNT = 11
@@ -38,7 +38,7 @@ def stream(images, network, folder, batch_size=4, drawn=None, identity=None, kee
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_a_stream_gives_what_one_pass_gives(images, projection_with_logits, tmp_path, batch_size):
-    found = collected(stream(images, projection_with_logits, tmp_path / "s", batch_size), "none")
+    found = collected(stream(images, projection_with_logits, tmp_path / "s", batch_size), "none", COUNT)
     expected = collect_features(images.split(5), projection_with_logits, COUNT, "none")
     torch.testing.assert_close(found.features, expected.features)
     torch.testing.assert_close(found.logits, expected.logits)
@@ -59,9 +59,9 @@ def test_a_stopped_stream_goes_on_at_the_first_missing_picture(images, projectio
         stream_features(draw, range(COUNT), projection, shards, 3)
     assert drawn == list(range(9))
     again = []
-    found = collected(stream(images, projection, tmp_path / "s", 64, again), "none")
+    found = collected(stream(images, projection, tmp_path / "s", 64, again), "none", COUNT)
     assert again == [9, 10]
-    whole = collected(stream(images, projection, tmp_path / "whole"), "none")
+    whole = collected(stream(images, projection, tmp_path / "whole"), "none", COUNT)
     assert found.description() == whole.description()
     torch.testing.assert_close(found.features, whole.features)
 
@@ -81,7 +81,7 @@ def test_a_file_that_was_being_written_does_not_count(images, projection, tmp_pa
         stream(images, projection, tmp_path / "s")
     monkeypatch.undo()
     again = []
-    found = collected(stream(images, projection, tmp_path / "s", 4, again), "none")
+    found = collected(stream(images, projection, tmp_path / "s", 4, again), "none", COUNT)
     assert again == list(range(4, COUNT))
     assert found.num_images == COUNT
 
@@ -98,7 +98,7 @@ def test_processes_share_a_stream(images, projection, tmp_path, monkeypatch):
         stream(images, projection, tmp_path / "s", 3, drawn[rank])
     assert drawn == {0: [0, 1, 2, 6, 7, 8], 1: [3, 4, 5, 9, 10]}
     expected = collect_features(images.split(5), projection, COUNT, "none")
-    assert collected(FeatureShards(tmp_path / "s", {"seed": 0}), "none").description() == expected.description()
+    assert collected(FeatureShards(tmp_path / "s", {"seed": 0}), "none", COUNT).description() == expected.description()
 
 
 def test_pixels_are_kept_where_asked_for(images, projection, tmp_path):
@@ -121,11 +121,12 @@ def test_a_damaged_file_is_one_line_that_names_it(images, projection, tmp_path):
     file = shards.files()[1]
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match=f"{file.name} is damaged"):
-        collected(shards, "none")
+        collected(shards, "none", COUNT)
 
 
 def test_the_folder_goes_when_the_work_is_done(images, projection, tmp_path):
-    stream(images, projection, tmp_path / "s").remove()
+    stream(images, projection, tmp_path / "s")
+    remove_shards(tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -144,4 +145,4 @@ def test_a_full_disk_is_one_line_and_the_rest_stays(images, projection, tmp_path
         stream(images, projection, tmp_path / "s")
     assert len(list((tmp_path / "s").iterdir())) == 2  # the identity and the first batch
     monkeypatch.undo()
-    assert collected(stream(images, projection, tmp_path / "s"), "none").num_images == COUNT
+    assert collected(stream(images, projection, tmp_path / "s"), "none", COUNT).num_images == COUNT

@@ -11,7 +11,7 @@ needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="needs o
 
 
 @needs_packing
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5), (8, 40)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 5), (8, 40), (0, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_product_does_not_depend_on_the_order_of_the_weights(shape, dtype):
     torch.manual_seed(0)
