@@ -1,0 +1,68 @@
+"""What measuring samples costs beside drawing them and computing their features.
+
+    python -m benchmarks.evaluation runs/openmoji [--num_images 256] [--rounds 3] [--out result.json]
+
+drawn: :func:`wvq.eval.generation.sample_pictures` alone. features: the feature network alone over those pictures.
+streamed: both, and everything that makes them resumable (:mod:`wvq.eval.streaming`). Each round runs the three in turn;
+overhead is the median over rounds of streamed / (drawn + features) - 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from wvq.eval.features import load_feature_network
+from wvq.eval.generation import draw_samples, sample_pictures
+from wvq.eval.streaming import Batch, FeatureShards, stream_features
+from wvq.outputs import write_json
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("--num_images", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    pipe = ImageGenerationPipeline.from_pretrained(arguments.pipeline)
+    network = load_feature_network("efficientnet_lite0")
+    count, batch = arguments.num_images, arguments.batch_size
+    labels = [number % pipe.generator.config.num_classes for number in range(count)]
+    sampling = vars(pipe.sampling)
+    times: dict[str, list[float]] = {"drawn": [], "features": [], "streamed": []}
+
+    def draw(run: range) -> Batch:
+        return Batch(draw_samples(pipe, run, labels, None, 0, batch, sampling), list(run))
+
+    for _ in range(arguments.rounds):
+        start = time.perf_counter()
+        pictures = list(sample_pictures(pipe, count, labels, None, 0, batch, **sampling))
+        times["drawn"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for part in pictures:
+            network(part)
+        times["features"].append(time.perf_counter() - start)
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            stream_features(draw, range(count), network, FeatureShards(Path(folder) / "s", {}), batch)
+            times["streamed"].append(time.perf_counter() - start)
+    ratios = [whole / (a + b) for a, b, whole in zip(*times.values(), strict=True)]
+    result = {f"{name}_seconds": round(statistics.median(values), 2) for name, values in times.items()}
+    result |= {"overhead": round(statistics.median(ratios) - 1, 4), "num_images": count, "rounds": arguments.rounds}
+    result |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    print(result)
+    if arguments.out:
+        write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
