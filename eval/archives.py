@@ -7,7 +7,6 @@ of Inception's features, ``mu_s`` and ``sigma_s`` those of its spatial features.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from wvq.errors import DataError
 from wvq.eval.metrics import Moments
+from wvq.outputs import whole_file
 
 
 @dataclass
@@ -78,15 +78,11 @@ def read_archive(file: str | Path) -> ReferenceArchive:
 
 def write_archive(file: str | Path, pictures: Tensor, labels: list[int] | None = None) -> None:
     """Write pictures, uint8 (N, 3, H, W), and their classes; the file is complete or absent."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"arr_0": pictures.permute(0, 2, 3, 1).contiguous().numpy()}
     if labels is not None:
         arrays["arr_1"] = np.asarray(labels, np.int64)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as opened:
+    with whole_file(file) as partial, partial.open("wb") as opened:
         np.savez(opened, **arrays)
-    os.replace(partial, file)
 
 
 def _moments(file: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Moments | None:

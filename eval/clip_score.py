@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wvq.errors import CheckpointError, DownloadError, first_line
+from wvq.images import uint8_to_pil
 from wvq.pretrained import DAMAGES, weights_hash
 
 
@@ -46,8 +46,7 @@ class CLIPScore:
     def __call__(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Scores (B,) float32 on the CPU of uint8 pictures (B, 3, H, W) and their texts; long texts are cut."""
         device = self.model.device
-        pictures = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in images.cpu()]
-        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"].to(device)
+        pixels = self.processor(images=uint8_to_pil(images), return_tensors="pt")["pixel_values"].to(device)
         words = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
         ).to(device)

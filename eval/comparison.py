@@ -37,9 +37,11 @@ def compare(network: FeatureNetwork, samples: PictureFeatures, real: PictureFeat
 
 
 def against_pool(
-    network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures, num_reference: int, num_floor: int
+    network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures
 ) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
     """Metrics, floor and counts; the reference is the start of the pool, the other side of the floor is its end."""
+    num_reference = min(samples.num_images, pool.num_images)
+    num_floor = min(samples.num_images, pool.num_images // 2)
     metrics = compare(network, samples, pool.part(slice(num_reference)))
     first, other = pool.part(slice(num_floor)), pool.part(slice(pool.num_images - num_floor, None))
     floor = compare(network, other, first)  # the other half in the samples' place
@@ -79,11 +81,9 @@ def against_archive(
     measured against the archive's own pictures. The floor holds those pictures, as many as there are samples, against
     the moments.
     """
+    if archive.moments is None or network.name != INCEPTION:
+        return against_pool(network, samples, pool)
     counts = {"num_images": samples.num_images, "num_reference": pool.num_images, "num_floor": 0}
-    published = archive.moments is not None and network.name == INCEPTION
-    if not published:
-        num_reference = min(samples.num_images, pool.num_images)
-        return against_pool(network, samples, pool, num_reference, min(samples.num_images, pool.num_images // 2))
     metrics = compare(network, samples, pool) if pool.num_images >= 4 else {}
     if not metrics and samples.num_images >= INCEPTION_SCORE_SPLITS:
         metrics["inception_score"] = inception_score(samples.logits)

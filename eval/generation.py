@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wvq.data import ImageDataset
@@ -29,7 +28,7 @@ from wvq.eval.references import PictureFeatures, reference_features, require_kin
 from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.generator.conditioning import class_ids
-from wvq.images import save_png, to_uint8
+from wvq.images import save_png, to_uint8, uint8_to_pil
 from wvq.locks import sole_writer
 from wvq.outputs import refuse_occupied
 
@@ -147,7 +146,10 @@ def evaluate_generation(
         result = None
         if processes().is_main_process:
             samples = collected(shards, "none", num_images)
-            metrics, floor, counts = _measure(network, samples, reference, pool, num_images)
+            if dataset is None:
+                metrics, floor, counts = against_archive(network, samples, reference, pool)
+            else:
+                metrics, floor, counts = against_pool(network, samples, pool)
             if clip is not None:
                 metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if keep:
@@ -272,19 +274,6 @@ def _real_features(
     return pool
 
 
-def _measure(
-    network: FeatureNetwork,
-    samples: PictureFeatures,
-    reference: ImageDataset | ReferenceArchive,
-    pool: PictureFeatures,
-    num_images: int,
-) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
-    if isinstance(reference, ReferenceArchive):
-        return against_archive(network, samples, reference, pool)
-    num_reference = min(num_images, pool.num_images)
-    return against_pool(network, samples, pool, num_reference, min(num_images, pool.num_images // 2))
-
-
 def _identity(
     pipeline: ImageGenerationPipeline,
     network: FeatureNetwork,
@@ -313,8 +302,8 @@ def _saving(draw, folder: Path, seed: int):
 
     def draw_and_save(run: range) -> Batch:
         batch = draw(run)
-        for number, pixels in zip(batch.numbers, batch.images, strict=True):
-            save_png(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()), folder / f"{seed + number:06d}.png")
+        for number, picture in zip(batch.numbers, uint8_to_pil(batch.images), strict=True):
+            save_png(picture, folder / f"{seed + number:06d}.png")
         return batch
 
     return draw_and_save

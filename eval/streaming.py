@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
-from wvq.outputs import read_json, write_json
+from wvq.outputs import read_json, whole_file, write_json
 
 IDENTITY_NAME = "identity.json"
 _SUFFIX = ".safetensors"
@@ -39,13 +38,11 @@ class Batch:
     Attributes:
         images: uint8 (B, 3, S, S).
         numbers: the number of each picture in the stream.
-        left_out: numbers of the batch without a picture, and why.
         scores: further figures of each picture, (B,), by name.
     """
 
     images: Tensor
     numbers: list[int]
-    left_out: dict[int, str] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -110,26 +107,23 @@ class FeatureShards:
         tensors |= {name: value.cpu().contiguous() for name, value in batch.scores.items()}
         if keep_pixels:
             tensors["pixels"] = pixels
-        left_out = json.dumps({str(number): reason for number, reason in batch.left_out.items()})
         file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
         try:
-            save_file(tensors, partial, metadata={"left_out": left_out, "image_size": str(pixels.shape[-1])})
+            with whole_file(file) as partial:
+                save_file(tensors, partial, metadata={"image_size": str(pixels.shape[-1])})
         except (SafetensorError, OSError) as error:
-            partial.unlink(missing_ok=True)
             raise DataError(
                 f"{file} could not be written ({first_line(error)}); make room, and the same command goes on from there"
             ) from error
-        os.replace(partial, file)
 
-    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[int, str], int]:
-        """Tensors of all pictures in order, what was left out, and the pictures' side.
+    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+        """Tensors of all pictures in order, and the pictures' side.
 
         Raises:
             DataError: a file that is damaged, or no picture at all.
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        left_out, size = {}, 0
+        size = 0
         for file in self.files():
             try:
                 with safe_open(file, "pt") as opened:
@@ -138,11 +132,10 @@ class FeatureShards:
                     metadata = opened.metadata()
             except (SafetensorError, OSError) as error:
                 raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
-            left_out |= {int(number): reason for number, reason in json.loads(metadata["left_out"]).items()}
             size = max(size, int(metadata["image_size"]))
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
-        return {name: torch.cat(values) for name, values in parts.items() if values}, left_out, size
+        return {name: torch.cat(values) for name, values in parts.items() if values}, size
 
 
 def remove_shards(folder: str | Path) -> None:
@@ -207,19 +200,22 @@ def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFea
         DataError: a file that is damaged, or pictures that are missing.
     """
     names = ("numbers", "digests", "features", "logits", "spatial")
-    found, left_out, size = shards.read(names)
+    found, size = shards.read(names)
     numbers, first = np.unique(found["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
-    if len(numbers) + len(left_out) != count:
+    if len(numbers) != count:
         there = f"{len(numbers):,} of {count:,} pictures"
         raise DataError(f"{shards.folder} holds the features of {there}; remove it and start again")
     found = {name: value[torch.from_numpy(first)] for name, value in found.items()}
     digest = hashlib.sha256(found["digests"].numpy().tobytes()).hexdigest()
-    numbers = found["numbers"].tolist()
-    result = PictureFeatures(
-        found["features"], found.get("logits"), digest, size, crop_recipe, spatial=found.get("spatial")
+    return PictureFeatures(
+        found["features"],
+        found.get("logits"),
+        digest,
+        size,
+        crop_recipe,
+        indices=found["numbers"].tolist(),
+        spatial=found.get("spatial"),
     )
-    result.indices, result.num_unreadable = numbers, len(left_out)
-    return result
 
 
 def _runs(numbers: list[int], batch_size: int) -> Iterator[range]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from wvq.data import ImageDataset
 from wvq.eval.features import FeatureNetwork
+from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
 from wvq.eval.plots import code_histogram, metric_curves
 from wvq.eval.references import PictureFeatures, evaluation_view
@@ -58,9 +58,6 @@ def setting_rows(result: dict) -> list[tuple[str, str]]:
 def markdown(result: dict) -> str:
     """The result as Markdown: figures with their floors, warnings, and everything that they depend on."""
 
-    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
     def shown(value: float | None) -> str:
         return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
 
@@ -68,9 +65,11 @@ def markdown(result: dict) -> str:
     parts = [
         f"# Evaluation of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
-        table(["metric", "value", "real against real", "N"], figures),
+        markdown_table(["metric", "value", "real against real", "N"], figures),
         *(f"Warning: {warning}." for warning in result["warnings"]),
-        table(["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]),
+        markdown_table(
+            ["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from wvq.errors import DataError
+from wvq.outputs import whole_file
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -129,20 +129,21 @@ def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
     """
     if pixels.ndim not in (3, 4) or pixels.shape[-3] != 3:
         raise DataError(f"pixels must have shape (3, H, W) or (B, 3, H, W), not {tuple(pixels.shape)}")
-    batch = pixels if pixels.ndim == 4 else pixels[None]
-    return [Image.fromarray(array) for array in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy()]
+    return uint8_to_pil(to_uint8(pixels if pixels.ndim == 4 else pixels[None]))
+
+
+def uint8_to_pil(pixels: torch.Tensor) -> list[Image.Image]:
+    """Pictures uint8 (B, 3, H, W) as a list of RGB pictures."""
+    return [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def save_png(image: Image.Image, file: str | Path, text: PngImagePlugin.PngInfo | None = None) -> None:
     """Write a PNG, with text chunks if given; the file is complete or absent."""
-    file = Path(file)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        image.save(partial, format="PNG", pnginfo=text)
-    except OSError as error:  # Pillow's does not say which file
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        try:
+            image.save(partial, format="PNG", pnginfo=text)
+        except OSError as error:  # Pillow's does not say which file
+            raise OSError(error.errno, error.strerror or str(error), str(file)) from error
 
 
 def image_grid(

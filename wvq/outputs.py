@@ -21,13 +21,24 @@ INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
 
 
-def write_text(file: str | Path, text: str) -> None:
-    """Write a text file by way of a temporary one beside it."""
+@contextlib.contextmanager
+def whole_file(file: str | Path) -> Iterator[Path]:
+    """A temporary file that takes the name ``file`` when the block ends well, and is removed when it does not."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")  # several processes may write the same file
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    try:
+        yield partial
+        os.replace(partial, file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Write a text file; it is complete or absent."""
+    with whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(file: str | Path, value) -> None:

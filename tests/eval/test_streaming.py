@@ -76,7 +76,7 @@ def test_a_file_that_was_being_written_does_not_count(images, projection, tmp_pa
                 raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(streaming.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         stream(images, projection, tmp_path / "s")
     monkeypatch.undo()
