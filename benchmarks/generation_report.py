@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from wvq.errors import DataError
+from wvq.eval.markdown import markdown_table
 from wvq.outputs import read_json
 
 FD, KD = "fd_efficientnet_lite0", "kd_efficientnet_lite0"
@@ -37,8 +38,7 @@ def table(cells: list[dict]) -> str:
     for scale in scales:
         head += [f"fd, s {scale}", f"kd, s {scale}"]
     order = sorted(cells, key=lambda c: (-c["cell"]["num_codes"], c["guidance"][scales[-1]][FD]))
-    lines = [head, ["---"] * len(head), *map(row, order)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, map(row, order))
 
 
 def plot(cells: list[dict], file: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.cost import GPUS, UTILIZATION, Operations
+from wvq.eval.markdown import markdown_table
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import GIB, sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
@@ -112,15 +113,11 @@ def sampling_rows() -> list[list[str]]:
     return rows
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
 def tables() -> str:
     training = ["size", "GPUs", "pictures at once x accumulated", "memory a GPU", "traffic a GPU and step"]
     training += ["its time", "computing a step", "days for 300 epochs"]
     sampling = ["size", "memory", "a code for 64 pictures", *(f"50,000 on {world}" for world in WORLDS)]
-    return f"{table(training, training_rows())}\n\n{table(sampling, sampling_rows())}"
+    return f"{markdown_table(training, training_rows())}\n\n{markdown_table(sampling, sampling_rows())}"
 
 
 if __name__ == "__main__":

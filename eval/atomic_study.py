@@ -22,6 +22,7 @@ import wvq
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.eval.atomic import PROTOCOLS, AtomicCell, run_cell
 from wvq.eval.atomic_plots import SETTING, plot_study
+from wvq.eval.markdown import markdown_table
 from wvq.outputs import read_json, write_json, write_text
 from wvq.recipes import AtomicRecipe
 
@@ -204,8 +205,7 @@ def study_table(results: list[dict]) -> str:
     if any(reference for _, reference in rows):
         titles += ["published E", "published U %", "published C", "published W"]
         rows = [(row + _figures(reference or {}), reference) for row, reference in rows]
-    lines = [titles, ["---"] * len(titles), *(row for row, _ in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(titles, (row for row, _ in rows)) + "\n"
 
 
 _COLUMNS = ("shift", "separation", "code_scale", "target_scale", "num_projections", "seed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wvq.errors import DataError
+from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N
 from wvq.outputs import read_json
 
@@ -56,7 +57,7 @@ def compare_results(files: list[str | Path]) -> str:
     if not names:
         raise DataError("not comparable: the results have no metric in common")
     head = ["metric", "better", *(str(file) for file in files), "real against real"]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for name in names:
         higher = name.removesuffix(AT_FLOOR_N).removeprefix("joint_").startswith(HIGHER)
         values = [result["metrics"][name] for result in results]
@@ -64,13 +65,12 @@ def compare_results(files: list[str | Path]) -> str:
         figures = [f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in values]
         floor = results[0]["floor"].get(name.removesuffix(AT_FLOOR_N))
         at_n = results[0]["num_floor"] == results[0]["num_images"] or name.endswith(AT_FLOOR_N)
-        lines.append(
+        rows.append(
             [name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None and at_n else ""]
         )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     first = results[0]
     note = f"{first['kind']}, N = {first['num_images']:,} against {first['num_reference']:,}; {_network(first)}"
-    return "\n".join([note, "", table, *_differences(files, results)])
+    return "\n".join([note, "", markdown_table(head, rows), *_differences(files, results)])
 
 
 def _differences(files: list, results: list[dict]) -> list[str]:

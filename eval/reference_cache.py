@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from wvq.errors import DataError
 from wvq.eval.archives import ReferenceArchive
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests
+from wvq.eval.results import network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.images import to_uint8
 from wvq.locks import sole_writer
@@ -67,30 +68,15 @@ def cached_reference_features(
         raise DataError("there are no pictures to compute features of")
     used = list(digests)
     sha256 = hashlib.sha256(b"".join(digests.values())).hexdigest()
-    recipe = network.recipe(view.image_size)
-    key = hashlib.sha256(f"{sha256} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
-    identity = {
-        "sha256": sha256,
-        "num_images": len(used),
-        "image_size": view.image_size,
-        "crop": view.crop_recipe,
-        "kind": kind,
-        "feature_network": network.name,
-        "feature_network_sha256": network.weights_sha256,
-        "feature_network_input": recipe,
-    }
 
     def read(run: range) -> Batch:
         pixels = torch.stack([view[used[number]]["pixel_values"] for number in run])
         return Batch(to_uint8(pixels), list(run))
 
-    folder = cache / f"{kind}-{key}"
-    with sole_writer(folder, processes().is_main_process, wait=True):
-        shards = FeatureShards(folder, identity)
-        stream_features(read, range(len(used)), network, shards, batch_size, "real features" if progress else None)
-    found = collected(shards, view.crop_recipe, len(used))
+    described = {"sha256": sha256, "num_images": len(used), "image_size": view.image_size, "crop": view.crop_recipe}
+    found = _kept_features(read, described, network, cache, kind, batch_size, progress)
     if found.sha256 != sha256:
-        raise DataError(f"{shards.folder} does not hold the features of these pictures; remove it and start again")
+        raise DataError(f"{cache} does not hold the features of these pictures; remove it and start again")
     looked_at = len(used) + len(left_out)
     warnings = [f"{summary(left_out.values(), looked_at)}; left out of evaluation"] if left_out else []
     return replace(found, indices=used, num_unreadable=len(left_out), warnings=warnings)
@@ -137,33 +123,39 @@ def archive_features(
     if archive.pictures is None:
         return PictureFeatures(torch.empty(0, network.dim), None, archive.sha256, 0, "none")
     pictures = archive.pictures
-    recipe = network.recipe(pictures.shape[-1])
-    key = hashlib.sha256(f"{archive.sha256} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
-    identity = {
-        "sha256": archive.sha256,
-        "num_images": len(pictures),
-        "image_size": pictures.shape[-1],
-        "crop": "as in the file",
-        "kind": kind,
-        "feature_network": network.name,
-        "feature_network_sha256": network.weights_sha256,
-        "feature_network_input": recipe,
-    }
+    described = {"sha256": archive.sha256, "num_images": len(pictures), "image_size": pictures.shape[-1]}
+    described["crop"] = "as in the file"
+
+    def read(run: range) -> Batch:
+        return Batch(pictures[run.start : run.stop], list(run))
+
+    if cache is not None:
+        return _kept_features(read, described, network, cache, kind, batch_size, progress)
     with ExitStack() as stack:
         own = None  # a temporary folder of the first process, for all
-        if cache is None and processes().is_main_process:
+        if processes().is_main_process:
             own = stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-"))
-        folder = cache / f"{kind}-{key}" if cache else Path(gather_objects(own)[0])
-        with sole_writer(folder, processes().is_main_process, wait=True):
-            shards = FeatureShards(folder, identity)
-            stream_features(
-                lambda run: Batch(pictures[run.start : run.stop], list(run)),
-                range(len(pictures)),
-                network,
-                shards,
-                batch_size,
-                "real features" if progress else None,
-            )
-        found = collected(shards, "as in the file", len(pictures))
-        processes().wait_for_everyone()  # or the first one's temporary folder goes too early
+        own = Path(gather_objects(own)[0])
+        found = _kept_features(read, described, network, own, kind, batch_size, progress)
+        processes().wait_for_everyone()  # or the first one's folder goes too early
         return found
+
+
+def _kept_features(
+    read: Callable[[range], Batch],
+    described: dict,
+    network: FeatureNetwork,
+    cache: Path,
+    kind: str,
+    batch_size: int,
+    progress: bool,
+) -> PictureFeatures:
+    """Features of the pictures that ``read`` gives, from their folder in ``cache``, whose name is a hash of both."""
+    recipe = network.recipe(described["image_size"])
+    key = hashlib.sha256(f"{described['sha256']} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
+    identity = {**described, "kind": kind, **network_settings(network, described["image_size"])}
+    count, folder = described["num_images"], cache / f"{kind}-{key}"
+    with sole_writer(folder, processes().is_main_process, wait=True):
+        shards = FeatureShards(folder, identity)
+        stream_features(read, range(count), network, shards, batch_size, "real features" if progress else None)
+    return collected(shards, described["crop"], count)
