@@ -10,7 +10,6 @@ overhead is the median over rounds of streamed / (drawn + features) - 1.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ import torch
 from wvq.eval.features import load_feature_network
 from wvq.eval.generation import draw_samples, sample_pictures
 from wvq.eval.streaming import Batch, FeatureShards, stream_features
+from wvq.hardware import processor_name
 from wvq.outputs import write_json
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -58,7 +58,7 @@ def main() -> None:
     ratios = [whole / (a + b) for a, b, whole in zip(*times.values(), strict=True)]
     result = {f"{name}_seconds": round(statistics.median(values), 2) for name, values in times.items()}
     result |= {"overhead": round(statistics.median(ratios) - 1, 4), "num_images": count, "rounds": arguments.rounds}
-    result |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    result |= {"machine": processor_name(), "torch": torch.__version__}
     print(result)
     if arguments.out:
         write_json(arguments.out, result)

@@ -27,6 +27,7 @@ from benchmarks.training import rate
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.train import GeneratorTask
+from wvq.hardware import processor_name
 from wvq.outputs import write_json
 from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.training import Trainer, build_accelerator
@@ -107,7 +108,7 @@ def main() -> None:
         rows.append({"precision": precision, "batch": batch, **row, "ours_to_llama": round(ratio, 3)})
         print(rows[-1], flush=True)
     if arguments.out:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine = {"machine": processor_name(), "torch": torch.__version__}
         machine |= {"transformers": transformers.__version__, "python": platform.python_version()}
         machine |= {"threads": torch.get_num_threads(), "size": arguments.size, "rounds": arguments.rounds}
         write_json(arguments.out, {**machine, "rows": rows})

@@ -21,6 +21,7 @@ import torch
 from benchmarks.tokenizers import cell_recipe, method_cells
 from benchmarks.training import CODES, NETWORKS, trainer_step
 from benchmarks.training import compare as rates_of
+from wvq.hardware import processor_name
 from wvq.outputs import write_json
 from wvq.settings import LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine = {"machine": processor_name(), "torch": torch.__version__}
     machine |= {"python": platform.python_version(), "threads": torch.get_num_threads(), "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as folder:
         settings = (Path(folder), arguments.rounds, arguments.steps)

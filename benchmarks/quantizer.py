@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from wvq.hardware import processor_name
 from wvq.outputs import write_json
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.nearest import nearest_codes
@@ -153,7 +153,7 @@ def main() -> None:
     if arguments.memory:
         print(measure_memory(arguments.memory, arguments.num_codes))
         return
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    machine = f"{processor_name()}, {torch.get_num_threads()} threads"
     result = {"machine": machine, "torch": torch.__version__, "N": N, "K": K, "D": D, "rounds": arguments.rounds}
     print(f"{machine}, torch {torch.__version__}; N {N:,}, K {K:,}, D {D}; medians of {arguments.rounds} rounds\n")
     medians = times(arguments.rounds)

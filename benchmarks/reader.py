@@ -26,6 +26,7 @@ import wvq
 from wvq.codes import CodeDataset, CodeHeader, write_rows
 from wvq.generator.text_cache import TextFeatures
 from wvq.generator.train import ConditionedCodes
+from wvq.hardware import processor_name
 from wvq.order import RunSampler
 from wvq.outputs import write_json
 
@@ -100,7 +101,7 @@ def main() -> None:
     result = {"rows_per_second": rows, "codes_to_plain": round(ratio, 2)}
     print(result)
     if arguments.out:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine = {"machine": processor_name(), "torch": torch.__version__}
         machine |= {"datasets": datasets.__version__, "python": platform.python_version(), "threads": 1}
         write_json(arguments.out, {**machine, "rounds": arguments.rounds, **result})
 

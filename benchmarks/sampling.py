@@ -37,6 +37,7 @@ from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.hardware import processor_name
 from wvq.outputs import write_json
 
 CLASSES = 1000
@@ -205,7 +206,7 @@ def main() -> None:
         rows = by_length(arguments.sides, arguments.batches, arguments.rounds)
     else:
         rows = by_batch(arguments.batches, arguments.rounds, arguments.codes)
-    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine = {"machine": processor_name(), "torch": torch.__version__}
     machine |= {"transformers": transformers.__version__, "python": platform.python_version()}
     machine |= {"threads": torch.get_num_threads(), "codes": arguments.codes, "rounds": arguments.rounds}
     if arguments.out:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from wvq.hardware import processor_name
 from wvq.order import RunSampler
 from wvq.outputs import write_json
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
@@ -178,7 +179,7 @@ def main() -> None:
             rows.append({"network": name, **row})
             print(f"{name:<10}{'':<18} encode {row['encode']}/s  decode {row['decode']}/s", flush=True)
     if arguments.out:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine = {"machine": processor_name(), "torch": torch.__version__}
         machine |= {"python": platform.python_version(), "threads": torch.get_num_threads()}
         write_json(arguments.out, {**machine, "batch": BATCH, "rounds": arguments.rounds, "rows": rows})
 

@@ -1,5 +1,8 @@
 """Protocols of published figures, by name: ImageNet at 256 px, 50,000 samples, ADM's training statistics.
 
+LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.generation.resized`). VAR has
+none: its guidance rises over ten maps of a picture, which no generator here draws.
+
 A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
 (arXiv 2412.02692).
 """
@@ -18,7 +21,9 @@ class Preset:
     Attributes:
         sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`.
         published: the figures.
-        num_images, classes, feature_network, reference_kind, image_size: the protocol.
+        num_images, classes, feature_network, reference_kind: the protocol.
+        image_size: side of the pictures that the pipeline draws.
+        resize: side that they are brought to before they are measured; as drawn if None.
     """
 
     sampling: dict
@@ -28,12 +33,13 @@ class Preset:
     feature_network: str = "inception"
     reference_kind: str = "train"
     image_size: int = 256
+    resize: int | None = None
 
 
-def _preset(fid: float, **sampling) -> Preset:
+def _preset(fid: float, image_size: int = 256, **sampling) -> Preset:
     plain = {"guidance_scale": 1.0, "guidance_schedule": "constant", "guidance_interval": (0.0, 1.0)}
     plain |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "window": 0}
-    return Preset(plain | sampling, {"fid": fid})
+    return Preset(plain | sampling, {"fid": fid}, image_size=image_size, resize=256 if image_size != 256 else None)
 
 
 def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:
@@ -49,6 +55,9 @@ def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:
 PRESETS = {
     "llamagen_b_256": _preset(5.46, guidance_scale=2.0),
     "llamagen_l_256": _preset(3.80, guidance_scale=2.0),
+    "llamagen_xl_384": _preset(2.62, 384, guidance_scale=1.75),
+    "llamagen_xxl_384": _preset(2.34, 384, guidance_scale=1.75),
+    "llamagen_3b_384": _preset(2.18, 384, guidance_scale=1.65),
     "rar_b_256": _rar(1.95, 16.0, 2.75, 1.0),
     "rar_l_256": _rar(1.70, 15.5, 2.5, 1.02),
     "rar_xl_256": _rar(1.50, 6.9, 1.5, 1.02),
@@ -83,6 +92,7 @@ def fixed_by(name: str, given: dict) -> dict:
     preset = find_preset(name)
     fixed = {**preset.sampling, "num_images": preset.num_images, "classes": preset.classes}
     fixed |= {"feature_network": preset.feature_network, "reference_kind": preset.reference_kind}
+    fixed["resize"] = preset.resize
     for option, value in fixed.items():
         said = given.get(option)
         said = tuple(said) if isinstance(said, list) else said

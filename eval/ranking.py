@@ -29,7 +29,7 @@ PROTOCOL = (
     "settings.lpips_sha256",
 )
 SAMPLING = ("guidance_scale", "guidance_schedule", "guidance_power", "guidance_interval", "temperature", "top_k")
-SAMPLING += ("top_p", "min_p", "window", "weights", "seed")
+SAMPLING += ("top_p", "min_p", "window", "resize", "dtype", "averaging_decay", "seed")
 HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "utilization", "perplexity")
 HIGHER += ("clip_score", "codes")
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 
 from wvq.data import ImageDataset
+from wvq.distributed import gather_objects, processes
 from wvq.errors import DataError
 from wvq.eval.features import FeatureNetwork, default_feature_network
 from wvq.eval.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
-from wvq.eval.references import (
-    collect_features,
-    evaluation_view,
-    pixel_batches,
-    reference_features,
-    require_kind,
-)
+from wvq.eval.reference_cache import real_features
+from wvq.eval.references import evaluation_view, require_kind
 from wvq.eval.results import make_result, network_settings
+from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features, working_folder
 from wvq.images import to_uint8
 from wvq.pretrained import weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.unreadable import Reading
 
 
 def evaluate_reconstruction(
@@ -35,8 +34,10 @@ def evaluate_reconstruction(
     lpips: torch.nn.Module | None = None,
     reference_kind: str = "validation",
     force_reference: bool = False,
+    work: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> dict:
-    """Measures a tokenizer on held-out pictures under the centre crop.
+    """Measures a tokenizer on held-out pictures under the centre crop; several processes each measure their share.
 
     The Frechet and kernel distances compare the reconstructions with the very pictures they were made from (``rfid``
     as published, over Inception), so a perfect tokenizer scores 0 there and the floor is no lower bound. The floor
@@ -54,6 +55,9 @@ def evaluate_reconstruction(
         lpips: :class:`wvq.tokenizer.losses.LPIPS`, for that figure; not measured if None.
         reference_kind: ``train`` or ``validation``: what the pictures are. A tokenizer is measured on held-out ones.
         force_reference: allow others; the result says so.
+        work: folder for the features of the reconstructions made so far: an evaluation that was stopped goes on there.
+            It can be removed when the result is kept. A temporary one if None; several processes need one.
+        cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
 
     Returns:
         A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
@@ -63,6 +67,7 @@ def evaluate_reconstruction(
         ConfigError: pictures of the other kind.
         DataError: fewer than four pictures, too many that cannot be read, or pictures of another size than the
             tokenizer's.
+        RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
     if len(dataset) < 4:
@@ -74,51 +79,56 @@ def evaluate_reconstruction(
     tokenizer = (tokenizer if device is None else tokenizer.to(device)).eval()
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)
+    with working_folder(work) as folder:
+        figures = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips))
+        num_images = figures.pop("num_images")
+        if num_images < 4:
+            raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
+        real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), progress=progress)
+        identity = {"tokenizer_weights": weights_hash(tokenizer), "pictures": real.sha256}
+        shards = FeatureShards(folder, identity | network_settings(network, view.image_size), lasting=work is not None)
+        draw, shown = _reconstructing(tokenizer, view, real.indices), "reconstructions" if progress else None
+        stream_features(draw, range(num_images), network, shards, batch_size, shown)
+        result = None
+        if processes().is_main_process:
+            drawn = collected(shards, view.crop_recipe, num_images)
+            distances, floor, num_floor = _distances(network.name, drawn.features, real.features, seed)
+            counts = {name: figures.pop(name) for name in ("num_tokens", "num_unreadable")}
+            settings = {
+                "seed": seed,
+                "batch_size": batch_size,
+                "num_codes": tokenizer.config.num_codes,
+                "tokenizer_weights": identity["tokenizer_weights"],
+                "dtype": str(tokenizer.dtype).removeprefix("torch."),
+                "averaging_decay": tokenizer.config.averaging_decay,
+                "device": tokenizer.device.type,
+                **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),
+                "reference": real.description() | {"kind": reference_kind} | forced,
+                **network_settings(network, view.image_size),
+            }
+            warnings = [
+                *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
+                *real.warnings,
+                *network.warnings,
+                *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor),
+            ]
+            result = counts | make_result(
+                "reconstruction", figures | distances, floor, num_images, real.num_images, num_floor, settings, warnings
+            )
+        return gather_objects(result)[0]
 
-    metrics = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips))
-    num_images, num_tokens, num_unreadable = (metrics.pop(f"num_{name}") for name in ("images", "tokens", "unreadable"))
-    if num_images < 4:
-        raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
-    real = reference_features(view, network, batch_size, progress="real features" if progress else None)
-    drawn = collect_features(
-        _reconstructions(tokenizer, view, batch_size),
-        network,
-        num_images,
-        view.crop_recipe,
-        "reconstruction features" if progress else None,
-    )
 
-    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
-    num_floor = num_images // 2
+def _distances(
+    network: str, drawn: torch.Tensor, real: torch.Tensor, seed: int
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """Distances of reconstructions (N, D) from their originals, the floor over two halves of these, and its N."""
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+    num_floor = len(real) // 2
     first, second = order[:num_floor], order[num_floor : 2 * num_floor]
-    floor = _named(real_floor(network.name, real.features[first], real.features[second]))
-    at_floor_n = _named(distribution_metrics(network.name, drawn.features[first], real.features[second]))
-    metrics |= _named(distribution_metrics(network.name, drawn.features, real.features))
-    metrics |= {name + AT_FLOOR_N: value for name, value in at_floor_n.items()}
-
-    result = make_result(
-        kind="reconstruction",
-        metrics=metrics,
-        floor=floor,
-        num_images=num_images,
-        num_reference=real.num_images,
-        num_floor=num_floor,
-        settings={
-            "seed": seed,
-            "batch_size": batch_size,
-            "num_codes": tokenizer.config.num_codes,
-            **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),
-            "reference": real.description() | {"kind": reference_kind} | forced,
-            **network_settings(network, view.image_size),
-        },
-        warnings=[
-            *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
-            *real.warnings,
-            *network.warnings,
-            *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor),
-        ],
-    )
-    return result | {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
+    floor = _named(real_floor(network, real[first], real[second]))
+    at_floor_n = _named(distribution_metrics(network, drawn[first], real[second]))
+    metrics = _named(distribution_metrics(network, drawn, real))
+    return metrics | {name + AT_FLOOR_N: value for name, value in at_floor_n.items()}, floor, num_floor
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:
@@ -126,8 +136,13 @@ def _named(metrics: dict[str, float]) -> dict[str, float]:
     return {{"fid": "rfid", "kid": "rkid"}.get(name, name): value for name, value in metrics.items()}
 
 
-@torch.inference_mode()
-def _reconstructions(tokenizer: WassersteinVQModel, dataset: ImageDataset, batch_size: int):
-    for pixels in pixel_batches(Reading(dataset), batch_size):
+def _reconstructing(tokenizer: WassersteinVQModel, view: ImageDataset, indices: list[int]) -> Callable[[range], Batch]:
+    """Gives the reconstructions of consecutive ones of these pictures."""
+
+    @torch.inference_mode()
+    def draw(run: range) -> Batch:
+        pixels = torch.stack([view[indices[number]]["pixel_values"] for number in run])
         codes = tokenizer.encode(pixels.to(tokenizer.device)).codes
-        yield to_uint8(tokenizer.decode_codes(codes))
+        return Batch(to_uint8(tokenizer.decode_codes(codes)), list(run))
+
+    return draw

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from wvq.distributed import gather_objects, processes
 from wvq.errors import DataError
 from wvq.eval.archives import ReferenceArchive
 from wvq.eval.features import FeatureNetwork
-from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests
+from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests, reference_features
 from wvq.eval.results import network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.images import to_uint8
@@ -31,6 +32,60 @@ def default_cache() -> Path:
     """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("WVQ_CACHE") or Path(base) / "wvq") / "references"
+
+
+def usable_cache() -> Path | None:
+    """:func:`default_cache`, made if need be; None, with a warning, where nothing can be written.
+
+    All processes ask together.
+    """
+    problem, folder = None, default_cache()
+    if processes().is_main_process:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            problem = f"{folder} cannot be written ({error.strerror}): features of real pictures are not kept for the "
+            warnings.warn(f"{problem}next time; set WVQ_CACHE to a folder of yours", stacklevel=2)
+    return None if gather_objects(problem)[0] else folder
+
+
+def real_features(
+    dataset: ImageDataset,
+    network: FeatureNetwork,
+    kind: str,
+    batch_size: int = 64,
+    indices: Sequence[int] | None = None,
+    limit: int | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> PictureFeatures:
+    """What :func:`cached_reference_features` gives; without a cache nothing is kept. Several processes share the work.
+
+    Raises:
+        DataError: no pictures, or too many that cannot be read.
+    """
+    if cache is None and processes().num_processes == 1:
+        shown = "real features" if progress else None
+        return reference_features(dataset, network, batch_size, indices, shown, limit)
+    with _shared(cache) as folder:
+        return cached_reference_features(dataset, network, folder, kind, batch_size, indices, limit, progress)
+
+
+@contextmanager
+def _shared(folder: Path | None) -> Iterator[Path]:
+    """A folder for all processes: the given one, or one of the first process that goes at the end."""
+    if folder is not None:
+        yield folder
+        return
+    own = tempfile.TemporaryDirectory(prefix="wvq-") if processes().is_main_process else None
+    try:
+        yield Path(gather_objects(own and own.name)[0])
+        processes().wait_for_everyone()
+    finally:
+        if own is not None:
+            own.cleanup()
 
 
 def cached_reference_features(
@@ -129,16 +184,8 @@ def archive_features(
     def read(run: range) -> Batch:
         return Batch(pictures[run.start : run.stop], list(run))
 
-    if cache is not None:
-        return _kept_features(read, described, network, cache, kind, batch_size, progress)
-    with ExitStack() as stack:
-        own = None  # a temporary folder of the first process, for all
-        if processes().is_main_process:
-            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-"))
-        own = Path(gather_objects(own)[0])
-        found = _kept_features(read, described, network, own, kind, batch_size, progress)
-        processes().wait_for_everyone()  # or the first one's folder goes too early
-        return found
+    with _shared(cache) as folder:
+        return _kept_features(read, described, network, folder, kind, batch_size, progress)
 
 
 def _kept_features(

@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 from wvq.eval.features import FeatureNetwork
+from wvq.hardware import hardware
 from wvq.outputs import write_json
 
 _LIBRARIES = ("wvq", "torch", "transformers", "datasets", "torch-fidelity", "numpy", "pillow")
@@ -54,6 +55,7 @@ def make_result(
         "num_floor": num_floor,
         "settings": settings,
         "versions": library_versions(),
+        "hardware": hardware(),
         "warnings": warnings,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

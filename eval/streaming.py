@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
+from wvq.locks import sole_writer
 from wvq.outputs import read_json, whole_file, write_json
 
 IDENTITY_NAME = "identity.json"
@@ -136,6 +139,21 @@ class FeatureShards:
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+
+@contextmanager
+def working_folder(work: str | Path | None) -> Iterator[Path]:
+    """The folder that an evaluation works in, held by no other: the given one, or a temporary one of one process.
+
+    Raises:
+        ConfigError: several processes without a folder, or one that another run holds.
+    """
+    if work is None and processes().num_processes > 1:
+        raise ConfigError("an evaluation on several processes needs a result file (--out), beside which they work")
+    with ExitStack() as stack:
+        folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
+        stack.enter_context(sole_writer(folder, processes().is_main_process))
+        yield Path(folder)
 
 
 def remove_shards(folder: str | Path) -> None:

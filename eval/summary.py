@@ -11,12 +11,15 @@ from PIL import Image
 
 from wvq.data import ImageDataset
 from wvq.eval.features import FeatureNetwork
+from wvq.eval.generation import resized
 from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.plan import class_plan, prompt_plan
 from wvq.eval.plots import code_histogram, metric_curves
+from wvq.eval.real_pictures import RealPictures
 from wvq.eval.references import PictureFeatures, evaluation_view
 from wvq.eval.report import Report
-from wvq.images import labelled_rows, to_pil, to_uint8
+from wvq.images import image_grid, labelled_rows, to_pil, to_uint8
 from wvq.outputs import write_text
 from wvq.unreadable import Reading
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from wvq.tokenizer.modeling import WassersteinVQModel
 
 CLASSES, PER_CLASS = 16, 8  # rows and columns of the sheet of samples
+PROMPTED = 16  # samples on a sheet with prompts
 NEIGHBOURS, QUERIES = 4, 8
 TRIPLES = 8
 
@@ -52,7 +56,12 @@ def setting_rows(result: dict) -> list[tuple[str, str]]:
                 rows.append((f"{prefix}{name}", str(value)))
         return rows
 
-    return [*flat(result["settings"]), *flat(result["versions"], "versions."), ("date", result["date"])]
+    return [
+        *flat(result["settings"]),
+        *flat(result["versions"], "versions."),
+        *flat(result["hardware"], "hardware."),
+        ("date", result["date"]),
+    ]
 
 
 def markdown(result: dict) -> str:
@@ -118,37 +127,32 @@ def generation_blocks(
     pipeline: ImageGenerationPipeline,
     result: dict,
     network: FeatureNetwork,
-    dataset: ImageDataset | None = None,
-    real: PictureFeatures | None = None,
+    reference: RealPictures | None = None,
     sampling: dict | None = None,
 ) -> list[tuple[str, str, list]]:
-    """Samples by class, their nearest real pictures by features, the codes they use, and the curves of a sweep.
+    """Samples by class or prompt, their nearest real pictures, the codes they use, and the curves of a sweep.
 
     Args:
         pipeline: the pipeline that was measured.
         result: its result.
         network: the feature network.
-        dataset, real: the reference and its features, where it is a data set.
+        reference: what it was measured against, for the nearest pictures and for prompts that come from there.
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
     """
-    seed, sampling = result["settings"]["seed"], sampling or {}
-    names = list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
-    # Without classes one call after the other, each with the next seeds.
-    calls = [{"class_labels": name, "seed": seed} for name in names]
-    calls = calls or [{"seed": seed + PER_CLASS * row} for row in range(4)]
-    drawn = [pipeline(**call, num_images=PER_CLASS, output_type="pt", **sampling) for call in calls]
-    scale = max(1, 64 // drawn[0].images.shape[-1])
-    labels = [str(name) for name in names] or [""] * len(drawn)
-    rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
-    sheet = labelled_rows(rows, scale, label_width=110 if names else 0)
-    said = "One class a row, the first seeds, none picked." if names else "The first seeds, none picked."
+    settings, dataset = result["settings"], reference and reference.dataset
+    pool = None if dataset is None else reference.pool(network, result["num_images"], settings["seed"], progress=False)
+    if settings["prompts"]:
+        images, codes, sheet = _by_prompt(pipeline, result, dataset, pool, sampling or {})
+        said = "The first samples under their prompts, none picked."
+    else:
+        images, codes, sheet = _by_class(pipeline, settings["seed"], sampling or {})
+        said = "The first seeds, none picked."
+        said = f"One class a row. {said}" if pipeline.generator.config.num_classes else said
     blocks = [("Samples", said, [(sheet, "samples")])]
-    if dataset is not None and real is not None:
-        every = max(1, len(drawn) * PER_CLASS // QUERIES)
-        samples = torch.cat([output.images for output in drawn])[::every][:QUERIES]
-        blocks.append(_neighbour_block(samples, network, dataset, real, scale))
-    codes = torch.cat([output.codes.flatten() for output in drawn])
-    counts = np.bincount(codes.numpy(), minlength=pipeline.generator.config.num_codes)
+    if pool is not None:
+        samples = images[:: max(1, len(images) // QUERIES)][:QUERIES]
+        blocks.append(_neighbour_block(resized(samples, settings["resize"]), network, dataset, pool))
+    counts = np.bincount(codes.flatten().numpy(), minlength=pipeline.generator.config.num_codes)
     blocks.append(("Codes", "How often the samples above use each code.", [(code_histogram(counts), "codes")]))
     if sweep := result.get("sweep"):
         keys = [name for name in sweep["rows"][0] if name != sweep["field"]]
@@ -157,8 +161,46 @@ def generation_blocks(
     return blocks
 
 
+def _by_class(
+    pipeline: ImageGenerationPipeline, seed: int, sampling: dict
+) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
+    """Pictures, codes and sheet of the first seeds of each class; without classes, of the first seeds."""
+    names = list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
+    # Without classes one call after the other, each with the next seeds.
+    calls = [{"class_labels": name, "seed": seed} for name in names]
+    calls = calls or [{"seed": seed + PER_CLASS * row} for row in range(4)]
+    drawn = [pipeline(**call, num_images=PER_CLASS, output_type="pt", **sampling) for call in calls]
+    labels = [str(name) for name in names] or [""] * len(drawn)
+    rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
+    sheet = labelled_rows(rows, _scale(drawn[0].images), label_width=110 if names else 0)
+    return torch.cat([output.images for output in drawn]), torch.cat([output.codes for output in drawn]), sheet
+
+
+def _by_prompt(
+    pipeline: ImageGenerationPipeline,
+    result: dict,
+    dataset: ImageDataset | None,
+    pool: PictureFeatures | None,
+    sampling: dict,
+) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
+    """Pictures, codes and sheet of the first samples that were measured, each over its prompt."""
+    settings, count = result["settings"], result["num_images"]
+    indices = [] if pool is None else pool.indices[:count]
+    texts = prompt_plan(dataset, indices, settings["prompts"], count)[:PROMPTED]
+    labels, _ = class_plan(pipeline, dataset, indices, settings["classes"], texts, count)
+    conditions = {} if labels is None else {"class_labels": labels[: len(texts)]}
+    output = pipeline(**conditions, prompt=texts, seed=settings["seed"], output_type="pt", **sampling)
+    sheet = image_grid(output.images, PER_CLASS // 2, scale=2 * _scale(output.images), captions=texts)
+    return output.images, output.codes, sheet
+
+
+def _scale(images: torch.Tensor) -> int:
+    """How many times small pictures are enlarged."""
+    return max(1, 64 // images.shape[-1])
+
+
 def _neighbour_block(
-    samples: torch.Tensor, network: FeatureNetwork, dataset: ImageDataset, real: PictureFeatures, scale: int
+    samples: torch.Tensor, network: FeatureNetwork, dataset: ImageDataset, real: PictureFeatures
 ) -> tuple[str, str, list]:
     found = network(to_uint8(samples)).features.cpu()
     order, _ = nearest_neighbours(found, real.features, min(NEIGHBOURS, real.num_images))
@@ -168,7 +210,7 @@ def _neighbour_block(
         pictures = [view[real.indices[number]]["pixel_values"] for number in nearest]
         rows.append(("", [*to_pil(sample), *to_pil(torch.stack(pictures))]))
     middle = -(-len(rows) // 2)
-    halves = [labelled_rows(part, scale, label_width=8) for part in (rows[:middle], rows[middle:]) if part]
+    halves = [labelled_rows(part, _scale(samples), label_width=8) for part in (rows[:middle], rows[middle:]) if part]
     text = (
         "First in each row a sample, then the real pictures that are nearest to it in the features. Copies of training "
         "pictures would show here."

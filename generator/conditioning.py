@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from wvq.checksums import verify_checksums, write_checksums
 from wvq.errors import CheckpointError, ConfigError, first_line, near_match
 from wvq.pretrained import resolve_folder
 
@@ -184,6 +185,7 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         folder = resolve_text_encoder(path)
+        verify_checksums(folder)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, info = AutoModel.from_pretrained(
@@ -235,8 +237,10 @@ class TextEncoder:
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Write the encoder and its tokenizer, with the SHA-256 of the weight files."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        write_checksums(folder)
 
 
 def _check_complete(folder: Path, tokenizer, missing_keys) -> None:

@@ -221,6 +221,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         result = trainer.run(resume=resume)
         averaged = trainer.averaged_model
         if accelerator.is_main_process:
+            averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
             result["parameters"] = parameters

@@ -12,6 +12,11 @@ from wvq.pretrained import weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 PIPELINE_CLASS = "ImageGenerationPipeline"
+PARTS = {
+    "tokenizer": ["wvq", WassersteinVQModel.__name__],
+    "generator": ["wvq", ImageCodeTransformer.__name__],
+    "text_encoder": ["transformers", "AutoModel"],
+}  # what the index says of each; the last one may be null
 
 
 def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
@@ -41,6 +46,12 @@ def read_sampling(folder: Path) -> SamplingSettings:
     index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
     if index.get("_class_name") != PIPELINE_CLASS:
         raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
+    for name, own in PARTS.items():
+        if index.get(name) != own and not (name == "text_encoder" and index.get(name) is None):
+            raise CheckpointError(
+                f"{file}: {name} is {index.get(name)!r}, not {own!r}: the parts of a pipeline lie in its own folder, "
+                "each under its name, and nothing is loaded from elsewhere"
+            )
     sampling = index.get("sampling") or {}
     if not isinstance(sampling, dict):
         raise CheckpointError(f"{file}: sampling must be a JSON object, got {sampling!r}")

@@ -25,7 +25,7 @@ from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
-from wvq.pipelines.folders import PIPELINE_CLASS, already_holds, part_folder, read_sampling
+from wvq.pipelines.folders import PARTS, PIPELINE_CLASS, already_holds, part_folder, read_sampling
 from wvq.pipelines.model_card import model_card, rename
 from wvq.pretrained import as_list, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -118,6 +118,18 @@ class ImageGenerationPipeline:
             found["text_encoder"] = weights_hash(self.text_encoder.model)
         return found
 
+    def numerics(self) -> dict:
+        """What figures depend on beside the weights' values: how they are held, averaged and computed with."""
+        parts = {"generator": self.generator, "tokenizer": self.tokenizer}
+        dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in parts.items()}
+        if self.generator.reduced:
+            dtypes["generator"] = f"{self.generator.reduced} linear layers, else {dtypes['generator']}"
+        return {
+            "dtype": dtypes,
+            "averaging_decay": {name: part.config.averaging_decay for name, part in parts.items()},
+            "device": self.device.type,
+        }
+
     # ---- folders
 
     @classmethod
@@ -204,9 +216,8 @@ class ImageGenerationPipeline:
             {
                 "_class_name": PIPELINE_CLASS,
                 "wvq_version": wvq.__version__,
-                "tokenizer": ["wvq", type(self.tokenizer).__name__],
-                "generator": ["wvq", type(self.generator).__name__],
-                "text_encoder": ["transformers", "AutoModel"] if self.text_encoder is not None else None,
+                **PARTS,
+                "text_encoder": PARTS["text_encoder"] if self.text_encoder is not None else None,
                 "sampling": asdict(self.sampling),
             },
         )

@@ -154,6 +154,8 @@ BASE = {
     "networks",
     "tracking",
     "distributed",
+    "hardware",
+    "checksums",
 } | {
     "folders",
     "sources",

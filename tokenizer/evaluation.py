@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from wvq.distributed import gather_objects
+from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
 from wvq.images import to_uint8
 from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
@@ -22,7 +21,6 @@ def evaluate_tokenizer(
     model: WassersteinVQModel,
     dataset: Dataset,
     batch_size: int = 64,
-    accelerator: Accelerator | None = None,
     progress: bool = False,
     statistics: CodeStatistics | None = None,
     lpips: torch.nn.Module | None = None,
@@ -36,7 +34,6 @@ def evaluate_tokenizer(
         model: in eval mode.
         dataset: items with ``pixel_values`` (3, S, S) in [-1, 1].
         batch_size: pictures at once.
-        accelerator: for runs under several processes.
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
         lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
@@ -51,7 +48,7 @@ def evaluate_tokenizer(
         DataError: none of the pictures can be read; or one cannot, where the data set refuses that.
     """
     device = model.device
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    rank, world = process_rank(), world_size()
     shown = progress and rank == 0
     share = Reading(dataset, range(rank, len(dataset), world))
     config = model.config
@@ -67,13 +64,11 @@ def evaluate_tokenizer(
             alignment.update(model.quantizer.residuals(features, output.codes))
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
         sums += _picture_sums(pictures, originals, lpips)
-    left_out = share.left_out
-    if accelerator:
-        statistics.reduce(accelerator)
-        if alignment:
-            alignment.reduce(accelerator)
-        sums = accelerator.reduce(sums, "sum")
-        left_out = join_left_out(gather_objects(left_out))
+    statistics.reduce()
+    if alignment:
+        alignment.reduce()
+    sum_over_processes(sums)
+    left_out = join_left_out(gather_objects(share.left_out))
     count, rgb, y, similarity, distance = sums.tolist()
     if not count:
         raise DataError(f"{summary(left_out.values(), len(dataset))}: nothing is left to measure")

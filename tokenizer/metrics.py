@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from wvq.distributed import gather_objects
+from wvq.distributed import gather_objects, sum_over_processes
 from wvq.tokenizer.alignment import feature_scale, gaussian_wasserstein
 
 # ITU-R BT.601: Y = 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
@@ -75,10 +75,10 @@ class CodeStatistics:
         features = len(flat) * (self.scales[-1] ** 2 if self.scales else 1)
         self.squared_error += quantization_error.detach().double() * features
 
-    def reduce(self, accelerator) -> None:
+    def reduce(self) -> None:
         """Sum over all processes."""
-        self._counts = accelerator.reduce(self._counts, "sum")
-        self.squared_error = accelerator.reduce(self.squared_error, "sum")
+        sum_over_processes(self._counts)
+        sum_over_processes(self.squared_error)
         if self._joint:
             self._joint.reduce()
 
@@ -146,9 +146,9 @@ class ScaleAlignment:
             sums[1] += rows.sum(0)
             sums[2:] += rows.T @ rows
 
-    def reduce(self, accelerator) -> None:
+    def reduce(self) -> None:
         """Sum over all processes."""
-        self._sums = accelerator.reduce(self._sums, "sum")
+        sum_over_processes(self._sums)
 
     def compute(self, codebook: torch.Tensor) -> dict[str, list[float]]:
         """alignment, of all residuals together, and alignment_per_scale; against all codes (K, D), used or not."""

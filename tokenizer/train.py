@@ -131,7 +131,7 @@ class TokenizerTask(Task):
         return self.usage.report(accelerator, images_seen, warm)
 
     def evaluate(self, model: WassersteinVQModel, accelerator: Accelerator) -> dict[str, float]:
-        return evaluate_tokenizer(model, self.validation, accelerator=accelerator, progress=True)
+        return evaluate_tokenizer(model, self.validation, progress=True)
 
     def picture(self, model: WassersteinVQModel) -> Image.Image:
         return reconstruction_sheet(model, self.validation)
@@ -206,6 +206,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         result = trainer.run(resume=resume)
         averaged = trainer.averaged_model
         if accelerator.is_main_process:
+            averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
                 ImageProcessor(size=model.config.image_size).save_pretrained(partial)

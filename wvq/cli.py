@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import wvq
-from wvq import commands
+from wvq import commands, evaluation_commands
 from wvq.errors import ConfigError, WVQError, near_match
 from wvq.interruption import RunInterrupted
 from wvq.parser import Parser, recipe_file
@@ -97,6 +97,7 @@ def _generation_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--clip", type=str | None, help="folder or Hub id of a CLIP model: also its score of the prompts"
     )
+    parser.add_argument("--resize", type=int | None, help="side that samples are brought to before they are measured")
     parser.add_argument("--sweep", type=str | None, help="also over a range, such as guidance_scale=1:4:0.5")
     parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
     _sampling_arguments(parser)
@@ -127,11 +128,11 @@ COMMANDS = {
                 _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
         Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
         Command("evaluate reconstruction", "measure a tokenizer on held-out pictures", _reconstruction_arguments,
-                commands.evaluate_reconstruction),
+                evaluation_commands.evaluate_reconstruction),
         Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
-                commands.evaluate_generation),
+                evaluation_commands.evaluate_generation),
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
-                commands.evaluate_compare),
+                evaluation_commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "say what a folder or result file is", _info_arguments, commands.info),

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from wvq.checksums import verify_checksums, write_checksums
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.outputs import read_json
 
@@ -29,7 +30,12 @@ DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupE
 
 
 class StrictConfig(PreTrainedConfig):
-    """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen."""
+    """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen.
+
+    Attributes:
+        averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
+            they are; 0 for the weights as trained; None if not known.
+    """
 
     @classmethod
     def fields(cls) -> set[str]:
@@ -37,6 +43,9 @@ class StrictConfig(PreTrainedConfig):
         return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
 
     def __init__(self, **kwargs):
+        self.averaging_decay = kwargs.pop("averaging_decay", None)
+        decay = self.averaging_decay
+        self._require("averaging_decay", decay is None or (is_number(decay) and decay < 1), "in [0, 1), or null")
         own = self.fields()
         known = own | set(getattr(PreTrainedConfig, "__dataclass_fields__", {})) | _LIBRARY_KEYS
         for key in kwargs:
@@ -118,6 +127,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
             kwargs["config"] = read_config(cls.config_class, folder)
+        verify_checksums(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(
@@ -134,6 +144,12 @@ class StrictPreTrainedModel(PreTrainedModel):
                 shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
                 raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({shown})")
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, folder, *args, **kwargs) -> None:
+        """As transformers saves a model, with the SHA-256 of the weight files beside them."""
+        super().save_pretrained(folder, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(folder)
 
 
 def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import read_archive, write_archive
-from wvq.eval.generation import evaluate_generation, sample_pictures
+from wvq.eval.generation import evaluate_generation, resized, sample_pictures
+from wvq.eval.real_pictures import RealPictures
 from wvq.generator.sampling import SamplingSettings
 
 CLASSES = ("animals", "flags", "food")
@@ -29,6 +30,9 @@ class FakePipeline:
 
     def weights_hashes(self):
         return {"generator": "a", "tokenizer": "b"}
+
+    def numerics(self):
+        return {"dtype": {"generator": "float32"}, "averaging_decay": {"generator": 0.5}, "device": "cpu"}
 
     def __call__(self, class_labels=None, prompt=None, *, num_images, seed, output_type, batch_size, **sampling):
         assert output_type == "pt"
@@ -162,6 +166,8 @@ def test_settings_reach_the_pipeline_and_the_result(labelled, projection):
     own = evaluate(FakePipeline(), labelled, 6, projection, top_k=5)["settings"]
     assert (own["temperature"], own["top_k"]) == (0.7, 5)
     assert "torch" in result["versions"]
+    assert {"processor", "threads", "processes"} <= set(result["hardware"])
+    assert pipeline.numerics().items() <= result["settings"].items()
     json.dumps(result)
 
 
@@ -209,10 +215,10 @@ def test_samples_are_held_against_training_pictures_only(labelled, projection):
     with pytest.raises(
         ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference true"
     ):
-        evaluate(FakePipeline(), labelled, 6, projection, reference_kind="validation")
+        RealPictures(labelled, "validation")
     with pytest.raises(ConfigError, match="reference_kind must be train or validation, not 'test'"):
-        evaluate(FakePipeline(), labelled, 6, projection, reference_kind="test")
-    result = evaluate(FakePipeline(), labelled, 6, projection, reference_kind="validation", force_reference=True)
+        RealPictures(labelled, "test")
+    result = evaluate(FakePipeline(), RealPictures(labelled, "validation", force=True), 6, projection)
     reference = result["settings"]["reference"]
     assert (reference["kind"], reference["forced"]) == ("validation", True)
     assert any("validation pictures: not comparable" in line for line in result["warnings"])
@@ -278,7 +284,7 @@ def test_an_archive_can_be_the_reference(labelled, projection, pictures, tmp_pat
 def test_the_cache_changes_nothing(labelled, projection, tmp_path):
     plain = evaluate(FakePipeline(), labelled, 12, projection)
     for _ in range(2):
-        cached = evaluate(FakePipeline(), labelled, 12, projection, cache=tmp_path / "cache")
+        cached = evaluate(FakePipeline(), RealPictures(labelled, cache=tmp_path / "cache"), 12, projection)
         for name in ("metrics", "floor", "settings", "warnings"):
             assert cached[name] == plain[name]
 
@@ -301,3 +307,45 @@ def test_clip_scores_are_averaged_over_all_samples(labelled, projection):
     assert result["settings"]["clip"] == "letters"
     with pytest.raises(ConfigError, match="needs prompts"):
         evaluate(pipeline, labelled, 7, projection, clip=CountLetters())
+
+
+def test_several_evaluations_take_the_features_of_their_reference_once(labelled, projection):
+    real = RealPictures(labelled)
+    first = evaluate(FakePipeline(), real, 12, projection)
+    pool = real.pool(projection, 12, 0)
+    again = evaluate(FakePipeline(), real, 12, projection, temperature=0.5)
+    assert real.pool(projection, 12, 0) is pool
+    assert again["floor"] == first["floor"]
+    assert real.pool(projection, 12, 1) is not pool  # another seed takes other pictures
+
+
+def test_samples_can_be_resized_before_they_are_measured(labelled, projection, tmp_path):
+    result = evaluate(FakePipeline(image_size=32), labelled, 6, projection, resize=16, save_samples=tmp_path / "s.npz")
+    assert result["settings"]["samples"]["image_size"] == 16
+    assert result["settings"]["resize"] == "bicubic to 16 px, before rounding"
+    assert not any(line.startswith("image_size") for line in result["warnings"])
+    drawn = next(sample_pictures(FakePipeline(image_size=32), 6, list("abcabc")))
+    with np.load(tmp_path / "s.npz") as stored:
+        assert stored["arr_0"].shape == (6, 16, 16, 3)
+    assert drawn.shape[-1] == 32
+    with pytest.raises(ConfigError, match="resize must be a number of pixels, got 0"):
+        evaluate(FakePipeline(), labelled, 6, projection, resize=0)
+
+
+def test_resizing_keeps_what_a_bicubic_filter_keeps():
+    ramp = torch.linspace(-1, 1, 24).expand(1, 3, 24, 24)
+    small = resized(ramp, 16)
+    centres = (torch.arange(16) + 0.5) * 24 / 16 - 0.5  # half-pixel centres; a linear ramp stays one
+    torch.testing.assert_close(small[0, 0, 0, 2:-2], (centres / 23 * 2 - 1)[2:-2], atol=5e-3, rtol=0)
+    assert resized(ramp, 24) is ramp
+    assert resized(ramp, None) is ramp
+
+
+def test_statistics_without_pictures_have_no_floor_and_say_so(labelled, projection_with_logits, pictures, tmp_path):
+    network = projection_with_logits
+    network.name = "inception"
+    features = network(pictures(24, seed=5)).features.double()
+    np.savez(tmp_path / "r.npz", mu=features.mean(0), sigma=np.cov(features.numpy(), rowvar=False))
+    result = evaluate(FakePipeline(), read_archive(tmp_path / "r.npz"), 12, network)
+    assert result["floor"] == {}
+    assert any(line.startswith("no floor: r.npz holds statistics and no pictures") for line in result["warnings"])

@@ -15,6 +15,8 @@ def test_every_preset_is_a_whole_protocol(name):
     assert settings.guidance_scale > 1
     assert (preset.num_images, preset.classes, preset.reference_kind) == (50_000, "balanced", "train")
     assert 1 < preset.published["fid"] < 6
+    assert (preset.resize or preset.image_size) == 256
+    assert name.endswith(f"_{preset.image_size}")
 
 
 def test_llamagens_and_rars_scales():
@@ -26,6 +28,7 @@ def test_llamagens_and_rars_scales():
 
 
 def test_what_a_preset_fixes_may_be_repeated_and_not_changed():
+    assert fixed_by("llamagen_xl_384", {})["resize"] == 256
     given = {"guidance_scale": 2.0, "num_images": None, "guidance_interval": [0.0, 1.0], "batch_size": 8}
     fixed = fixed_by("llamagen_b_256", given)
     assert fixed["num_images"] == 50_000

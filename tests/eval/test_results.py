@@ -20,7 +20,7 @@ def test_result_round_trip(tmp_path):
     assert read == written
     assert set(read) == {
         *("kind", "metrics", "floor", "num_images", "num_reference", "num_floor"),
-        *("settings", "versions", "warnings", "date"),
+        *("settings", "versions", "hardware", "warnings", "date"),
     }
     assert os.listdir(path.parent) == ["result.json"]
 

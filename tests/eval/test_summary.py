@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wvq.eval.references import reference_features
+from wvq.eval.real_pictures import RealPictures
 from wvq.eval.results import make_result
 from wvq.eval.summary import generation_blocks, markdown, metric_rows, setting_rows, write_summary
 from wvq.eval.sweeps import parse_sweep
@@ -15,6 +15,7 @@ from wvq.eval.sweeps import parse_sweep
 def result():
     metrics = {"fid": 5.5, "kid": 0.25, "fid_at_floor_n": 7.0}
     settings = {"seed": 3, "reference": {"kind": "train", "sha256": "ab"}, "prompts": None, "classes": "a|b"}
+    settings["resize"] = None
     return make_result("generation", metrics, {"fid": 1.25, "kid": 0.01}, 10, 10, 5, settings, ["few pictures"])
 
 
@@ -47,8 +48,9 @@ def test_the_text_says_all(result):
 
 
 def drawing(class_names, asked):
-    def draw(class_labels=None, *, num_images, seed, output_type, **sampling):
-        asked.append((class_labels, seed, sampling))
+    def draw(class_labels=None, prompt=None, *, num_images=None, seed, output_type, **sampling):
+        asked.append((class_labels, seed, sampling) if prompt is None else (class_labels, prompt, seed))
+        num_images = num_images or len(prompt)
         pictures = torch.rand(num_images, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         return SimpleNamespace(images=pictures, codes=torch.full((num_images, 2, 2), 5))
 
@@ -63,8 +65,7 @@ def test_the_page_shows_samples_neighbours_codes_and_the_sweep(
 ):
     asked, data = [], picture_set(pictures(12))
     result["sweep"] = {"field": "guidance_scale", "rows": [{"guidance_scale": s, "fid": 6 - s} for s in (1.0, 1.5)]}
-    real = reference_features(data, projection, progress=None)
-    blocks = generation_blocks(drawing(names, asked), result, projection, data, real, {"top_k": 3})
+    blocks = generation_blocks(drawing(names, asked), result, projection, RealPictures(data), {"top_k": 3})
     assert [title for title, _, _ in blocks] == ["Samples", "Nearest real pictures", "Codes", "Sweep"]
     expected = [(name, 3, {"top_k": 3}) for name in names]
     assert asked == (expected or [(None, 3 + 8 * row, {"top_k": 3}) for row in range(4)])
@@ -75,6 +76,19 @@ def test_the_page_shows_samples_neighbours_codes_and_the_sweep(
     for part in ("Few pictures.", "fid_at_floor_n", "reference.kind", "real against real"):
         assert part in content
     assert [title for title, _, _ in generation_blocks(drawing(names, []), result, projection)][1] == "Codes"
+
+
+def test_measured_samples_are_shown_under_their_prompts(result, projection, pictures, picture_set):
+    captions = [f"picture {number}" for number in range(12)]
+    data, asked = picture_set(pictures(12), captions=captions), []
+    result["settings"] |= {"prompts": "reference", "classes": None}
+    blocks = generation_blocks(drawing((), asked), result, projection, RealPictures(data))
+    assert [title for title, _, _ in blocks] == ["Samples", "Nearest real pictures", "Codes"]
+    order = RealPictures(data).order(3)
+    assert asked == [(None, [captions[index] for index in order[:10]], 3)]
+    result["settings"] |= {"prompts": ["red", "blue"], "classes": ["cats"]}
+    generation_blocks(drawing(("cats", "dogs"), asked), result, projection)
+    assert asked[1] == (["cats"] * 10, ["red", "blue"] * 5, 3)
 
 
 def test_sweeps():

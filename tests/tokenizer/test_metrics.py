@@ -269,7 +269,7 @@ for num_codes, groups, scales, codes, errors in torch.load(f"{folder}/codes.pt")
     share = torch.arange(200) if rank == 0 else torch.arange(200, len(codes))
     for part in share.split(70):
         statistics.update(codes[part], errors[part].mean())
-    statistics.reduce(Accelerator())
+    statistics.reduce()
     found.append([statistics.counts.tolist(), statistics.compute()])
 with open(f"{folder}/found-{rank}.json", "w") as file:
     json.dump(found, file)

@@ -146,7 +146,7 @@ def test_a_wrong_recipe_is_one_line(text, parts, fails, tmp_path):
 def test_dotted_overrides_win_over_the_recipe(parsed, tmp_path):
     (tmp_path / "r.yaml").write_text("out: here\ntrain:\n  images: 10\n  batch_size: 2\nmodel:\n  num_codes: 64\n")
     values = parsed("train-tokenizer", f"--config={tmp_path / 'r.yaml'}", "--train.images=20", "--model.code_dim", "4")
-    recipe = commands._recipe(values, TokenizerRecipe)
+    recipe = commands.recipe_of(values, TokenizerRecipe)
     assert (recipe.out, recipe.train.images, recipe.train.batch_size) == ("here", 20, 2)
     assert recipe.model == {"num_codes": 64, "code_dim": 4}
     assert values.resume is False

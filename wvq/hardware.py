@@ -1,0 +1,31 @@
+"""What a figure was measured on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from wvq.distributed import world_size
+
+
+def processor_name() -> str:
+    """Name of the CPU, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def hardware() -> dict[str, str | int]:
+    """Accelerator (where there is one), CPU, threads, processes and system of this process."""
+    found: dict[str, str | int] = {}
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    elif torch.accelerator.is_available():
+        found["accelerator"] = torch.accelerator.current_accelerator().type
+    found |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
+    return found | {"system": platform.platform()}
