@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from wvq.checksums import verify_checksums, write_checksums
 from wvq.errors import CheckpointError, ConfigError, first_line, near_match
 from wvq.pretrained import resolve_folder
+from wvq.weight_files import verify_weights, written_weights
 
 NULL_CLASS = -1
 _MINILM = "all-MiniLM-L6-v2"
@@ -185,7 +185,7 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         folder = resolve_text_encoder(path)
-        verify_checksums(folder)
+        verify_weights(folder)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, info = AutoModel.from_pretrained(
@@ -237,10 +237,14 @@ class TextEncoder:
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the encoder and its tokenizer, with the SHA-256 of the weight files."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        write_checksums(folder)
+        """Write the encoder and its tokenizer, with the SHA-256 of the weight files.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+        """
+        with written_weights(folder):
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
 
 def _check_complete(folder: Path, tokenizer, missing_keys) -> None:

@@ -155,7 +155,7 @@ BASE = {
     "tracking",
     "distributed",
     "hardware",
-    "checksums",
+    "weight_files",
 } | {
     "folders",
     "sources",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Protocol
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from wvq.errors import CheckpointError, first_line
+from wvq.pretrained import DAMAGES
 
 CHECKPOINTS = "checkpoints"
+STATE_NAME = "run.pt"
 
 
 def find_checkpoints(folder: str | Path) -> list[Path]:
@@ -35,11 +40,20 @@ def latest_checkpoint(folder: str | Path) -> Path:
     return found[-1]
 
 
-def save_checkpoint(accelerator: Accelerator, folder: str | Path, images_seen: int, keep: int) -> Path:
-    """Write what the accelerator holds into a temporary folder, rename it when it is on the disk, drop old ones.
+class Run(Protocol):
+    """What a run keeps beside the accelerator's models and optimisers: tensors, numbers and texts."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, images_seen: int, keep: int) -> Path:
+    """Write a run into a temporary folder, rename it when it is on the disk, drop old ones.
 
     Args:
-        accelerator: holds the models, optimisers and registered objects.
+        accelerator: holds the models and optimisers.
+        run: the rest.
         folder: of the run's training.
         images_seen: names the checkpoint.
         keep: how many stay.
@@ -57,8 +71,10 @@ def save_checkpoint(accelerator: Accelerator, folder: str | Path, images_seen: i
                 shutil.rmtree(stale)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
+        state = run.state_dict()  # of all processes: it may gather from them
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            torch.save(state, partial / STATE_NAME)
             _flush(partial)
             partial.rename(target)
             for old in find_checkpoints(folder)[:-keep]:
@@ -70,6 +86,25 @@ def save_checkpoint(accelerator: Accelerator, folder: str | Path, images_seen: i
         raise CheckpointError(f"checkpoint {target} could not be written ({first_line(error)}); {rest}") from error
     accelerator.wait_for_everyone()
     return target
+
+
+def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> None:
+    """Give a run what a checkpoint holds.
+
+    Pickles are read by torch's restricted reader, which makes tensors and numbers and runs nothing. That is why the
+    run's own state is none of Accelerate's registered objects: those it unpickles without restrictions.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or holds something else.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+        run.load_state_dict(torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True))
+    except (SafetensorError, UnpicklingError, EOFError, *DAMAGES) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} cannot be read ({first_line(error)}); remove it, and --resume goes on from the "
+            "one before"
+        ) from error
 
 
 def _flush(folder: Path) -> None:

@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"wvq {wvq.__version__}")
         return 0
-    program = "wvq"
+    program, values = "wvq", None
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
@@ -215,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:  # a full disk, a folder without permission
-        _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}")
+        place = error.filename or getattr(values, "out", None) or "input/output"
+        _fail(program, f"{place}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from wvq.checksums import verify_checksums, write_checksums
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.outputs import read_json
+from wvq.weight_files import verify_weights, written_weights
 
 # Keys that transformers itself writes into a config.json beside the model's own.
 _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
@@ -127,7 +127,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
             kwargs["config"] = read_config(cls.config_class, folder)
-        verify_checksums(folder)
+        verify_weights(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(
@@ -146,10 +146,13 @@ class StrictPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, folder, *args, **kwargs) -> None:
-        """As transformers saves a model, with the SHA-256 of the weight files beside them."""
-        super().save_pretrained(folder, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_checksums(folder)
+        """As transformers saves a model, with the SHA-256 of the weight files beside them.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+        """
+        with written_weights(folder):
+            super().save_pretrained(folder, *args, **kwargs)
 
 
 def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wvq.averaging import ExponentialAverage
-from wvq.checkpoints import latest_checkpoint, save_checkpoint
+from wvq.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from wvq.errors import ConfigError, WVQError, from_worker
 from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, stop_on_signal
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
@@ -91,7 +91,6 @@ class Trainer:
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
         self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
         self.warnings: list[str] = []
-        accelerator.register_for_checkpointing(self)
 
     def _prepare_adversary(self, adversary: nn.Module) -> None:
         if self.config.channels_last:
@@ -338,7 +337,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.checkpoints.save_checkpoint`."""
         self.unreadable.merge()
-        target = save_checkpoint(self.accelerator, self.folder, self.images_seen, self.config.keep_checkpoints)
+        target = save_checkpoint(self.accelerator, self, self.folder, self.images_seen, self.config.keep_checkpoints)
         self._last_step_at = time.perf_counter()  # saving does not count as training time
         return target
 
@@ -346,9 +345,9 @@ class Trainer:
         """Continue from the newest complete checkpoint.
 
         Raises:
-            CheckpointError: the folder holds none.
+            CheckpointError: the folder holds none, or a damaged one.
         """
-        self.accelerator.load_state(str(latest_checkpoint(self.folder)))
+        load_checkpoint(self.accelerator, self, latest_checkpoint(self.folder))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
 

@@ -1,5 +1,6 @@
 """Exact resume with the real tokenizer task, the moment window, memory layout and bfloat16."""
 
+import pickle
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from wvq.errors import CheckpointError
 from wvq.settings import LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
@@ -115,3 +117,42 @@ def test_bfloat16_trains_and_averages(tmp_path):
     loaded = WassersteinVQModel.from_pretrained(tmp_path / "model")
     assert torch.equal(loaded.quantizer.codebook, run.ema.model.quantizer.codebook)
     assert result["skipped_steps"] == 0
+
+
+# ---- damaged checkpoints
+
+
+class Payload:
+    """Leaves a file behind if anything unpickles it."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_damaged_checkpoints_are_refused_and_their_pickles_run_nothing(tmp_path):
+    tokenizer_trainer(tmp_path / "run", "sliced", images=48).run()
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    files = [file for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    assert {file.suffix for file in files} >= {".safetensors", ".bin", ".pkl"}
+    for file in files:
+        content, marker = file.read_bytes(), tmp_path / "executed"
+        for damage in ("cut", "pickle", "payload"):
+            if damage == "cut":
+                file.write_bytes(content[: len(content) // 2])
+            elif damage == "pickle":
+                file.write_bytes(pickle.dumps(Payload(marker)))
+            else:
+                torch.save(Payload(marker), file)
+            trainer = tokenizer_trainer(tmp_path / "run", "sliced", images=96)
+            if file.name.startswith("random_states"):  # nothing follows from them: a step is seeded by its pictures
+                trainer.load_latest()
+            else:
+                with pytest.raises(CheckpointError, match=rf"{checkpoint} cannot be read") as caught:
+                    trainer.load_latest()
+                assert "\n" not in str(caught.value), file
+            assert not marker.exists(), file
+        file.write_bytes(content)
+    assert tokenizer_trainer(tmp_path / "run", "sliced", images=96).run(resume=True)["images"] == 96
