@@ -156,7 +156,11 @@ def _is_result_of(cell: AtomicCell, result: dict) -> bool:
 
 
 def report_study(folder: str | Path) -> list[dict]:
-    """Write ``results.json`` (no curves), ``table.md`` and the plots of a folder; returns the results of its cells."""
+    """Write ``results.json`` (no curves), ``table.md`` and the plots of a folder; returns the results of its cells.
+
+    Raises:
+        DataError: the folder holds no results, or damaged ones.
+    """
     folder = Path(folder)
     results = [read_json(file, DataError, str(file)) for file in sorted((folder / "cells").glob("*.json"))]
     if not results:

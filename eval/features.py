@@ -62,6 +62,7 @@ class FeatureNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return next(self.parameters()).device
 
     @torch.inference_mode()

@@ -51,6 +51,7 @@ class PictureFeatures:
 
     @property
     def num_images(self) -> int:
+        """N."""
         return len(self.features)
 
     def description(self) -> dict[str, int | str]:

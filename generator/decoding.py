@@ -28,6 +28,7 @@ class Halves:
     While guidance is off only the conditional half runs; the other one catches up in one pass when it comes on.
 
     Args:
+        model: the generator.
         condition: of ``count`` pictures.
         scales: guidance scale at each position.
         start: first position whose logits will be wanted.

@@ -25,6 +25,7 @@ def guidance_scales(
             same with x ** power in place of x, which keeps the start freer the larger the power is.
         power: of ``power_cosine``.
         interval: shares between which guidance is on, the end left out; outside of it the scale is 1.
+        length: number of positions.
     """
     rise = {
         "constant": lambda x: 1.0,

@@ -289,6 +289,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             order: (B, T) int64, each row a permutation: the positions in the order that they are read in; row by row
                 if None. Needs a model with ``target_positions``.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
+
+        Raises:
+            ConfigError: codes of another number, or an order that the model cannot follow.
         """
         codes = codes.flatten(1)
         if order is not None:

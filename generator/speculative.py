@@ -43,6 +43,9 @@ class Speculation:
 
     Args:
         codes: (B, T) int64, -1 where codes are to be drawn; filled in place.
+        model: the generator.
+        condition: of the B pictures.
+        seeds: B seeds, one a picture.
         scales: guidance scale at each position.
         settings: :class:`wvq.generator.sampling.SamplingSettings`.
     """

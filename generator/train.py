@@ -77,6 +77,7 @@ class ConditionedCodes(Dataset):
 
     @staticmethod
     def collate_fn(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch is whole as it comes."""
         return batch
 
     def _text_row(self, key: int | tuple[int, int]) -> int:
@@ -242,7 +243,11 @@ def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerato
 
 
 def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
-    """Refuse a cache that another tokenizer made, or that holds more than one code a position."""
+    """Hold a cache against the tokenizer.
+
+    Raises:
+        CacheError: another tokenizer made it, or it holds more than one code a position.
+    """
     config = tokenizer.config
     if header.layout["kind"] != "grid":
         raise CacheError(
@@ -263,7 +268,12 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
 
 
 def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -> TextEncoder | None:
-    """The text encoder of a text-conditional run, or None."""
+    """The text encoder of a text-conditional run, or None.
+
+    Raises:
+        ConfigError: the codes have no captions.
+        CheckpointError, DownloadError: the encoder cannot be read or fetched.
+    """
     if not condition.text:
         return None
     if not codes.header.has_captions:
@@ -277,7 +287,11 @@ def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -
 def build_config(
     recipe: GeneratorRecipe, header: CodeHeader, text_encoder: TextEncoder | None
 ) -> ImageCodeTransformerConfig:
-    """The model's config: sizes from the recipe, the rest from the cache."""
+    """The model's config: sizes from the recipe, the rest from the cache.
+
+    Raises:
+        ConfigError: a field that comes from the cache is in the recipe, or one is out of range.
+    """
     for given in _FROM_CACHE:
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")

@@ -34,6 +34,11 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
 
 
 def part_folder(folder: Path, name: str) -> Path:
+    """The folder of one part.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
     part = folder / name
     if not part.is_dir():
         raise CheckpointError(f"{folder}: the pipeline's {name} folder is missing; download or save the pipeline again")
@@ -41,7 +46,11 @@ def part_folder(folder: Path, name: str) -> Path:
 
 
 def read_sampling(folder: Path) -> SamplingSettings:
-    """The sampling defaults of a pipeline folder, after a check of its index."""
+    """The sampling defaults of a pipeline folder, after a check of its index.
+
+    Raises:
+        CheckpointError: the index is missing or damaged, or points to parts elsewhere.
+    """
     file = folder / INDEX_NAME
     index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
     if index.get("_class_name") != PIPELINE_CLASS:

@@ -95,6 +95,7 @@ class ImageGenerationPipeline:
 
     @property
     def device(self) -> torch.device:
+        """Where the generator is."""
         return self.generator.device
 
     def to(self, device: torch.device | str) -> ImageGenerationPipeline:

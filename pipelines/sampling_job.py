@@ -17,11 +17,10 @@ from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import read_json, refuse_occupied, write_json
+from wvq.outputs import JOB_NAME, read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
-JOB_NAME = "job.json"
 SHEET_NAME = "sheet.png"
 PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON
 ON_SHEET = 64

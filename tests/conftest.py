@@ -15,6 +15,7 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
+from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from wvq.recipes import DataConfig, ExportRecipe, TokenizerRecipe
 from wvq.settings import LossConfig, TrainConfig
 
@@ -169,3 +170,26 @@ def fresh_accelerator():
     yield
     for state in states:
         state._reset_state()
+
+
+# ---- stand-ins of evaluations
+
+
+@pytest.fixture
+def pictures():
+    return draw_pictures
+
+
+@pytest.fixture
+def picture_set():
+    return PictureSet
+
+
+@pytest.fixture
+def projection():
+    return ProjectionNetwork()
+
+
+@pytest.fixture
+def projection_with_logits():
+    return ProjectionNetwork(has_logits=True)

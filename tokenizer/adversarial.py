@@ -187,6 +187,8 @@ def combined_gradient(
         others, adversarial: 0-d losses, functions of ``pictures``.
         layer: weight of the decoder's last layer.
         pictures: the reconstruction as a leaf of its own.
+        weight: of the adversarial loss.
+        most: bound of the ratio; None for no ratio.
     """
     (pixel_gradient,) = torch.autograd.grad(others, pictures)
     (verdict_gradient,) = torch.autograd.grad(adversarial, pictures)

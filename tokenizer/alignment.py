@@ -75,12 +75,14 @@ class MomentWindow:
         return mean, packed[2:] - torch.outer(mean, mean)
 
     def state_dict(self) -> dict:
+        """The state of an exact resume."""
         return {
             "counts": [count for count, _ in self._batches],
             "packed": [packed.cpu() for _, packed in self._batches],
         }
 
     def load_state_dict(self, state: dict, device: torch.device | str = "cpu") -> None:
+        """Take up the state that :meth:`state_dict` gave."""
         self._batches = deque(zip(state["counts"], [packed.to(device) for packed in state["packed"]], strict=True))
         self._total = sum(state["counts"])
 

@@ -97,6 +97,7 @@ class Quantizer(nn.Module):
         return {}
 
     def load_training_state(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`training_state` gave."""
         pass
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
@@ -194,6 +195,7 @@ WEIGHTS = ("codebook_weight", "commitment_weight", "alignment_weight", "entropy_
 
 
 def first_given(value, default):
+    """The value, or the default where it is None."""
     return default if value is None else value
 
 
@@ -205,10 +207,18 @@ def code_counts(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
 
 
 def require_width(features: torch.Tensor, dim: int) -> None:
+    """
+    Raises:
+        DataError: features (..., D) of another width than the codes.
+    """
     if features.shape[-1] != dim:
         raise DataError(f"features have {features.shape[-1]} dims, but code_dim is {dim}; they must be equal")
 
 
 def require_finite(features: torch.Tensor) -> None:
+    """
+    Raises:
+        DataError: NaN or infinite features.
+    """
     if not bool(features.isfinite().all()):
         raise DataError("features must be finite, got NaN or infinite values; look at the network that made them")

@@ -61,6 +61,11 @@ class PatchDiscriminator(Discriminator):
                     nn.init.zeros_(layer.bias)
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """The pictures themselves.
+
+        Raises:
+            ConfigError: pictures too small for the layers.
+        """
         if min(pictures.shape[-2:]) < self.smallest:
             raise ConfigError(
                 f"discriminator.num_layers is too high for pictures of {min(pictures.shape[-2:])} pixels: it needs at "

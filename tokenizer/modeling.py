@@ -28,6 +28,7 @@ from wvq.tokenizer.quantizers import build_quantizer
 
 
 def norm(channels: int) -> nn.GroupNorm:
+    """Group norm over up to 32 groups."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
@@ -74,11 +75,13 @@ class Upsample(nn.Conv2d):
 
 
 def middle(channels: int, config: WassersteinVQConfig) -> list[nn.Module]:
+    """The blocks at the lowest resolution, between encoder or decoder levels and their end."""
     attention = [AttentionBlock(channels)] if config.attention else []
     return [ResBlock(channels, channels, config.dropout), *attention, ResBlock(channels, channels, config.dropout)]
 
 
 def level(in_channels: int, channels: int, blocks: int, lowest: bool, config: WassersteinVQConfig) -> list[nn.Module]:
+    """The residual blocks of one resolution, with attention at the lowest."""
     layers: list[nn.Module] = []
     for index in range(blocks):
         layers.append(ResBlock(in_channels if index == 0 else channels, channels, config.dropout))
@@ -139,6 +142,7 @@ class Projector(nn.Module):
         self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
 
     def reset(self) -> None:
+        """Orthogonal weights, each direction the inverse of the other as far as the widths allow."""
         init.orthogonal_(self.in_weight)
         init.copy_(self.out_weight, self.in_weight.T)
         init.zeros_(self.in_bias)

@@ -54,9 +54,11 @@ class MultiScaleQuantizer(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss."""
         return {"codebook_weight": 1.0, **self.book.weights}
 
     def reset_codebook(self) -> None:
+        """Draw the codes of the codebook."""
         self.book.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
@@ -100,9 +102,11 @@ class MultiScaleQuantizer(nn.Module):
         return [self._tokens(residual, side) for residual, side in zip(residuals, self.scales, strict=True)]
 
     def training_state(self) -> dict:
+        """The state of an exact resume."""
         return self.book.training_state()
 
     def load_training_state(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`training_state` gave."""
         self.book.load_training_state(state, device)
 
     def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:

@@ -33,13 +33,16 @@ class ProductQuantizer(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss."""
         return self.groups[0].weights
 
     def reset_codebook(self) -> None:
+        """Draw the codes of all codebooks."""
         for group in self.groups:
             group.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
+        """Those of all codebooks."""
         return [parameter for group in self.groups for parameter in group.codebook_parameters()]
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
@@ -59,9 +62,11 @@ class ProductQuantizer(nn.Module):
         return torch.cat([group.lookup(codes[..., g]) for g, group in enumerate(self.groups)], dim=-1)
 
     def training_state(self) -> dict:
+        """The state of an exact resume."""
         return {"groups": [group.training_state() for group in self.groups]}
 
     def load_training_state(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`training_state` gave."""
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.load_training_state(saved, device)
 

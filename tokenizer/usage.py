@@ -51,8 +51,10 @@ class CodebookUsage:
         )
 
     def state_dict(self) -> dict:
+        """The state of an exact resume."""
         return {"counts": None if self.counts is None else self.counts.cpu(), "alarmed": self.alarmed}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`state_dict` gave."""
         self.counts = None if state["counts"] is None else state["counts"].to(device)
         self.alarmed = state["alarmed"]

@@ -23,6 +23,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move towards the model's weights after one of its steps."""
         decay = average_decay(self.decay, self.updates)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -30,8 +31,10 @@ class ExponentialAverage:
         self.updates += 1
 
     def state_dict(self) -> dict:
+        """The state of an exact resume."""
         return {"updates": self.updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Take up the state that :meth:`state_dict` gave."""
         self.updates = state["updates"]
         self.model.load_state_dict(state["model"])

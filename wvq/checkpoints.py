@@ -43,9 +43,11 @@ def latest_checkpoint(folder: str | Path) -> Path:
 class Run(Protocol):
     """What a run keeps beside the accelerator's models and optimisers: tensors, numbers and texts."""
 
-    def state_dict(self) -> dict: ...
+    def state_dict(self) -> dict:
+        """What is to be kept."""
 
-    def load_state_dict(self, state: dict) -> None: ...
+    def load_state_dict(self, state: dict) -> None:
+        """Take it up again."""
 
 
 def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, images_seen: int, keep: int) -> Path:

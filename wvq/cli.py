@@ -108,7 +108,7 @@ def _compare_arguments(parser: Parser) -> None:
 
 
 def _info_arguments(parser: Parser) -> None:
-    parser.add_argument("path", type=str, help="pipeline, tokenizer, generator, code cache, result or sampled picture")
+    parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
 
 
 def _quickstart_arguments(parser: Parser) -> None:

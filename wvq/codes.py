@@ -115,6 +115,7 @@ class CodeHeader:
                 raise CacheError(f"{file}: {name} has the value {getattr(self, name)!r}; export the codes again")
 
     def save(self, folder: str | Path) -> None:
+        """Write ``header.json`` into a folder; it is complete or absent."""
         write_json(Path(folder) / HEADER_NAME, asdict(self))
 
     @property
@@ -205,6 +206,7 @@ class CodeDataset(Dataset):
         return torch.from_numpy(self._codes[np.asarray(rows)].astype(np.int64))
 
     def label(self, index: int) -> int:
+        """Class id of a picture, -1 for none."""
         return int(self.labels[index * self.num_crops])
 
     def texts(self, index: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from wvq.recipes import AtomicRecipe, DataConfig, ExportRecipe, GeneratorRecipe,
 
 
 def recipe_of(values, recipe: type):
+    """The recipe whose fields were parsed."""
     return recipe(**{field.name: getattr(values, field.name) for field in fields(recipe)})
 
 
@@ -32,6 +33,11 @@ def quiet_libraries() -> None:
 
 
 def device_of(name: str | None) -> str:
+    """The device of that name; the best there is for None.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
     import torch
 
     if name is None:
@@ -49,6 +55,7 @@ def device_of(name: str | None) -> str:
 
 
 def is_main_process() -> bool:
+    """Whether this process speaks for all of a run."""
     from wvq.distributed import processes
 
     return processes().is_main_process
@@ -64,6 +71,7 @@ def _data_options(data: DataConfig) -> str:
 
 
 def quickstart(values) -> None:
+    """``wvq quickstart``."""
     quiet_libraries()
     from wvq.quickstart import run_quickstart
 
@@ -71,6 +79,7 @@ def quickstart(values) -> None:
 
 
 def train_tokenizer(values) -> None:
+    """``wvq train-tokenizer``."""
     quiet_libraries()
     from wvq.tokenizer.train import train_tokenizer as train
 
@@ -83,6 +92,7 @@ def train_tokenizer(values) -> None:
 
 
 def export_codes(values) -> None:
+    """``wvq export-codes``."""
     quiet_libraries()
     from wvq.tokenizer.export import export_codes as export
 
@@ -99,6 +109,7 @@ def export_codes(values) -> None:
 
 
 def train_generator(values) -> None:
+    """``wvq train-generator``."""
     quiet_libraries()
     from wvq.pipelines.assemble import train_pipeline
 
@@ -110,6 +121,11 @@ def train_generator(values) -> None:
 
 
 def sample(values) -> None:
+    """``wvq sample``.
+
+    Raises:
+        ConfigError: prompts from two places, or what the pipeline refuses.
+    """
     quiet_libraries()
     from wvq.pipelines.image_generation import ImageGenerationPipeline
     from wvq.pipelines.sampling_job import SHEET_NAME, sample_to_folder
@@ -153,12 +169,14 @@ def _prompt_lines(file: str) -> list[str]:
 
 
 def sampling_of(values) -> dict:
+    """The sampling settings that were given, by field; None where they were not."""
     from wvq.generator.sampling import SamplingSettings
 
     return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
 
 
 def study_atomic(values) -> None:
+    """``wvq study atomic``."""
     from wvq.eval.atomic_study import run_study, study_table
 
     recipe = recipe_of(values, AtomicRecipe)
@@ -167,12 +185,14 @@ def study_atomic(values) -> None:
 
 
 def info(values) -> None:
+    """``wvq info``."""
     from wvq.describe import describe
 
     print(describe(values.path))
 
 
 def print_figures(figures: dict) -> None:
+    """A line for each number or text."""
     shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
     width = max(map(len, shown), default=0) + 2
     for name, value in shown.items():

@@ -70,18 +70,22 @@ class ImageDataset(Dataset):
 
     @property
     def labels(self) -> list[int] | None:
+        """Class id of each picture, -1 for none; None if the data has no classes."""
         return self.table.labels
 
     @property
     def captions(self) -> list[str] | None:
+        """The first caption of each picture; None if the data has no captions."""
         return self.table.captions
 
     @property
     def texts(self) -> list[tuple[str, ...]] | None:
+        """All captions of each picture; None if the data has no captions."""
         return self.table.texts
 
     @property
     def crop_recipe(self) -> str:
+        """How pictures are cut out, such as ``random(0.8)+flip``."""
         crop = self.crop if self.crop == "center" else f"{self.crop}({self.min_crop_fraction:g})"
         return crop + ("+flip" if self.flip else "")
 

@@ -1,13 +1,14 @@
-"""Says in plain words what a folder or file is: pipeline, tokenizer, generator, code cache, run, result or picture."""
+"""Says in plain words what a folder or file of wvq is: a model, codes, a run, pictures, features, or a result."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from wvq.codes import HEADER_NAME, CodeHeader
 from wvq.errors import CheckpointError, DataError
 from wvq.layout import layout_text
-from wvq.outputs import INDEX_NAME, TRAINING, read_json
+from wvq.outputs import IDENTITY_NAME, INDEX_NAME, JOB_NAME, TRAINING, read_json
 from wvq.pretrained import is_number, read_config
 from wvq.tracking import LOG_NAME
 
@@ -23,7 +24,7 @@ def describe(path: str | Path) -> str:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
-        return _picture(path) if path.suffix.lower() == ".png" else _result(path)
+        return {".png": _picture, ".npz": _archive}.get(path.suffix.lower(), _result)(path)
     if (path / INDEX_NAME).exists():
         return _pipeline(path)
     if (path / HEADER_NAME).exists():
@@ -32,7 +33,15 @@ def describe(path: str | Path) -> str:
         return _model(path)
     if (path / TRAINING).is_dir():
         return f"{path}: a training run that has not ended; see {path / TRAINING / LOG_NAME}, or resume it"
-    raise DataError(f"{path} holds no pipeline, tokenizer, generator, code cache or training run of wvq")
+    if (path / JOB_NAME).exists():
+        return _samples(path)
+    if (path / IDENTITY_NAME).exists():
+        return _features(path)
+    if kept := sorted(file.parent for file in path.glob(f"*/{IDENTITY_NAME}")):
+        return "\n".join([f"{path}: features of {len(kept)} sets of real pictures", *map(_features, kept)])
+    raise DataError(
+        f"{path} holds no pipeline, tokenizer, generator, code cache, training run, samples or features of wvq"
+    )
 
 
 def _lines(title: str, rows: dict) -> str:
@@ -62,6 +71,7 @@ def _tokenizer(path: Path) -> str:
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
             "quantizer": config.quantizer,
             "trained on": ", ".join(config.class_names),
+            "weights": _averaging(config.averaging_decay),
             **_measured(path),
         },
     )
@@ -80,9 +90,16 @@ def _generator(path: Path) -> str:
             "codes": f"{config.grid[0]} x {config.grid[1]} a picture, K = {config.num_codes:,}",
             "conditions": " and ".join(conditions) or "none",
             "classes": ", ".join(config.class_names),
+            "weights": _averaging(config.averaging_decay),
             **_measured(path),
         },
     )
+
+
+def _averaging(decay: float | None) -> str | None:
+    if decay is None:
+        return None
+    return f"moving average over training, decay {decay}" if decay else "as trained, not averaged"
 
 
 def _measured(path: Path) -> dict[str, str | None]:
@@ -134,6 +151,65 @@ def _picture(path: Path) -> str:
     return _lines(f"{path}: sampled picture", settings)
 
 
+def _samples(path: Path) -> str:
+    from wvq.generator.sampling import SamplingSettings
+
+    file = path / JOB_NAME
+    job = read_json(file, DataError, f"{file} is missing")
+    sampling = job.get("sampling")
+    if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
+        raise DataError(f"{file} is no job of wvq sample")
+    plain = asdict(SamplingSettings())
+    changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
+    there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
+    rows = {
+        "pictures": _part_of(there, job["num_images"]) + ("" if there >= job["num_images"] else "; --resume goes on"),
+        "seeds": f"from {job.get('seed')}",
+        "sampling": ", ".join(changed) or "as usual",
+        "weights": job.get("reduced") or "as saved",
+    }
+    return _lines(f"{path}: pictures of wvq sample", rows)
+
+
+def _archive(path: Path) -> str:
+    from wvq.eval.archives import read_archive
+
+    archive = read_archive(path)
+    pictures, moments = archive.pictures, archive.moments
+    spatial = "" if archive.spatial is None else f", and of {len(archive.spatial.mean):,} spatial ones"
+    rows = {
+        "pictures": "none"
+        if pictures is None
+        else f"{len(pictures):,} of {pictures.shape[3]} x {pictures.shape[2]} px",
+        "statistics": "none" if moments is None else f"of {len(moments.mean):,} Inception features{spatial}",
+        "sha256": f"{archive.sha256[:12]}...",
+    }
+    return _lines(f"{path}: archive of reference pictures or samples", rows)
+
+
+def _features(path: Path) -> str:
+    from wvq.eval.streaming import numbers_in
+
+    file = path / IDENTITY_NAME
+    identity = read_json(file, DataError, f"{file} is missing")
+    there, wanted = len(numbers_in(path)), identity.get("num_images")
+    if "pipeline_weights" in identity or "tokenizer_weights" in identity:
+        what = "samples" if "pipeline_weights" in identity else "reconstructions"
+        rows = {what: f"{_part_of(there, wanted)} measured", "network": identity.get("feature_network")}
+        return _lines(f"{path}: an evaluation that has not ended; the same command goes on with it", rows)
+    rows = {
+        "pictures": f"{_part_of(there, wanted)} ({identity.get('kind')})",
+        "size and crop": f"{identity.get('image_size')} px, {identity.get('crop')}",
+        "network": identity.get("feature_network"),
+        "sha256": f"{str(identity.get('sha256'))[:12]}...",
+    }
+    return _lines(f"{path}: features of real pictures", rows)
+
+
+def _part_of(there: int, wanted) -> str:
+    return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
+
+
 def _result(path: Path) -> str:
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:
@@ -148,9 +224,16 @@ def _result(path: Path) -> str:
         for name, value in metrics.items()
         if isinstance(value, int | float)
     }
+    settings = result.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    reference = settings.get("reference")
+    which = f" ({reference.get('kind')} pictures)" if isinstance(reference, dict) else ""
     counts = {
         "pictures": result.get("num_images"),
-        "reference": result.get("num_reference"),
+        "reference": f"{result.get('num_reference')}{which}",
+        "network": settings.get("feature_network"),
         "date": result.get("date"),
     }
-    return _lines(f"{path}: {kind} result", {**counts, **rows})
+    warnings = result.get("warnings")
+    warned = [f"  warning: {line}" for line in warnings] if isinstance(warnings, list) else []
+    return "\n".join([_lines(f"{path}: {kind} result", {**counts, **rows}), *warned])

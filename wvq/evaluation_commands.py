@@ -11,6 +11,11 @@ from wvq.errors import ConfigError, WVQError
 
 
 def evaluate_reconstruction(values) -> None:
+    """``wvq evaluate reconstruction``.
+
+    Raises:
+        ConfigError: an archive in place of pictures.
+    """
     quiet_libraries()
     from wvq.data import load_images
     from wvq.eval.reconstruction import evaluate_reconstruction as evaluate
@@ -55,6 +60,11 @@ def _lpips(weights: str, device):
 
 
 def evaluate_generation(values) -> None:
+    """``wvq evaluate generation``.
+
+    Raises:
+        ConfigError: an archive of unknown kind, or options that a preset rules out.
+    """
     quiet_libraries()
     from wvq.data import load_images
     from wvq.eval.archives import read_archive
@@ -177,6 +187,7 @@ def _save_result(out: str | None, result: dict, blocks: Callable[[], list], work
 
 
 def evaluate_compare(values) -> None:
+    """``wvq evaluate compare``."""
     from wvq.eval.ranking import compare_results
 
     print(compare_results(values.results))

@@ -18,6 +18,8 @@ from wvq.errors import ConfigError, WVQError
 
 RECIPE_NAME = "recipe.yaml"
 INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
+JOB_NAME = "job.json"  # of a folder of samples, written first
+IDENTITY_NAME = "identity.json"  # of a folder of features, written first
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
 
 

@@ -23,12 +23,18 @@ class Parser(ArgumentParser):
         super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
 
     def instantiate(self, values: Namespace) -> Namespace:
+        """Recipes and configs of the parsed values, after a check that each group holds fields."""
         for name in self.groups:
             if not isinstance(values.get(name), Namespace | None):
                 self.error(f"{name} must hold fields by name, got {values[name]!r}")
         return super().instantiate(values)
 
     def error(self, message: str, ex: Exception | None = None):
+        """Say what is wrong in one line.
+
+        Raises:
+            ConfigError: always.
+        """
         line = " ".join(str(message).split())
         line = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", line).replace('Parser key "', '"')
         if union := re.search(r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)$", line):

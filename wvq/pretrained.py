@@ -59,10 +59,12 @@ class StrictConfig(PreTrainedConfig):
 
 
 def is_integer(value, minimum: int = 1) -> bool:
+    """Whether a value of a config is an integer, no boolean, of at least ``minimum``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def is_number(value, minimum: float = 0.0) -> bool:
+    """Whether a value of a config is a finite number, no boolean, of at least ``minimum``."""
     return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
 
 

@@ -24,6 +24,7 @@ class ShardedModel:
         whole: an unsharded copy of the model; lies on the CPU between its uses.
         sharded: the model that trains.
         decay: of the moving average; 0 for the weights themselves.
+        device: where the whole model is used.
     """
 
     def __init__(self, whole: nn.Module, sharded: nn.Module, decay: float, device: torch.device):
@@ -48,12 +49,14 @@ class ShardedModel:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights after one of its steps."""
         if not self.decay:
             return
         torch._foreach_lerp_(self.shards, list(model.parameters()), 1 - average_decay(self.decay, self.updates))
         self.updates += 1
 
     def state_dict(self) -> dict:
+        """The state of an exact resume. All processes ask together."""
         state = {"updates": self.updates, "model": None}
         if self.decay:
             state["model"] = {name: value.cpu() for name, value in self.model.state_dict().items()}
@@ -62,6 +65,7 @@ class ShardedModel:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
+        """Take up the state that :meth:`state_dict` gave."""
         self.updates = state["updates"]
         if state["model"] is None:
             return

@@ -75,6 +75,7 @@ class Task:
         return {}
 
     def load_training_state(self, model: nn.Module, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`training_state` gave."""
         pass
 
 
@@ -86,6 +87,7 @@ class RunningMeans:
         self.counts: dict[str, int] = {}
 
     def add(self, figures: dict[str, torch.Tensor]) -> None:
+        """Add the figures of one step, 0-d each."""
         for name, value in figures.items():  # some figures belong to some steps only
             self.sums[name] = self.sums.get(name, 0) + value
             self.counts[name] = self.counts.get(name, 0) + 1

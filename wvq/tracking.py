@@ -40,6 +40,7 @@ class RunLog:
         self._writer.add_image(name, np.asarray(picture), images, dataformats="HWC")
 
     def close(self) -> None:
+        """End the run in the trackers."""
         self._writer.close()
 
 

@@ -101,6 +101,7 @@ class Trainer:
 
     @property
     def raw_model(self) -> nn.Module:
+        """The model itself, behind what wraps it for several processes or a compiler."""
         return self.accelerator.unwrap_model(self.model)
 
     @property
@@ -315,6 +316,7 @@ class Trainer:
     # ---- checkpoints
 
     def state_dict(self) -> dict:
+        """What an exact resume needs beside weights and optimisers. All processes ask together."""
         return {
             "images_seen": self.images_seen,
             "elapsed": self.elapsed,
@@ -326,6 +328,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Take up the state that :meth:`state_dict` gave."""
         device = self.accelerator.device
         self.images_seen, self.elapsed, self.warnings = state["images_seen"], state["elapsed"], state["warnings"]
         self.skipped = {name: count.to(device) for name, count in state["skipped"].items()}

@@ -91,6 +91,7 @@ class DrawnPictures:
 
     @property
     def watched(self) -> bool:
+        """Whether the data set tells which pictures were replaced."""
         return hasattr(self.dataset, "store")
 
     def observe(self, batch: dict) -> None:

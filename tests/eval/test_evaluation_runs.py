@@ -1,4 +1,4 @@
-"""`wvq evaluate generation` as users run it: on two processes, and after its process was killed."""
+"""`wvq evaluate` as users run it: on two processes, and after its process was killed."""
 
 import json
 import os
@@ -23,11 +23,13 @@ def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(pipeline_dir, picture_folder):
-    def start(home: Path, kill_at=0, world=1, name="result.json"):
-        options = (
-            f"--data.path={picture_folder} --data.image_size=16 --num_images=12 --batch_size=4 --out={home / name}"
-        )
-        arguments = ["evaluate", "generation", str(pipeline_dir), *options.split(), f"--save-samples={home / 'pngs'}"]
+    def start(home: Path, kill_at=0, world=1, task="generation"):
+        options = [f"--data.path={picture_folder}", "--data.image_size=16", f"--out={home / 'result.json'}"]
+        if task == "generation":
+            arguments = [str(pipeline_dir), "--num_images=12", "--batch_size=4", f"--save-samples={home / 'pngs'}"]
+        else:
+            arguments = [str(pipeline_dir / "tokenizer"), "--batch_size=2", "--data.validation_fraction=0.2"]
+        arguments = ["evaluate", task, *arguments, *options]
         settings = json.dumps({"arguments": arguments, "kill_at": kill_at, "world": world})
         launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
         command = [sys.executable, *(["-m", *launcher] if world > 1 else []), str(WORKER), settings]
@@ -36,6 +38,15 @@ def run(pipeline_dir, picture_folder):
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def whole_reconstruction(run, tmp_path_factory):
+    """The same of a tokenizer."""
+    home = tmp_path_factory.mktemp("reconstructed")
+    done = run(home, task="reconstruction")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +62,23 @@ def result(home):
     return json.loads((home / "result.json").read_text())
 
 
-def assert_alike(home, whole, rel=None):
+def assert_same_figures(home, whole, rel=None):
     found, expected = result(home), result(whole)
     for name in ("metrics", "floor"):
         for metric, value in expected[name].items():
             assert found[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
     for name in ("num_images", "num_reference", "num_floor", "warnings"):
         assert found[name] == expected[name]
-    assert found["settings"]["samples"] == expected["settings"]["samples"]  # the very same pictures
     assert found["settings"]["reference"] == expected["settings"]["reference"]
+    assert not (home / "result.json.partial").exists()
+
+
+def assert_alike(home, whole, rel=None):
+    assert_same_figures(home, whole, rel)
+    assert result(home)["settings"]["samples"] == result(whole)["settings"]["samples"]  # the very same pictures
     pictures = [{file.name: file.read_bytes() for file in (side / "pngs").iterdir()} for side in (home, whole)]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 12
-    assert not (home / "result.json.partial").exists()
 
 
 def test_two_processes_measure_the_same_pictures(run, whole, tmp_path):
@@ -82,3 +97,20 @@ def test_a_killed_evaluation_goes_on_and_ends_alike(run, whole, tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_alike(tmp_path, whole)
+
+
+def test_two_processes_measure_the_same_reconstructions(run, whole_reconstruction, tmp_path):
+    done = run(tmp_path, world=2, task="reconstruction")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_figures(tmp_path, whole_reconstruction, rel=1e-6)
+    assert result(tmp_path)["num_tokens"] == result(whole_reconstruction)["num_tokens"] == 12 * 16
+    assert done.stdout.count("result in") == 1
+
+
+def test_a_killed_measurement_of_a_tokenizer_goes_on(run, whole_reconstruction, tmp_path):
+    killed = run(tmp_path, kill_at=9, task="reconstruction")  # 6 files of real pictures, then reconstructions
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert len(list((tmp_path / "result.json.partial").glob("*.safetensors"))) == 2
+    done = run(tmp_path, task="reconstruction")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_figures(tmp_path, whole_reconstruction)

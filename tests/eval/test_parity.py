@@ -22,7 +22,7 @@ class Pictures(TensorDataset):
 
 @pytest.fixture(scope="module")
 def two_sets():
-    from tests.eval.conftest import draw_pictures
+    from tests.stand_ins import draw_pictures
 
     return draw_pictures(COUNT, size=32), draw_pictures(COUNT, size=32, seed=1)
 

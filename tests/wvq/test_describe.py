@@ -1,13 +1,20 @@
 """What `wvq info` says of each kind of folder and file, and of damaged ones."""
 
+import contextlib
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.tiny import save_pipeline
 from wvq.describe import describe
 from wvq.errors import DataError, WVQError
+from wvq.eval.archives import write_archive
+from wvq.eval.reference_cache import cached_reference_features
+from wvq.eval.streaming import Batch, FeatureShards, stream_features
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.sampling_job import sample_to_folder
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +74,12 @@ def test_a_result_file(tmp_path):
     file = tmp_path / "result.json"
     metrics = {"fd_efficientnet_lite0": 512.25, "psnr_rgb": 21.5}
     floor = {"fd_efficientnet_lite0": 490.125}
-    file.write_text(json.dumps({"kind": "generation", "metrics": metrics, "floor": floor, "num_images": 420}))
+    result = {"kind": "generation", "metrics": metrics, "floor": floor, "num_images": 420, "num_reference": 400}
+    result |= {"settings": {"reference": {"kind": "train"}}, "warnings": ["few pictures"]}
+    file.write_text(json.dumps(result))
     text = describe(file)
+    assert "400 (train pictures)" in text
+    assert text.endswith("warning: few pictures")
     assert "generation result" in text
     assert "512.2  (real against real 490.1)" in text
     assert [line.split() for line in text.splitlines() if "psnr" in line] == [["psnr_rgb", "21.5"]]
@@ -80,10 +91,51 @@ def test_a_run_under_way(tmp_path):
     assert "has not ended" in describe(tmp_path)
 
 
+def test_samples(pipeline_dir, tmp_path):
+    pipe = ImageGenerationPipeline.from_pretrained(pipeline_dir)
+    files = sample_to_folder(pipe, tmp_path / "s", num_images=3, seed=5, top_k=4, progress=False)
+    rows = [line.split(maxsplit=1) for line in describe(tmp_path / "s").splitlines()[1:]]
+    assert rows[0] == ["pictures", "3"]
+    assert ["seeds", "from 5"] in rows
+    assert any(name == "sampling" and "top_k 4" in value for name, value in rows)
+    files[1].unlink()
+    assert "2 of 3; --resume goes on" in describe(tmp_path / "s")
+
+
+def test_features_and_unfinished_evaluations(projection, pictures, picture_set, tmp_path):
+    for kind in ("train", "validation"):
+        cached_reference_features(picture_set(pictures(6)), projection, tmp_path / "all", kind, 4, progress=False)
+    text = describe(tmp_path / "all")
+    assert "features of 2 sets of real pictures" in text
+    assert "6 (train)" in text
+    assert "16 px, center" in text
+    (folder,) = (tmp_path / "all").glob("train-*")
+    next(folder.glob("*.safetensors")).unlink()
+    assert " of 6 (train)" in describe(folder)
+    shards = FeatureShards(tmp_path / "r.json.partial", {"pipeline_weights": {}, "num_images": 12})
+    with contextlib.suppress(KeyError):
+        images = pictures(6)
+        draw = {range(0, 4): Batch(images[:4], [0, 1, 2, 3])}.__getitem__
+        stream_features(draw, range(12), projection, shards, 4)
+    text = describe(tmp_path / "r.json.partial")
+    assert "an evaluation that has not ended" in text
+    assert "4 of 12 measured" in text
+
+
+def test_archives(pictures, tmp_path):
+    write_archive(tmp_path / "a.npz", pictures(5))
+    assert "5 of 16 x 16 px" in describe(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
+    assert "of 4 Inception features, and of 3 spatial ones" in describe(tmp_path / "b.npz")
+    (tmp_path / "c.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"c\.npz is no \.npz file"):
+        describe(tmp_path / "c.npz")
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         describe(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no pipeline, tokenizer, generator, code cache or training run"):
+    with pytest.raises(DataError, match=r"holds no pipeline, tokenizer, .*, samples or features of wvq"):
         describe(tmp_path)
 
 

@@ -8,12 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from tests.tiny import make_pipeline
 from wvq.codes import CodeDataset
 from wvq.describe import describe
 from wvq.errors import WVQError
+from wvq.eval.reference_cache import cached_reference_features
+from wvq.eval.results import make_result, write_result
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.sampling_job import sample_to_folder
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -38,6 +42,9 @@ LOADERS = {
     "generator/config.json": lambda root: ImageCodeTransformer.from_pretrained(root / "generator"),
     "model_index.json": ImageGenerationPipeline.from_pretrained,
     "codes/header.json": lambda root: CodeDataset(root / "codes", "train"),
+    "samples/job.json": lambda root: describe(root / "samples"),
+    "features/identity.json": lambda root: describe(root / "features"),
+    "result.json": lambda root: describe(root / "result.json"),
 }
 
 
@@ -47,6 +54,12 @@ def root(tiny_tokenizer_dir, tiny_codes_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz") / "root"
     make_pipeline(tiny_tokenizer_dir).save_pretrained(folder)
     shutil.copytree(tiny_codes_dir, folder / "codes")
+    pipe = make_pipeline(tiny_tokenizer_dir)
+    sample_to_folder(pipe, folder / "samples", num_images=1, progress=False)
+    cached_reference_features(PictureSet(draw_pictures(4)), ProjectionNetwork(), folder, "train", progress=False)
+    next(folder.glob("train-*")).rename(folder / "features")
+    settings = {"reference": {"kind": "train"}, "seed": 0}
+    write_result(folder / "result.json", make_result("generation", {"fid": 2.0}, {}, 4, 4, 0, settings, ["few"]))
     return folder
 
 

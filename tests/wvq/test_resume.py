@@ -132,6 +132,7 @@ class Payload:
         return open, (self.marker, "w")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_damaged_checkpoints_are_refused_and_their_pickles_run_nothing(tmp_path):
     tokenizer_trainer(tmp_path / "run", "sliced", images=48).run()
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
