@@ -74,7 +74,7 @@ class WindowedQuantizer(AlignedQuantizer):
         self.window = MomentWindow(config.window_size)
 
     def moments(self, features: torch.Tensor, joined: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean (D,) and covariance (D, D) of recent features, these (N, D) among them; these alone unless ``joined``."""
+        """Mean (D,) and covariance (D, D) of recent features and these (N, D); these alone unless ``joined``."""
         window = self.window if joined else MomentWindow(self.window.size)
         window.update(features, joined)
         return window.moments()
