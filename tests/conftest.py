@@ -1,8 +1,11 @@
 """What several folders of tests share: offline on one thread, tiny pictures, a tiny trained tokenizer and its codes."""
 
 import faulthandler
+import io
 import json
 import os
+from types import SimpleNamespace
+from urllib.error import URLError
 
 # Before torch and huggingface_hub are imported, and inherited by the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,8 +17,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw
+from torchvision.models import vgg
 
 from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
+from tests.vision import vgg_file
+from wvq.eval.features import load_feature_network
 from wvq.recipes import DataConfig, ExportRecipe, TokenizerRecipe
 from wvq.settings import LossConfig, TrainConfig
 
@@ -193,3 +199,51 @@ def projection():
 @pytest.fixture
 def projection_with_logits():
     return ProjectionNetwork(has_logits=True)
+
+
+@pytest.fixture(scope="session")
+def random_inception_file(tmp_path_factory):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        """Keeps its random weights."""
+
+        def load_state_dict(self, state_dict):
+            return None
+
+    empty, path = io.BytesIO(), tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save({}, empty)
+    empty.seek(0)
+    torch.manual_seed(0)
+    network = Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def inception(random_inception_file):
+    return load_feature_network("inception", random_inception_file)
+
+
+@pytest.fixture
+def vgg_layers(monkeypatch):
+    """Random layers of VGG-16; torchvision builds it without its classifier of half a GB, and cannot fetch weights."""
+    pytest.importorskip("lpips", reason="the package lpips is missing")
+
+    def vgg16(pretrained):
+        if pretrained:
+            raise URLError("no network")
+        return SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
+
+    monkeypatch.setattr("torchvision.models.vgg16", vgg16)
+    layers = vgg.make_layers(vgg.cfgs["D"])
+    for layer in layers:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, generator=torch.Generator().manual_seed(1))
+    return layers
+
+
+@pytest.fixture
+def lpips_file(vgg_layers, tmp_path):
+    """Random weights of VGG-16 in the file that LPIPS reads."""
+    return vgg_file(vgg_layers, tmp_path)

@@ -12,6 +12,7 @@ from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.quickstart import stage_recipes
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
@@ -90,3 +91,20 @@ def save_pipeline(tokenizer_dir: Path, folder: Path) -> Path:
     encoder = save_text_encoder(folder / "encoder")
     make_pipeline(tokenizer_dir, encoder).save_pretrained(folder / "pipeline")
     return folder / "pipeline"
+
+
+def tiny_stage_recipes(text_encoder: Path):
+    """In place of the quick start's `stage_recipes`: tiny models for a few steps, with the given text encoder."""
+
+    def stages(recipe):
+        tokenizer, export, generator = stage_recipes(recipe)
+        tokenizer.data.image_size = export.data.image_size = 16
+        tokenizer.model |= {"base_channels": 8, "channel_multipliers": [1, 2], "num_codes": 64, "code_dim": 4}
+        generator.model |= {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "code_dim": 4}
+        generator.condition.text_encoder = str(text_encoder)
+        export.num_crops = 2
+        for train in (tokenizer.train, generator.train):
+            train.images, train.batch_size, train.evaluate_every, train.log_every = 480, 16, 240, 48
+        return tokenizer, export, generator
+
+    return stages

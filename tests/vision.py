@@ -23,3 +23,11 @@ def save_convnext(folder: Path) -> Path:
     config = ConvNextConfig(hidden_sizes=[4, 6, 8, 12], depths=[1, 1, 1, 1], image_size=64)
     ConvNextModel(config).save_pretrained(folder)
     return folder
+
+
+def vgg_file(layers, tmp_path):
+    """Weights as torchvision names them; the classifier's are there, but are not looked at."""
+    file = tmp_path / "vgg16.pth"
+    weights = {f"features.{name}": value for name, value in layers.state_dict().items()}
+    torch.save({**weights, "classifier.0.bias": torch.zeros(1)}, file)
+    return file

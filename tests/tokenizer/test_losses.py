@@ -2,16 +2,13 @@
 
 import copy
 import sys
-from types import SimpleNamespace
-from urllib.error import URLError
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import vgg
 
-from tests.vision import save_vit
+from tests.vision import save_vit, vgg_file
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.networks import VisionBackbone
 from wvq.settings import LossConfig
@@ -162,32 +159,6 @@ def test_lpips_without_its_package_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ConfigError, match=r'^loss.perceptual_network "lpips" needs .*pip install "wvq\[lpips\]"$'):
         ReconstructionLoss(LossConfig(perceptual_weight=1.0))
-
-
-@pytest.fixture
-def vgg_layers(monkeypatch):
-    """Random layers of VGG-16; torchvision builds it without its classifier of half a GB, and cannot fetch weights."""
-    pytest.importorskip("lpips", reason="the package lpips is missing")
-
-    def vgg16(pretrained):
-        if pretrained:
-            raise URLError("no network")
-        return SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
-
-    monkeypatch.setattr("torchvision.models.vgg16", vgg16)
-    layers = vgg.make_layers(vgg.cfgs["D"])
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=torch.Generator().manual_seed(1))
-    return layers
-
-
-def vgg_file(layers, tmp_path):
-    """Weights as torchvision names them; the classifier's are there, but are not looked at."""
-    file = tmp_path / "vgg16.pth"
-    weights = {f"features.{name}": value for name, value in layers.state_dict().items()}
-    torch.save({**weights, "classifier.0.bias": torch.zeros(1)}, file)
-    return file
 
 
 def test_lpips_with_a_local_backbone(vgg_layers, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import CLASS_NAMES, save_text_encoder
+from tests.tiny import CLASS_NAMES, save_text_encoder, tiny_stage_recipes
 from wvq import quickstart
 from wvq.errors import ConfigError, DataError
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -27,21 +27,7 @@ def encoder_dir(tmp_path_factory):
 def tiny_stages(monkeypatch):
     """A function that makes the quick start train tiny models for a few steps, with the given text encoder."""
 
-    def shrink(text_encoder):
-        def stages(recipe):
-            tokenizer, export, generator = stage_recipes(recipe)
-            tokenizer.data.image_size = export.data.image_size = 16
-            tokenizer.model |= {"base_channels": 8, "channel_multipliers": [1, 2], "num_codes": 64, "code_dim": 4}
-            generator.model |= {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "code_dim": 4}
-            generator.condition.text_encoder = str(text_encoder)
-            export.num_crops = 2
-            for train in (tokenizer.train, generator.train):
-                train.images, train.batch_size, train.evaluate_every, train.log_every = 480, 16, 240, 48
-            return tokenizer, export, generator
-
-        monkeypatch.setattr(quickstart, "stage_recipes", stages)
-
-    return shrink
+    return lambda text_encoder: monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(text_encoder))
 
 
 def only_codes(pipe, images, codes, seed) -> dict:

@@ -1,0 +1,177 @@
+"""Every command of the README and the docs runs: as it is written, on tiny pictures and models in the place of yours.
+
+What a reader has to bring (pictures, models, weight files) lies where the command looks for it. Options are added that
+make sizes and steps small; a preset's number of samples and size are made small too. Launchers are left out.
+"""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.stand_ins import draw_pictures
+from tests.test_readme import ROOT, WVQ_LINES, command_lines, wvq_arguments
+from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER, make_pipeline, save_text_encoder, tiny_stage_recipes
+from tests.vision import save_vit
+from wvq import quickstart
+from wvq.cli import main
+from wvq.eval import presets
+from wvq.eval.archives import write_archive
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+PICTURES = ("path/to/pictures", "path/to/imagenet", "path/to/ffhq", "path/to/folder")
+SHORT = ["--train.images=16", "--train.batch_size=8", "--train.num_workers=0", "--train.warmup_images=0"]
+SHORT += ["--train.log_every=8", "--train.evaluate_every=0", "--train.save_every=0"]
+
+
+@pytest.fixture(scope="module")
+def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, tmp_path_factory):
+    """What the commands read, by the names that the docs give it."""
+    folder = tmp_path_factory.mktemp("things")
+    encoder = save_text_encoder(folder / "encoder")
+    classes = [f"class {index}" for index in range(1_000)]
+    make_pipeline(tiny_tokenizer_dir, class_names=classes).save_pretrained(folder / "imagenet")
+    make_pipeline(tiny_tokenizer_dir, encoder, ["flags", "faces"]).save_pretrained(folder / "openmoji")
+    make_pipeline(tiny_tokenizer_dir, encoder, ()).save_pretrained(folder / "captioned")
+    found = dict.fromkeys(PICTURES, picture_folder) | {"path/to/folder": caption_folder, "encoder": encoder}
+    make_pipeline(tiny_tokenizer_dir).save_pretrained(folder / "mine")  # its classes are those of the pictures
+    found |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine")}
+    found |= {"runs/vqgan": tiny_tokenizer_dir, "vit": save_vit(folder / "vit")}
+    found |= {f"runs/{name}/tokenizer": tiny_tokenizer_dir for name in ("mine", "openmoji")}
+    return found | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
+
+
+@pytest.fixture
+def place(things, random_inception_file, lpips_file, tmp_path, monkeypatch):
+    """A function that puts things into an empty folder, which is then the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(name: str, thing: str | None = None) -> None:
+        target, thing = Path(name), thing or name
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if thing in things:
+            target.symlink_to(things[thing])
+        elif name == "weights.pth":
+            target.symlink_to(random_inception_file)
+        elif name == "lpips.pth":
+            target.symlink_to(lpips_file)
+        elif name == "prompts.txt":
+            target.write_text("red circle\nblue cross\n")
+
+    return put
+
+
+@pytest.fixture(autouse=True)
+def _tiny_settings(things, monkeypatch):
+    """Of what no option makes small: a preset, and the quick start."""
+    monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(things["encoder"]))
+    preset = dataclasses.replace(presets.find_preset("llamagen_b_256"), num_images=9, image_size=16)
+    monkeypatch.setitem(presets.PRESETS, "llamagen_b_256", preset)
+
+
+def own_recipe(name: str) -> dict:
+    """What a reader's my_*.yaml may hold."""
+    if "generator" in name:
+        return {"tokenizer": "runs/vqgan", "codes": "runs/codes", "out": "runs/own"}
+    data = {"path": "path/to/pictures", "image_size": 16}
+    return {"data": data} if "tokenizer" in name else {"data": data, "tokenizer": "runs/vqgan", "out": "runs/own"}
+
+
+def prepare(arguments: list[str], place) -> list[str]:
+    """Put what a command reads into its place; the options that make it small."""
+    given = dict(pairwise(arguments))
+    for word in arguments:
+        place(word) if word in (*PICTURES, "weights.pth", "prompts.txt") else None
+    for option in {"--tokenizer", "--codes"} & set(given):
+        place(given[option])
+    if "--start" in given:
+        place(given["--start"], "runs/vqgan")
+    if (config := given.get("--config", "")).startswith("my_"):
+        Path(config).write_text(json.dumps(own_recipe(config)))
+        for name in ("runs/vqgan", "runs/codes", "path/to/pictures"):
+            place(name)
+    command = arguments[0]
+    if command == "quickstart":
+        return []
+    if command == "train-tokenizer":
+        place("path/to/pictures")
+        small = ["--data.image_size=16" if "--start" in given else "--data.image_size=32", *SHORT]
+        small += [] if "--data.path" in given else ["--data.path=path/to/pictures", "--data.classes=null"]
+        if "--start" not in given:
+            quantizer = [option for option in TINY_TOKENIZER if option.startswith("--model.quantizer")]
+            kept = quantizer if "--model.quantizer" in given else []
+            small += [o for o in TINY_TOKENIZER if o not in kept and not o.startswith("--train")]
+        if "gan" in given.get("--config", "") or "refine" in given.get("--config", ""):
+            place("lpips.pth"), place("vit")
+            small += ["--loss.perceptual_weights=lpips.pth", "--discriminator.backbone=vit"]
+            small += ["--discriminator.start_images=0", "--discriminator.generator_start_images=8"]
+        return small
+    if command == "export-codes":
+        return ["--data.image_size=16"]
+    if command == "train-generator":
+        place("encoder")
+        sizes = [o for o in TINY_GENERATOR if not o.startswith("--train")] + ["--model.size=null"]
+        sizes += ["--model.code_dim=4"]
+        return [*sizes, *SHORT, "--condition.text_encoder=encoder", "--condition.text_length=5"]
+    if command == "sample":
+        place(arguments[1])
+        return ["--num_images=4"]
+    if command == "info":
+        if arguments[1].endswith(".png"):
+            place("runs/imagenet")
+            assert main(["sample", "runs/imagenet", "--seed=17", "--out=many"]) == 0
+        else:
+            place(arguments[1])
+        return []
+    if command == "study":
+        return ["--num_codes=8", "--num_features=64", "--evaluation_features=64", "--steps=2", "--code_dim=2"]
+    return prepare_evaluation(arguments, given, place)
+
+
+def prepare_evaluation(arguments: list[str], given: dict, place) -> list[str]:
+    if arguments[1] == "compare":
+        place("runs/mine"), place("path/to/pictures")
+        for name in arguments[2:]:
+            command = ["evaluate", "generation", "runs/mine", "--data.path=path/to/pictures", "--num_images=9"]
+            assert main([*command, "--data.image_size=16", f"--out={name}"]) == 0
+        return []
+    place(arguments[2], "runs/mine" if arguments[1] == "generation" else "runs/vqgan")
+    place("path/to/pictures")
+    small = ["--data.image_size=16", "--data.validation_fraction=0.2", "--batch_size=16"]
+    if "--data.path" not in given:
+        small += ["--data.path=path/to/pictures", "--data.classes=null"]
+    if "--num_images" in given:
+        small += ["--num_images=9"]
+    if "--reference" in given:
+        write_archive(given["--reference"], draw_pictures(12))
+        small = []
+    return small
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(WVQ_LINES))
+def test_commands_run(line, place):
+    arguments = wvq_arguments(line)
+    small = prepare(arguments, place)
+    if "--resume" in arguments:
+        assert main([word for word in [*arguments, *small] if word != "--resume"]) == 0
+        next(Path(dict(pairwise(arguments))["--out"]).glob("00*.png")).unlink()
+    assert main([*arguments, *small]) == 0
+
+
+@pytest.mark.parametrize("line", [line for line in command_lines() if "-m benchmarks." in line])
+def test_benchmarks_start_and_know_their_options(line):
+    """They run for minutes to hours, on data of the reader's."""
+    words = shlex.split(line, comments=True)
+    module = words[words.index("-m") + 1]
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert option in done.stdout
