@@ -178,7 +178,10 @@ def metric_curves(
         axes = figure.add_subplot(lines, columns, position + 1)
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6, marker="o" if len(steps) < 30 else "", markersize=3)
         style_axes(axes, (labels or {}).get(key, key.replace("_", " ")), x)
-        _count_axis(axes, nbins=4)
+        if all(float(step).is_integer() for step in steps):
+            _count_axis(axes, nbins=4)
+        else:  # a sweep: its values themselves
+            axes.set_xticks(steps[:: math.ceil(len(steps) / 7)])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     return figure
 

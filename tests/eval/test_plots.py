@@ -65,3 +65,9 @@ def test_metric_curves_make_one_panel_a_metric():
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["PSNR (dB)", "perplexity"]
     with pytest.raises(DataError, match="absent"):
         metric_curves(rows, ["absent"])
+
+
+def test_a_sweep_is_ticked_at_its_values():
+    rows = [{"scale": 1 + step / 2, "fid": 5.0} for step in range(4)]
+    (axes,) = metric_curves(rows, ["fid"], "scale").axes
+    assert list(axes.get_xticks()) == [1.0, 1.5, 2.0, 2.5]
