@@ -85,7 +85,7 @@ def require_kind(task: str, kind: str, force: bool) -> dict[str, bool]:
         )
         raise ConfigError(
             f"{task} takes a {KINDS[task]} reference, and this one is {kind}: {why}, and published figures are made "
-            "so; --force-reference true goes on all the same and marks the result"
+            "so; --force-reference goes on all the same and marks the result"
         )
     return {"forced": True}
 

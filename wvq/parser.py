@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,15 @@ class Parser(ArgumentParser):
     def __init__(self, *args, **kwargs):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
         super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:
+        """As jsonargparse parses; a switch without a value (``--force-reference``) is on."""
+        switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
+        whole = list(args)
+        for index in reversed([index for index, word in enumerate(args) if word in switches]):
+            if index + 1 == len(args) or args[index + 1].startswith("--"):
+                whole.insert(index + 1, "true")
+        return super().parse_args(whole, **options)
 
     def instantiate(self, values: Namespace) -> Namespace:
         """Recipes and configs of the parsed values, after a check that each group holds fields."""

@@ -213,7 +213,7 @@ def test_bad_sets_are_refused(labelled, projection, pictures, picture_set):
 
 def test_samples_are_held_against_training_pictures_only(labelled, projection):
     with pytest.raises(
-        ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference true"
+        ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference"
     ):
         RealPictures(labelled, "validation")
     with pytest.raises(ConfigError, match="reference_kind must be train or validation, not 'test'"):

@@ -152,6 +152,21 @@ def test_dotted_overrides_win_over_the_recipe(parsed, tmp_path):
     assert values.resume is False
 
 
+@pytest.mark.parametrize(
+    ("words", "flip", "forced"),
+    [
+        (["--force-reference"], False, True),
+        (["--force-reference", "--data.flip"], True, True),
+        (["--data.flip", "false", "--force_reference", "true"], False, True),
+        (["--force-reference", "false"], False, False),
+        ([], False, False),
+    ],
+)
+def test_switches_need_no_value(words, flip, forced, parsed):
+    values = parsed("evaluate", "generation", "pipeline", *words)
+    assert (values.data.flip, values.force_reference) == (flip, forced)
+
+
 def test_dashes_and_underscores_are_the_same(parsed):
     values = parsed("sample", "folder", "--num-images", "4", "--guidance-scale=2.5", "--class", "a-b", "--prompt=c-d_e")
     assert (values.num_images, values.guidance_scale) == (4, 2.5)
