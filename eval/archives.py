@@ -6,7 +6,6 @@ of Inception's features, ``mu_s`` and ``sigma_s`` those of its spatial features.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from torch import Tensor
 
 from wvq.errors import DataError
 from wvq.eval.metrics import Moments
-from wvq.outputs import whole_file
+from wvq.outputs import file_sha256, whole_file
+
+_NAMES = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 
 
 @dataclass
@@ -54,12 +55,9 @@ def read_archive(file: str | Path) -> ReferenceArchive:
     """
     file = Path(file)
     try:
-        content = hashlib.sha256()
-        with file.open("rb") as opened:
-            while chunk := opened.read(2**20):
-                content.update(chunk)
+        sha256 = file_sha256(file)
         with np.load(file, allow_pickle=False) as stored:
-            names = {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} & set(stored.files)
+            names = set(_NAMES) & set(stored.files)
             arrays = {name: stored[name] for name in names}
     except FileNotFoundError:
         raise DataError(f"reference: {file} does not exist") from None
@@ -73,7 +71,29 @@ def read_archive(file: str | Path) -> ReferenceArchive:
         pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     if moments is None and pictures is None:
         raise DataError(f"reference: {file} holds neither mu and sigma nor pictures in arr_0")
-    return ReferenceArchive(file, content.hexdigest(), moments, _moments(file, arrays, "mu_s", "sigma_s"), pictures)
+    return ReferenceArchive(file, sha256, moments, _moments(file, arrays, "mu_s", "sigma_s"), pictures)
+
+
+def array_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that count in a reference, from their headers alone.
+
+    Raises:
+        DataError: the file is no .npz file, or holds none of them.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in sorted({f"{name}.npy" for name in _NAMES} & set(archive.namelist())):
+                with archive.open(name) as opened:
+                    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                    found[name.removesuffix(".npy")] = read[np.lib.format.read_magic(opened)](opened)[0]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} is no .npz file that can be read ({error})") from error
+    if not all(found.values()):
+        raise DataError(f"{file} holds a single number where an array should be")
+    if not found:
+        raise DataError(f"{file} holds neither pictures (arr_0) nor statistics (mu and sigma)")
+    return found
 
 
 def write_archive(file: str | Path, pictures: Tensor, labels: list[int] | None = None) -> None:

@@ -21,7 +21,7 @@ from wvq.eval.features import FeatureNetwork, default_feature_network
 from wvq.eval.plan import class_plan, imbalance_warnings, prompt_plan
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.results import make_result, network_settings
-from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features, working_folder
+from wvq.eval.streaming import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
 from wvq.generator.conditioning import class_ids
 from wvq.images import save_png, to_uint8, uint8_to_pil
 from wvq.outputs import refuse_occupied
@@ -103,31 +103,31 @@ def evaluate_generation(
         return labels, class_setting, prompt_plan(real.dataset, indices, prompts, num_images)
 
     conditions(real.order(seed)[:num_images])  # refuses what does not fit before pictures are read
-    pool = real.pool(network, num_images, seed, batch_size, progress)
-    indices = pool.indices[:num_images] if real.dataset is not None else []
-    labels, class_setting, texts = conditions(indices)
-    identity = {
-        "pipeline_weights": pipeline.weights_hashes(),
-        "num_images": num_images,
-        "seed": seed,
-        "conditions": hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest(),
-        "sampling": sampling,
-        "resize": resize,
-        "feature_network": network.name,
-        "feature_network_sha256": network.weights_sha256,
-        "save_samples": save_samples and str(save_samples),
-        **(clip.description() if clip else {}),
-    }
-
-    def draw(run: range) -> Batch:
-        images = draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling, resize)
-        scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
-        return Batch(images, list(run), scores=scores)
-
     with working_folder(work) as folder:
+        pool = real.pool(network, num_images, seed, batch_size, progress)
+        indices = pool.indices[:num_images] if real.dataset is not None else []
+        labels, class_setting, texts = conditions(indices)
+        identity = {
+            "pipeline_weights": pipeline.weights_hashes(),
+            "num_images": num_images,
+            "seed": seed,
+            "conditions": hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest(),
+            "sampling": sampling,
+            "resize": resize,
+            "feature_network": network.name,
+            "feature_network_sha256": network.weights_sha256,
+            "save_samples": save_samples and str(save_samples),
+            **pipeline.numerics(),
+            **(clip.description() if clip else {}),
+        }
+
+        def draw(run: range) -> Batch:
+            images = draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling, resize)
+            scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
+            return Batch(images, list(run), scores=scores)
+
+        saving = _Saving(save_samples, seed, new=not holds_shards(folder))
         shards = FeatureShards(folder, identity, lasting=work is not None)
-        saving = _Saving(save_samples, seed, new=not shards.resumed)
-        processes().wait_for_everyone()
         shown = "samples" if progress else None
         stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
         result = None
@@ -143,7 +143,8 @@ def evaluate_generation(
             settings = {
                 **sampling,
                 "guidance_formula": "u + s (c - u)",
-                "resize": resize and f"bicubic to {resize} px, before rounding",
+                "resize": resize,
+                "resize_filter": resize and "bicubic without antialiasing, before rounding",
                 "seed": seed,
                 "batch_size": batch_size,
                 "classes": class_setting,
@@ -161,8 +162,7 @@ def evaluate_generation(
             ]
             result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
             result["num_unreadable"] = pool.num_unreadable
-        result = gather_objects(result)[0]
-    return result
+        return gather_objects(result)[0]
 
 
 def sample_pictures(

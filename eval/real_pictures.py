@@ -84,7 +84,7 @@ class RealPictures:
             )
             if pool.num_images < 4:
                 raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
-        self._pools = {key: pool}
+        self._pools[key] = pool
         return pool
 
     def compare(
@@ -107,10 +107,10 @@ class RealPictures:
         used, drawn, floor = counts["num_reference"], samples.num_images, counts["num_floor"]
         found = [*pool.warnings, *network.warnings]
         found += small_sample_warnings(network.dim, samples=drawn, floor=floor or network.dim)
-        if not floor and drawn < FLOOR_BELOW:
+        if not floor:
             found.append(
-                f"no floor: {self.archive.file.name} holds statistics and no pictures, so how far from them real "
-                f"pictures are at N = {drawn:,} is not known"
+                f"no floor: {self.archive.file.name} holds statistics and {pool.num_images or 'no'} pictures, so it is "
+                f"not known how far from them real pictures are at N = {drawn:,}"
             )
         if used < drawn and not self.archive:
             found.append(f"{drawn} samples are compared with {used} pictures: the data set has no more")

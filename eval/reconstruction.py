@@ -67,7 +67,8 @@ def evaluate_reconstruction(
         ConfigError: pictures of the other kind.
         DataError: fewer than four pictures, too many that cannot be read, or pictures of another size than the
             tokenizer's.
-        RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
+        RunInterrupted: SIGTERM or Ctrl-C came while features were taken; what is in ``work`` will be taken up again.
+            The pass before it, for E, U, C, PSNR and the like, is made anew.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
     if len(dataset) < 4:
@@ -85,7 +86,8 @@ def evaluate_reconstruction(
         if num_images < 4:
             raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
         real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), progress=progress)
-        identity = {"tokenizer_weights": weights_hash(tokenizer), "pictures": real.sha256}
+        identity = {"tokenizer_weights": weights_hash(tokenizer), "pictures": real.sha256, "num_images": num_images}
+        identity["dtype"] = str(tokenizer.dtype).removeprefix("torch.")
         shards = FeatureShards(folder, identity | network_settings(network, view.image_size), lasting=work is not None)
         draw, shown = _reconstructing(tokenizer, view, real.indices), "reconstructions" if progress else None
         stream_features(draw, range(num_images), network, shards, batch_size, shown)
@@ -99,7 +101,7 @@ def evaluate_reconstruction(
                 "batch_size": batch_size,
                 "num_codes": tokenizer.config.num_codes,
                 "tokenizer_weights": identity["tokenizer_weights"],
-                "dtype": str(tokenizer.dtype).removeprefix("torch."),
+                "dtype": identity["dtype"],
                 "averaging_decay": tokenizer.config.averaging_decay,
                 "device": tokenizer.device.type,
                 **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from wvq.codes import batched
 from wvq.data import ImageDataset
 from wvq.distributed import gather_objects, processes
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests, reference_features
@@ -40,15 +40,19 @@ def usable_cache() -> Path | None:
     All processes ask together.
     """
     problem, folder = None, default_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = f"{folder} cannot be written ({error.strerror})"
+    problems = list(filter(None, gather_objects(problem)))
+    if not problems:
+        return folder
     if processes().is_main_process:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            problem = f"{folder} cannot be written ({error.strerror}): features of real pictures are not kept for the "
-            warnings.warn(f"{problem}next time; set WVQ_CACHE to a folder of yours", stacklevel=2)
-    return None if gather_objects(problem)[0] else folder
+        text = "features of real pictures are not kept for the next time; set WVQ_CACHE to a folder of yours"
+        warnings.warn(f"{problems[0]}: {text}", stacklevel=2)
+    return None
 
 
 def real_features(
@@ -75,13 +79,20 @@ def real_features(
 
 @contextmanager
 def _shared(folder: Path | None) -> Iterator[Path]:
-    """A folder for all processes: the given one, or one of the first process that goes at the end."""
+    """A folder for all processes: the given one, or one of the first process that goes at the end.
+
+    Raises:
+        ConfigError: not all processes see it.
+    """
     if folder is not None:
         yield folder
         return
     own = tempfile.TemporaryDirectory(prefix="wvq-") if processes().is_main_process else None
     try:
-        yield Path(gather_objects(own and own.name)[0])
+        found = Path(gather_objects(own and own.name)[0])
+        if not all(gather_objects(found.is_dir())):
+            raise ConfigError("several machines need WVQ_CACHE, a folder that all of them can write")
+        yield found
         processes().wait_for_everyone()
     finally:
         if own is not None:

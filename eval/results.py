@@ -55,7 +55,7 @@ def make_result(
         "num_floor": num_floor,
         "settings": settings,
         "versions": library_versions(),
-        "hardware": hardware(),
+        "hardware": hardware(settings.get("device", "cpu")),
         "warnings": warnings,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

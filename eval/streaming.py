@@ -56,15 +56,12 @@ class FeatureShards:
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
 
-    Attributes:
-        resumed: whether an earlier run had begun; told to the first process alone.
-
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
     def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
-        self.folder, self.lasting, self.resumed = Path(folder), lasting, False
+        self.folder, self.lasting = Path(folder), lasting
         if processes().is_main_process:
             self._claim(json.loads(json.dumps(identity)))
         processes().wait_for_everyone()
@@ -77,7 +74,6 @@ class FeatureShards:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(file, identity)
             return
-        self.resumed = True
         before = read_json(file, ConfigError, f"{file} is gone")
         for name in identity:
             if before.get(name) != identity[name]:
@@ -139,6 +135,11 @@ class FeatureShards:
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+
+def holds_shards(folder: str | Path) -> bool:
+    """Whether an earlier run has begun in a folder."""
+    return (Path(folder) / IDENTITY_NAME).exists()
 
 
 def numbers_in(folder: Path) -> set[int]:

@@ -243,9 +243,9 @@ class TextEncoder:
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        with written_weights(folder):
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        with written_weights(folder) as partial:
+            self.model.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
 
 
 def _check_complete(folder: Path, tokenizer, missing_keys) -> None:

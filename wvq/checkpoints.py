@@ -99,9 +99,16 @@ def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> Non
     Raises:
         CheckpointError: the checkpoint is damaged, or holds something else.
     """
+    if not (checkpoint / STATE_NAME).is_file():
+        raise CheckpointError(
+            f"checkpoint {checkpoint} lacks {STATE_NAME}: it is damaged or of another version of wvq; remove "
+            f"{checkpoint.parent.parent.parent} and start again"
+        )
     try:
         accelerator.load_state(str(checkpoint))
         run.load_state_dict(torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True))
+    except (torch.OutOfMemoryError, torch.distributed.DistError):  # nothing is wrong with the checkpoint
+        raise
     except (SafetensorError, UnpicklingError, EOFError, *DAMAGES) as error:
         raise CheckpointError(
             f"checkpoint {checkpoint} cannot be read ({first_line(error)}); remove it, and --resume goes on from the "

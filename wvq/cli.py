@@ -5,6 +5,7 @@ Only light modules are imported here; a command imports torch when it runs, so t
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -215,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:  # a full disk, a folder without permission
-        place = error.filename or getattr(values, "out", None) or "input/output"
+        full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+        place = error.filename or (full and getattr(values, "out", None)) or "input/output"
         _fail(program, f"{place}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)

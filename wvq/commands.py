@@ -40,11 +40,17 @@ def device_of(name: str | None) -> str:
     """
     import torch
 
-    if name is None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
-            from wvq.distributed import processes
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+        from wvq.distributed import processes
 
-            return str(processes().device)
+        device = processes().device
+        if name is not None and torch.device(name).type != device.type:
+            raise ConfigError(
+                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
+                "(ACCELERATE_USE_CPU=true takes the CPU)"
+            )
+        return str(device)
+    if name is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
     try:

@@ -38,7 +38,7 @@ def describe(path: str | Path) -> str:
     if (path / IDENTITY_NAME).exists():
         return _features(path)
     if kept := sorted(file.parent for file in path.glob(f"*/{IDENTITY_NAME}")):
-        return "\n".join([f"{path}: features of {len(kept)} sets of real pictures", *map(_features, kept)])
+        return "\n".join([f"{path}: features that evaluations keep", *map(_features, kept)])
     raise DataError(
         f"{path} holds no pipeline, tokenizer, generator, code cache, training run, samples or features of wvq"
     )
@@ -172,17 +172,14 @@ def _samples(path: Path) -> str:
 
 
 def _archive(path: Path) -> str:
-    from wvq.eval.archives import read_archive
+    from wvq.eval.archives import array_shapes
 
-    archive = read_archive(path)
-    pictures, moments = archive.pictures, archive.moments
-    spatial = "" if archive.spatial is None else f", and of {len(archive.spatial.mean):,} spatial ones"
+    shapes = array_shapes(path)
+    pictures, mean, spatial = (shapes.get(name) for name in ("arr_0", "mu", "mu_s"))
     rows = {
-        "pictures": "none"
-        if pictures is None
-        else f"{len(pictures):,} of {pictures.shape[3]} x {pictures.shape[2]} px",
-        "statistics": "none" if moments is None else f"of {len(moments.mean):,} Inception features{spatial}",
-        "sha256": f"{archive.sha256[:12]}...",
+        "pictures": "none" if pictures is None else f"{pictures[0]:,} of {' x '.join(map(str, pictures[1:3]))} px",
+        "statistics": "none" if mean is None else f"of {mean[0]:,} Inception features",
+        "spatial ones": None if spatial is None else f"of {spatial[0]:,} features",
     }
     return _lines(f"{path}: archive of reference pictures or samples", rows)
 
@@ -227,7 +224,8 @@ def _result(path: Path) -> str:
     settings = result.get("settings")
     settings = settings if isinstance(settings, dict) else {}
     reference = settings.get("reference")
-    which = f" ({reference.get('kind')} pictures)" if isinstance(reference, dict) else ""
+    kind_of = reference.get("kind") if isinstance(reference, dict) else None
+    which = f" ({kind_of} pictures)" if kind_of else ""
     counts = {
         "pictures": result.get("num_images"),
         "reference": f"{result.get('num_reference')}{which}",

@@ -20,6 +20,7 @@ def evaluate_reconstruction(values) -> None:
     from wvq.data import load_images
     from wvq.eval.reconstruction import evaluate_reconstruction as evaluate
     from wvq.eval.reference_cache import usable_cache
+    from wvq.eval.references import require_kind
     from wvq.eval.summary import reconstruction_blocks
     from wvq.splits import other_split
     from wvq.tokenizer.modeling import WassersteinVQModel
@@ -31,6 +32,7 @@ def evaluate_reconstruction(values) -> None:
     tokenizer = WassersteinVQModel.from_pretrained(values.tokenizer).to(device)
     tokenizer.config.require_image_size(values.data.image_size, values.tokenizer)
     kind, work = values.reference_kind or "validation", _work(values.out)
+    require_kind("reconstruction", kind, values.force_reference)
     dataset = _part(load_images(values.data), kind)
     result = evaluate(
         tokenizer,
@@ -146,10 +148,6 @@ def _work(out: str | None, name: str = "") -> str | None:
 
 def _part(images, kind: str):
     """The pictures of a data set that are a reference of this kind."""
-    from wvq.eval.references import KINDS
-
-    if kind not in KINDS.values():
-        raise ConfigError(f"reference_kind must be train or validation, not {kind!r}")
     return images.train if kind == "train" else images.validation
 
 

@@ -20,12 +20,14 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def hardware() -> dict[str, str | int]:
-    """Accelerator (where there is one), CPU, threads, processes and system of this process."""
+def hardware(device: str = "cpu") -> dict[str, str | int]:
+    """Accelerator (if work was done on one), CPU, threads, processes and system.
+
+    Args:
+        device: type of the device that did the work, such as ``cuda``.
+    """
     found: dict[str, str | int] = {}
-    if torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
-    elif torch.accelerator.is_available():
-        found["accelerator"] = torch.accelerator.current_accelerator().type
+    if device != "cpu":
+        found["accelerator"] = torch.cuda.get_device_name() if device == "cuda" else device
     found |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
     return found | {"system": platform.platform()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ RECIPE_NAME = "recipe.yaml"
 INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
 JOB_NAME = "job.json"  # of a folder of samples, written first
 IDENTITY_NAME = "identity.json"  # of a folder of features, written first
+CHECKSUMS_NAME = "wvq_checksums.json"  # of a folder's weight files, beside them
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
 
 
@@ -70,6 +72,15 @@ def read_json(file: str | Path, error: type[WVQError], missing: str) -> dict:
     return value
 
 
+def file_sha256(file: str | Path) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with Path(file).open("rb") as opened:
+        while chunk := opened.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def whole_folder(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not."""
@@ -92,11 +103,17 @@ def files_into(folder: str | Path) -> Iterator[Path]:
     """A temporary folder whose files replace those of ``folder`` one by one when the block ends well.
 
     For a folder that holds other things too. Weights come last: whoever finds them finds the config that fits them.
+    Their checksums go first and come after them: a folder that is cut short in between has none, and no wrong ones.
     """
     folder = Path(folder)
+
+    def rank(file: Path) -> tuple:
+        return file.name == CHECKSUMS_NAME, file.suffix == ".safetensors", file.name
+
     with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
         yield Path(partial)
-        for file in sorted(Path(partial).iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name)):
+        (folder / CHECKSUMS_NAME).unlink(missing_ok=True)
+        for file in sorted(Path(partial).iterdir(), key=rank):
             os.replace(file, folder / file.name)
 
 

@@ -147,14 +147,21 @@ class StrictPreTrainedModel(PreTrainedModel):
                 raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({shown})")
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, folder, *args, **kwargs) -> None:
-        """As transformers saves a model, with the SHA-256 of the weight files beside them.
+    def save_pretrained(
+        self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
+    ) -> None:
+        """As transformers saves a model, with the SHA-256 of the weight files beside them; whole or not at all.
 
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        with written_weights(folder):
-            super().save_pretrained(folder, *args, **kwargs)
+        if not is_main_process:
+            return
+        hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "commit_message") if name in kwargs}
+        with written_weights(save_directory) as partial:
+            super().save_pretrained(partial, **kwargs)
+        if push_to_hub:  # by way of this method again, so that the checksums go with the weights
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
 
 def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:

@@ -376,4 +376,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
         raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
+    if accelerator.is_fsdp2:  # whole states: torch's sharded ones are unpickled without restrictions
+        plugin = accelerator.state.fsdp_plugin
+        plugin.state_dict_config = plugin.optim_state_dict_config = None
+        plugin.set_state_dict_type("FULL_STATE_DICT")
     return accelerator

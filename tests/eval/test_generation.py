@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from wvq.errors import ConfigError, DataError
+from wvq.eval import streaming
 from wvq.eval.archives import read_archive, write_archive
 from wvq.eval.generation import evaluate_generation, resized, sample_pictures
 from wvq.eval.real_pictures import RealPictures
 from wvq.generator.sampling import SamplingSettings
+from wvq.locks import sole_writer
 
 CLASSES = ("animals", "flags", "food")
 
@@ -212,9 +214,7 @@ def test_bad_sets_are_refused(labelled, projection, pictures, picture_set):
 
 
 def test_samples_are_held_against_training_pictures_only(labelled, projection):
-    with pytest.raises(
-        ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference"
-    ):
+    with pytest.raises(ConfigError, match=r"takes a train reference, and this one is validation: .*--force-reference"):
         RealPictures(labelled, "validation")
     with pytest.raises(ConfigError, match="reference_kind must be train or validation, not 'test'"):
         RealPictures(labelled, "test")
@@ -254,6 +254,32 @@ def test_another_evaluation_is_not_mixed_in(labelled, projection, tmp_path):
         evaluate(Failing(), labelled, 12, projection, work=tmp_path / "w")
     with pytest.raises(ConfigError, match="another sampling"):
         evaluate(FakePipeline(), labelled, 12, projection, work=tmp_path / "w", temperature=0.5)
+    reduced = FakePipeline()
+    reduced.numerics = lambda: {**FakePipeline().numerics(), "dtype": {"generator": "bf16 linear layers"}}
+    with pytest.raises(ConfigError, match="another dtype"):
+        evaluate(reduced, labelled, 12, projection, work=tmp_path / "w")
+    with sole_writer(tmp_path / "w"), pytest.raises(ConfigError, match="being written by another run"):
+        evaluate(FakePipeline(), labelled, 12, projection, work=tmp_path / "w")
+
+
+@pytest.mark.parametrize("name", ["pngs", "samples.npz"])
+def test_what_is_there_is_not_overwritten_at_a_second_try(name, labelled, projection, tmp_path):
+    target = tmp_path / name
+    if name == "pngs":
+        target.mkdir()
+    (target / "000000.png" if name == "pngs" else target).write_bytes(b"mine")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"{name} already holds pictures"):
+            evaluate(FakePipeline(), labelled, 12, projection, work=tmp_path / "w", save_samples=target)
+    assert (target / "000000.png" if name == "pngs" else target).read_bytes() == b"mine"
+
+
+def test_several_processes_need_a_result_file_before_anything_is_read(labelled, projection, monkeypatch):
+    state = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
+    monkeypatch.setattr(streaming, "processes", lambda: state)
+    labelled.broken = range(30)  # reading would fail
+    with pytest.raises(ConfigError, match=r"several processes needs a result file \(--out\)"):
+        evaluate(FakePipeline(), labelled, 12, projection)
 
 
 def test_samples_can_be_kept_as_pictures_or_as_an_archive(labelled, projection, tmp_path):
@@ -322,7 +348,8 @@ def test_several_evaluations_take_the_features_of_their_reference_once(labelled,
 def test_samples_can_be_resized_before_they_are_measured(labelled, projection, tmp_path):
     result = evaluate(FakePipeline(image_size=32), labelled, 6, projection, resize=16, save_samples=tmp_path / "s.npz")
     assert result["settings"]["samples"]["image_size"] == 16
-    assert result["settings"]["resize"] == "bicubic to 16 px, before rounding"
+    assert result["settings"]["resize"] == 16
+    assert result["settings"]["resize_filter"].startswith("bicubic")
     assert not any(line.startswith("image_size") for line in result["warnings"])
     drawn = next(sample_pictures(FakePipeline(image_size=32), 6, list("abcabc")))
     with np.load(tmp_path / "s.npz") as stored:

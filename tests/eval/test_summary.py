@@ -85,6 +85,8 @@ def test_measured_samples_are_shown_under_their_prompts(result, projection, pict
     blocks = generation_blocks(drawing((), asked), result, projection, RealPictures(data))
     assert [title for title, _, _ in blocks] == ["Samples", "Nearest real pictures", "Codes"]
     order = RealPictures(data).order(3)
+    result["settings"]["resize"] = 24  # the samples' features are then those that were measured
+    assert generation_blocks(drawing((), []), result, projection, RealPictures(data))[1][0] == "Nearest real pictures"
     assert asked == [(None, [captions[index] for index in order[:10]], 3)]
     result["settings"] |= {"prompts": ["red", "blue"], "classes": ["cats"]}
     generation_blocks(drawing(("cats", "dogs"), asked), result, projection)

@@ -81,6 +81,33 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
 
 
+class Payload:
+    """Leaves a file behind if anything unpickles it."""
+
+    def __init__(self, marker: Path):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_pickles_of_a_sharded_checkpoint_run_nothing(tmp_path, tiny_codes_dir, tiny_tokenizer_dir):
+    out, folders = tmp_path / "run", (tiny_codes_dir, tiny_tokenizer_dir)
+    run("sharded", out, *folders, "--train.save_every=48")
+    (checkpoint,) = find_checkpoints(out / "generator" / "training")[:1]
+    for other in find_checkpoints(out / "generator" / "training")[1:]:
+        shutil.rmtree(other)
+    (out / "generator" / "model.safetensors").unlink()
+    files = [file for file in checkpoint.rglob("*") if file.is_file() and file.suffix in (".bin", ".pt", ".pkl")]
+    assert {file.name for file in files} >= {"pytorch_model_fsdp.bin", "optimizer.bin", "run.pt"}
+    assert not list(checkpoint.rglob(".metadata"))  # of torch's sharded states, which would be unpickled
+    for file in files:
+        torch.save(Payload(tmp_path / "executed"), file)
+    with pytest.raises(AssertionError, match=r"CheckpointError|cannot be read"):
+        run("sharded", out, *folders, "--train.save_every=48", "--resume")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_shipped_configurations_are_understood():
     files = sorted(CONFIGS.glob("*.yaml"))
     assert len(files) >= 6

@@ -1,11 +1,15 @@
 """The command line on bad input: one line that names the field or file, exit code 2, nothing half-written."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.cli import COMMANDS, main
+from wvq.commands import device_of
+from wvq.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -159,3 +163,11 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
     assert main(["info", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_launched_process_takes_its_own_device(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
+    assert device_of(None) == device_of("cuda") == "cuda:1"
+    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
+        device_of("cpu")

@@ -106,7 +106,8 @@ def test_features_and_unfinished_evaluations(projection, pictures, picture_set, 
     for kind in ("train", "validation"):
         cached_reference_features(picture_set(pictures(6)), projection, tmp_path / "all", kind, 4, progress=False)
     text = describe(tmp_path / "all")
-    assert "features of 2 sets of real pictures" in text
+    assert "features that evaluations keep" in text
+    assert text.count("features of real pictures") == 2
     assert "6 (train)" in text
     assert "16 px, center" in text
     (folder,) = (tmp_path / "all").glob("train-*")
@@ -126,7 +127,15 @@ def test_archives(pictures, tmp_path):
     write_archive(tmp_path / "a.npz", pictures(5))
     assert "5 of 16 x 16 px" in describe(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
-    assert "of 4 Inception features, and of 3 spatial ones" in describe(tmp_path / "b.npz")
+    rows = [line.split(maxsplit=1) for line in describe(tmp_path / "b.npz").splitlines()]
+    assert ["pictures", "none"] in rows
+    assert ["statistics", "of 4 Inception features"] in rows
+    np.savez(tmp_path / "d.npz", more=np.zeros(4))
+    with pytest.raises(DataError, match="holds neither pictures"):
+        describe(tmp_path / "d.npz")
+    np.savez(tmp_path / "e.npz", mu=np.zeros(()))
+    with pytest.raises(DataError, match="a single number"):
+        describe(tmp_path / "e.npz")
     (tmp_path / "c.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"c\.npz is no \.npz file"):
         describe(tmp_path / "c.npz")

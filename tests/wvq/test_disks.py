@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from tests.tiny import save_pipeline
+from wvq.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def disk(tmp_path):
         return folder
 
     make.read_only = lambda: mount("-o", "remount,ro")
+    make.grow = lambda kilobytes: mount("-o", f"remount,size={kilobytes}k")
     yield make
     subprocess.run(["umount", folder], capture_output=True, check=False)
 
@@ -44,7 +46,15 @@ def commands(pipeline_dir, picture_folder):
             "train": ["train-tokenizer", *data, *tiny, "--train.images=32", f"--out={out / 'tokenizer'}"],
             "export": ["export-codes", *data, f"--tokenizer={pipeline_dir / 'tokenizer'}", f"--out={out / 'codes'}"],
             "sample": ["sample", pipeline_dir, "--num_images=64", f"--out={out / 'samples'}"],
-            "evaluate": ["evaluate", "generation", pipeline_dir, *data, "--num_images=48", f"--out={out / 'r.json'}"],
+            "evaluate": [
+                "evaluate",
+                "generation",
+                pipeline_dir,
+                *data,
+                "--num_images=48",
+                "--batch_size=6",
+                f"--out={out / 'r.json'}",
+            ],
         }
 
     return of
@@ -64,6 +74,17 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(name, disk,
     assert not (folder / WHOLE[name]).exists()
 
 
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_with_more_room_the_same_command_goes_on(disk, commands, fails, capsys):
+    folder = disk(64)
+    fails(*commands(folder)["evaluate"])
+    kept = {file.name: file.read_bytes() for file in (folder / "r.json.partial").glob("*.safetensors")}
+    assert kept  # batches that were whole
+    disk.grow(4_000)
+    assert main([str(argument) for argument in commands(folder)["evaluate"]]) == 0
+    assert (folder / "r.html").exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_a_read_only_disk_is_one_line(name, disk, commands, fails):
@@ -76,8 +97,6 @@ def test_a_read_only_disk_is_one_line(name, disk, commands, fails):
 
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_an_evaluation_needs_no_cache(disk, commands, tmp_path, monkeypatch, capsys):
-    from wvq.cli import main
-
     folder = disk(64)
     disk.read_only()
     monkeypatch.setenv("WVQ_CACHE", str(folder / "cache"))

@@ -39,6 +39,7 @@ VALUES = st.recursive(
 LOADERS = {
     "tokenizer/config.json": lambda root: WassersteinVQModel.from_pretrained(root / "tokenizer"),
     "tokenizer/preprocessor_config.json": lambda root: ImageProcessor.from_pretrained(root / "tokenizer"),
+    "generator/wvq_checksums.json": lambda root: ImageCodeTransformer.from_pretrained(root / "generator"),
     "generator/config.json": lambda root: ImageCodeTransformer.from_pretrained(root / "generator"),
     "model_index.json": ImageGenerationPipeline.from_pretrained,
     "codes/header.json": lambda root: CodeDataset(root / "codes", "train"),

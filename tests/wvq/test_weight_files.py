@@ -3,15 +3,20 @@
 import json
 import pickle
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import save_pipeline
+from wvq import outputs, weight_files
 from wvq.errors import CheckpointError
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.outputs import CHECKSUMS_NAME
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.weight_files import CHECKSUMS_NAME, verify_weights, written_weights
+from wvq.weight_files import written_weights
 
 PARTS = ("tokenizer", "generator", "text_encoder")
 
@@ -102,19 +107,93 @@ def test_weights_that_were_changed_on_purpose_load_without_checksums(copied):
     assert torch.equal(ImageGenerationPipeline.from_pretrained(copied).generator.head.weight, tensors["head.weight"])
 
 
-@pytest.mark.parametrize("names", [{"../tokenizer/model.safetensors": "0"}, {"gone.safetensors": "0"}, {"": "0"}])
-def test_checksums_of_files_that_are_not_there(names, copied):
-    (copied / "generator" / CHECKSUMS_NAME).write_text(json.dumps(names))
-    assert "of checksums.json, is missing" in refusal(copied)
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("listed", [True, False])
+def test_cut_weights_are_refused_with_and_without_checksums(part, listed, copied):
+    file = copied / part / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    if not listed:
+        (copied / part / CHECKSUMS_NAME).unlink()
+    assert str(copied / part) in refusal(copied)
 
 
-def test_checksums_are_written_after_the_weights(tmp_path):
-    with written_weights(tmp_path):
-        save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
-    assert list(json.loads((tmp_path / CHECKSUMS_NAME).read_text())) == ["model.safetensors"]
-    verify_weights(tmp_path)
-    with pytest.raises(CheckpointError, match="could not be written"), written_weights(tmp_path):
+@pytest.mark.parametrize("name", ["../tokenizer/model.safetensors", "gone.safetensors", "", "x" * 300])
+def test_checksums_of_files_that_are_not_there(name, copied):
+    file = copied / "generator" / CHECKSUMS_NAME
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: "0"}))
+    assert f"of {CHECKSUMS_NAME}, is missing" in refusal(copied)
+
+
+def test_weights_that_were_not_saved_with_the_others_are_refused(copied):
+    shutil.copy(copied / "tokenizer" / "model.safetensors", copied / "generator" / "other.safetensors")
+    assert "was not saved with the other files" in refusal(copied)
+
+
+def test_a_file_that_cannot_be_read_is_one_of_our_errors(copied, monkeypatch):
+    def broken(file):
+        raise OSError(5, "Input/output error", str(file))
+
+    monkeypatch.setattr(weight_files, "file_sha256", broken)
+    assert "cannot be read (" in refusal(copied)
+
+
+def test_saving_in_another_form_leaves_no_weights_of_the_old_one(copied, tmp_path):
+    folder = copied / "generator"
+    old = ImageCodeTransformer.from_pretrained(folder)
+    with torch.no_grad():
+        old.head.weight.add_(1)
+    old.save_pretrained(save_directory=folder, max_shard_size="20KB")
+    assert not (folder / "model.safetensors").exists()
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert (folder / "model.safetensors.index.json").name in json.loads((folder / CHECKSUMS_NAME).read_text())
+    assert torch.equal(ImageCodeTransformer.from_pretrained(folder).head.weight, old.head.weight)
+    old.save_pretrained(folder)
+    assert [file.name for file in sorted(folder.glob("*.safetensors*"))] == ["model.safetensors"]
+    old.save_pretrained(tmp_path / "second", is_main_process=False)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_save_that_fails_leaves_the_old_weights(copied, monkeypatch):
+    folder = copied / "generator"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
+
+    model = ImageCodeTransformer.from_pretrained(folder)
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(CheckpointError, match=r"could not be written .*No space left on device"):
+        model.save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_pushed_model_has_its_checksums(copied, monkeypatch):
+    pushed = []
+
+    def push(self, repo_id, **options):  # as transformers does it
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size="50GB")
+            pushed.append((repo_id, sorted(file.name for file in Path(folder).iterdir()), options))
+
+    monkeypatch.setattr(ImageCodeTransformer, "push_to_hub", push)
+    model = ImageCodeTransformer.from_pretrained(copied / "generator")
+    model.save_pretrained(copied / "again", push_to_hub=True, repo_id="me/mine", private=True)
+    assert pushed == [
+        ("me/mine", ["config.json", "model.safetensors", CHECKSUMS_NAME], {"token": None, "private": True})
+    ]
+
+
+def test_weights_are_named_by_their_checksums_last(tmp_path, monkeypatch):
+    """A process that dies while files take their names leaves no checksums of other weights."""
+    (tmp_path / CHECKSUMS_NAME).write_text("{}")
+    order = []
+    monkeypatch.setattr(outputs.os, "replace", lambda source, target: order.append(Path(target).name))
+    with written_weights(tmp_path) as partial:
+        save_file({"a": torch.ones(3)}, partial / "model.safetensors")
+        (partial / "config.json").write_text("{}")
+        monkeypatch.setattr(outputs, "write_text", lambda file, text: Path(file).write_text(text))
+    assert order == ["config.json", "model.safetensors", CHECKSUMS_NAME]
+    assert not (tmp_path / CHECKSUMS_NAME).exists()
 
 
 @pytest.mark.parametrize(
