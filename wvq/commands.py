@@ -40,11 +40,16 @@ def device_of(name: str | None) -> str:
     """
     import torch
 
+    if name is not None:
+        try:
+            wanted = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
         from wvq.distributed import processes
 
         device = processes().device
-        if name is not None and torch.device(name).type != device.type:
+        if name is not None and wanted.type != device.type:
             raise ConfigError(
                 f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
                 "(ACCELERATE_USE_CPU=true takes the CPU)"
@@ -53,10 +58,6 @@ def device_of(name: str | None) -> str:
     if name is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
     return name
 
 

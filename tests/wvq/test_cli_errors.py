@@ -168,6 +168,8 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
 def test_a_launched_process_takes_its_own_device(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
-    assert device_of(None) == device_of("cuda") == "cuda:1"
+    assert device_of(None) == "cuda:1"
     with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
         device_of("cpu")
+    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cpu")))
+    assert device_of("cpu") == "cpu"
