@@ -27,6 +27,8 @@ from wvq.images import to_uint8
 from wvq.locks import sole_writer
 from wvq.unreadable import Reading, refuse_too_many, summary
 
+_FORMAT = 2  # of the files; others are not looked at
+
 
 def default_cache() -> Path:
     """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache."""
@@ -210,7 +212,8 @@ def _kept_features(
 ) -> PictureFeatures:
     """Features of the pictures that ``read`` gives, from their folder in ``cache``, whose name is a hash of both."""
     recipe = network.recipe(described["image_size"])
-    key = hashlib.sha256(f"{described['sha256']} {network.weights_sha256} {recipe}".encode()).hexdigest()[:32]
+    text = f"{_FORMAT} {described['sha256']} {network.weights_sha256} {recipe}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
     identity = {**described, "kind": kind, **network_settings(network, described["image_size"])}
     count, folder = described["num_images"], cache / f"{kind}-{key}"
     with sole_writer(folder, processes().is_main_process, wait=True):

@@ -107,9 +107,10 @@ class FeatureShards:
         if keep_pixels:
             tensors["pixels"] = pixels
         file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
+        metadata = {"image_size": str(pixels.shape[-1])} | {name: _sha256(value) for name, value in tensors.items()}
         try:
             with whole_file(file) as partial:
-                save_file(tensors, partial, metadata={"image_size": str(pixels.shape[-1])})
+                save_file(tensors, partial, metadata=metadata)
         except (SafetensorError, OSError) as error:
             raise DataError(
                 f"{file} could not be written ({first_line(error)}); make room, and the same command goes on from there"
@@ -126,12 +127,15 @@ class FeatureShards:
         for file in self.files():
             try:
                 with safe_open(file, "pt") as opened:
+                    metadata = opened.metadata() or {}
                     for name in set(names) & set(opened.keys()):
-                        parts[name].append(opened.get_tensor(name))
-                    metadata = opened.metadata()
-            except (SafetensorError, OSError) as error:
+                        value = opened.get_tensor(name)
+                        if _sha256(value) != metadata.get(name):
+                            raise SafetensorError(f"{name} is not what was written")
+                        parts[name].append(value)
+                size = max(size, int(metadata["image_size"]))
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
                 raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
-            size = max(size, int(metadata["image_size"]))
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
@@ -165,6 +169,11 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
         stack.enter_context(sole_writer(folder, processes().is_main_process))
         yield Path(folder)
+
+
+def _sha256(tensor: Tensor) -> str:
+    """Hash of a tensor's bytes: a safetensors file has no checksum of its own."""
+    return hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def remove_shards(folder: str | Path) -> None:

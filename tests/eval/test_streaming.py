@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from wvq.errors import ConfigError, DataError
 from wvq.eval import streaming
@@ -119,9 +120,18 @@ def test_another_evaluation_does_not_go_on_in_its_place(images, projection, tmp_
 def test_a_damaged_file_is_one_line_that_names_it(images, projection, tmp_path):
     shards = stream(images, projection, tmp_path / "s")
     file = shards.files()[1]
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match=f"{file.name} is damaged"):
-        collected(shards, "none", COUNT)
+    content = file.read_bytes()
+    flipped = [bytearray(content) for _ in range(3)]
+    for place, damaged in zip((10, len(content) // 2, -1), flipped, strict=True):
+        damaged[place] ^= 4
+    foreign = save({"numbers": torch.arange(3), "features": torch.zeros(3, 7)})
+    for damaged in (content[:100], b"", foreign, *flipped):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{file.name} is damaged") as caught:
+            collected(shards, "none", COUNT)
+        assert "\n" not in str(caught.value)
+    file.write_bytes(content)
+    assert collected(shards, "none", COUNT).num_images == COUNT
 
 
 def test_the_folder_goes_when_the_work_is_done(images, projection, tmp_path):
