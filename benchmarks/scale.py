@@ -1,12 +1,20 @@
 """What ImageNet at 256 x 256 costs on 1, 8 and 64 GPUs: memory, cache, traffic and time, for docs/scale.md.
 
     python -m benchmarks.scale
+    python -m benchmarks.scale --measure docs/results/scale.json
 
 Operations of a training step are counted as torch runs it (on tensors without values), memory is the trainer's own
 estimate (generator/memory.py); the rates of the hardware are its maker's, the share of them that is reached is assumed.
+``--measure`` holds the counting against steps that are run here: the share of the rate of a large matrix product, taken
+in turns with the steps, that a step reaches.
 """
 
 from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
 
 import torch
 
@@ -15,6 +23,8 @@ from wvq.eval.markdown import markdown_table
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import GIB, sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.hardware import hardware
+from wvq.outputs import write_json
 
 SIZES = ("B", "L", "3B")
 WORLDS = (1, 8, 64)
@@ -120,5 +130,52 @@ def tables() -> str:
     return f"{markdown_table(training, training_rows())}\n\n{markdown_table(sampling, sampling_rows())}"
 
 
-if __name__ == "__main__":
+def measured(size: str, precision: str, pictures: int = 2, rounds: int = 7, side: int = 2048) -> dict:
+    """Milliseconds a token of a training step here, and the share of a matrix product's rate; medians of pairs."""
+    operations = operations_a_token(build(size))
+    torch.manual_seed(0)
+    model = ImageCodeTransformer(ImageCodeTransformerConfig(size=size, num_classes=1000)).train()
+    codes = torch.randint(model.config.num_codes, (pictures, model.config.sequence_length))
+    labels = torch.zeros(pictures, dtype=torch.int64)
+    tokens = pictures * (model.config.sequence_length + model.config.prefix_length)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    square = torch.randn(side, side, dtype=dtype)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(codes, labels).loss
+        loss.backward()
+        model.zero_grad()
+
+    def seconds(work) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    step(), square @ square  # warm
+    pairs = [(seconds(step), seconds(lambda: square @ square)) for _ in range(rounds)]
+    shares = [operations * tokens / taken / (2 * side**3 / product) for taken, product in pairs]
+    return {
+        "size": size,
+        "precision": precision,
+        "operations_a_token": operations,
+        "milliseconds_a_token": statistics.median(taken for taken, _ in pairs) / tokens * 1e3,
+        "product_operations_a_second": 2 * side**3 / statistics.median(product for _, product in pairs),
+        "share_of_product": statistics.median(shares),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", type=Path, help="also run steps here, and write what they took to this JSON file")
+    arguments = parser.parse_args()
     print(tables())
+    if arguments.measure:
+        rows = [measured("B", precision) for precision in ("float32", "bf16")]
+        write_json(arguments.measure, {"hardware": hardware(), "torch": torch.__version__, "steps": rows})
+        for row in rows:
+            print(row)
+
+
+if __name__ == "__main__":
+    main()
