@@ -62,7 +62,8 @@ def read_archive(file: str | Path) -> ReferenceArchive:
     except FileNotFoundError:
         raise DataError(f"reference: {file} does not exist") from None
     except (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"reference: {file} is no .npz file that can be read ({error})") from error
+        reason = "it holds pickled objects" if "allow_pickle" in str(error) else error
+        raise DataError(f"reference: {file} is no .npz file that can be read ({reason})") from error
     moments = _moments(file, arrays, "mu", "sigma")
     pictures = arrays.get("arr_0")
     if pictures is not None:
@@ -97,12 +98,19 @@ def array_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def write_archive(file: str | Path, pictures: Tensor, labels: list[int] | None = None) -> None:
-    """Write pictures, uint8 (N, 3, H, W), and their classes; the file is complete or absent."""
+    """Write pictures, uint8 (N, 3, H, W), and their classes; the file is complete or absent.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
     arrays = {"arr_0": pictures.permute(0, 2, 3, 1).contiguous().numpy()}
     if labels is not None:
         arrays["arr_1"] = np.asarray(labels, np.int64)
-    with whole_file(file) as partial, partial.open("wb") as opened:
-        np.savez(opened, **arrays)
+    try:
+        with whole_file(file) as partial, partial.open("wb") as opened:
+            np.savez(opened, **arrays)
+    except OSError as error:
+        raise DataError(f"{file} could not be written ({error.strerror or error}); make room and repeat") from error
 
 
 def _moments(file: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Moments | None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 
+MOST_PIXELS = 4_096  # a side that samples may be brought to
+
+
 def evaluate_generation(
     pipeline: ImageGenerationPipeline,
     reference: RealPictures | ImageDataset | ReferenceArchive,
@@ -66,7 +69,7 @@ def evaluate_generation(
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
-        seed: seed of the samples and of the choice of reference pictures.
+        seed: seed of the samples; the reference pictures do not depend on it.
         batch_size: samples and pictures in a batch; the result does not depend on it.
         feature_network: network of the distances; the default one if not given.
         progress: whether to show progress bars.
@@ -94,17 +97,16 @@ def evaluate_generation(
         raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} samples")
     if clip is not None and prompts is None:
         raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
-    if resize is not None and resize < 1:
-        raise ConfigError(f"resize must be a number of pixels, got {resize}")
+    check_resize(resize)
     sampling = asdict(pipeline.sampling.updated(**sampling))
 
     def conditions(indices: list[int]) -> tuple:
         labels, class_setting = class_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
         return labels, class_setting, prompt_plan(real.dataset, indices, prompts, num_images)
 
-    conditions(real.order(seed)[:num_images])  # refuses what does not fit before pictures are read
+    conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
     with working_folder(work) as folder:
-        pool = real.pool(network, num_images, seed, batch_size, progress)
+        pool = real.pool(network, num_images, batch_size, progress)
         indices = pool.indices[:num_images] if real.dataset is not None else []
         labels, class_setting, texts = conditions(indices)
         identity = {
@@ -218,6 +220,15 @@ def draw_samples(
         **sampling,
     )
     return to_uint8(resized(output.images, resize))
+
+
+def check_resize(side: int | None) -> None:
+    """
+    Raises:
+        ConfigError: no side of pictures.
+    """
+    if side is not None and not 1 <= side <= MOST_PIXELS:
+        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
 
 
 def resized(images: Tensor, side: int | None) -> Tensor:

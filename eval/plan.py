@@ -39,7 +39,9 @@ def class_plan(
         if classes == "reference":
             return _repeat(_reference_classes(dataset, reference_indices, names), num_images), classes
         if classes != "balanced":
-            raise ConfigError(f"classes must be auto, balanced, reference, a list or None, not {classes!r}")
+            raise ConfigError(
+                f"classes must be auto, balanced, reference or none (in Python: a list, or None), not {classes!r}"
+            )
         chosen = list(range(num_classes))
     else:
         chosen = list(classes)
@@ -49,7 +51,9 @@ def class_plan(
     if num_images % len(chosen):
         below = num_images // len(chosen) * len(chosen)
         near = " or ".join(str(count) for count in (below, below + len(chosen)) if count)
-        raise ConfigError(f"num_images={num_images} cannot be balanced over {len(chosen)} classes; use {near}")
+        raise ConfigError(
+            f"num_images={num_images} cannot be balanced over {len(chosen)} classes; use {near}, or classes reference"
+        )
     return _repeat(chosen, num_images), classes if isinstance(classes, str) else chosen
 
 
@@ -66,7 +70,7 @@ def prompt_plan(
         return None
     if isinstance(prompts, str):
         if prompts != "reference":
-            raise ConfigError(f"prompts must be a list of texts or 'reference', not {prompts!r}")
+            raise ConfigError(f"prompts must be 'reference' (in Python also a list of texts), not {prompts!r}")
         if dataset is None or dataset.captions is None:
             raise DataError("prompts='reference' needs pictures with captions; this data set has none")
         prompts = [dataset.captions[index] for index in reference_indices]

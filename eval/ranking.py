@@ -46,13 +46,15 @@ def compare_results(files: list[str | Path]) -> str:
     if len(files) < 2:
         raise DataError("compare needs at least two results")
     results = [_read(file) for file in files]
+    problems = []
     for name in PROTOCOL:
         values = [_field(result, name) for result in results]
-        for file, value in zip(files[1:], values[1:], strict=True):
-            if value != values[0]:
-                raise DataError(
-                    f"not comparable: {name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}"
-                )
+        other = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
+        problems += [
+            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in other
+        ]
+    if problems:
+        raise DataError(f"not comparable: {'; '.join(problems)}")
     names = [name for name in results[0]["metrics"] if all(_number(result, name) for result in results)]
     if not names:
         raise DataError("not comparable: the results have no metric in common")
@@ -61,8 +63,8 @@ def compare_results(files: list[str | Path]) -> str:
     for name in names:
         higher = name.removesuffix(AT_FLOOR_N).removeprefix("joint_").startswith(HIGHER)
         values = [result["metrics"][name] for result in results]
-        best = max(values) if higher else min(values)
-        figures = [f"**{value:.4f}**" if value == best else f"{value:.4f}" for value in values]
+        best = f"{max(values) if higher else min(values):.4f}"  # as printed: what looks equal is equal
+        figures = [f"**{value:.4f}**" if f"{value:.4f}" == best else f"{value:.4f}" for value in values]
         floor = results[0]["floor"].get(name.removesuffix(AT_FLOOR_N))
         at_n = results[0]["num_floor"] == results[0]["num_images"] or name.endswith(AT_FLOOR_N)
         rows.append(

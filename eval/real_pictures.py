@@ -58,12 +58,12 @@ class RealPictures:
         elif len(self.dataset) < 4:
             raise DataError(f"generation needs at least 4 samples and 4 pictures, not {len(self.dataset)}")
 
-    def order(self, seed: int) -> list[int]:
-        """The order that pictures of a data set are taken in; none of an archive."""
-        return [] if self.archive else _shuffled(len(self.dataset), seed).tolist()
+    def order(self) -> list[int]:
+        """The order that pictures of a data set are taken in, the same for all evaluations; none of an archive."""
+        return [] if self.archive else _shuffled(len(self.dataset)).tolist()
 
     def pool(
-        self, network: FeatureNetwork, num_images: int, seed: int, batch_size: int = 64, progress: bool = True
+        self, network: FeatureNetwork, num_images: int, batch_size: int = 64, progress: bool = True
     ) -> PictureFeatures:
         """Features of as many pictures as ``num_images`` samples and their floor need; all of an archive's.
 
@@ -71,16 +71,15 @@ class RealPictures:
             DataError: fewer than four pictures that can be read, or too many that cannot.
         """
         limit = num_images * (2 if num_images < FLOOR_BELOW else 1)
-        key = (network.name, network.weights_sha256, limit, seed)
+        key = (network.name, network.weights_sha256, limit)
         if key in self._pools:
             return self._pools[key]
         if self.archive:
             pool = archive_features(self.archive, network, self.kind, batch_size, self.cache, progress)
-            pool = pool.part(_shuffled(pool.num_images, seed))  # often sorted by class; parts stand for all of it
+            pool = pool.part(_shuffled(pool.num_images))  # often sorted by class; parts stand for all of it
         else:
-            order = self.order(seed)
             pool = real_features(
-                self.dataset, network, self.kind, batch_size, order, limit, cache=self.cache, progress=progress
+                self.dataset, network, self.kind, batch_size, self.order(), limit, cache=self.cache, progress=progress
             )
             if pool.num_images < 4:
                 raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
@@ -124,5 +123,6 @@ class RealPictures:
         return found
 
 
-def _shuffled(count: int, seed: int) -> torch.Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def _shuffled(count: int) -> torch.Tensor:
+    # Not by the samples' seed: results of several seeds compare only over the same pictures.
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))

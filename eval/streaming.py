@@ -76,10 +76,14 @@ class FeatureShards:
             return
         before = read_json(file, ConfigError, f"{file} is gone")
         for name in identity:
-            if before.get(name) != identity[name]:
+            then, now = before.get(name), identity[name]
+            if then != now:
+                if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
+                    part = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+                    name, then, now = f"{name}: {part}", then.get(part), now.get(part)
                 raise ConfigError(
-                    f"{self.folder} was left by an evaluation with another {name}: {before.get(name)!r}, now "
-                    f"{identity[name]!r}; finish that one, remove the folder or choose another result file"
+                    f"{self.folder} was left by an evaluation with another {name} ({then!r}, now {now!r}); finish that "
+                    "one, remove the folder or choose another result file"
                 )
 
     def files(self) -> list[Path]:
@@ -168,7 +172,12 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
         stack.enter_context(sole_writer(folder, processes().is_main_process))
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except BaseException:
+            if processes().is_main_process and not any(Path(folder).glob(f"*{_SUFFIX}")):
+                remove_shards(folder)  # it would be in the way of a command with other settings
+            raise
 
 
 def _sha256(tensor: Tensor) -> str:

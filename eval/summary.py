@@ -76,11 +76,19 @@ def markdown(result: dict) -> str:
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
         markdown_table(["metric", "value", "real against real", "N"], figures),
         *(f"Warning: {warning}." for warning in result["warnings"]),
+        *_sweep_table(result),
         markdown_table(
             ["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _sweep_table(result: dict) -> list[str]:
+    rows = result.get("sweep", {}).get("rows", [])
+    names = list(rows[0]) if rows else []
+    shown = [[f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
+    return [markdown_table(names, shown)] if rows else []
 
 
 def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, list]]) -> list[Path]:
@@ -140,20 +148,21 @@ def generation_blocks(
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
     """
     settings, dataset = result["settings"], reference and reference.dataset
-    pool = None if dataset is None else reference.pool(network, result["num_images"], settings["seed"], progress=False)
+    pool = None if dataset is None else reference.pool(network, result["num_images"], progress=False)
     if settings["prompts"]:
         images, codes, sheet = _by_prompt(pipeline, result, dataset, pool, sampling or {})
         said = "The first samples under their prompts, none picked."
     else:
-        images, codes, sheet = _by_class(pipeline, settings["seed"], sampling or {})
-        said = "The first seeds, none picked."
-        said = f"One class a row. {said}" if pipeline.generator.config.num_classes else said
+        by_class = settings["classes"] is not None
+        images, codes, sheet = _by_class(pipeline, settings["seed"], sampling or {}, by_class)
+        said = "One class a row, the first seeds, none picked." if by_class else "The first seeds, none picked."
     blocks = [("Samples", said, [(sheet, "samples")])]
     if pool is not None:
         samples = images[:: max(1, len(images) // QUERIES)][:QUERIES]
         blocks.append(_neighbour_block(resized(samples, settings["resize"]), network, dataset, pool))
     counts = np.bincount(codes.flatten().numpy(), minlength=pipeline.generator.config.num_codes)
-    blocks.append(("Codes", "How often the samples above use each code.", [(code_histogram(counts), "codes")]))
+    said = f"How often the {len(images)} samples above use each code; so few cannot use all of a large codebook."
+    blocks.append(("Codes", said, [(code_histogram(counts), "codes")]))
     if sweep := result.get("sweep"):
         keys = [name for name in sweep["rows"][0] if name != sweep["field"]]
         text = f"All but {sweep['field']} is as in the protocol. Its best value here was found on this very reference."
@@ -162,10 +171,11 @@ def generation_blocks(
 
 
 def _by_class(
-    pipeline: ImageGenerationPipeline, seed: int, sampling: dict
+    pipeline: ImageGenerationPipeline, seed: int, sampling: dict, by_class: bool
 ) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
     """Pictures, codes and sheet of the first seeds of each class; without classes, of the first seeds."""
     names = list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
+    names = names if by_class else []
     # Without classes one call after the other, each with the next seeds.
     calls = [{"class_labels": name, "seed": seed} for name in names]
     calls = calls or [{"seed": seed + PER_CLASS * row} for row in range(4)]
@@ -212,8 +222,8 @@ def _neighbour_block(
     middle = -(-len(rows) // 2)
     halves = [labelled_rows(part, _scale(samples), label_width=8) for part in (rows[:middle], rows[middle:]) if part]
     text = (
-        "First in each row a sample, then the real pictures that are nearest to it in the features. Copies of training "
-        "pictures would show here."
+        f"First in each row a sample, then those of {real.num_images:,} real pictures (the reference and its floor) "
+        "that are nearest to it in the features. Copies of them would show here."
     )
     return "Nearest real pictures", text, [(half, "sample, then its nearest real pictures") for half in halves]
 

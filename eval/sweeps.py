@@ -25,7 +25,9 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
     except ValueError:
         raise ConfigError(f"sweep must read {field}=first:last:step, such as {field}=1:4:0.5, not {text}") from None
     if not equals or not step > 0 or not first <= last or (last - first) / step >= MOST:
-        raise ConfigError(f"sweep {text}: the step must be above 0, the first value at most the last, {MOST} at most")
+        raise ConfigError(
+            f"sweep {text}: the step must be above 0, the first value at most the last, with at most {MOST} values"
+        )
     count = int((last - first) / step + 1 + 1e-9)
     values = [round(first + number * step, 10) for number in range(count)]
     whole = isinstance(getattr(SamplingSettings(), field), int)

@@ -52,7 +52,8 @@ def read_sampling(folder: Path) -> SamplingSettings:
         CheckpointError: the index is missing or damaged, or points to parts elsewhere.
     """
     file = folder / INDEX_NAME
-    index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing")
+    hint = "; it is a single model" if (folder / "config.json").exists() else ""
+    index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing{hint}")
     if index.get("_class_name") != PIPELINE_CLASS:
         raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
     for name, own in PARTS.items():

@@ -11,6 +11,7 @@ from wvq.layout import layout_text
 from wvq.outputs import IDENTITY_NAME, INDEX_NAME, JOB_NAME, TRAINING, read_json
 from wvq.pretrained import is_number, read_config
 from wvq.tracking import LOG_NAME
+from wvq.weight_files import verify_weights
 
 
 def describe(path: str | Path) -> str:
@@ -53,6 +54,9 @@ def _lines(title: str, rows: dict) -> str:
 def _model(path: Path) -> str:
     file = path / "config.json"
     kind = read_json(file, CheckpointError, f"{file} is missing").get("model_type")
+    if path.name == "text_encoder" and (path.parent / INDEX_NAME).exists():
+        return f"{path}: text encoder"
+    verify_weights(path)
     if kind == "wasserstein_vq":
         return _tokenizer(path)
     if kind == "image_code_transformer":
@@ -138,7 +142,7 @@ def _pipeline(path: Path) -> str:
     title = f"{path}: image generation pipeline" + (f" WITHOUT its {' and '.join(missing)}" if missing else "")
     parts = [_model(path / name) for name in names[:2] if name not in missing]
     if "text_encoder" in names and "text_encoder" not in missing:
-        parts.append(f"{path / 'text_encoder'}: text encoder")
+        parts.append(_model(path / "text_encoder"))
     return "\n".join([title, *parts])
 
 
@@ -208,6 +212,8 @@ def _part_of(there: int, wanted) -> str:
 
 
 def _result(path: Path) -> str:
+    from wvq.eval.metrics import AT_FLOOR_N
+
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:
         result = read_json(path, DataError, "")
@@ -216,11 +222,13 @@ def _result(path: Path) -> str:
     kind, metrics, floor = result.get("kind"), result.get("metrics"), result.get("floor", {})
     if not (isinstance(kind, str) and isinstance(metrics, dict) and isinstance(floor, dict)):
         raise no_result
-    rows = {
-        name: f"{value:.4g}" + (f"  (real against real {floor[name]:.4g})" if name in floor else "")
-        for name, value in metrics.items()
-        if isinstance(value, int | float)
-    }
+    same = result.get("num_floor") == result.get("num_images")
+    rows = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            plain = name.removesuffix(AT_FLOOR_N)
+            at_n = floor.get(plain) if same or plain != name else None  # two Ns do not compare
+            rows[name] = f"{value:.4g}" + (f"  (real against real {at_n:.4g})" if is_number(at_n, -1e9) else "")
     settings = result.get("settings")
     settings = settings if isinstance(settings, dict) else {}
     reference = settings.get("reference")
@@ -229,6 +237,7 @@ def _result(path: Path) -> str:
     counts = {
         "pictures": result.get("num_images"),
         "reference": f"{result.get('num_reference')}{which}",
+        "data": settings.get("data"),
         "network": settings.get("feature_network"),
         "date": result.get("date"),
     }

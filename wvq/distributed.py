@@ -12,7 +12,7 @@ from accelerate.utils import parse_flag_from_env
 
 def processes() -> PartialState:
     """The processes that run together. Accelerate finds those on CPUs only if it is told that they are there."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def world_size() -> int:

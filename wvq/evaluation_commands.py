@@ -47,7 +47,7 @@ def evaluate_reconstruction(values) -> None:
     )
     if warning := other_split(values.tokenizer, values.data):
         result["warnings"].append(warning)
-    result["settings"]["tokenizer"] = values.tokenizer
+    result["settings"] |= {"tokenizer": values.tokenizer, "data": values.data.path}
     if is_main_process():
         _save_result(values.out, result, lambda: reconstruction_blocks(tokenizer, dataset), [work])
 
@@ -71,6 +71,7 @@ def evaluate_generation(values) -> None:
     from wvq.data import load_images
     from wvq.eval.archives import read_archive
     from wvq.eval.clip_score import CLIPScore
+    from wvq.eval.generation import check_resize
     from wvq.eval.generation import evaluate_generation as evaluate
     from wvq.eval.real_pictures import RealPictures
     from wvq.eval.reference_cache import usable_cache
@@ -80,6 +81,7 @@ def evaluate_generation(values) -> None:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
     _check_out(values.out)
+    check_resize(values.resize)
     device = device_of(values.device)
     pipe = ImageGenerationPipeline.from_pretrained(values.pipeline, device=device, weights=values.weights)
     size = pipe.tokenizer.config.image_size
@@ -94,8 +96,10 @@ def evaluate_generation(values) -> None:
         source = _part(load_images(replace(values.data, image_size=values.resize or size)), kind)
     real = RealPictures(source, kind, values.force_reference, usable_cache())
     network = _feature_network(values)
+    count = values.num_images
+    count = _default_count(values, pipe.generator.config.num_classes) if count is None else count
     shared = {
-        "num_images": 1000 if values.num_images is None else values.num_images,
+        "num_images": count,
         "classes": {None: "auto", "none": None}.get(values.classes, values.classes),
         "prompts": values.prompts,
         "seed": values.seed,
@@ -108,7 +112,7 @@ def evaluate_generation(values) -> None:
     field, steps = parse_sweep(values.sweep) if values.sweep else (None, [])
     works = [_work(values.out), *(_work(values.out, f".{field}-{step}") for step in steps)]
     result = evaluate(pipe, real, **shared, work=works[0], save_samples=values.save_samples, **sampling)
-    result["settings"] |= {"pipeline": values.pipeline, **published}
+    result["settings"] |= {"pipeline": values.pipeline, "data": values.reference or values.data.path, **published}
     rows = []
     for step, work in zip(steps, works[1:], strict=True):
         found = evaluate(pipe, real, **shared, work=work, **(sampling | {field: step}))
@@ -117,6 +121,12 @@ def evaluate_generation(values) -> None:
         result["sweep"] = {"field": field, "rows": rows}
     if is_main_process():
         _save_result(values.out, result, lambda: generation_blocks(pipe, result, network, real, sampling), works)
+
+
+def _default_count(values, num_classes: int) -> int:
+    """1,000 samples, or as many below it as balance the classes."""
+    balanced = num_classes and not values.prompts and values.classes in (None, "auto", "balanced")
+    return max(num_classes, 1000 - 1000 % num_classes) if balanced else 1000
 
 
 def _apply_preset(values, image_size: int) -> dict:
@@ -139,6 +149,8 @@ def _apply_preset(values, image_size: int) -> dict:
 def _check_out(out: str | None) -> None:
     if out and Path(out).suffix in (".md", ".html", ".npz"):
         raise ConfigError(f"out: {out} must be a JSON file; a text and a page are written beside it")
+    if out and Path(out).is_dir():
+        raise ConfigError(f"out: {out} is a folder; name a JSON file")
 
 
 def _work(out: str | None, name: str = "") -> str | None:

@@ -33,7 +33,7 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
         wait: wait for another run's end instead of an error.
 
     Raises:
-        ConfigError: another run holds it, or the folder is the root of the file system.
+        ConfigError: another run holds it, it cannot be written, or it is the root of the file system.
     """
     if not needed or fcntl is None:
         yield
@@ -42,8 +42,12 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
     if not whole.name:
         raise ConfigError(f"{folder} cannot be an output folder")
     file = whole.with_name(f".{whole.name}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stream = _locked(file, folder, wait)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = _locked(file, folder, wait)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{folder} cannot be written ({reason}); choose another place for the output") from error
     try:
         yield
     finally:

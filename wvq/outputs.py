@@ -120,7 +120,9 @@ def files_into(folder: str | Path) -> Iterator[Path]:
 def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
     """Raise ConfigError if the folder exists and is not empty."""
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_file():
+        raise ConfigError(f"{folder} is there already; choose another name or remove it")
+    if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} already holds {what}; choose another output folder or remove it")
 
 

@@ -55,7 +55,7 @@ class Parser(ArgumentParser):
             group = re.search(r"Group '([\w.]+)'", line)
             name = unknown.group(1) or unknown.group(2)
             name = f"{group.group(1)}.{name}" if group else name
-            options = [action.dest for action in self._actions if action.dest != "help"]
+            options = [s.lstrip("-") for a in self._actions for s in a.option_strings if a.dest != "help"]
             line = f"unknown option {name}{near_match(name, options)}"
         raise ConfigError(line)
 

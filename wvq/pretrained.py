@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
-from wvq.outputs import read_json
+from wvq.outputs import INDEX_NAME, read_json
 from wvq.weight_files import verify_weights, written_weights
 
 # Keys that transformers itself writes into a config.json beside the model's own.
@@ -172,7 +172,10 @@ def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
         ConfigError: a field is unknown or out of range.
     """
     file = Path(folder) / "config.json"
-    values = read_json(file, CheckpointError, f"{file} is missing: {folder} holds no {config_class.model_type}")
+    part = "generator" if "transformer" in config_class.model_type else "tokenizer"
+    hint = f"; it is a pipeline: give {folder}/{part}" if (Path(folder) / INDEX_NAME).exists() else ""
+    missing = f"{file} is missing: {folder} holds no {config_class.model_type}{hint}"
+    values = read_json(file, CheckpointError, missing)
     if values.get("model_type") != config_class.model_type:
         raise CheckpointError(
             f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'

@@ -66,7 +66,7 @@ def test_classes_are_exactly_balanced(labelled, projection):
     result = evaluate(pipeline, labelled, 12, projection)
     assert Counter(pipeline.labels) == {0: 4, 1: 4, 2: 4}
     assert result["settings"]["classes"] == "balanced"
-    with pytest.raises(ConfigError, match="cannot be balanced over 3 classes; use 12 or 15"):
+    with pytest.raises(ConfigError, match="cannot be balanced over 3 classes; use 12 or 15, or classes"):
         evaluate(pipeline, labelled, 13, projection)
 
 
@@ -135,7 +135,7 @@ def test_real_pictures_as_samples_score_like_the_floor(labelled, projection, pic
 
 def test_other_pictures_are_taken_for_unreadable_ones(labelled, projection):
     whole = evaluate(FakePipeline(), labelled, 10, projection, classes="reference", seed=2)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(2)).tolist()
+    order = RealPictures(labelled).order()
     labelled.broken = (order[0], order[12])
     pipeline = FakePipeline()
     result = evaluate(pipeline, labelled, 10, projection, classes="reference", prompts="reference", seed=2)
@@ -188,7 +188,7 @@ def test_small_and_unbalanced_sets_are_warned_about(pictures, picture_set, proje
         ({"classes": [3]}, ConfigError, "class id 3 is out of range"),
         ({"classes": []}, ConfigError, "empty"),
         ({"classes": "all"}, ConfigError, "classes must be"),
-        ({"prompts": "a cat"}, ConfigError, "prompts must be a list"),
+        ({"prompts": "a cat"}, ConfigError, "prompts must be .reference."),
         ({"prompts": []}, ConfigError, "empty"),
     ],
 )
@@ -247,8 +247,10 @@ def test_a_stopped_evaluation_goes_on_and_ends_alike(labelled, projection, tmp_p
 
 def test_another_evaluation_is_not_mixed_in(labelled, projection, tmp_path):
     class Failing(FakePipeline):
-        def __call__(self, *arguments, **options):
-            raise KeyboardInterrupt
+        def __call__(self, *arguments, seed, **options):
+            if seed >= 5:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments, seed=seed, **options)
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(Failing(), labelled, 12, projection, work=tmp_path / "w")
@@ -269,7 +271,7 @@ def test_what_is_there_is_not_overwritten_at_a_second_try(name, labelled, projec
         target.mkdir()
     (target / "000000.png" if name == "pngs" else target).write_bytes(b"mine")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"{name} already holds pictures"):
+        with pytest.raises(ConfigError, match=f"{name} already holds pictures|{name} is there already"):
             evaluate(FakePipeline(), labelled, 12, projection, work=tmp_path / "w", save_samples=target)
     assert (target / "000000.png" if name == "pngs" else target).read_bytes() == b"mine"
 
@@ -338,11 +340,13 @@ def test_clip_scores_are_averaged_over_all_samples(labelled, projection):
 def test_several_evaluations_take_the_features_of_their_reference_once(labelled, projection):
     real = RealPictures(labelled)
     first = evaluate(FakePipeline(), real, 12, projection)
-    pool = real.pool(projection, 12, 0)
+    pool = real.pool(projection, 12)
     again = evaluate(FakePipeline(), real, 12, projection, temperature=0.5)
-    assert real.pool(projection, 12, 0) is pool
+    assert real.pool(projection, 12) is pool
     assert again["floor"] == first["floor"]
-    assert real.pool(projection, 12, 1) is not pool  # another seed takes other pictures
+    other = evaluate(FakePipeline(), labelled, 12, projection, seed=7)
+    assert other["settings"]["reference"] == first["settings"]["reference"]  # so that seeds compare
+    assert other["settings"]["samples"] != first["settings"]["samples"]
 
 
 def test_samples_can_be_resized_before_they_are_measured(labelled, projection, tmp_path):
@@ -355,7 +359,7 @@ def test_samples_can_be_resized_before_they_are_measured(labelled, projection, t
     with np.load(tmp_path / "s.npz") as stored:
         assert stored["arr_0"].shape == (6, 16, 16, 3)
     assert drawn.shape[-1] == 32
-    with pytest.raises(ConfigError, match="resize must be a number of pixels, got 0"):
+    with pytest.raises(ConfigError, match="resize must be from 1 to 4,096 pixels, got 0"):
         evaluate(FakePipeline(), labelled, 6, projection, resize=0)
 
 
@@ -376,3 +380,11 @@ def test_statistics_without_pictures_have_no_floor_and_say_so(labelled, projecti
     result = evaluate(FakePipeline(), read_archive(tmp_path / "r.npz"), 12, network)
     assert result["floor"] == {}
     assert any(line.startswith("no floor: r.npz holds statistics and no pictures") for line in result["warnings"])
+
+
+def test_a_refused_evaluation_leaves_nothing_in_the_way(labelled, projection, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        evaluate(FakePipeline(), labelled, 6, projection, work=tmp_path / "w", save_samples=tmp_path / "file" / "s")
+    assert not (tmp_path / "w").exists()
+    evaluate(FakePipeline(), labelled, 6, projection, work=tmp_path / "w")

@@ -87,6 +87,14 @@ def test_another_protocol_is_refused_by_its_field(files, field, value):
         compare_results([a, b])
 
 
+def test_every_field_that_differs_is_named_and_equal_figures_are_equal(files):
+    a, b = files(lambda other: other.update(num_images=50, num_reference=99))
+    with pytest.raises(DataError, match=r"num_images is 100 .*; num_reference is 100 .* and 99 in"):
+        compare_results([a, b])
+    a, b = files(lambda other: other["metrics"].update(fid=5.50000001))
+    assert "**5.5000** | **5.5000**" in compare_results([a, b])
+
+
 def test_other_files_are_refused(files, tmp_path):
     a, b = files(lambda other: other["metrics"].clear())
     with pytest.raises(DataError, match="no metric in common"):

@@ -109,7 +109,7 @@ def test_pixels_are_kept_where_asked_for(images, projection, tmp_path):
 
 def test_another_evaluation_does_not_go_on_in_its_place(images, projection, tmp_path):
     stream(images, projection, tmp_path / "s")
-    with pytest.raises(ConfigError, match="another seed: 0, now 1; finish that one"):
+    with pytest.raises(ConfigError, match=r"another seed \(0, now 1\); finish that one"):
         stream(images, projection, tmp_path / "s", identity={"seed": 1})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").touch()

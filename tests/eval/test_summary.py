@@ -64,11 +64,14 @@ def test_the_page_shows_samples_neighbours_codes_and_the_sweep(
     names, result, projection, pictures, picture_set, tmp_path
 ):
     asked, data = [], picture_set(pictures(12))
+    result["settings"]["classes"] = "balanced" if names else None
     result["sweep"] = {"field": "guidance_scale", "rows": [{"guidance_scale": s, "fid": 6 - s} for s in (1.0, 1.5)]}
     blocks = generation_blocks(drawing(names, asked), result, projection, RealPictures(data), {"top_k": 3})
     assert [title for title, _, _ in blocks] == ["Samples", "Nearest real pictures", "Codes", "Sweep"]
     expected = [(name, 3, {"top_k": 3}) for name in names]
     assert asked == (expected or [(None, 3 + 8 * row, {"top_k": 3}) for row in range(4)])
+    assert "| guidance_scale | fid |" in markdown(result)
+    assert "| 1.5000 | 4.5000 |" in markdown(result)
     text, page = write_summary(tmp_path / "r.json", result, blocks)
     assert (text.name, page.name) == ("r.md", "r.html")
     content = page.read_text()
@@ -84,7 +87,7 @@ def test_measured_samples_are_shown_under_their_prompts(result, projection, pict
     result["settings"] |= {"prompts": "reference", "classes": None}
     blocks = generation_blocks(drawing((), asked), result, projection, RealPictures(data))
     assert [title for title, _, _ in blocks] == ["Samples", "Nearest real pictures", "Codes"]
-    order = RealPictures(data).order(3)
+    order = RealPictures(data).order()
     result["settings"]["resize"] = 24  # the samples' features are then those that were measured
     assert generation_blocks(drawing((), []), result, projection, RealPictures(data))[1][0] == "Nearest real pictures"
     assert asked == [(None, [captions[index] for index in order[:10]], 3)]
@@ -109,7 +112,7 @@ def test_sweeps():
         ("guidance_scale=1:2:0", "step must be above 0"),
         ("guidance_scale=2:1:1", "first value at most the last"),
         ("guidance_scale=1:nan:1", "first value at most the last"),
-        ("guidance_scale=0:1000:1", "100 at most"),
+        ("guidance_scale=0:1000:1", "at most 100"),
         ("top_k=1:2:0.5", "whole numbers"),
         ("top_p=0.5:1.5:0.5", r"top_p must be in \(0, 1\]"),
     ],
@@ -119,3 +122,11 @@ def test_other_sweeps_are_one_line(text, message):
 
     with pytest.raises(ConfigError, match=message):
         parse_sweep(text)
+
+
+def test_samples_without_classes_are_shown_without(result):
+    asked = []
+    result["settings"]["classes"] = None
+    blocks = generation_blocks(drawing(("cats", "dogs"), asked), result, None)
+    assert asked == [(None, 3 + 8 * row, {}) for row in range(4)]
+    assert blocks[0][1] == "The first seeds, none picked."

@@ -16,6 +16,8 @@ from wvq.eval.streaming import Batch, FeatureShards, stream_features
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder
 
+WITHOUT_WEIGHTS = shutil.ignore_patterns("training", "*.safetensors", "wvq_*")
+
 
 @pytest.fixture(scope="module")
 def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
@@ -59,6 +61,15 @@ def test_a_pipeline_without_a_part_says_so(part, copied):
     assert f"WITHOUT its {part}" in describe(copied)
 
 
+def test_damaged_weights_are_told(copied):
+    file = copied / "generator" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for path in (copied, copied / "generator"):
+        with pytest.raises(WVQError, match="is not the file that was saved"):
+            describe(path)
+    assert describe(copied / "text_encoder").endswith("text encoder")
+
+
 def test_a_code_cache(tiny_codes_dir):
     text = describe(tiny_codes_dir)
     header = json.loads((tiny_codes_dir / "header.json").read_text())
@@ -75,11 +86,16 @@ def test_a_result_file(tmp_path):
     metrics = {"fd_efficientnet_lite0": 512.25, "psnr_rgb": 21.5}
     floor = {"fd_efficientnet_lite0": 490.125}
     result = {"kind": "generation", "metrics": metrics, "floor": floor, "num_images": 420, "num_reference": 400}
-    result |= {"settings": {"reference": {"kind": "train"}}, "warnings": ["few pictures"]}
+    result |= {"settings": {"reference": {"kind": "train"}}, "warnings": ["few pictures"], "num_floor": 420}
     file.write_text(json.dumps(result))
     text = describe(file)
     assert "400 (train pictures)" in text
     assert text.endswith("warning: few pictures")
+    result["metrics"]["fd_efficientnet_lite0_at_floor_n"] = 530.5
+    file.write_text(json.dumps(result | {"num_floor": 210}))
+    other = describe(file)  # a floor at another N stands beside the figure of its N only
+    assert other.count("real against real") == 1
+    assert "530.5  (real against real 490.1)" in other
     assert "generation result" in text
     assert "512.2  (real against real 490.1)" in text
     assert [line.split() for line in text.splitlines() if "psnr" in line] == [["psnr_rgb", "21.5"]]
@@ -167,7 +183,9 @@ def test_another_model_is_named(tmp_path):
 @pytest.mark.parametrize("file", ["config.json", "result.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_damaged_tokenizer_is_one_line_that_names_the_file(file, content, tiny_tokenizer_dir, tmp_path):
-    shutil.copytree(tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors"))
+    shutil.copytree(
+        tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors", "wvq_*")
+    )
     (tmp_path / "t" / file).write_text(content)
     with pytest.raises(WVQError, match=file) as caught:
         describe(tmp_path / "t")
@@ -175,7 +193,9 @@ def test_a_damaged_tokenizer_is_one_line_that_names_the_file(file, content, tiny
 
 
 def test_figures_that_are_no_numbers_are_left_out(tiny_tokenizer_dir, tmp_path):
-    shutil.copytree(tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors"))
+    shutil.copytree(
+        tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", "*.safetensors", "wvq_*")
+    )
     (tmp_path / "t" / "result.json").write_text('{"psnr_rgb": "high", "ssim": 0.5, "images": 10}')
     assert "ssim 0.5" in describe(tmp_path / "t")
     assert "psnr_rgb" not in describe(tmp_path / "t")

@@ -73,7 +73,7 @@ def test_refuse_occupied(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ConfigError, match="already holds a run; choose another output folder"):
         refuse_occupied(tmp_path)
-    with pytest.raises(ConfigError, match=r"a.txt already holds files"):
+    with pytest.raises(ConfigError, match=r"a.txt is there already"):
         refuse_occupied(tmp_path / "a.txt", "files")
 
 
