@@ -320,9 +320,13 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 of it stands for is in ``config.code_layout``.
 
         Raises:
-            DataError: codes of another shape.
+            DataError: codes of another shape; on the CPU also codes outside of [0, K).
         """
         codes = unflatten_codes(codes, self.config.code_layout)
+        if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
+            least, most = codes.min().item(), codes.max().item()
+            if least < 0 or most >= self.config.num_codes:
+                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
         return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
 
     def decode_scales(self, codes: torch.Tensor) -> torch.Tensor:

@@ -228,6 +228,14 @@ def test_bfloat16_leaves_the_codebook_in_float32(saved):
     assert loaded(pixels).reconstruction.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("wrong", [-1, 32])
+def test_codes_out_of_range_are_one_clear_error(saved, wrong):
+    model, _ = saved
+    codes = torch.full((1, *model.config.grid), wrong)
+    with pytest.raises(DataError, match=rf"codes must be in \[0, {model.config.num_codes}\), got {wrong} to {wrong}"):
+        model.decode_codes(codes)
+
+
 def damage(folder, change):
     weights = load_file(folder / "model.safetensors")
     change(weights)
