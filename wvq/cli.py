@@ -206,6 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(parser)
         values = parser.instantiate(parser.parse_args(_normalise(rest)))
         command.run(values)
+        if "torch.distributed" in sys.modules:  # else nothing has been started
+            from wvq.distributed import leave_processes
+
+            leave_processes()
     except WVQError as error:
         _fail(program, " ".join(str(error).split()))
     except RunInterrupted as stop:

@@ -15,6 +15,16 @@ def processes() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
+def leave_processes() -> None:
+    """Wait for the others, then leave them, at the end of a command.
+
+    A process that ends while its group is open may abort, and the launcher then ends those that are still at work.
+    """
+    if world_size() > 1:
+        processes().wait_for_everyone()
+        dist.destroy_process_group()
+
+
 def world_size() -> int:
     """Number of processes that run together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
