@@ -68,7 +68,7 @@ class FeatureShards:
 
     def _claim(self, identity: dict) -> None:
         file = self.folder / IDENTITY_NAME
-        if not file.exists():
+        if not holds_shards(self.folder):
             if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
                 raise ConfigError(f"{self.folder} holds other files; remove it or choose another result file")
             self.folder.mkdir(parents=True, exist_ok=True)

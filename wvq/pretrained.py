@@ -128,7 +128,8 @@ class StrictPreTrainedModel(PreTrainedModel):
         hub_options = take_hub_options(kwargs)
         folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
-            kwargs["config"] = read_config(cls.config_class, folder)
+            hint = f"; it is a pipeline: give {folder}/{cls.kind}" if (folder / INDEX_NAME).exists() else ""
+            kwargs["config"] = read_config(cls.config_class, folder, hint)
         verify_weights(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
@@ -164,18 +165,20 @@ class StrictPreTrainedModel(PreTrainedModel):
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
 
-def read_config(config_class: type[StrictConfig], folder: Path) -> StrictConfig:
+def read_config(config_class: type[StrictConfig], folder: Path, hint: str = "") -> StrictConfig:
     """Read ``config.json`` of a model folder.
+
+    Args:
+        config_class: of the model.
+        folder: of the model.
+        hint: what to add if the file is missing.
 
     Raises:
         CheckpointError: the file is missing, is no JSON object, or belongs to another kind of model.
         ConfigError: a field is unknown or out of range.
     """
     file = Path(folder) / "config.json"
-    part = "generator" if "transformer" in config_class.model_type else "tokenizer"
-    hint = f"; it is a pipeline: give {folder}/{part}" if (Path(folder) / INDEX_NAME).exists() else ""
-    missing = f"{file} is missing: {folder} holds no {config_class.model_type}{hint}"
-    values = read_json(file, CheckpointError, missing)
+    values = read_json(file, CheckpointError, f"{file} is missing: {folder} holds no {config_class.model_type}{hint}")
     if values.get("model_type") != config_class.model_type:
         raise CheckpointError(
             f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
