@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,8 +25,46 @@ def leave_processes() -> None:
     A process that ends while its group is open may abort, and the launcher then ends those that are still at work.
     """
     if world_size() > 1:
-        processes().wait_for_everyone()
+        wait_for_all()
+        _patient.clear()
         dist.destroy_process_group()
+
+
+_POLL = 0.02  # seconds between two looks at a wait: signals are handled in between
+_patient: dict[Any, Any] = {}  # a group of CPU processes by the default group that it goes with
+
+
+def _patient_group() -> Any:
+    """The processes of the run over gloo, without a time limit: NCCL ends a collective after ten minutes."""
+    world = dist.group.WORLD
+    if world not in _patient:
+        _patient.clear()
+        _patient[world] = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    return _patient[world]
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here, however long one of them works; signals are handled meanwhile.
+
+    Raises:
+        RuntimeError: another process has ended.
+    """
+    if world_size() == 1:
+        return
+    work = dist.barrier(_patient_group(), async_op=True)
+    while not work.is_completed():
+        time.sleep(_POLL)
+    work.wait()  # raises what went wrong
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """The first process runs the block, then the others do; they wait for as long as it takes."""
+    if process_rank() != 0:
+        wait_for_all()
+    yield
+    if process_rank() == 0:
+        wait_for_all()
 
 
 def world_size() -> int:
@@ -55,11 +97,12 @@ def from_first_process(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The picklable value of each process, in order of rank."""
+    """The picklable value of each process, in order of rank; waits for the last one, however long it takes."""
     if world_size() == 1:
         return [value]
+    wait_for_all()
     values = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_patient_group())
     return values
 
 
