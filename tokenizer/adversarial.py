@@ -78,6 +78,8 @@ class Adversary(nn.Module):
         self.discriminator_loss, self._generator_loss = ADVERSARIAL_LOSSES[config.loss]
         self.register_buffer("real_average", torch.zeros(()))
         self.register_buffer("fake_average", torch.zeros(()))
+        self._parts: int = 1  # batches that a training step is cut into
+        self._means: list[torch.Tensor] = []  # of real and fake logits (2,), of those of the step under way
 
     def trains(self, images_seen: int) -> bool:
         """Whether the discriminator trains in the step that begins at ``images_seen``."""
@@ -89,6 +91,10 @@ class Adversary(nn.Module):
         if past < 0:
             return 0.0
         return self.config.weight * (min(1.0, past / self.config.ramp_images) if self.config.ramp_images else 1.0)
+
+    def begin_step(self, parts: int) -> None:
+        """Say that the next training step comes in so many batches: LeCam's averages then move once, in the last."""
+        self._parts, self._means = parts, []
 
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:
         """Adversarial loss (0-d) of reconstructions (B, 3, H, W)."""
@@ -144,9 +150,11 @@ class Adversary(nn.Module):
 
     def _lecam(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         value = (real - self.fake_average).square().mean() + (fake - self.real_average).square().mean()
-        with torch.no_grad():
-            for average, logits in ((self.real_average, real), (self.fake_average, fake)):
-                mean = mean_over_processes(logits.mean())
+        self._means.append(torch.stack([real.mean(), fake.mean()]).detach())
+        if len(self._means) == self._parts:
+            means = mean_over_processes(torch.stack(self._means).mean(0))
+            self._means = []
+            for average, mean in zip((self.real_average, self.fake_average), means, strict=True):
                 mean = torch.where(mean.isfinite(), mean, average)  # such a step is skipped: it must leave no trace
                 average.lerp_(mean, 1 - LECAM_DECAY)
         return value

@@ -82,6 +82,11 @@ class TokenizerTask(Task):
     def compiled_parts(self, model: WassersteinVQModel) -> list[nn.Module]:
         return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
 
+    def begin_step(self, model: WassersteinVQModel, parts: int) -> None:
+        model.quantizer.begin_step(parts)
+        if self.adversary is not None:
+            self.adversary.begin_step(parts)
+
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         pixel_values, raw = batch["pixel_values"], unwrapped(model)
         if self.config.final_alignment != 1:

@@ -17,7 +17,9 @@ class TrainConfig:
     Args:
         images: pictures to train on in all; every repetition counts.
         batch_size: pictures of one optimiser step, over all processes and accumulation steps together.
-        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory.
+        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory. Statistics and
+            alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
+            pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
         learning_rate: peak learning rate of the network.
         codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
             rate and schedule if None.

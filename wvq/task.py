@@ -50,6 +50,13 @@ class Task:
         """Modules that torch.compile makes faster, each as a whole."""
         return [model]
 
+    def begin_step(self, model: nn.Module, parts: int) -> None:
+        """A step begins, in which :meth:`loss` is asked for ``parts`` batches; ``model`` is the one behind wrappers.
+
+        What moves without a gradient moves once a step, over all of them.
+        """
+        pass
+
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
 

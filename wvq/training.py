@@ -209,6 +209,7 @@ class Trainer:
         torch.manual_seed(config.seed + self.images_seen + accelerator.process_index)
         figures: dict[str, torch.Tensor] = {}
         turns = [""]
+        self.task.begin_step(self.raw_model, config.gradient_accumulation_steps)
         for _ in range(config.gradient_accumulation_steps):
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
             with accelerator.accumulate(*modules):
