@@ -7,7 +7,7 @@ Shapes: B pictures, C channels, H W pixels, h w grid of codes, D dims of a code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +114,8 @@ class Encoder(nn.Sequential):
 class Decoder(nn.Sequential):
     """Quantized features (B, F, h, w) -> pictures (B, C, H, W), not clamped."""
 
+    _compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels[::-1]
         layers: list[nn.Module] = [nn.Conv2d(config.encoder_dim, widths[0], 1), *middle(widths[0], config)]
@@ -126,6 +128,26 @@ class Decoder(nn.Sequential):
         if config.patch_size > 1:
             layers.append(nn.PixelShuffle(config.patch_size))
         super().__init__(*layers)
+        self.last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile all but the last convolution; arguments as of torch.compile.
+
+        The adaptive weight of a GAN takes that layer's gradient on its own, before the backward pass of the step: a
+        compiled part runs backward once only.
+        """
+        self._compiled = torch.compile(self._body, *args, **kwargs)
+
+    def _body(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in list(self)[: self.last]:
+            x = layer(x)
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (self._compiled or self._body)(x)
+        for layer in list(self)[self.last :]:
+            x = layer(x)
+        return x
 
 
 class Projector(nn.Module):
@@ -240,7 +262,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
-        return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+        return self.decoder[self.decoder.last].weight
 
     def codes_hash(self) -> str:
         """Hash of the weights that make codes of pictures: that of two tokenizers which differ in the decoder alone."""
