@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.layout import unflatten_codes
+from wvq.precision import no_float16
 from wvq.pretrained import StrictPreTrainedModel, weights_hash
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -145,8 +146,11 @@ class Decoder(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = (self._compiled or self._body)(x)
-        for layer in list(self)[self.last :]:
-            x = layer(x)
+        with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
+            if not torch.is_autocast_enabled(x.device.type):
+                x = x.to(self[self.last].weight.dtype)
+            for layer in list(self)[self.last :]:
+                x = layer(x)
         return x
 
 

@@ -91,6 +91,21 @@ def test_both_optimisers_skip_a_step_that_is_not_finite_and_count_it(tmp_path, s
         assert run.accelerator.scaler.get_scale() == scale / 2
 
 
+def test_a_weight_of_the_adversary_that_is_not_finite_skips_the_step_of_the_model(tmp_path, monkeypatch):
+    run, losses = make_trainer(tmp_path, judge={"generator_start_images": 16}), []
+    generator_loss = run.task.adversary.generator_loss
+
+    def overflowing(reconstruction):
+        losses.append(generator_loss(reconstruction))
+        return losses[-1] * (1e30 if len(losses) == 2 else 1)  # a finite gradient whose norm is not
+
+    monkeypatch.setattr(run.task.adversary, "generator_loss", overflowing)
+    result = run.run()
+    assert result["skipped_steps"] == 1
+    assert result["skipped_discriminator_steps"] == 0
+    assert all(torch.isfinite(value).all() for value in run.raw_model.state_dict().values())
+
+
 def test_compilation_leaves_names_and_average_alone(tmp_path):
     run = make_trainer(tmp_path, compile=True)
     model, average = run.raw_model, run.ema.model
