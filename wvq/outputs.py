@@ -153,8 +153,11 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
         if not file.exists():
             raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if changed := _differences(before, values):
-            raise ConfigError(f"{folder} was started with another {changed[0]}; resume with the recipe saved in {file}")
+        changes = _differences(_completed(before, asdict(type(recipe)())), values)
+        if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
+            raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
+        if told := [change for name, change in changes.items() if name != "out"]:
+            warnings.warn(f"the run goes on with another {', '.join(told)}", stacklevel=2)
     elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
         raise ConfigError(
             f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
@@ -176,18 +179,35 @@ def finished_run(folder: str | Path) -> dict | None:
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all
-# else would make it another run.
-_FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
-    "train.keep_checkpoints",
-    "train.evaluate_every",
+# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
+# compute the same steps in another way, up to rounding; all else would make it another run.
+_FREE_ON_RESUME = {
+    "out",
     "data.unreadable",
+    "train.max_minutes",
+    "train.num_workers",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.compile",
+    "train.channels_last",
+    "train.gradient_checkpointing",
 }
 
 
-def _differences(before, after, prefix: str = "") -> list[str]:
+def _completed(before, defaults):
+    """Saved settings with the defaults of the fields that came after them."""
+    if not (isinstance(before, dict) and isinstance(defaults, dict)):
+        return before
+    return before | {name: _completed(before.get(name, default), default) for name, default in defaults.items()}
+
+
+def _differences(before, after, prefix: str = "") -> dict[str, str]:
+    """What differs, such as ``train.seed (0, now 1)``, by dotted name."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [d for key in keys for d in _differences(before.get(key), after.get(key), f"{prefix}{key}.")]
+        found = [_differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
+        return {name: change for some in found for name, change in some.items()}
     name = prefix.removesuffix(".")
-    return [] if before == after or name in _FREE_ON_RESUME else [f"{name} ({before!r}, now {after!r})"]
+    return {} if before == after else {name: f"{name} ({before!r}, now {after!r})"}

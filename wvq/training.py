@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -381,4 +382,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         plugin = accelerator.state.fsdp_plugin
         plugin.state_dict_config = plugin.optim_state_dict_config = None
         plugin.set_state_dict_type("FULL_STATE_DICT")
+        if plugin.mixed_precision_policy is not None:  # what travels in half precision is the weights alone
+            in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **in_float32)
     return accelerator

@@ -131,16 +131,34 @@ def test_resuming_needs_a_run(tmp_path):
         start_stage(tmp_path, Recipe(), resume=True)
 
 
-def test_resuming_allows_what_does_not_change_the_run(tmp_path):
-    start_stage(tmp_path, Recipe(train=TrainConfig(learning_rate=1e-5)), resume=False)
-    other = TrainConfig(learning_rate=1e-5, max_minutes=3.0, num_workers=2, log_every=5, save_every=7, evaluate_every=9)
-    start_stage(tmp_path, Recipe(out="moved", train=other), resume=True)
+def test_resuming_allows_what_does_not_change_the_run_and_says_what_is_new(tmp_path):
+    start_stage(tmp_path, Recipe(train=TrainConfig(learning_rate=1e-5, compile=True)), resume=False)
+    rhythm = {"max_minutes": 3.0, "num_workers": 2, "log_every": 5, "save_every": 7, "evaluate_every": 9}
+    rhythm["keep_checkpoints"] = 3
+    ways = {"compile": False, "channels_last": True, "gradient_checkpointing": True}
+    other = TrainConfig(learning_rate=1e-5, **rhythm, **ways)
+    with pytest.warns(UserWarning, match=r"goes on with another .*train.compile \(True, now False\)") as told:
+        start_stage(tmp_path, Recipe(out="moved", train=other), resume=True)
+    (line,) = [str(warning.message) for warning in told]
+    assert all(f"train.{name} (" in line for name in (*rhythm, *ways))
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["train"]["num_workers"] == 2
+
+
+def test_a_run_of_a_version_with_fewer_fields_is_resumed_with_their_defaults(tmp_path):
+    start_stage(tmp_path, Recipe(model={"num_codes": 8}), resume=False)
+    saved = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    del saved["train"]["gradient_checkpointing"], saved["train"]["schedule"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(saved))
+    start_stage(tmp_path, Recipe(model={"num_codes": 8}), resume=True)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(ConfigError, match=r"another train.schedule \('cosine', now 'linear'\)"):
+        start_stage(tmp_path, Recipe(model={"num_codes": 8}, train=TrainConfig(schedule="linear")), resume=True)
 
 
 def test_a_run_that_refused_a_picture_may_go_on_past_it(tmp_path):
     start_stage(tmp_path, TokenizerRecipe(data=DataConfig(unreadable="refuse")), resume=False)
-    start_stage(tmp_path, TokenizerRecipe(), resume=True)
+    with pytest.warns(UserWarning, match=r"data.unreadable \('refuse', now 'skip'\)"):
+        start_stage(tmp_path, TokenizerRecipe(), resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["data"]["unreadable"] == "skip"
 
 
