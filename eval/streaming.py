@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,9 +28,11 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import IDENTITY_NAME, read_json, whole_file, write_json
+from wvq.outputs import IDENTITY_NAME, read_json, remove_files, whole_file, write_json
 
 _SUFFIX = ".safetensors"
+_SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
+_PARTIAL = re.compile(rf"\.({_SHARD.pattern}|{re.escape(IDENTITY_NAME)})\.\d+\.partial")  # a killed process's
 
 
 @dataclass
@@ -88,7 +90,7 @@ class FeatureShards:
 
     def files(self) -> list[Path]:
         """The files that are whole, in order of their numbers."""
-        return sorted(self.folder.glob(f"*{_SUFFIX}"))
+        return shard_files(self.folder)
 
     def done(self) -> set[int]:
         """Numbers that need no more work."""
@@ -150,13 +152,17 @@ def holds_shards(folder: str | Path) -> bool:
     return (Path(folder) / IDENTITY_NAME).exists()
 
 
+def shard_files(folder: str | Path) -> list[Path]:
+    """The whole files of a stream in a folder, in order of their numbers; others that lie there are none."""
+    return sorted(file for file in Path(folder).glob(f"*{_SUFFIX}") if _SHARD.fullmatch(file.name))
+
+
 def numbers_in(folder: Path) -> set[int]:
     """Numbers of the pictures whose features are in a folder, by the names of its files."""
     found: set[int] = set()
-    for file in folder.glob(f"*{_SUFFIX}"):
-        start, _, stop = file.name.removesuffix(_SUFFIX).partition("-")
-        if start.isdigit() and stop.isdigit():
-            found.update(range(int(start), int(stop)))
+    for file in shard_files(folder):
+        start, stop = _SHARD.fullmatch(file.name).groups()
+        found.update(range(int(start), int(stop)))
     return found
 
 
@@ -172,11 +178,13 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
         stack.enter_context(sole_writer(folder, processes().is_main_process))
+        begun = holds_shards(folder)
         try:
             yield Path(folder)
         except BaseException:
-            if processes().is_main_process and not any(Path(folder).glob(f"*{_SUFFIX}")):
-                remove_shards(folder)  # it would be in the way of a command with other settings
+            # What this run began and left no picture in would be in the way of a command with other settings.
+            if processes().is_main_process and not begun and holds_shards(folder) and not shard_files(folder):
+                remove_shards(folder)
             raise
 
 
@@ -186,10 +194,12 @@ def _sha256(tensor: Tensor) -> str:
 
 
 def remove_shards(folder: str | Path) -> None:
-    """Remove a folder of shards; what says whose it is goes last, so that a run cut short here is still known."""
-    for file in sorted(Path(folder).glob(f"*{_SUFFIX}")):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the files of a stream, and the folder if it holds nothing else.
+
+    What says whose it is goes last, so that a run cut short here is still known.
+    """
+    for names in (_PARTIAL, _SHARD, re.compile(re.escape(IDENTITY_NAME))):
+        remove_files(folder, names)
 
 
 def stream_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from wvq.data import ImageDataset
+from wvq.errors import ConfigError
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.generation import resized
 from wvq.eval.markdown import markdown_table
@@ -19,8 +21,9 @@ from wvq.eval.plots import code_histogram, metric_curves
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.references import PictureFeatures, evaluation_view
 from wvq.eval.report import Report
+from wvq.eval.results import is_result
 from wvq.images import image_grid, labelled_rows, to_pil, to_uint8
-from wvq.outputs import write_text
+from wvq.outputs import read_json, write_text
 from wvq.unreadable import Reading
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ CLASSES, PER_CLASS = 16, 8  # rows and columns of the sheet of samples
 PROMPTED = 16  # samples on a sheet with prompts
 NEIGHBOURS, QUERIES = 4, 8
 TRIPLES = 8
+_TITLE = "Evaluation"
 
 
 def metric_rows(result: dict) -> list[tuple[str, float, float | None, int]]:
@@ -72,7 +76,7 @@ def markdown(result: dict) -> str:
 
     figures = [[name, shown(value), shown(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
     parts = [
-        f"# Evaluation of {result['kind']}",
+        f"# {_TITLE} of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
         markdown_table(["metric", "value", "real against real", "N"], figures),
         *(f"Warning: {warning}." for warning in result["warnings"]),
@@ -91,6 +95,26 @@ def _sweep_table(result: dict) -> list[str]:
     return [markdown_table(names, shown)] if rows else []
 
 
+def _beside(file: str | Path) -> list[Path]:
+    file = Path(file)
+    stem = file.with_suffix("") if file.suffix == ".json" else file
+    return [stem.with_name(stem.name + ending) for ending in (".md", ".html")]
+
+
+def refuse_foreign_files(file: str | Path) -> None:
+    """Refuse a result file where it, or the text and page beside it, would take the place of something else.
+
+    Raises:
+        ConfigError: the file there is no result, or one beside it is not what was written with one.
+    """
+    file = Path(file)
+    if file.exists() and not is_result(read_json(file, ConfigError, f"{file} is gone")):
+        raise ConfigError(f"out: {file} is no result of wvq evaluate and would be written over; choose another name")
+    for other in filter(Path.exists, _beside(file)):
+        if not re.search(rf"(^# |<title>){_TITLE} of ", other.read_text(encoding="utf-8", errors="replace")):
+            raise ConfigError(f"out: {other} would be written over, and no evaluation wrote it; choose another name")
+
+
 def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, list]]) -> list[Path]:
     """Write ``<file>.md`` and ``<file>.html`` beside a result's JSON.
 
@@ -102,11 +126,9 @@ def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, l
     Returns:
         The two files.
     """
-    file = Path(file)
-    stem = file.with_suffix("") if file.suffix == ".json" else file
-    written = [stem.with_name(stem.name + ending) for ending in (".md", ".html")]
+    written = _beside(file)
     write_text(written[0], markdown(result))
-    report = Report(f"Evaluation of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
+    report = Report(f"{_TITLE} of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
     rows = metric_rows(result)
     report.cards(
         [

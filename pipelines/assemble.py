@@ -6,7 +6,7 @@ from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.generator.train import train_generator
-from wvq.pipelines.folders import already_holds
+from wvq.pipelines.folders import already_holds, refuse_foreign_files
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card, read_results
 from wvq.recipes import GeneratorRecipe
@@ -27,7 +27,7 @@ def train_pipeline(
         Figures of the run, and the pipeline.
 
     Raises:
-        CheckpointError: ``recipe.out`` holds another tokenizer.
+        CheckpointError: ``recipe.out`` holds another tokenizer, or a README or index that is no pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
@@ -36,6 +36,7 @@ def train_pipeline(
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
     already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
+    refuse_foreign_files(recipe.out)
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
     state.wait_for_everyone()

@@ -8,6 +8,7 @@ from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.outputs import INDEX_NAME, read_json
+from wvq.pipelines.model_card import CARD_NAME, is_model_card
 from wvq.pretrained import weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -31,6 +32,28 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
     return True
+
+
+def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
+    """Refuse a folder in which saving a pipeline would write over a README or an index that is no pipeline's.
+
+    Args:
+        folder: where the pipeline is to go.
+        card: text of the model card, if it is known; a file that holds it already is in nobody's way.
+
+    Raises:
+        CheckpointError: such a file lies there.
+    """
+    index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
+    if index.exists():
+        if read_json(index, CheckpointError, f"{index} is gone").get("_class_name") != PIPELINE_CLASS:
+            raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
+        return
+    if not readme.exists():
+        return
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    if text != card and not is_model_card(text):
+        raise CheckpointError(f"{readme} is no model card of wvq and would be written over; choose another folder")
 
 
 def part_folder(folder: Path, name: str) -> Path:

@@ -25,8 +25,15 @@ from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
-from wvq.pipelines.folders import PARTS, PIPELINE_CLASS, already_holds, part_folder, read_sampling
-from wvq.pipelines.model_card import model_card, rename
+from wvq.pipelines.folders import (
+    PARTS,
+    PIPELINE_CLASS,
+    already_holds,
+    part_folder,
+    read_sampling,
+    refuse_foreign_files,
+)
+from wvq.pipelines.model_card import CARD_NAME, model_card, rename
 from wvq.pretrained import as_list, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
@@ -178,7 +185,7 @@ class ImageGenerationPipeline:
         pipeline = cls(tokenizer, generator, text_encoder, sampling).to(device)
         if weights is not None:
             reduce_weights(pipeline.generator, weights)
-        card = folder / "README.md"
+        card = folder / CARD_NAME
         pipeline.card = card.read_text(encoding="utf-8") if card.is_file() else None
         return pipeline
 
@@ -193,12 +200,14 @@ class ImageGenerationPipeline:
                 made from the configs.
 
         Raises:
-            CheckpointError: the folder holds a part with other weights.
+            CheckpointError: the folder holds a part with other weights, or a README or index that is no pipeline's.
             ConfigError: the generator's weights are reduced.
         """
         folder = Path(folder)
         if self.generator.reduced:
             raise ConfigError(f"a pipeline cannot be saved with {self.generator.reduced} weights; load it without")
+        card = card or self.card or model_card(self)
+        refuse_foreign_files(folder, card)
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in (("tokenizer", self.tokenizer), ("generator", self.generator)):
             if already_holds(folder, name, part):
@@ -210,8 +219,8 @@ class ImageGenerationPipeline:
         if self.text_encoder is not None and not (folder / "text_encoder").exists():
             with whole_folder(folder / "text_encoder") as partial:
                 self.text_encoder.save_pretrained(partial)
-        self.card = card or self.card or model_card(self)
-        write_text(folder / "README.md", self.card)
+        self.card = card
+        write_text(folder / CARD_NAME, card)
         write_json(
             folder / INDEX_NAME,
             {

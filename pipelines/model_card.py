@@ -12,6 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
+CARD_NAME = "README.md"
+_LIBRARY = "wvq"  # as the card's metadata name it
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -77,7 +79,7 @@ def model_card(
     if generator.class_names:
         model.append(f"- classes: {', '.join(generator.class_names)}")
     card = ModelCard.from_template(
-        ModelCardData(license=licence, library_name="wvq", pipeline_tag="unconditional-image-generation"
+        ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
         template_str=_TEMPLATE,
         title=title,
@@ -90,6 +92,12 @@ def model_card(
         measured=_table(results) if results else "No figures were given.",
     )  # fmt: skip
     return str(card)
+
+
+def is_model_card(text: str) -> bool:
+    """Whether a README's metadata say that it is of a model of this library."""
+    parts = text.split("---", 2)
+    return len(parts) == 3 and not parts[0].strip() and f"library_name: {_LIBRARY}" in parts[1].splitlines()
 
 
 def rename(card: str, name: str) -> str:

@@ -9,7 +9,7 @@ header.
 
 from __future__ import annotations
 
-import shutil
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ from wvq.errors import CacheError, DataError
 from wvq.images import to_uint8
 from wvq.layout import flatten_codes
 from wvq.locks import sole_writer
-from wvq.outputs import refuse_data_folder, refuse_occupied, whole_folder
+from wvq.outputs import refuse_data_folder, refuse_occupied, remove_files, whole_folder
 from wvq.recipes import ExportRecipe
 from wvq.splits import other_split
 from wvq.tokenizer.metrics import psnr
@@ -35,6 +35,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading, join_left_out, refuse_too_many, summary
 
 CHECKED_ROWS = 32
+_SHARE = re.compile(rf"({'|'.join(SPLITS)})-\d+")  # a process's rows of a split
 
 
 def export_codes(recipe: ExportRecipe) -> CodeHeader:
@@ -99,7 +100,7 @@ def _write(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeH
 def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeHeader, batch_size: int) -> None:
     shards = out.with_name(f".{out.name}.shards")
     if state.is_main_process:
-        shutil.rmtree(shards, ignore_errors=True)
+        remove_files(shards, _SHARE)
     state.wait_for_everyone()
     rank, world = state.process_index, state.num_processes
     left_out = {split: {} for split in sets}
@@ -112,7 +113,7 @@ def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeH
         _count(sets, left_out, header, warn=state.is_main_process)
     except DataError:
         if state.is_main_process:
-            shutil.rmtree(shards)
+            remove_files(shards, _SHARE)
         raise
     state.wait_for_everyone()
     if state.is_main_process:
@@ -121,7 +122,7 @@ def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeH
                 parts = [datasets.load_from_disk(str(shards / f"{split}-{r}")) for r in range(world)]
                 datasets.concatenate_datasets(parts).save_to_disk(str(folder / split))
             _finish(folder, sets, left_out, tokenizer, header)
-        shutil.rmtree(shards)
+        remove_files(shards, _SHARE)
     state.wait_for_everyone()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,9 +21,9 @@ STATE_NAME = "run.pt"
 
 
 def find_checkpoints(folder: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Complete checkpoints of a run, oldest first; folders of other names are the user's own."""
     root = Path(folder) / CHECKPOINTS
-    return sorted(path for path in root.glob("*") if path.is_dir() and path.name.isdigit()) if root.is_dir() else []
+    return sorted(path for path in root.glob("*") if path.is_dir() and re.fullmatch(r"\d{12}", path.name))
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
@@ -70,7 +71,8 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
     try:
         if accelerator.is_main_process:
             for stale in root.glob("*.partial"):
-                shutil.rmtree(stale)
+                if re.fullmatch(r"\d{12}\.partial", stale.name):  # and nothing that a user calls so
+                    shutil.rmtree(stale)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         state = run.state_dict()  # of all processes: it may gather from them

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import warnings
@@ -16,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from wvq.errors import ConfigError, WVQError
+from wvq.locks import host_digest, process_is_gone
 
 RECIPE_NAME = "recipe.yaml"
 INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
@@ -83,10 +86,14 @@ def file_sha256(file: str | Path) -> str:
 
 @contextlib.contextmanager
 def whole_folder(target: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not."""
+    """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not.
+
+    Its own name tells which process made it: what a killed one has left goes with the next call, and a folder of
+    another name is never touched.
+    """
     target = Path(target)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove_abandoned(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{host_digest()}-{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -96,6 +103,32 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the temporary folders of ``target`` whose processes, of this machine, are no more."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-{host_digest()}-[0-9a-f]{{8}}\.partial")
+    for folder in target.parent.iterdir() if target.parent.is_dir() else ():
+        named = ours.fullmatch(folder.name)
+        if named and process_is_gone(int(named[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_files(folder: str | Path, names: re.Pattern) -> None:
+    """Remove the files and folders of ``folder`` whose whole names fit, and ``folder`` itself if nothing else is in it.
+
+    For what may lie beside a user's own files; a folder that is not there is no error.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not names.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -162,9 +195,16 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
         raise ConfigError(
             f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
         )
+    elif folder.exists() and (found := next(filter(_is_written_at_the_end, sorted(folder.iterdir())), None)):
+        raise ConfigError(f"{found} would be written over at the end of the run; choose another output folder")
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
+
+
+def _is_written_at_the_end(file: Path) -> bool:
+    names = {"result.json", "preprocessor_config.json", CHECKSUMS_NAME}
+    return file.name in names or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file.name) is not None
 
 
 def finished_run(folder: str | Path) -> dict | None:

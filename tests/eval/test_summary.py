@@ -5,9 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from wvq.errors import ConfigError
 from wvq.eval.real_pictures import RealPictures
-from wvq.eval.results import make_result
-from wvq.eval.summary import generation_blocks, markdown, metric_rows, setting_rows, write_summary
+from wvq.eval.results import make_result, write_result
+from wvq.eval.summary import (
+    generation_blocks,
+    markdown,
+    metric_rows,
+    refuse_foreign_files,
+    setting_rows,
+    write_summary,
+)
 from wvq.eval.sweeps import parse_sweep
 
 
@@ -45,6 +53,20 @@ def test_the_text_says_all(result):
         "a\\|b",
     ):
         assert part in text
+
+
+def test_a_former_result_is_replaced_and_nothing_else(result, tmp_path):
+    file = tmp_path / "fid.json"
+    refuse_foreign_files(file)
+    write_result(file, result)
+    written = write_summary(file, result, [])
+    refuse_foreign_files(file)
+    for path, text in ((file, '{"metrics": 3}'), (written[0], "# Notes"), (written[1], "<title>Home</title>")):
+        before = path.read_text()
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"^out: .*{path.name} .*would be written over.*choose another name$"):
+            refuse_foreign_files(file)
+        path.write_text(before)
 
 
 def drawing(class_names, asked):

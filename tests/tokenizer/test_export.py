@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -253,3 +254,20 @@ def test_settings_out_of_range_are_errors(recipe, field):
     setattr(settings, field, 0)
     with pytest.raises(ConfigError, match=f"{field} must be at least 1"):
         export_codes(settings)
+
+
+def test_shares_of_several_processes_go_and_other_files_beside_them_stay(recipe, tmp_path, monkeypatch):
+    settings = recipe()
+    shards = tmp_path / f".{Path(settings.out).name}.shards"
+    for name in ("train-0", "mine"):
+        (shards / name).mkdir(parents=True)
+        (shards / name / "a.txt").write_text("a")
+    state = SimpleNamespace(
+        is_main_process=True, process_index=0, num_processes=1, device="cpu", wait_for_everyone=lambda: None
+    )
+    monkeypatch.setattr(export, "processes", lambda: SimpleNamespace(**{**vars(state), "num_processes": 2}))
+    shared = export._write_shared
+    monkeypatch.setattr(export, "_write_shared", lambda _, *arguments: shared(state, *arguments))
+    export_codes(settings)
+    assert len(CodeDataset(settings.out, "train")) > 0
+    assert [str(path.relative_to(shards)) for path in sorted(shards.rglob("*"))] == ["mine", "mine/a.txt"]

@@ -1,13 +1,26 @@
 """Output folders and files: whole or not at all, and a run never writes over another."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 import yaml
 
 from wvq.errors import ConfigError
-from wvq.outputs import refuse_data_folder, refuse_occupied, start_stage, whole_folder, write_json, write_text
+from wvq.locks import host_digest
+from wvq.outputs import (
+    refuse_data_folder,
+    refuse_occupied,
+    remove_files,
+    start_stage,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from wvq.recipes import DataConfig, TokenizerRecipe
 from wvq.settings import TrainConfig
 
@@ -59,12 +72,31 @@ def test_a_failed_block_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_does_not_get_in(tmp_path):
-    (tmp_path / ".codes.partial").mkdir()
-    (tmp_path / ".codes.partial" / "old.txt").write_text("old")
+def test_what_a_killed_process_left_goes_and_a_folder_of_the_users_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [tmp_path / f".codes.{number}-{host_digest()}-0123abcd.partial" for number in (gone.pid, os.getpid())]
+    elsewhere = tmp_path / f".codes.{gone.pid}-00000000-0123abcd.partial"  # of a machine that shares the disk
+    mine = [tmp_path / name for name in (".codes.partial", ".codes.old.partial", ".codes.77.partial")]
+    for folder in (*left, elsewhere, *mine):
+        folder.mkdir()
+        (folder / "old.txt").write_text("old")
     with whole_folder(tmp_path / "codes") as folder:
         (folder / "new.txt").write_text("new")
     assert [path.name for path in (tmp_path / "codes").iterdir()] == ["new.txt"]
+    assert not left[0].exists()
+    assert all((folder / "old.txt").exists() for folder in (left[1], elsewhere, *mine))
+
+
+def test_removing_files_by_name_leaves_the_others(tmp_path):
+    for name in ("a-1", "a-2/b", "ba-1", "a-1.txt"):
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_text("x")
+    remove_files(tmp_path / "f", re.compile(r"a-\d"))
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["a-1.txt", "ba-1"]
+    remove_files(tmp_path / "f", re.compile(r".*"))
+    assert not (tmp_path / "f").exists()
+    remove_files(tmp_path / "f", re.compile(r".*"))  # not there
 
 
 def test_refuse_occupied(tmp_path):
@@ -124,6 +156,14 @@ def test_a_stage_may_start_beside_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     start_stage(tmp_path, Recipe(), resume=False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", "result.json"])
+def test_a_stage_refuses_a_folder_whose_files_it_would_write_over(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name} would be written over at the end of the run"):
+        start_stage(tmp_path, Recipe(), resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_resuming_needs_a_run(tmp_path):
