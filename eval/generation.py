@@ -98,7 +98,8 @@ def evaluate_generation(
     if clip is not None and prompts is None:
         raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
     check_resize(resize)
-    sampling = asdict(pipeline.sampling.updated(**sampling))
+    chosen = pipeline.sampling.updated(**sampling)
+    sampling = asdict(chosen)
 
     def conditions(indices: list[int]) -> tuple:
         labels, class_setting = class_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
@@ -114,7 +115,7 @@ def evaluate_generation(
             "num_images": num_images,
             "seed": seed,
             "conditions": hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest(),
-            "sampling": sampling,
+            "sampling": chosen.identity(),
             "resize": resize,
             "feature_network": network.name,
             "feature_network_sha256": network.weights_sha256,

@@ -58,6 +58,11 @@ class Condition:
             dropped = replace(dropped, text_mask=self.text_mask & kept.to(self.text_mask.device)[:, None])
         return dropped
 
+    def rows(self, numbers: list[int]) -> Condition:
+        """The conditions of these rows of the batch, in that order."""
+        parts = (self.class_labels, self.text_features, self.text_mask)
+        return Condition(*(None if part is None else part[numbers] for part in parts))
+
     def cat(self, other: Condition) -> Condition:
         """Both batches one after the other."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("class_labels", "text_features", "text_mask"))

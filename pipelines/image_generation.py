@@ -15,6 +15,7 @@ from tqdm import tqdm
 import wvq
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
+from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
 from wvq.generator.memory import require_memory, sampling_bytes
@@ -267,6 +268,7 @@ class ImageGenerationPipeline:
         guidance_power: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         window: int | None = None,
+        deterministic: bool | None = None,
         fixed_codes: torch.Tensor | None = None,
         seed: int | None = None,
         batch_size: int = 32,
@@ -281,11 +283,12 @@ class ImageGenerationPipeline:
             num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
                 condition if None.
             guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval,
-                window: see :class:`SamplingSettings`; the pipeline's own if None.
+                window, deterministic: see :class:`SamplingSettings`; the pipeline's own if None.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
                 :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
-            batch_size: pictures drawn at once.
+            batch_size: pictures drawn at once. A picture depends on it by rounding alone, and not at all under
+                ``deterministic``, which runs groups of a fixed number of pictures.
             output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
             progress: show a progress bar.
 
@@ -307,6 +310,7 @@ class ImageGenerationPipeline:
             guidance_power=guidance_power,
             guidance_interval=guidance_interval,
             window=window,
+            deterministic=deterministic,
         )
         wanted = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
@@ -334,20 +338,29 @@ class ImageGenerationPipeline:
         Raises:
             ConfigError: a batch that does not fit into memory.
         """
+        batch_size = settings.whole_batch(batch_size)
         self._require_memory(min(batch_size, len(seeds)), settings)
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
-        with packed_weights(self.generator):  # once for all batches
+        with packed_weights(self.generator, settings.deterministic):  # once for all batches
             for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
                 part = slice(start, start + batch_size)
-                condition = self._condition(wanted[part])
+                condition = self._condition(wanted[part], settings.deterministic)
                 fixed = None if fixed_codes is None else fixed_codes[part]
                 drawn = sample_codes(
                     self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
                 )
                 codes.append(drawn.cpu())
-                pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
+                pictures.append(self._decoded(drawn, seeds[part], settings).float().cpu())
         return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+
+    def _decoded(self, codes: torch.Tensor, seeds: list[int], settings: SamplingSettings) -> torch.Tensor:
+        """Pictures (B, 3, H, W) of drawn codes."""
+        if settings.fixed_rows is None:
+            return self.tokenizer.decode_codes(codes)
+        return run_in_fixed_rows(
+            seeds, settings.fixed_rows, lambda numbers: self.tokenizer.decode_codes(codes[numbers])
+        )
 
     def _require_memory(self, batch_size: int, settings: SamplingSettings) -> None:
         config = self.generator.config
@@ -385,13 +398,19 @@ class ImageGenerationPipeline:
         ]
         return torch.cat(found)
 
-    def _condition(self, wanted: Requested) -> Condition:
+    def _condition(self, wanted: Requested, deterministic: bool = False) -> Condition:
         config, condition = self.generator.config, Condition()
         if config.num_classes:
             ids = [NULL_CLASS if label is None else label for label in wanted.labels]
             condition.class_labels = torch.tensor(ids, device=self.device)
         if config.text_dim:
-            features, mask = self.text_encoder.encode([prompt or "" for prompt in wanted.prompts])
+            prompts = [prompt or "" for prompt in wanted.prompts]
+            if deterministic:  # each text by itself, once
+                unique = list(dict.fromkeys(prompts))
+                rows = [unique.index(prompt) for prompt in prompts]
+                features, mask = (x[rows] for x in self.text_encoder.encode(unique, batch_size=1))
+            else:
+                features, mask = self.text_encoder.encode(prompts)
             condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
         return condition
 

@@ -43,14 +43,15 @@ def sample_to_folder(
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
     Each file appears when it is complete, so a job that was stopped, by whatever, goes on with the pictures that are
-    not there. Under several processes each draws its share; the pictures are the same on any number of them.
+    not there. Under several processes each draws its share; the pictures are the same on any number of them, as they
+    are for any ``batch_size``.
 
     Args:
         pipe: the pipeline.
         out: new or empty folder; with ``resume``, that of a job with the same settings and weights.
         class_labels, prompt, num_images: see :func:`wvq.pipelines.conditions.requested`.
         seed: picture i is drawn from seed + i.
-        batch_size: pictures at once; no picture depends on it.
+        batch_size: pictures at once; a picture depends on it by rounding alone, or with ``deterministic`` not at all.
         resume: go on with the job in ``out``.
         progress: show a progress bar.
         source: name of the pipeline, for the pictures' settings.
@@ -73,11 +74,15 @@ def sample_to_folder(
         state.wait_for_everyone()
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
         # Shares are told by number, not by what is missing: that changes while another process starts.
-        share = range(state.process_index, len(files), state.num_processes)
-        mine = [index for index in share if not files[index].exists()]
+        rows = settings.fixed_rows or 1  # so many in a row fill a group
+        mine = [
+            index
+            for index, file in enumerate(files)
+            if index // rows % state.num_processes == state.process_index and not file.exists()
+        ]
         bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
         with bar, stop_on_signal() as request:
-            for indices in batched(mine, batch_size):
+            for indices in batched(mine, settings.whole_batch(batch_size)):
                 _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
                 bar.update(len(indices))
                 request.raise_if_set(
@@ -108,7 +113,7 @@ def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: 
         "num_images": len(wanted),
         "class_labels": wanted.labels,
         "prompts": wanted.prompts,
-        "sampling": json.loads(json.dumps(asdict(settings))),
+        "sampling": settings.identity(),
     }
 
 
@@ -138,7 +143,7 @@ def _draw(
     source: str | None,
 ) -> None:
     """Draw one batch and write its files."""
-    images = pipe.draw(wanted, seeds, settings).images
+    images = pipe.draw(wanted, seeds, settings, len(seeds)).images
     names = pipe.class_names
     for seed, label, prompt, image in zip(seeds, wanted.labels, wanted.prompts, images, strict=True):
         given = {"pipeline": source, "weights": pipe.generator.reduced, "class_label": label, "prompt": prompt}

@@ -64,6 +64,12 @@ def _sampling_arguments(parser: Parser) -> None:
     parser.add_argument("--guidance_power", type=float | None, help="of power_cosine")
     parser.add_argument("--guidance_interval", type=float, nargs=2, help="start and end of guidance, 0 to 1")
     parser.add_argument("--window", type=int | None, help="codes checked in one pass; 0 draws one code a pass")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="the same pictures to the bit whatever the batch; slower",
+    )
     parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
     parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")

@@ -275,7 +275,7 @@ def test_folder_of_another_run_is_refused(recipe, tokenizer):
 
 
 def test_a_run_beyond_the_memory_is_refused_before_it_starts(recipe, tokenizer, monkeypatch):
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 10_000)
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: 10_000)
     with pytest.raises(
         ConfigError, match=r"^training with 8 pictures at once needs about .* raise train\.gradient_acc"
     ):
