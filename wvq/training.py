@@ -27,6 +27,7 @@ from wvq.errors import ConfigError, WVQError, from_worker
 from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, stop_on_signal
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
+from wvq.ownership import keep_torch_code_private
 from wvq.settings import TrainConfig
 from wvq.sharding import ShardedModel, whole_copy
 from wvq.task import RunningMeans, Task
@@ -87,6 +88,7 @@ class Trainer:
         else:
             self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
         if config.compile:
+            keep_torch_code_private()
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
