@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.errors import CacheError, ConfigError
-from wvq.generator.conditioning import Condition, TextEncoder
+from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
+from wvq.generator.text_encoder import TextEncoder
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_writer

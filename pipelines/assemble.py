@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.pipelines.folders import already_holds
 from wvq.pipelines.image_generation import ImageGenerationPipeline

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 import wvq
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
-from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
+from wvq.generator.conditioning import NULL_CLASS, Condition
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
 from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
+from wvq.generator.text_encoder import TextEncoder
 from wvq.images import to_pil, to_uint8
 from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
