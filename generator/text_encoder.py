@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from wvq.errors import ConfigError
+from wvq.generator.configuration import TEXT_PADDINGS
 from wvq.generator.text_families import feature_fields, is_pooler, load_text_model, max_tokens
 from wvq.pretrained import resolve_folder, tensor_bytes
 from wvq.weight_files import verify_weights, written_weights
 
 MINILM = "all-MiniLM-L6-v2"
-PADDINGS = ("right", "left")
 
 # Raise it when the same encoder comes to give other features: those that are kept on disk then count no more.
 _ENCODING_VERSION = 1
@@ -40,7 +40,7 @@ class TextEncoder:
         length: tokens of a caption; longer ones are cut.
         device: where the encoder runs.
         padding: where captions are padded inside the encoder. ``left`` shifts the positions of encoders that count
-            them from the edge (BERT, CLIP): for generators of version 0.1.0, which were trained so.
+            them from the edge (BERT, CLIP): for earlier generators, whose captions were encoded so.
 
     Raises:
         CheckpointError, DownloadError: the encoder cannot be read or fetched.
@@ -48,8 +48,8 @@ class TextEncoder:
     """
 
     def __init__(self, path: str | Path, length: int, device: torch.device | str = "cpu", padding: str = "right"):
-        if padding not in PADDINGS:
-            raise ConfigError(f'padding "{padding}" is unknown; one of {", ".join(PADDINGS)}')
+        if padding not in TEXT_PADDINGS:
+            raise ConfigError(f'padding "{padding}" is unknown; one of {", ".join(TEXT_PADDINGS)}')
         folder = resolve_text_encoder(path)
         verify_weights(folder)
         self.family, model, self.tokenizer = load_text_model(folder)
@@ -154,6 +154,15 @@ class TextEncoder:
         parts = [_ENCODING_VERSION, self.padding, feature_fields(self.model.config), *tokens]
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()
+
+    def config_fields(self) -> dict[str, int | str]:
+        """What the config of a generator that is trained with this encoder says of it."""
+        return {
+            "text_dim": self.dim,
+            "text_length": self.length,
+            "text_padding": self.padding,
+            "text_encoder_hash": self.identity(),
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder and its tokenizer, with the SHA-256 of the weight files.

@@ -37,7 +37,7 @@ FAMILIES = (
     TextFamily(
         "T5",
         {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"},
-        # A stack of layers that was saved by itself, as pipelines of version 0.1.0 hold it, has no names ahead.
+        # A stack of layers that was saved by itself, as earlier pipelines hold it, lacks the name ahead.
         key_mapping={r"^(?=block\.|embed_tokens\.|final_layer_norm\.)": "encoder."},
     ),
     TextFamily("CLIP", {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}),
@@ -83,7 +83,7 @@ def load_text_model(folder: Path) -> tuple[TextFamily, Any, Any]:
             dtype="auto",
             use_safetensors=True,
             output_loading_info=True,
-            **({"key_mapping": family.key_mapping} if family.key_mapping else {}),
+            key_mapping=family.key_mapping,
             **local,
         )
     except CheckpointError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.generator.text_encoder import TextEncoder
@@ -27,7 +29,7 @@ def train_pipeline(
         Figures of the run, and the pipeline.
 
     Raises:
-        CheckpointError: ``recipe.out`` holds another tokenizer.
+        CheckpointError: ``recipe.out`` holds another tokenizer or text encoder.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
@@ -35,14 +37,19 @@ def train_pipeline(
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
+    # Others would be in the way after the training.
+    already_holds(recipe.out, "tokenizer", tokenizer)
+    if recipe.condition.text and (Path(recipe.out) / "text_encoder").exists():
+        encoder = TextEncoder(recipe.condition.text_encoder, recipe.condition.text_length)
+        already_holds(recipe.out, "text_encoder", encoder)
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
     state.wait_for_everyone()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
     text_encoder = None
     if generator.config.text_dim:
-        text_encoder = TextEncoder(recipe.condition.text_encoder, generator.config.text_length, state.device)
+        text = generator.config
+        text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, text.text_padding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
     if state.is_main_process:
         card = model_card(

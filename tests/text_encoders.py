@@ -96,7 +96,7 @@ def save_tokenizer(family: str, folder: Path) -> None:
 
 
 def save_stack(source: Path, folder: Path) -> Path:
-    """Write the encoder stack of a T5 folder in the form in which pipelines of version 0.1.0 hold it."""
+    """Write the encoder stack of a T5 folder in the form in which earlier pipelines hold it."""
     AutoModel.from_pretrained(source).get_encoder().save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(source).save_pretrained(folder)
     return folder

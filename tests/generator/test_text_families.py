@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from tests.text_encoders import ENCODERS, WIDTH, save_encoder, save_stack
+from tests.tiny import plant
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.text_families import FAMILIES
@@ -197,15 +198,11 @@ def test_another_kind_of_model_is_one_line_that_lists_the_known(tmp_path):
 @pytest.mark.parametrize("part", ["model", "tokenizer"])
 def test_code_that_comes_with_an_encoder_is_not_run(part, tmp_path, monkeypatch):
     folder = save_encoder("bert", tmp_path / "encoder")
-    (folder / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    file = folder / ("config.json" if part == "model" else "tokenizer_config.json")
-    values = json.loads(file.read_text())
     if part == "model":
-        values |= {"model_type": "planted", "auto_map": {"AutoConfig": "planted.C", "AutoModel": "planted.M"}}
+        plant(folder, "config.json", {"AutoConfig": "planted.C", "AutoModel": "planted.M"}, tmp_path / "ran")
     else:
-        values |= {"tokenizer_class": "Planted", "auto_map": {"AutoTokenizer": [None, "planted.T"]}}
-    file.write_text(json.dumps(values))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
+        plant(folder, "tokenizer_config.json", {"AutoTokenizer": [None, "planted.T"]}, tmp_path / "ran")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
     with contextlib.suppress(CheckpointError):  # or transformers has a class of its own for it
         TextEncoder(folder, LENGTH)
     assert not (tmp_path / "ran").exists()
