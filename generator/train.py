@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.errors import CacheError, ConfigError
-from wvq.generator.conditioning import Condition, TextEncoder
+from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
+from wvq.generator.text_encoder import TextEncoder
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_writer
@@ -40,7 +41,8 @@ from wvq.task import StepLoss, Task
 from wvq.training import Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
-_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
+_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "tokenizer_hash")
+_FROM_TEXT_ENCODER = ("text_dim", "text_length", "text_padding", "text_encoder_hash")
 
 
 class ConditionedCodes(Dataset):
@@ -292,7 +294,7 @@ def build_config(
     Raises:
         ConfigError: a field that comes from the cache is in the recipe, or one is out of range.
     """
-    for given in _FROM_CACHE:
+    for given in (*_FROM_CACHE, *_FROM_TEXT_ENCODER):
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")
     names = header.class_names if recipe.condition.classes else []
@@ -305,7 +307,6 @@ def build_config(
         grid=header.grid,
         num_classes=len(names),
         class_names=names,
-        text_dim=text_encoder.dim if text_encoder else 0,
-        text_length=text_encoder.length if text_encoder else 0,
         tokenizer_hash=header.tokenizer_hash,
+        **(text_encoder.config_fields() if text_encoder else {}),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import TextEncoder
 from wvq.outputs import INDEX_NAME, read_json
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
 from wvq.pretrained import weights_hash
@@ -16,11 +17,12 @@ PIPELINE_CLASS = "ImageGenerationPipeline"
 PARTS = {
     "tokenizer": ["wvq", WassersteinVQModel.__name__],
     "generator": ["wvq", ImageCodeTransformer.__name__],
-    "text_encoder": ["transformers", "AutoModel"],
+    "text_encoder": ["wvq", TextEncoder.__name__],
 }  # what the index says of each; the last one may be null
+_FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
-def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
+def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer | TextEncoder) -> bool:
     """Whether the folder has this part with these very weights.
 
     Raises:
@@ -29,7 +31,11 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     target = Path(folder) / name
     if not target.exists():
         return False
-    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
+    if isinstance(part, TextEncoder):
+        same = TextEncoder(target, part.length, padding=part.padding).identity() == part.identity()
+    else:
+        same = weights_hash(type(part).from_pretrained(target)) == weights_hash(part)
+    if not same:
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
     return True
 
@@ -80,7 +86,7 @@ def read_sampling(folder: Path) -> SamplingSettings:
     if index.get("_class_name") != PIPELINE_CLASS:
         raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
     for name, own in PARTS.items():
-        if index.get(name) != own and not (name == "text_encoder" and index.get(name) is None):
+        if index.get(name) != own and not (name == "text_encoder" and index.get(name) in (None, _FORMER_TEXT_ENCODER)):
             raise CheckpointError(
                 f"{file}: {name} is {index.get(name)!r}, not {own!r}: the parts of a pipeline lie in its own folder, "
                 "each under its name, and nothing is loaded from elsewhere"

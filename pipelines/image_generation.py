@@ -13,8 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import wvq
-from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
-from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
+from wvq.errors import ConfigError, DownloadError, WVQError, first_line, near_match
+from wvq.generator.conditioning import NULL_CLASS, Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
@@ -22,8 +22,8 @@ from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
+from wvq.generator.text_encoder import TextEncoder
 from wvq.images import to_pil, to_uint8
-from wvq.layout import layout_text
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.folders import (
@@ -34,8 +34,9 @@ from wvq.pipelines.folders import (
     read_sampling,
     refuse_foreign_files,
 )
+from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
-from wvq.pretrained import as_list, resolve_folder, weights_hash
+from wvq.pretrained import resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -64,6 +65,12 @@ class ImageGenerationPipeline:
         generator: draws codes.
         text_encoder: needed by a text-conditional generator.
         sampling: settings that a call uses where it gives none.
+        ignore_tokenizer_mismatch: save a tokenizer other than the one that the generator was trained with.
+        ignore_text_encoder_mismatch: take a text encoder other than the one that the generator was trained with.
+
+    Raises:
+        ConfigError: sizes of the parts that do not fit.
+        CheckpointError: another text encoder than the one that the generator was trained with.
 
     Example::
 
@@ -78,22 +85,17 @@ class ImageGenerationPipeline:
         generator: ImageCodeTransformer,
         text_encoder: TextEncoder | None = None,
         sampling: SamplingSettings | None = None,
+        ignore_tokenizer_mismatch: bool = False,
+        ignore_text_encoder_mismatch: bool = False,
     ):
-        for name in ("num_codes", "grid"):
-            ours, theirs = (as_list(getattr(part.config, name)) for part in (tokenizer, generator))
-            if ours != theirs:
-                raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
-        layout = tokenizer.config.code_layout
-        if layout["kind"] != "grid":
-            raise ConfigError(
-                f"the tokenizer has {layout['kind']} codes ({layout_text(layout)}), and a generator draws one code a "
-                "position; take a tokenizer with num_groups 1 and without scales"
-            )
-        if generator.config.text_dim and text_encoder is None:
-            raise ConfigError("this generator is conditional on text: a text_encoder is needed")
+        require_sizes(generator.config, tokenizer.config, text_encoder)
+        if not ignore_text_encoder_mismatch:
+            require_text_encoder(generator.config, text_encoder)
         self.tokenizer, self.generator = tokenizer.eval(), generator.eval()
         self.text_encoder = text_encoder
         self.sampling = sampling or SamplingSettings()
+        self.ignore_tokenizer_mismatch = ignore_tokenizer_mismatch
+        self.ignore_text_encoder_mismatch = ignore_text_encoder_mismatch
         self.card: str | None = None
 
     @property
@@ -114,17 +116,17 @@ class ImageGenerationPipeline:
         """
         if self.generator.reduced == "int8" and torch.device(device).type != "cpu":
             raise ConfigError(f"weights int8 run on the CPU alone, not on {device}; load the pipeline with bf16")
-        for part in (self.tokenizer, self.generator, self.text_encoder and self.text_encoder.model):
+        for part in (self.tokenizer, self.generator, self.text_encoder):
             if part is not None:
                 part.to(device)
         return self
 
     def weights_hashes(self) -> dict[str, str]:
-        """Hash of the weights of each part that pictures depend on."""
+        """Hash of the weights of each part that pictures depend on, of the text encoder with all that features do."""
         found = {"generator": self.generator.full_hash or weights_hash(self.generator)}
         found["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:
-            found["text_encoder"] = weights_hash(self.text_encoder.model)
+            found["text_encoder"] = self.text_encoder.identity()
         return found
 
     def numerics(self) -> dict:
@@ -149,6 +151,7 @@ class ImageGenerationPipeline:
         dtype: torch.dtype | None = None,
         weights: str | None = None,
         ignore_tokenizer_mismatch: bool = False,
+        ignore_text_encoder_mismatch: bool = False,
         **hub_options,
     ) -> ImageGenerationPipeline:
         """Load a pipeline from a run folder or a Hub id.
@@ -160,6 +163,7 @@ class ImageGenerationPipeline:
             weights: ``bf16`` or ``int8`` (on the CPU) keeps the generator's linear layers so, for faster sampling; see
                 :mod:`wvq.generator.reduced`.
             ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.
+            ignore_text_encoder_mismatch: the same of the text encoder.
             hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
         Raises:
@@ -172,18 +176,19 @@ class ImageGenerationPipeline:
         options = {} if dtype is None else {"dtype": dtype}
         tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"))
         generator = ImageCodeTransformer.from_pretrained(part_folder(folder, "generator"), **options)
-        expected = generator.config.tokenizer_hash
-        if expected and not ignore_tokenizer_mismatch and tokenizer.codes_hash() != expected:
-            raise CheckpointError(
-                f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
-                "ignore_tokenizer_mismatch=True"
-            )
-        if dtype is not None:  # the hash is that of the weights as saved
-            tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
-        text_encoder = None
-        if generator.config.text_dim:
-            text_encoder = TextEncoder(part_folder(folder, "text_encoder"), generator.config.text_length)
-        pipeline = cls(tokenizer, generator, text_encoder, sampling).to(device)
+        config, text_encoder = generator.config, None
+        if config.text_dim:
+            source = part_folder(folder, "text_encoder")
+            text_encoder = TextEncoder(source, config.text_length, padding=config.text_padding)
+        try:
+            if not ignore_tokenizer_mismatch:
+                require_tokenizer(config, tokenizer)
+            if dtype is not None:  # the hash is that of the weights as saved
+                tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
+            ignored = (ignore_tokenizer_mismatch, ignore_text_encoder_mismatch)
+            pipeline = cls(tokenizer, generator, text_encoder, sampling, *ignored).to(device)
+        except WVQError as error:
+            raise type(error)(f"{folder}: {error}") from error
         if weights is not None:
             reduce_weights(pipeline.generator, weights)
         card = folder / CARD_NAME
@@ -201,25 +206,29 @@ class ImageGenerationPipeline:
                 made from the configs.
 
         Raises:
-            CheckpointError: the folder holds a part with other weights, or a README or index that is no pipeline's.
+            CheckpointError: the folder holds a part with other weights, or a README or index that is no pipeline's; or
+                the parts are such that loading would refuse them.
             ConfigError: the generator's weights are reduced.
         """
         folder = Path(folder)
         if self.generator.reduced:
             raise ConfigError(f"a pipeline cannot be saved with {self.generator.reduced} weights; load it without")
+        if not self.ignore_tokenizer_mismatch:
+            require_tokenizer(self.generator.config, self.tokenizer)
+        if not self.ignore_text_encoder_mismatch:
+            require_text_encoder(self.generator.config, self.text_encoder)
         card = card or self.card or model_card(self)
         refuse_foreign_files(folder, card)
+        parts = {"tokenizer": self.tokenizer, "generator": self.generator, "text_encoder": self.text_encoder}
+        missing = {  # all looked at before any is written
+            name: part for name, part in parts.items() if part is not None and not already_holds(folder, name, part)
+        }
         folder.mkdir(parents=True, exist_ok=True)
-        for name, part in (("tokenizer", self.tokenizer), ("generator", self.generator)):
-            if already_holds(folder, name, part):
-                continue
+        for name, part in missing.items():
             with whole_folder(folder / name) as partial:
                 part.save_pretrained(partial)
                 if name == "tokenizer":
                     ImageProcessor(size=part.config.image_size).save_pretrained(partial)
-        if self.text_encoder is not None and not (folder / "text_encoder").exists():
-            with whole_folder(folder / "text_encoder") as partial:
-                self.text_encoder.save_pretrained(partial)
         self.card = card
         write_text(folder / CARD_NAME, card)
         write_json(

@@ -204,5 +204,10 @@ def weights_hash(model: torch.nn.Module, without: tuple[str, ...] = ()) -> str:
         if name.startswith(without):
             continue
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
+
+
+def tensor_bytes(value: torch.Tensor) -> bytes:
+    """The bytes of a tensor of any type on any device, in the order of its elements."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

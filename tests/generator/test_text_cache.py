@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.tiny import save_text_encoder
-from wvq.generator.conditioning import TextEncoder
 from wvq.generator.text_cache import cached_text_features, features_key
+from wvq.generator.text_encoder import TextEncoder
 
 TEXTS = ["red circle", "", "blue cross", *[f"green square {i}" for i in range(100)]]
 

@@ -12,8 +12,8 @@ import yaml
 from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
-from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import ConditionedCodes, random_order, train_generator
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
