@@ -39,13 +39,6 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     return True
 
 
-def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
-    try:
-        return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
-    except ConfigError:  # it does not even read texts of this length
-        return False
-
-
 def part_folder(folder: Path, name: str) -> Path:
     """The folder of one part.
 
@@ -82,3 +75,10 @@ def read_sampling(folder: Path) -> SamplingSettings:
         return SamplingSettings().updated(**sampling)
     except ConfigError as error:
         raise CheckpointError(f"{file}: sampling: {error}") from error
+
+
+def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
+    try:
+        return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
+    except ConfigError:  # it does not even read texts of this length
+        return False
