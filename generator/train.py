@@ -27,6 +27,7 @@ from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
 from wvq.generator.text_encoder import TextEncoder
@@ -194,14 +195,19 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     accelerator = build_accelerator(recipe.train)
-    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device)
-    config = build_config(recipe, train.header, text_encoder)
     out = Path(recipe.out) / "generator"
+    padding = run_padding(out / TRAINING) if resume else "right"
+    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device, padding)
+    config = build_config(recipe, train.header, text_encoder)
     with sole_writer(out, accelerator.is_main_process):
         with accelerator.main_process_first():
             folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
         if resume and (done := finished_run(out)):
             return done
+        if text_encoder is not None and resume:
+            require_same_encoder(folder, text_encoder, recipe.condition.text_encoder)
+        elif text_encoder is not None and accelerator.is_main_process:
+            keep_text_encoder(folder, text_encoder)
         classes = config.num_classes > 0
         sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
         set_seed(recipe.train.seed)
@@ -269,7 +275,9 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
         )
 
 
-def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -> TextEncoder | None:
+def build_text_encoder(
+    codes: CodeDataset, condition: ConditionConfig, device, padding: str = "right"
+) -> TextEncoder | None:
     """The text encoder of a text-conditional run, or None.
 
     Raises:
@@ -283,7 +291,7 @@ def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -
             "condition.text is on, but the code cache holds no captions; export it from data that has captions, or "
             "set condition.text to false"
         )
-    return TextEncoder(condition.text_encoder, condition.text_length, device)
+    return TextEncoder(condition.text_encoder, condition.text_length, device, padding)
 
 
 def build_config(

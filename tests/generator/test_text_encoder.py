@@ -65,12 +65,15 @@ def test_the_encoder_moves(encoder_dir):
     assert encoder.device == torch.device("meta")
 
 
+@pytest.mark.filterwarnings("ignore:.*are cut")
 def test_long_captions_are_cut(encoder):
     _, mask = encoder.encode(["red green blue yellow circle cross"])
     assert mask.all()
     first, _ = encoder.encode(["red green blue yellow"])
     second, _ = encoder.encode(["red green blue circle"])
     assert torch.equal(first, second)  # both are cut to red green blue
+    whole, _ = encoder.encode(["red green blue"])
+    assert torch.equal(first, whole)  # the token that ends a caption stays
 
 
 def test_captions_that_are_cut_are_named_in_a_warning(encoder):

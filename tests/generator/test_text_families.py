@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from tests.text_encoders import ENCODERS, WIDTH, save_encoder, save_stack
@@ -145,6 +146,46 @@ def test_a_pooler_is_no_part_of_the_identity(tmp_path):
     first = TextEncoder(folder, LENGTH)
     torch.manual_seed(2)
     assert TextEncoder(folder, LENGTH).identity() == first.identity()
+
+
+_SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+_BYTES = {piece: i for i, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+_WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "red": 5}
+_PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁red", -1.0), ("▁", -2.0), ("r", -3.0), ("e", -3.0)]
+_CLIP = {piece + end: 256 * i + row for i, end in enumerate(("", "</w>")) for piece, row in _BYTES.items()}
+_CLIP |= {"re": 512, "red</w>": 513, "<|startoftext|>": 514, "<|endoftext|>": 515}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "config"),
+    [
+        (lambda: transformers.BertTokenizer(vocab=_WORDS), transformers.BertConfig(**_SMALL)),
+        (
+            lambda: transformers.T5Tokenizer(vocab=_PIECES, extra_ids=10),
+            transformers.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2),
+        ),
+        (
+            lambda: transformers.CLIPTokenizer(vocab=_CLIP, merges=[("r", "e"), ("re", "d</w>")]),
+            transformers.CLIPTextConfig(**_SMALL),
+        ),
+        (
+            lambda: transformers.Qwen2Tokenizer(vocab=_BYTES | {"re": 256, "<|endoftext|>": 257}, merges=[("r", "e")]),
+            transformers.Qwen3Config(**_SMALL, num_key_value_heads=1, head_dim=8),
+        ),
+    ],
+    ids=["BERT", "T5", "CLIP", "Qwen"],
+)
+def test_tokenizers_of_the_families_own_classes_keep_the_identity(tokenizer, config, tmp_path):
+    made = tokenizer()
+    made.save_pretrained(tmp_path / "first")
+    config.vocab_size = len(made)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "first")
+    found = []
+    for name, following in (("first", "second"), ("second", "third"), ("third", "fourth")):
+        encoder = TextEncoder(tmp_path / name, LENGTH)
+        found.append((encoder.identity(), encoder.tokenizer("Red  red")["input_ids"]))
+        encoder.save_pretrained(tmp_path / following)
+    assert found[0] == found[1] == found[2]
 
 
 # ---- lengths

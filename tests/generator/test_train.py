@@ -190,7 +190,19 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
 # ---- refusals
 
 
-@pytest.mark.parametrize("field", ["num_codes", "grid", "num_classes", "class_names", "text_dim", "tokenizer_hash"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_codes",
+        "grid",
+        "num_classes",
+        "class_names",
+        "text_dim",
+        "text_padding",
+        "text_encoder_hash",
+        "tokenizer_hash",
+    ],
+)
 def test_fields_that_come_from_the_cache_are_refused(field, recipe, tokenizer, tmp_path):
     settings = recipe(model={field: 1})
     with pytest.raises(ConfigError, match=rf"model\.{field} comes from the code cache"):

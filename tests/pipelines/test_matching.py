@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from tests.text_encoders import ONE_A_FAMILY, save_encoder, save_stack
 from tests.tiny import TEXT_DIM, make_generator, make_pipeline, save_text_encoder
@@ -83,6 +84,15 @@ def test_saving_beside_another_text_encoder_is_refused_before_anything_is_writte
     with pytest.raises(CheckpointError, match="text_encoder already holds another text_encoder; choose another folder"):
         pipe.save_pretrained(tmp_path / "saved")
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["text_encoder"]
+
+
+def test_saving_beside_an_encoder_of_shorter_texts_is_refused(pipe, tmp_path):
+    folder = save_encoder("bert", tmp_path / "saved" / "text_encoder")
+    config = BertConfig.from_pretrained(folder)
+    config.max_position_embeddings = 4
+    BertModel(config).save_pretrained(folder)
+    with pytest.raises(CheckpointError, match="text_encoder already holds another text_encoder; choose another folder"):
+        pipe.save_pretrained(tmp_path / "saved")
 
 
 def test_saving_beside_the_same_text_encoder_keeps_it(pipe, copied):
