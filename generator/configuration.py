@@ -49,13 +49,19 @@ class ImageCodeTransformerConfig(StrictConfig):
         class_names: names of the classes, in order of their ids.
         text_dim: width of the text encoder's hidden states; 0 for no text.
         text_length: tokens of a caption.
-        tokenizer_hash: hash of the weights that made the codes which the model was trained on.
+        tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
+            configs of earlier versions the hash of its weights alone.
 
     Raises:
         ConfigError: an unknown field, or a value out of range.
     """
 
     model_type = "image_code_transformer"
+    # Class names too: a class is drawn by its id.
+    outside_identity = frozenset(
+        {"size", "dropout", "token_dropout", "feed_forward_dropout", "drop_path", "initializer_range", "head"}
+        | {"class_names"}
+    )
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ PARTS = {
 
 
 def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
-    """Whether the folder has this part with these very weights.
+    """Whether the folder has this part with these very weights and this config.
 
     Raises:
         CheckpointError: it has the part with others.
@@ -29,8 +29,12 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     target = Path(folder) / name
     if not target.exists():
         return False
-    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
+    there = type(part).from_pretrained(target)
+    if weights_hash(there) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+    for field in sorted(part.config.fields()):
+        if getattr(there.config, field) != getattr(part.config, field):
+            raise CheckpointError(f"{target} already holds this {name} with another {field}; choose another folder")
     return True
 
 
