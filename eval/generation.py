@@ -110,11 +110,13 @@ def evaluate_generation(
         pool = real.pool(network, num_images, batch_size, progress)
         indices = pool.indices[:num_images] if real.dataset is not None else []
         labels, class_setting, texts = conditions(indices)
+        former = {"pipeline_weights": pipeline.former_hashes(), "conditions": _conditions_hash(labels, texts)}
+        ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
         identity = {
-            "pipeline_weights": pipeline.weights_hashes(),
+            "pipeline_weights": pipeline.weights_hashes(former["pipeline_weights"]),
             "num_images": num_images,
             "seed": seed,
-            "conditions": hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest(),
+            "conditions": _conditions_hash(ids, texts),  # by id: what a name stands for is the config's
             "sampling": chosen.identity(),
             "resize": resize,
             "feature_network": network.name,
@@ -130,7 +132,7 @@ def evaluate_generation(
             return Batch(images, list(run), scores=scores)
 
         saving = _Saving(save_samples, seed, new=not holds_shards(folder))
-        shards = FeatureShards(folder, identity, lasting=work is not None)
+        shards = FeatureShards(folder, identity, lasting=work is not None, former=former)
         shown = "samples" if progress else None
         stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
         result = None
@@ -141,7 +143,6 @@ def evaluate_generation(
                 metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if saving.archive:
                 pixels = shards.read(("numbers", "pixels"))[0]["pixels"]
-                ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
                 write_archive(save_samples, pixels, ids)
             settings = {
                 **sampling,
@@ -166,6 +167,10 @@ def evaluate_generation(
             result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
             result["num_unreadable"] = pool.num_unreadable
         return gather_objects(result)[0]
+
+
+def _conditions_hash(labels: list | None, texts: list[str] | None) -> str:
+    return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
 
 
 def sample_pictures(

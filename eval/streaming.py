@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import IDENTITY_NAME, read_json, remove_files, whole_file, write_json
+from wvq.outputs import IDENTITY_NAME, former_identity, read_json, remove_files, whole_file, write_json
 
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
@@ -57,18 +58,19 @@ class FeatureShards:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
+        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
-    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
+    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
         self.folder, self.lasting = Path(folder), lasting
         if processes().is_main_process:
-            self._claim(json.loads(json.dumps(identity)))
+            self._claim(json.loads(json.dumps(identity)), json.loads(json.dumps(former or {})))
         processes().wait_for_everyone()
 
-    def _claim(self, identity: dict) -> None:
+    def _claim(self, identity: dict, former: dict) -> None:
         file = self.folder / IDENTITY_NAME
         if not holds_shards(self.folder):
             if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
@@ -77,8 +79,12 @@ class FeatureShards:
             write_json(file, identity)
             return
         before = read_json(file, ConfigError, f"{file} is gone")
+        if any(before.get(name) == value != identity[name] for name, value in former.items()):
+            warnings.warn(former_identity(file), stacklevel=4)
         for name in identity:
             then, now = before.get(name), identity[name]
+            if name in former and then == former[name]:
+                continue
             if then != now:
                 if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
                     part = next(key for key in {**then, **now} if then.get(key) != now.get(key))

@@ -54,13 +54,19 @@ class ImageCodeTransformerConfig(StrictConfig):
             ``left``, as before: a config without this field is from then.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
             A pipeline holds its own against it; None, as in configs without this field, compares nothing.
-        tokenizer_hash: hash of the weights that made the codes which the model was trained on.
+        tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
+            configs of earlier versions the hash of its weights alone.
 
     Raises:
         ConfigError: an unknown field, or a value out of range.
     """
 
     model_type = "image_code_transformer"
+    # Class names too: a class is drawn by its id.
+    outside_identity = frozenset(
+        {"size", "dropout", "token_dropout", "feed_forward_dropout", "drop_path", "initializer_range", "head"}
+        | {"class_names"}
+    )
 
     def __init__(
         self,

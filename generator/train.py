@@ -268,7 +268,7 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
                 f"has {ours}; export the codes with this tokenizer"
             )
-    if header.tokenizer_hash != tokenizer.codes_hash():
+    if not tokenizer.made(header.tokenizer_hash):
         raise CacheError(
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
             "export the codes with this tokenizer"

@@ -23,7 +23,7 @@ _FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
 def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer | TextEncoder) -> bool:
-    """Whether the folder has this part with these very weights.
+    """Whether the folder has this very part: these weights and this config.
 
     Raises:
         CheckpointError: it has the part with others.
@@ -32,11 +32,15 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     if not target.exists():
         return False
     if isinstance(part, TextEncoder):
-        same = _holds_encoder(target, part)
-    else:
-        same = weights_hash(type(part).from_pretrained(target)) == weights_hash(part)
-    if not same:
+        if not _holds_encoder(target, part):
+            raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+        return True
+    there = type(part).from_pretrained(target)
+    if weights_hash(there) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+    for field in sorted(part.config.fields()):
+        if getattr(there.config, field) != getattr(part.config, field):
+            raise CheckpointError(f"{target} already holds this {name} with another {field}; choose another folder")
     return True
 
 

@@ -36,7 +36,7 @@ from wvq.pipelines.folders import (
 )
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
-from wvq.pretrained import resolve_folder, weights_hash
+from wvq.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -121,12 +121,25 @@ class ImageGenerationPipeline:
                 part.to(device)
         return self
 
-    def weights_hashes(self) -> dict[str, str]:
-        """Hash of the weights of each part that pictures depend on, of the text encoder with all that features do."""
+    def weights_hashes(self, former: dict[str, str] | None = None) -> dict[str, str]:
+        """Hash of all that pictures depend on in each part: its weights, and what its config makes of them.
+
+        Args:
+            former: :meth:`former_hashes`, where they are known: hashing takes some .6 seconds a GB.
+        """
+        former = former or self.former_hashes()
+        parts = {"generator": self.generator, "tokenizer": self.tokenizer}
+        found = {name: model_hash(part, weights=former[name]) for name, part in parts.items()}
+        if self.text_encoder is not None:
+            found["text_encoder"] = self.text_encoder.identity()
+        return found
+
+    def former_hashes(self) -> dict[str, str]:
+        """What earlier versions wrote in the place of :meth:`weights_hashes`: the hash of each part's weights alone."""
         found = {"generator": self.generator.full_hash or weights_hash(self.generator)}
         found["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:
-            found["text_encoder"] = self.text_encoder.identity()
+            found["text_encoder"] = weights_hash(self.text_encoder.model)
         return found
 
     def numerics(self) -> dict:
@@ -198,7 +211,7 @@ class ImageGenerationPipeline:
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
 
-        A part that is there already with the same weights stays as it is.
+        A part that is there already with the same weights and config stays as it is.
 
         Args:
             folder: new or existing folder.
@@ -206,7 +219,7 @@ class ImageGenerationPipeline:
                 made from the configs.
 
         Raises:
-            CheckpointError: the folder holds a part with other weights, or a README or index that is no pipeline's; or
+            CheckpointError: the folder holds a part that is another one, or a README or index that is no pipeline's; or
                 the parts are such that loading would refuse them.
             ConfigError: the generator's weights are reduced.
         """

@@ -46,7 +46,7 @@ def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: Wasserst
     Raises:
         CheckpointError: it is another one, or its weights were cast.
     """
-    if generator.tokenizer_hash and tokenizer.codes_hash() != generator.tokenizer_hash:
+    if generator.tokenizer_hash and not tokenizer.made(generator.tokenizer_hash):
         raise CheckpointError(
             "the tokenizer is not the one that the generator was trained with, or its weights were cast to another "
             "type; restore it, or pass ignore_tokenizer_mismatch=True"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import JOB_NAME, read_json, refuse_occupied, write_json
+from wvq.outputs import JOB_NAME, former_identity, read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -70,7 +71,8 @@ def sample_to_folder(
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
     with sole_writer(out, state.is_main_process):
         if state.is_main_process:
-            _claim(out, _job(pipe, wanted, seed, settings), resume)
+            former = pipe.former_hashes()
+            _claim(out, _job(pipe, pipe.weights_hashes(former), wanted, seed, settings), former, resume)
         state.wait_for_everyone()
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
         # Shares are told by number, not by what is missing: that changes while another process starts.
@@ -104,10 +106,12 @@ def read_settings(picture: str | Path) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: SamplingSettings) -> dict:
+def _job(
+    pipe: ImageGenerationPipeline, weights: dict, wanted: Requested, seed: int, settings: SamplingSettings
+) -> dict:
     return {
         "wvq_version": wvq.__version__,
-        "weights": pipe.weights_hashes(),
+        "weights": weights,
         "reduced": pipe.generator.reduced,
         "seed": seed,
         "num_images": len(wanted),
@@ -117,8 +121,11 @@ def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: 
     }
 
 
-def _claim(out: Path, job: dict, resume: bool) -> None:
-    """Start a job's folder, or hold the job that is there against this one."""
+def _claim(out: Path, job: dict, former_weights: dict, resume: bool) -> None:
+    """Start a job's folder, or hold the job that is there against this one.
+
+    A job of an earlier version names its weights by ``former_weights``.
+    """
     file = out / JOB_NAME
     if not resume:
         if file.exists():
@@ -128,6 +135,9 @@ def _claim(out: Path, job: dict, resume: bool) -> None:
         write_json(file, job)
         return
     before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)")
+    if before.get("weights") == former_weights:
+        warnings.warn(former_identity(file), stacklevel=3)
+        before["weights"] = job["weights"]
     for name in ("weights", "reduced", "seed", "num_images", "class_labels", "prompts", "sampling"):
         if before.get(name) != job[name]:
             raise ConfigError(f"{out} was started with another {name}; resume with the settings in {file}")

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.layout import unflatten_codes
 from wvq.precision import no_float16
-from wvq.pretrained import StrictPreTrainedModel, weights_hash
+from wvq.pretrained import StrictPreTrainedModel, model_hash, weights_hash
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers import build_quantizer
@@ -269,7 +269,19 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return self.decoder[self.decoder.last].weight
 
     def codes_hash(self) -> str:
-        """Hash of the weights that make codes of pictures: that of two tokenizers which differ in the decoder alone."""
+        """Hash of the weights and config that make codes of pictures: one for tokenizers that differ in the decoder."""
+        return model_hash(self, weights=self._codes_weights_hash())
+
+    def made(self, codes_hash: str) -> bool:
+        """Whether codes are this tokenizer's, by the hash in the header of a cache or in the config of a generator.
+
+        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a config that was
+        changed since goes unseen.
+        """
+        weights = self._codes_weights_hash()
+        return codes_hash in (weights, model_hash(self, weights=weights))
+
+    def _codes_weights_hash(self) -> str:
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:

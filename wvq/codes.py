@@ -29,7 +29,8 @@ class CodeHeader:
     """What a code cache was made of.
 
     Args:
-        tokenizer_hash: SHA-256 of the tokenizer's weights that make the codes.
+        tokenizer_hash: SHA-256 of the tokenizer's weights and config that make the codes; in caches of earlier versions
+            of its weights alone.
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.layout`); one code

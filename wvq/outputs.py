@@ -150,6 +150,11 @@ def files_into(folder: str | Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
 
 
+def former_identity(file: Path) -> str:
+    """What to say where a file of an earlier version, which knew models by their weights alone, is gone on with."""
+    return f"{file} is of an earlier version and knows models by their weights alone: a changed config would go unseen"
+
+
 def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
     """Raise ConfigError if the folder exists and is not empty."""
     folder = Path(folder)

@@ -30,8 +30,11 @@ class FakePipeline:
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []
 
-    def weights_hashes(self):
+    def former_hashes(self):
         return {"generator": "a", "tokenizer": "b"}
+
+    def weights_hashes(self, former):
+        return {name: f"{value} and config" for name, value in former.items()}
 
     def numerics(self):
         return {"dtype": {"generator": "float32"}, "averaging_decay": {"generator": 0.5}, "device": "cpu"}
