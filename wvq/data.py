@@ -43,6 +43,7 @@ class ImageDataset(Dataset):
         texts: all texts of each picture, or None without captions.
         image_size: S, the side in pixels.
         crop_recipe: the augmentation in short, such as ``center``, ``ten(0.9)`` or ``random(0.8)+flip``.
+        spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
     """
 
     def __init__(

@@ -67,7 +67,9 @@ def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int)
     """Share of the peak learning rate: linear warm-up by pictures, then the schedule.
 
     Args:
+        config: its schedule, warm-up and batch size.
         progress: share of what comes after the warm-up that is over, in [0, 1].
+        images_seen: pictures before this step.
     """
     warmup = min(1.0, (images_seen + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
     floor = config.final_learning_rate
