@@ -148,7 +148,9 @@ def _finish(folder: Path, sets: dict[str, ImageDataset], left_out: dict[str, dic
 def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDataset]:
     """The centre crop, and for training pictures the data set's own crop after it."""
     centre = dataset.with_crop(crop="center", flip=False)
-    return [centre] if split == "validation" or num_crops == 1 else [centre, dataset]
+    if split == "validation" or num_crops == 1:
+        return [centre]
+    return [dataset if dataset.crop == "ten" else centre, dataset]  # the first of the ten is a centre crop
 
 
 def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:

@@ -207,7 +207,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         if resume and (done := finished_run(out)):
             return done
         task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
-        trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
+        trainer = Trainer(task, model, images.train.spread_versions(), recipe.train, folder, accelerator)
         result = trainer.run(resume=resume)
         averaged = trainer.averaged_model
         if accelerator.is_main_process:

@@ -26,7 +26,7 @@ class TrainConfig:
         codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
         final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
             linearly over the run (tokenizer only).
-        schedule: ``constant``, ``cosine`` or ``linear`` decay over the whole run, times the warm-up.
+        schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.

@@ -27,7 +27,7 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
         DownloadError: the Hub cannot be reached or has no such data set.
     """
     if config.path == "openmoji":
-        size = max(72, largest_resize(config.image_size, config.min_crop_fraction))
+        size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
     path = Path(config.path).expanduser()
     if config.path and path.exists():

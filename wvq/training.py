@@ -92,6 +92,7 @@ class Trainer:
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
+        self.decay_start = 0.0  # progress when the rate was first at its peak, and began to decay
         self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
         self.warnings: list[str] = []
 
@@ -237,12 +238,14 @@ class Trainer:
     def _update(self, turns: list[str]) -> dict[str, torch.Tensor]:
         """Clip each group and step; an optimiser with a gradient that is not finite is skipped on the device."""
         scaler, figures = self.accelerator.scaler, {}
+        if self.images_seen < self.config.warmup_images:
+            self.decay_start = self.progress
         # Accelerate's own step would update the shared scaler once an optimiser, between unscaling and stepping.
         optimizers = {name: self.optimizers[name].optimizer for name in turns}
         for name, optimizer in optimizers.items():
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            set_learning_rates(optimizer, self.config, self.progress, self.images_seen)
+            set_learning_rates(optimizer, self.config, self.decay_progress, self.images_seen)
             norms = clip_groups(optimizer, self.config.clip_norm)
             figures |= {f"gradient_norm_{group}": norm for group, norm in norms.items()}
             finite = torch.stack([torch.isfinite(norm) for norm in norms.values()]).all().float()
@@ -264,6 +267,11 @@ class Trainer:
         """Share of the run that is over, by pictures or by clock, whichever is further; in [0, 1]."""
         clock = self.elapsed / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
         return min(1.0, max(self.images_seen / self.config.images, clock))
+
+    @property
+    def decay_progress(self) -> float:
+        """Share of what comes after the warm-up that is over; 0 in the warm-up, 1 at the end of the run."""
+        return (self.progress - self.decay_start) / max(1 - self.decay_start, 1e-9)
 
     def _out_of_time(self) -> bool:
         if self.config.max_minutes is None:
@@ -324,6 +332,7 @@ class Trainer:
         return {
             "images_seen": self.images_seen,
             "elapsed": self.elapsed,
+            "decay_start": self.decay_start,
             "skipped": {name: count.cpu() for name, count in self.skipped.items()},
             "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
@@ -335,6 +344,7 @@ class Trainer:
         """Take up the state that :meth:`state_dict` gave."""
         device = self.accelerator.device
         self.images_seen, self.elapsed, self.warnings = state["images_seen"], state["elapsed"], state["warnings"]
+        self.decay_start = state.get("decay_start", 0.0)  # before there was one, rates decayed from the start
         self.skipped = {name: count.to(device) for name, count in state["skipped"].items()}
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])

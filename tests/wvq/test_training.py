@@ -180,8 +180,33 @@ def test_the_rate_that_is_logged_is_the_schedules(tmp_path):
     run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
     run.run()
     rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
-    expected = [0.05 * min(1, (i + 1) / 2) * (1 - i / 10) for i in range(10)]
+    # Up to the peak in two steps; the decay begins there.
+    expected = [0.025] + [0.05 * (1 - i / 9) for i in range(9)]
     assert rates == pytest.approx(expected)
+
+
+def test_a_resumed_run_goes_on_with_its_decay(tmp_path):
+    settings = {"schedule": "cosine", "final_learning_rate": 0.0, "warmup_images": 32, "save_every": 40}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.run()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000080")
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    rates = [[row.get("learning_rate_matrices") for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert rates[0] == rates[1]
+    assert max(rates[0][:10]) == rates[0][3] == 0.05
+
+
+def test_a_checkpoint_without_the_start_of_its_decay_keeps_its_schedule(tmp_path):
+    """Rates used to decay from the start of the run, and would jump."""
+    run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
+    state = run.state_dict() | {"images_seen": 40}
+    del state["decay_start"]
+    run.load_state_dict(state)
+    assert run.decay_progress == run.progress == 0.5
+    run.load_state_dict(state | {"images_seen": 0})
+    run.run()
+    assert run.decay_start == 0.1  # one still in the warm-up reaches its peak
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -277,6 +302,16 @@ def test_the_clock_cuts_a_run_short_and_the_rate_still_falls(tmp_path):
     assert rates[-1] < 0.2 * 0.05
     assert all(b < a for a, b in itertools.pairwise(rates))
     assert run.progress == 1.0
+
+
+def test_the_clock_of_a_run_cut_short_takes_nothing_from_the_peak(tmp_path):
+    run = trainer(tmp_path, images=10**6, seconds=0.01, max_minutes=0.4 / 60, schedule="linear", warmup_images=64)
+    run.run()
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rates[:8] == pytest.approx([0.05 * (i + 1) / 8 for i in range(8)])
+    assert all(b < a for a, b in itertools.pairwise(rates[7:]))
+    assert run.decay_progress == 1.0
+    assert run.decay_start > 0.1  # by the clock; of the pictures, next to nothing
 
 
 def test_evaluation_does_not_count_as_training_time(tmp_path):
