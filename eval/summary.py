@@ -21,6 +21,7 @@ from wvq.eval.references import PictureFeatures, evaluation_view
 from wvq.eval.report import Report
 from wvq.images import image_grid, labelled_rows, to_pil, to_uint8
 from wvq.outputs import write_text
+from wvq.plain_output import one_line
 from wvq.unreadable import Reading
 
 if TYPE_CHECKING:
@@ -75,11 +76,9 @@ def markdown(result: dict) -> str:
         f"# Evaluation of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
         markdown_table(["metric", "value", "real against real", "N"], figures),
-        *(f"Warning: {warning}." for warning in result["warnings"]),
+        *(f"Warning: {one_line(warning)}." for warning in result["warnings"]),
         *_sweep_table(result),
-        markdown_table(
-            ["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]
-        ),
+        markdown_table(["setting", "value"], setting_rows(result)),
     ]
     return "\n\n".join(parts) + "\n"
 
