@@ -142,8 +142,7 @@ def evaluate_generation(
             if clip is not None:
                 metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if saving.archive:
-                pixels = shards.read(("numbers", "pixels"))[0]["pixels"]
-                write_archive(save_samples, pixels, ids)
+                write_archive(save_samples, shards.pictures(), num_images, ids)
             settings = {
                 **sampling,
                 "guidance_formula": "u + s (c - u)",

@@ -137,20 +137,41 @@ class FeatureShards:
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         size = 0
         for file in self.files():
-            try:
-                with safe_open(file, "pt") as opened:
-                    metadata = opened.metadata() or {}
-                    for name in set(names) & set(opened.keys()):
-                        value = opened.get_tensor(name)
-                        if _sha256(value) != metadata.get(name):
-                            raise SafetensorError(f"{name} is not what was written")
-                        parts[name].append(value)
-                size = max(size, int(metadata["image_size"]))
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
+            tensors, side = _tensors(file, names)
+            size = max(size, side)
+            for name, value in tensors.items():
+                parts[name].append(value)
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+    def pictures(self) -> Iterator[Tensor]:
+        """The pixels of all pictures, uint8 (B, 3, S, S), in order and each once; one file's in memory at a time.
+
+        Raises:
+            DataError: a file that is damaged.
+        """
+        next_number = 0
+        for file in self.files():
+            found, _ = _tensors(file, ("numbers", "pixels"))
+            new = found["numbers"] >= next_number  # two runs may have left a picture each
+            if new.any():
+                yield found["pixels"][new]
+                next_number = int(found["numbers"].max()) + 1
+
+
+def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """Those of the named tensors that a file holds, and the pictures' side."""
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            found = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
+        for name, value in found.items():
+            if _sha256(value) != metadata.get(name):
+                raise SafetensorError(f"{name} is not what was written")
+        return found, int(metadata["image_size"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 
 
 def holds_shards(folder: str | Path) -> bool:

@@ -24,6 +24,7 @@ from wvq.eval.report import Report
 from wvq.eval.results import is_result
 from wvq.images import image_grid, labelled_rows, to_pil, to_uint8
 from wvq.outputs import read_json, write_text
+from wvq.plain_output import one_line
 from wvq.unreadable import Reading
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ def markdown(result: dict) -> str:
         f"# {_TITLE} of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
         markdown_table(["metric", "value", "real against real", "N"], figures),
-        *(f"Warning: {warning}." for warning in result["warnings"]),
+        *(f"Warning: {one_line(warning)}." for warning in result["warnings"]),
         *_sweep_table(result),
-        markdown_table(
-            ["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]
-        ),
+        markdown_table(["setting", "value"], setting_rows(result)),
     ]
     return "\n\n".join(parts) + "\n"
 

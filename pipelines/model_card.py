@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from wvq.errors import CheckpointError
+from wvq.outputs import read_json
+from wvq.plain_output import one_line
+
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -77,7 +81,7 @@ def model_card(
         f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",
     ]
     if generator.class_names:
-        model.append(f"- classes: {', '.join(generator.class_names)}")
+        model.append(f"- classes: {', '.join(map(one_line, generator.class_names))}")
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
@@ -110,7 +114,8 @@ def _table(results: dict[str, dict]) -> str:
     for stage, figures in results.items():
         for figure, value in figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                rows.append(f"| {stage} | {figure} | {value:,.4g} |")
+                name = one_line(figure).replace("|", "\\|")
+                rows.append(f"| {stage} | {name} | {value:,.4g} |")
     return "\n".join(rows)
 
 
@@ -120,5 +125,5 @@ def read_results(folder: str | Path) -> dict[str, dict]:
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            found[stage] = json.loads(file.read_text(encoding="utf-8"))
+            found[stage] = read_json(file, CheckpointError, f"{file} is gone")
     return found

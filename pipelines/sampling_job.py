@@ -18,9 +18,12 @@ from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import JOB_NAME, former_identity, read_json, refuse_occupied, write_json
+from wvq.outputs import JOB_NAME, MAX_JOB_BYTES, former_identity, read_json, refuse_occupied, write_json
+from wvq.pictures import read_picture
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.png_text import png_text
+from wvq.reading import parse_json
 
 SHEET_NAME = "sheet.png"
 PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON
@@ -99,9 +102,8 @@ def sample_to_folder(
 def read_settings(picture: str | Path) -> dict | None:
     """How a picture was made, from its PNG text chunk; None if it is none of ours."""
     try:
-        with Image.open(picture) as image:
-            found = json.loads(getattr(image, "text", {}).get(PNG_KEY, "null"))
-    except (OSError, ValueError, SyntaxError):
+        found = parse_json(png_text(picture, PNG_KEY) or "null")
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -134,7 +136,7 @@ def _claim(out: Path, job: dict, former_weights: dict, resume: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, job)
         return
-    before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)")
+    before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)", MAX_JOB_BYTES)
     if before.get("weights") == former_weights:
         warnings.warn(former_identity(file), stacklevel=3)
         before["weights"] = job["weights"]
@@ -173,6 +175,6 @@ def _titles(pipe: ImageGenerationPipeline, wanted: Requested) -> list[str]:
 
 
 def _sheet(files: list[Path], titles: list[str]) -> Image.Image:
-    images = [Image.open(file).convert("RGB") for file in files]
+    images = [read_picture(file) for file in files]
     scale = max(1, 128 // images[0].width)
     return image_grid(images, min(COLUMNS, len(images)), scale=scale, captions=titles if any(titles) else None)

@@ -152,6 +152,7 @@ BASE = {
     "reading",
     "plain_output",
     "failures",
+    "png_text",
     "recipes",
     "outputs",
     "pretrained",

@@ -19,10 +19,12 @@ import yaml
 
 from wvq.errors import ConfigError, WVQError
 from wvq.locks import host_digest, process_is_gone
+from wvq.reading import MAX_JSON_BYTES, parse_json, read_text, read_yaml
 
 RECIPE_NAME = "recipe.yaml"
 INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
 JOB_NAME = "job.json"  # of a folder of samples, written first
+MAX_JOB_BYTES = 2**28  # of that file, which has a class and a prompt for every picture
 IDENTITY_NAME = "identity.json"  # of a folder of features, written first
 CHECKSUMS_NAME = "wvq_checksums.json"  # of a folder's weight files, beside them
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
@@ -53,22 +55,23 @@ def write_json(file: str | Path, value) -> None:
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(file: str | Path, error: type[WVQError], missing: str) -> dict:
+def read_json(file: str | Path, error: type[WVQError], missing: str, limit: int = MAX_JSON_BYTES) -> dict:
     """The JSON object in a file.
 
     Args:
         file: the file.
         error: what to raise.
         missing: what to say when there is no such file.
+        limit: most bytes that the file may have.
 
     Raises:
-        error: the file is missing, unreadable or no JSON object.
+        error: the file is missing, unreadable, too large or no JSON object.
     """
     try:
-        value = json.loads(Path(file).read_text(encoding="utf-8"))
+        value = parse_json(read_text(file, limit))
     except (FileNotFoundError, NotADirectoryError):
         raise error(missing) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as problem:
+    except (OSError, ValueError) as problem:
         raise error(f"{file} cannot be read as JSON ({problem})") from problem
     if not isinstance(value, dict):
         raise error(f"{file} must hold a JSON object")
@@ -173,6 +176,21 @@ def refuse_data_folder(folder: str | Path, data: str) -> None:
         raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
 
 
+def read_recipe(file: str | Path) -> dict:
+    """The fields of a recipe in YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = read_yaml(file)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"recipe {file} cannot be read as YAML ({problem})") from problem
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {file} must hold fields by name")
+    return values
+
+
 def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     """Claim the folder of a training stage and save the resolved recipe in it.
 
@@ -190,7 +208,7 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     if resume:
         if not file.exists():
             raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = read_recipe(file)
         changes = _differences(_completed(before, asdict(type(recipe)())), values)
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")

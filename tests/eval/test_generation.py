@@ -301,7 +301,7 @@ def test_samples_can_be_kept_as_pictures_or_as_an_archive(labelled, projection, 
 
 
 def test_an_archive_can_be_the_reference(labelled, projection, pictures, tmp_path):
-    write_archive(tmp_path / "r.npz", pictures(24, seed=5))
+    write_archive(tmp_path / "r.npz", [pictures(24, seed=5)], 24)
     archive = read_archive(tmp_path / "r.npz")
     result = evaluate(FakePipeline(), archive, 12, projection)
     assert (result["num_reference"], result["num_floor"]) == (12, 12)
