@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from wvq.codes import CodeDataset, CodeHeader
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import CacheError, ConfigError
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
@@ -33,7 +34,7 @@ from wvq.generator.text_cache import cached_text_features
 from wvq.generator.text_encoder import TextEncoder
 from wvq.images import image_grid
 from wvq.layout import layout_text
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
@@ -139,7 +140,8 @@ class GeneratorTask(Task):
         )
         length = self.validation.codes.header.sequence_length
         sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
-        for batch in DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn):
+        batches = DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn)
+        for batch in self.stop.until_set(batches):
             batch = {name: value.to(model.device) for name, value in batch.items()}
             codes = batch["codes"].flatten(1)
             logits = model(**batch).logits.float()
@@ -199,10 +201,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     padding = run_padding(out / TRAINING) if resume else "right"
     text_encoder = build_text_encoder(train, recipe.condition, accelerator.device, padding)
     config = build_config(recipe, train.header, text_encoder)
-    with sole_writer(out, accelerator.is_main_process):
-        with accelerator.main_process_first():
-            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-        if resume and (done := finished_run(out)):
+    with sole_run(out):
+        folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
+        if resume and (done := decided_by_first_process(lambda: finished_run(out))):
             return done
         if text_encoder is not None and resume:
             require_same_encoder(folder, text_encoder, recipe.condition.text_encoder)
@@ -228,14 +229,14 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         parameters = sum(p.numel() for p in model.parameters())
         trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
         result = trainer.run(resume=resume)
-        averaged = trainer.averaged_model
-        if accelerator.is_main_process:
+        averaged = trainer.model_to_save
+        if averaged is not None:
             averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
             result["parameters"] = parameters
             write_json(out / "result.json", result)
-        accelerator.wait_for_everyone()
+        wait_for_all()
         return result
 
 

@@ -59,6 +59,20 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
             stream.close()
 
 
+@contextlib.contextmanager
+def sole_run(folder: str | Path) -> Iterator[None]:
+    """:func:`sole_writer` for all processes of a run: the first one holds the folder, and all learn if it cannot.
+
+    Raises:
+        ConfigError: see :func:`sole_writer`.
+    """
+    from wvq.distributed import decided_by_first_process
+
+    with contextlib.ExitStack() as stack:
+        decided_by_first_process(lambda: stack.enter_context(sole_writer(folder)))
+        yield
+
+
 def _locked(file: Path, folder: str | Path, wait: bool):
     """The open lock file, or None where the file system has no locks."""
     deadline = time.monotonic() + PATIENCE
