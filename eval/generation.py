@@ -18,7 +18,7 @@ from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive, write_archive
 from wvq.eval.clip_score import CLIPScore
 from wvq.eval.features import FeatureNetwork, default_feature_network
-from wvq.eval.plan import class_plan, imbalance_warnings, prompt_plan
+from wvq.eval.plan import condition_plan, plan_warnings
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
@@ -65,7 +65,8 @@ def evaluate_generation(
         reference: training pictures or an archive of them; a :class:`wvq.eval.real_pictures.RealPictures` for others,
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
-        classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures),
+        classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
+            without a class are passed over, for captions too),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
@@ -102,8 +103,7 @@ def evaluate_generation(
     sampling = asdict(chosen)
 
     def conditions(indices: list[int]) -> tuple:
-        labels, class_setting = class_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
-        return labels, class_setting, prompt_plan(real.dataset, indices, prompts, num_images)
+        return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
 
     conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
     with working_folder(work) as folder:
@@ -161,7 +161,7 @@ def evaluate_generation(
             }
             warnings = [
                 *real.warnings(network, samples, pool, counts),
-                *imbalance_warnings(real.dataset, indices, class_setting),
+                *plan_warnings(real.dataset, indices, class_setting, prompts),
             ]
             result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
             result["num_unreadable"] = pool.num_unreadable

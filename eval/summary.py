@@ -16,7 +16,7 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.generation import resized
 from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
-from wvq.eval.plan import class_plan, prompt_plan
+from wvq.eval.plan import condition_plan
 from wvq.eval.plots import code_histogram, metric_curves
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.references import PictureFeatures, evaluation_view
@@ -217,8 +217,8 @@ def _by_prompt(
     """Pictures, codes and sheet of the first samples that were measured, each over its prompt."""
     settings, count = result["settings"], result["num_images"]
     indices = [] if pool is None else pool.indices[:count]
-    texts = prompt_plan(dataset, indices, settings["prompts"], count)[:PROMPTED]
-    labels, _ = class_plan(pipeline, dataset, indices, settings["classes"], texts, count)
+    labels, _, texts = condition_plan(pipeline, dataset, indices, settings["classes"], settings["prompts"], count)
+    texts = texts[:PROMPTED]
     conditions = {} if labels is None else {"class_labels": labels[: len(texts)]}
     output = pipeline(**conditions, prompt=texts, seed=settings["seed"], output_type="pt", **sampling)
     sheet = image_grid(output.images, PER_CLASS // 2, scale=2 * _scale(output.images), captions=texts)

@@ -97,6 +97,39 @@ def test_prompts_cycle_and_captions_can_serve(labelled, projection):
     assert set(pipeline.prompts) <= set(labelled.captions)
 
 
+@pytest.fixture
+def partly_labelled(pictures, picture_set):
+    """A third of the pictures has no class; each caption names its picture."""
+    labels = [0, -1, 1, 2, 1, -1] * 5
+    captions = [f"picture {index}" for index in range(30)]
+    return picture_set(pictures(30), labels, CLASSES, captions)
+
+
+@pytest.mark.parametrize("num_images", [12, 45])
+def test_classes_and_captions_of_the_reference_are_of_the_same_pictures(partly_labelled, projection, num_images):
+    pipeline = FakePipeline()
+    asked = {"classes": "reference", "prompts": "reference"}
+    result = evaluate(pipeline, partly_labelled, num_images, projection, **asked)
+    assert len(pipeline.labels) == len(pipeline.prompts) == num_images
+    shown = [CLASSES[partly_labelled.labels[int(prompt.split()[1])]] for prompt in pipeline.prompts]
+    assert pipeline.labels == shown
+    assert not any("captions" in line for line in result["warnings"])
+
+
+def test_captions_of_the_reference_beside_other_classes_are_warned_of(partly_labelled, projection):
+    for classes, warned in (("balanced", True), (["food"], True), (None, False), ("reference", False)):
+        result = evaluate(FakePipeline(), partly_labelled, 6, projection, classes=classes, prompts="reference")
+        assert any("takes both from the same pictures" in line for line in result["warnings"]) == warned
+
+
+def test_pictures_without_a_class_do_not_count_as_one(pictures, picture_set, projection):
+    data = picture_set(pictures(40), [-1] * 28 + [0, 1, 2] * 4, CLASSES)
+    assert not any("balanced" in line for line in evaluate(FakePipeline(), data, 39, projection)["warnings"])
+    data = picture_set(pictures(8), [-1] * 8, CLASSES)
+    with pytest.raises(DataError, match="none of the reference pictures has a class"):
+        evaluate(FakePipeline(), data, 6, projection, classes="reference")
+
+
 def test_no_condition_where_the_pipeline_has_none(labelled, projection):
     pipeline = FakePipeline(class_names=())
     result = evaluate(pipeline, labelled, 7, projection)

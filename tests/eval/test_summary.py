@@ -118,6 +118,16 @@ def test_measured_samples_are_shown_under_their_prompts(result, projection, pict
     assert asked[1] == (["cats"] * 10, ["red", "blue"] * 5, 3)
 
 
+def test_classes_and_captions_on_the_page_are_of_the_same_pictures(result, projection, pictures, picture_set):
+    labels = [0, -1, 1] * 4
+    data, asked = picture_set(pictures(12), labels, ("cats", "dogs"), [f"{label}" for label in labels]), []
+    result["settings"] |= {"prompts": "reference", "classes": "reference"}
+    generation_blocks(drawing(("cats", "dogs"), asked), result, projection, RealPictures(data))
+    classes, prompts, _ = asked[0]
+    assert len(classes) == 10
+    assert classes == [{"0": "cats", "1": "dogs"}[prompt] for prompt in prompts]
+
+
 def test_sweeps():
     assert parse_sweep("guidance_scale=1:4:0.5") == ("guidance_scale", [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
     assert parse_sweep("temperature=0.8:1.1:0.1") == ("temperature", [0.8, 0.9, 1.0, 1.1])
