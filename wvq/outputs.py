@@ -150,9 +150,7 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     file = folder / RECIPE_NAME
     values = asdict(recipe)
     if resume:
-        if not file.exists():
-            raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = recipe_of_run(folder, type(recipe))
         if changed := _differences(before, values):
             raise ConfigError(f"{folder} was started with another {changed[0]}; resume with the recipe saved in {file}")
     elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
@@ -162,6 +160,35 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
+
+
+# What a field stands for in runs that were started before there was the field, where that is not its default.
+_MEANT_BEFORE = {"condition.joint_dropout": 0.0}
+
+
+def recipe_of_run(folder: str | Path, recipe: type) -> dict:
+    """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    file = Path(folder) / RECIPE_NAME
+    if not file.exists():
+        raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
+    return _completed(yaml.safe_load(file.read_text(encoding="utf-8")), asdict(recipe()))
+
+
+def _completed(saved, default, name: str = ""):
+    if not isinstance(default, dict):
+        return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
+    values = {} if saved is _ABSENT else saved
+    if not isinstance(values, dict):
+        return values
+    prefix = f"{name}." if name else ""
+    return values | {key: _completed(values.get(key, _ABSENT), default[key], f"{prefix}{key}") for key in default}
+
+
+_ABSENT = object()
 
 
 def finished_run(folder: str | Path) -> dict | None:
@@ -179,6 +206,7 @@ def finished_run(folder: str | Path) -> dict | None:
 # A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all
 # else would make it another run.
 _FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
+    "condition.text_cache",
     "train.keep_checkpoints",
     "train.evaluate_every",
     "data.unreadable",

@@ -7,9 +7,17 @@ import pytest
 import yaml
 
 from wvq.errors import ConfigError
-from wvq.outputs import refuse_data_folder, refuse_occupied, start_stage, whole_folder, write_json, write_text
-from wvq.recipes import DataConfig, TokenizerRecipe
-from wvq.settings import TrainConfig
+from wvq.outputs import (
+    recipe_of_run,
+    refuse_data_folder,
+    refuse_occupied,
+    start_stage,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from wvq.recipes import DataConfig, GeneratorRecipe, TokenizerRecipe
+from wvq.settings import ConditionConfig, TrainConfig
 
 
 def test_text_files_appear_whole(tmp_path):
@@ -142,6 +150,27 @@ def test_a_run_that_refused_a_picture_may_go_on_past_it(tmp_path):
     start_stage(tmp_path, TokenizerRecipe(data=DataConfig(unreadable="refuse")), resume=False)
     start_stage(tmp_path, TokenizerRecipe(), resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["data"]["unreadable"] == "skip"
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_its_missing_fields_stood_for(tmp_path):
+    start_stage(tmp_path, GeneratorRecipe(), resume=False)
+    file = tmp_path / "recipe.yaml"
+    saved = yaml.safe_load(file.read_text())
+    del (
+        saved["condition"]["joint_dropout"],
+        saved["condition"]["text_cache"],
+        saved["objective"],
+        saved["train"]["seed"],
+    )
+    file.write_text(yaml.safe_dump(saved))
+    found = recipe_of_run(tmp_path, GeneratorRecipe)
+    assert found["condition"]["joint_dropout"] == 0.0
+    assert (found["condition"]["text_cache"], found["train"]["seed"]) == ("disk", 0)
+    assert found["objective"]["random_order"] == 0.0
+    start_stage(tmp_path, GeneratorRecipe(condition=ConditionConfig(joint_dropout=0.0)), resume=True)
+    file.write_text(yaml.safe_dump(saved))
+    with pytest.raises(ConfigError, match=r"another condition.joint_dropout \(0.0, now 0.1\)"):
+        start_stage(tmp_path, GeneratorRecipe(condition=ConditionConfig(joint_dropout=0.1)), resume=True)
 
 
 @pytest.mark.parametrize(
