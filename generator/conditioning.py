@@ -38,8 +38,13 @@ class Condition:
             None if self.text_mask is None else torch.zeros_like(self.text_mask),
         )
 
-    def drop(self, class_dropout: float, text_dropout: float) -> Condition:
-        """Replace each picture's class and text by null at random, each on its own."""
+    def drop(self, class_dropout: float, text_dropout: float, joint_dropout: float = 0.0) -> Condition:
+        """Replace each picture's class and text by null at random, each on its own and, by one more draw, together.
+
+        With both conditions given, a picture loses both with probability j + (1 - j) c t, the class alone with
+        (1 - j) c (1 - t), the text alone with (1 - j) (1 - c) t, and nothing with (1 - j) (1 - c) (1 - t), for class
+        dropout c, text dropout t and joint dropout j. With one condition there is nothing to drop together.
+        """
         dropped = self
         if self.class_labels is not None and class_dropout:
             gone = torch.rand(len(self.class_labels)) < class_dropout
@@ -48,6 +53,12 @@ class Condition:
         if self.text_mask is not None and text_dropout:
             kept = torch.rand(len(self.text_mask)) >= text_dropout
             dropped = replace(dropped, text_mask=self.text_mask & kept.to(self.text_mask.device)[:, None])
+        if self.class_labels is not None and self.text_mask is not None and joint_dropout:
+            # Drawn last: without it, a run draws what it drew before there was this dropout.
+            kept = torch.rand(len(self.class_labels)) >= joint_dropout
+            labels = dropped.class_labels.masked_fill(~kept.to(self.class_labels.device), NULL_CLASS)
+            mask = dropped.text_mask & kept.to(self.text_mask.device)[:, None]
+            dropped = replace(dropped, class_labels=labels, text_mask=mask)
         return dropped
 
     def rows(self, numbers: list[int]) -> Condition:

@@ -10,6 +10,7 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_run
 from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.settings import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.task import StepLoss, Task
 from wvq.training import Trainer, build_accelerator
 
@@ -116,14 +117,16 @@ class GeneratorTask(Task):
         reference: dict,
     ):
         self.tokenizer, self.validation = tokenizer, validation
-        self.condition, self.objective, self.config, self.reference = condition, objective, config, reference
+        self.condition = settled_condition(condition)
+        self.objective, self.config, self.reference = objective, config, reference
 
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
-        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
+        shares = self.condition
+        kept = given.drop(shares.class_dropout, shares.text_dropout, shares.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = random_order(len(codes), codes[0].numel(), share).to(codes.device) if share else None
         conditions = (kept.class_labels, kept.text_features, kept.text_mask)
@@ -201,6 +204,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     padding = run_padding(out / TRAINING) if resume else "right"
     text_encoder = build_text_encoder(train, recipe.condition, accelerator.device, padding)
     config = build_config(recipe, train.header, text_encoder)
+    condition = decided_by_first_process(lambda: settled_condition(recipe.condition, out, resume))
+    recipe = replace(recipe, condition=condition)
     with sole_run(out):
         folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
         if resume and (done := decided_by_first_process(lambda: finished_run(out))):
@@ -293,6 +298,18 @@ def build_text_encoder(
             "set condition.text to false"
         )
     return TextEncoder(condition.text_encoder, condition.text_length, device, padding)
+
+
+def settled_condition(condition: ConditionConfig, run: Path | None = None, resume: bool = False) -> ConditionConfig:
+    """The condition with a joint dropout where it leaves that open: .1, or the resumed run's.
+
+    Raises:
+        ConfigError: there is no run to resume.
+    """
+    if condition.joint_dropout is not None:
+        return condition
+    share = recipe_of_run(run, GeneratorRecipe)["condition"]["joint_dropout"] if resume else JOINT_DROPOUT
+    return replace(condition, joint_dropout=share)
 
 
 def build_config(

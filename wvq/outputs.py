@@ -206,10 +206,8 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     file = folder / RECIPE_NAME
     values = asdict(recipe)
     if resume:
-        if not file.exists():
-            raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-        before = read_recipe(file)
-        changes = _differences(_completed(before, asdict(type(recipe)())), values)
+        before = recipe_of_run(folder, type(recipe))
+        changes = _differences(before, values)
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if told := [change for name, change in changes.items() if name != "out"]:
@@ -230,6 +228,35 @@ def _is_written_at_the_end(file: Path) -> bool:
     return file.name in names or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file.name) is not None
 
 
+# What a field stands for in runs that were started before there was the field, where that is not its default.
+_MEANT_BEFORE = {"condition.joint_dropout": 0.0}
+
+
+def recipe_of_run(folder: str | Path, recipe: type) -> dict:
+    """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    file = Path(folder) / RECIPE_NAME
+    if not file.exists():
+        raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
+    return _completed(read_recipe(file), asdict(recipe()))
+
+
+def _completed(saved, default, name: str = ""):
+    if not isinstance(default, dict):
+        return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
+    values = {} if saved is _ABSENT else saved
+    if not isinstance(values, dict):
+        return values
+    prefix = f"{name}." if name else ""
+    return values | {key: _completed(values.get(key, _ABSENT), default[key], f"{prefix}{key}") for key in default}
+
+
+_ABSENT = object()
+
+
 def finished_run(folder: str | Path) -> dict | None:
     """The result of a run that has come to its end, with a warning; None if it has not, or if the clock ended it."""
     file = Path(folder) / "result.json"
@@ -246,6 +273,7 @@ def finished_run(folder: str | Path) -> dict | None:
 # compute the same steps in another way, up to rounding; all else would make it another run.
 _FREE_ON_RESUME = {
     "out",
+    "condition.text_cache",
     "data.unreadable",
     "train.max_minutes",
     "train.num_workers",
@@ -257,13 +285,6 @@ _FREE_ON_RESUME = {
     "train.channels_last",
     "train.gradient_checkpointing",
 }
-
-
-def _completed(before, defaults):
-    """Saved settings with the defaults of the fields that came after them."""
-    if not (isinstance(before, dict) and isinstance(defaults, dict)):
-        return before
-    return before | {name: _completed(before.get(name, default), default) for name, default in defaults.items()}
 
 
 def _differences(before, after, prefix: str = "") -> dict[str, str]:

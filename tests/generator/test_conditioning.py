@@ -73,6 +73,42 @@ def test_drop_rate_zero_drops_nothing():
     assert torch.equal(kept.text_mask, given.text_mask)
 
 
+def test_joint_dropout_shows_enough_pictures_without_any_condition():
+    count = 40_000
+    given = Condition(torch.zeros(count, dtype=torch.int64), torch.zeros(count, 1, 1), torch.ones(count, 1).bool())
+    kept = given.drop(0.1, 0.1, 0.1)
+    no_class, no_text = kept.class_labels == -1, ~kept.text_mask.any(1)
+    shares = [(a & b).double().mean().item() for a in (no_class, ~no_class) for b in (no_text, ~no_text)]
+    expected = [0.1 + 0.9 * 0.01, 0.9 * 0.1 * 0.9, 0.9 * 0.9 * 0.1, 0.9 * 0.9 * 0.9]
+    assert shares == pytest.approx(expected, abs=0.008)
+
+
+def test_joint_dropout_leaves_the_other_draws_and_runs_without_it_as_they_were():
+    given = batch(60)
+    states, kept = [], []
+    for joint in (0.0, 0.4):
+        torch.manual_seed(4)
+        kept.append(given.drop(0.3, 0.3, joint))
+        states.append(torch.get_rng_state())
+    torch.manual_seed(4)
+    assert torch.equal(given.class_labels.masked_fill(torch.rand(60) < 0.3, -1), kept[0].class_labels)
+    assert torch.equal(given.text_mask & (torch.rand(60) >= 0.3)[:, None], kept[0].text_mask)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    changed = (kept[1].class_labels != kept[0].class_labels) | (kept[1].text_mask != kept[0].text_mask).any(1)
+    assert changed.any()
+    assert (kept[1].class_labels[changed] == -1).all()
+    assert not kept[1].text_mask[changed].any()
+
+
+def test_one_condition_alone_has_nothing_to_drop_together():
+    given = batch(60)
+    before = torch.get_rng_state()
+    for alone in (Condition(given.class_labels), Condition(None, given.text_features, given.text_mask)):
+        kept = alone.drop(0.0, 0.0, 0.9)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert kept == alone
+
+
 # ---- classes
 
 

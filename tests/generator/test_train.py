@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
+from wvq.checkpoints import find_checkpoints
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.generator.modeling import ImageCodeTransformer
@@ -185,6 +186,28 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
     assert losses[0] == losses[1]
     first, second = (ImageCodeTransformer.from_pretrained(tmp_path / name / "generator") for name in ("whole", "cut"))
     assert weights_hash(first) == weights_hash(second)
+
+
+def test_a_run_with_both_conditions_also_drops_them_together(recipe, tokenizer, tmp_path, text_condition):
+    """The default of a recipe that does not say; what a run of an earlier version goes on with; what it is saved as."""
+    train = {"images": 96, "save_every": 48, "keep_checkpoints": 9}
+    results = {}
+    for name, share in (("open", None), ("none", 0.0), ("some", 0.1)):
+        condition = replace(text_condition, joint_dropout=share)
+        results[name] = train_generator(recipe(train, out=str(tmp_path / name), condition=condition), tokenizer)["loss"]
+    assert results["open"] == results["some"] != results["none"]
+    file = tmp_path / "none" / "generator" / "recipe.yaml"
+    saved = yaml.safe_load(file.read_text())
+    assert (
+        yaml.safe_load((tmp_path / "open" / "generator" / "recipe.yaml").read_text())["condition"]["joint_dropout"]
+        == 0.1
+    )
+    del saved["condition"]["joint_dropout"]
+    file.write_text(yaml.safe_dump(saved))
+    (file.parent / "model.safetensors").unlink()
+    shutil.rmtree(find_checkpoints(file.parent / "training")[-1])
+    settings = recipe(train, out=str(tmp_path / "none"), condition=text_condition)
+    assert train_generator(settings, tokenizer, resume=True)["loss"] == results["none"]
 
 
 # ---- refusals

@@ -13,6 +13,7 @@ import yaml
 from wvq.errors import ConfigError
 from wvq.locks import host_digest
 from wvq.outputs import (
+    recipe_of_run,
     refuse_data_folder,
     refuse_occupied,
     remove_files,
@@ -21,8 +22,8 @@ from wvq.outputs import (
     write_json,
     write_text,
 )
-from wvq.recipes import DataConfig, TokenizerRecipe
-from wvq.settings import TrainConfig
+from wvq.recipes import DataConfig, GeneratorRecipe, TokenizerRecipe
+from wvq.settings import ConditionConfig, TrainConfig
 
 
 def test_text_files_appear_whole(tmp_path):
@@ -200,6 +201,27 @@ def test_a_run_that_refused_a_picture_may_go_on_past_it(tmp_path):
     with pytest.warns(UserWarning, match=r"data.unreadable \('refuse', now 'skip'\)"):
         start_stage(tmp_path, TokenizerRecipe(), resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["data"]["unreadable"] == "skip"
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_its_missing_fields_stood_for(tmp_path):
+    start_stage(tmp_path, GeneratorRecipe(), resume=False)
+    file = tmp_path / "recipe.yaml"
+    saved = yaml.safe_load(file.read_text())
+    del (
+        saved["condition"]["joint_dropout"],
+        saved["condition"]["text_cache"],
+        saved["objective"],
+        saved["train"]["seed"],
+    )
+    file.write_text(yaml.safe_dump(saved))
+    found = recipe_of_run(tmp_path, GeneratorRecipe)
+    assert found["condition"]["joint_dropout"] == 0.0
+    assert (found["condition"]["text_cache"], found["train"]["seed"]) == ("disk", 0)
+    assert found["objective"]["random_order"] == 0.0
+    start_stage(tmp_path, GeneratorRecipe(condition=ConditionConfig(joint_dropout=0.0)), resume=True)
+    file.write_text(yaml.safe_dump(saved))
+    with pytest.raises(ConfigError, match=r"another condition.joint_dropout \(0.0, now 0.1\)"):
+        start_stage(tmp_path, GeneratorRecipe(condition=ConditionConfig(joint_dropout=0.1)), resume=True)
 
 
 @pytest.mark.parametrize(
