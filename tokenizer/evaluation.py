@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
@@ -24,6 +24,7 @@ def evaluate_tokenizer(
     progress: bool = False,
     statistics: CodeStatistics | None = None,
     lpips: torch.nn.Module | None = None,
+    num_workers: int | None = None,
 ) -> dict[str, float | int]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
 
@@ -37,6 +38,7 @@ def evaluate_tokenizer(
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
         lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
@@ -50,13 +52,14 @@ def evaluate_tokenizer(
     device = model.device
     rank, world = process_rank(), world_size()
     shown = progress and rank == 0
-    share = Reading(dataset, range(rank, len(dataset), world))
+    share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
     alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
     sums = torch.zeros(5, dtype=torch.float64, device=device)
-    for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
-        pixels = batch["pixel_values"].to(device)
+    batches, total = share.batches(batch_size, device), -(-len(share) // batch_size)
+    for batch in tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False):
+        pixels = batch["pixel_values"]
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
         if alignment:

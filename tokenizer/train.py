@@ -131,7 +131,7 @@ class TokenizerTask(Task):
         return self.usage.report(accelerator, images_seen, warm)
 
     def evaluate(self, model: WassersteinVQModel, accelerator: Accelerator) -> dict[str, float]:
-        return evaluate_tokenizer(model, self.validation, progress=True)
+        return evaluate_tokenizer(model, self.validation, progress=True, num_workers=self.config.num_workers)
 
     def picture(self, model: WassersteinVQModel) -> Image.Image:
         return reconstruction_sheet(model, self.validation)

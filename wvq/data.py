@@ -111,6 +111,12 @@ class ImageDataset(Dataset):
         return len(self.table.pictures)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        image, index, requested = self.cropped(key)
+        label = -1 if self.labels is None else self.labels[index]
+        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+
+    def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
+        """The square picture of a key, with the index shown and the index asked for."""
         drawn = isinstance(key, tuple)
         requested = self._checked(key[1] if drawn else key)
         position = int(key[0]) if drawn else requested
@@ -129,8 +135,7 @@ class ImageDataset(Dataset):
             image = center_crop(image, self.image_size)
         if self.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        label = -1 if self.labels is None else self.labels[index]
-        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+        return image, index, requested
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""
