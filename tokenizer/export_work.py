@@ -43,7 +43,8 @@ class ExportWork:
         self.cache, self._marks = self.folder / "cache", self.folder / "marks"
         self.features = row_features(header.num_codes, header.sequence_length)
         self.ranges = {split: picture_ranges(count) for split, count in sizes.items()}
-        self._identity = json.loads(json.dumps(identity))  # as it is read back
+        files = {split: len(ranges) for split, ranges in self.ranges.items()}
+        self._identity = json.loads(json.dumps(identity | {"files": files}))  # as it is read back
 
     def claim(self) -> None:
         """Make the folder, or take it up again. One process calls it.
@@ -103,10 +104,11 @@ class ExportWork:
 
     def join(self) -> Path:
         """Make a table of the files of each split, which are all whole; returns the folder of the cache."""
-        for split, ranges in self.ranges.items():
-            folder = self.cache / split
+        for folder in (self.cache, *(self.cache / split for split in self.ranges)):
             for path in folder.glob(".*"):  # of a process that was killed while it wrote
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for split, ranges in self.ranges.items():
+            folder = self.cache / split
             files = [self._file(split, number).name for number in range(len(ranges))]
             content = [self._identity, [(folder / name).stat().st_size for name in files]]
             digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
