@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -230,24 +231,26 @@ def remove_shards(folder: str | Path) -> None:
 
 
 def stream_features(
-    draw: Callable[[range], Batch],
+    draw: Callable[..., Batch],
     numbers: range,
     network: FeatureNetwork,
     shards: FeatureShards,
     batch_size: int,
     progress: str | None = None,
     keep_pixels: bool = False,
+    read: Callable[[list[range]], Iterator[Tensor]] | None = None,
 ) -> None:
     """Draw the pictures of ``numbers`` that are not there yet, each process its share, and leave their features.
 
     Args:
-        draw: pictures of consecutive numbers.
+        draw: pictures of consecutive numbers, from these (a range) and, where there is ``read``, what that gives.
         numbers: of the stream.
         network: the feature network.
         shards: where the files go.
         batch_size: most pictures at once.
         progress: what the progress bar says; none if None.
         keep_pixels: whether the files hold the pictures too.
+        read: what ``draw`` needs for each of some ranges, read ahead of it.
 
     Raises:
         RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are whole.
@@ -263,8 +266,8 @@ def stream_features(
         tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
         stop_on_signal() as request,
     ):
-        for run in mine:
-            batch = draw(run)
+        for run, needed in zip(mine, ((pixels,) for pixels in read(mine)) if read else repeat(()), strict=False):
+            batch = draw(run, *needed)
             output = network(batch.images)
             shards.write(run, batch, output, keep_pixels)
             bar.update(len(run))

@@ -137,7 +137,8 @@ class TokenizerTask(Task):
         return self.usage.report(accelerator, images_seen, warm)
 
     def evaluate(self, model: WassersteinVQModel, accelerator: Accelerator) -> dict[str, float]:
-        return evaluate_tokenizer(model, self.validation, progress=True, stop=self.stop)
+        workers = self.config.num_workers
+        return evaluate_tokenizer(model, self.validation, progress=True, stop=self.stop, num_workers=workers)
 
     def picture(self, model: WassersteinVQModel) -> Image.Image:
         return reconstruction_sheet(model, self.validation)

@@ -109,8 +109,13 @@ class StopAgreement:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block the first SIGTERM or SIGINT is noted; a second one acts at once, as it would outside."""
+def stop_on_signal(at_once: Callable[[], str] | None = None) -> Iterator[StopRequest]:
+    """Within the block the first SIGTERM or SIGINT is noted; a second one acts at once, as it would outside.
+
+    Args:
+        at_once: what the first one raises RunInterrupted with, wherever the block is, for work that may be left at any
+            moment. Python drops what is raised within a finaliser, so the block should look at the request as well.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
         yield request
@@ -124,6 +129,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
     def note(number: int, _) -> None:
         request.signal = number
         restore()
+        if at_once is not None:
+            request.raise_if_set(at_once)
 
     for number in before:
         signal.signal(number, note)
