@@ -26,8 +26,8 @@ from wvq.eval.results import network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.hardware import loader_processes
 from wvq.images import to_uint8
-from wvq.locks import sole_writer
 from wvq.loading import read_all
+from wvq.locks import sole_writer
 from wvq.ownership import user_cache
 from wvq.unreadable import Reading, refuse_too_many, summary
 

@@ -16,6 +16,7 @@ MAX_JSON_BYTES = 32 * 2**20  # values take up to some 20 times as much in memory
 MAX_YAML_BYTES = 2**20
 _MAX_YAML_VALUES = 100_000  # aliases written out
 _MAX_DIGITS = 20  # 64 bits, with a sign
+_PIECE = 2**16
 
 
 def read_text(file: str | Path, limit: int) -> str:
@@ -25,8 +26,11 @@ def read_text(file: str | Path, limit: int) -> str:
         OSError: it cannot be read.
         ValueError: it is larger, or no UTF-8.
     """
+    content = b""
     with Path(file).open("rb") as opened:
-        content = opened.read(limit + 1)
+        # Piece by piece: a read of so many bytes takes the memory for all of them, however small the file is.
+        while len(content) <= limit and (piece := opened.read(_PIECE)):
+            content += piece
     if len(content) > limit:
         raise ValueError(f"larger than {limit / 2**20:g} MiB")
     return content.decode("utf-8")

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from wvq.parser import load_recipe
 from wvq.recipes import ExportRecipe
 from wvq.tokenizer import export, export_work
 from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.export_work import ExportWork
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading
@@ -437,18 +437,17 @@ def test_settings_out_of_range_are_errors(recipe, field, value):
         export_codes(settings)
 
 
-def test_shares_of_several_processes_go_and_other_files_beside_them_stay(recipe, tmp_path, monkeypatch):
+def test_the_working_folder_goes_and_other_files_in_it_stay(recipe, tmp_path, monkeypatch):
     settings = recipe()
-    shards = tmp_path / f".{Path(settings.out).name}.shards"
-    for name in ("train-0", "mine"):
-        (shards / name).mkdir(parents=True)
-        (shards / name / "a.txt").write_text("a")
-    state = SimpleNamespace(
-        is_main_process=True, process_index=0, num_processes=1, device="cpu", wait_for_everyone=lambda: None
-    )
-    monkeypatch.setattr(export, "processes", lambda: SimpleNamespace(**{**vars(state), "num_processes": 2}))
-    shared = export._write_shared
-    monkeypatch.setattr(export, "_write_shared", lambda _, *arguments: shared(state, *arguments))
+    work = tmp_path / f".{Path(settings.out).name}.export"
+    claim = ExportWork.claim
+
+    def with_a_file_of_the_users(self):
+        claim(self)
+        (work / "marks").mkdir()
+        (work / "marks" / "mine.txt").write_text("a")
+
+    monkeypatch.setattr(ExportWork, "claim", with_a_file_of_the_users)
     export_codes(settings)
     assert len(CodeDataset(settings.out, "train")) > 0
-    assert [str(path.relative_to(shards)) for path in sorted(shards.rglob("*"))] == ["mine", "mine/a.txt"]
+    assert [str(path.relative_to(work)) for path in sorted(work.rglob("*"))] == ["marks", "marks/mine.txt"]
