@@ -26,7 +26,7 @@ def read_text(file: str | Path, limit: int) -> str:
         OSError: it cannot be read.
         ValueError: it is larger, or no UTF-8.
     """
-    content = b""
+    content = bytearray()
     with Path(file).open("rb") as opened:
         # Piece by piece: a read of so many bytes takes the memory for all of them, however small the file is.
         while len(content) <= limit and (piece := opened.read(_PIECE)):
