@@ -31,14 +31,15 @@ def train_pipeline(
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
-    from wvq.distributed import processes
+    from wvq.distributed import decided_by_first_process, processes, wait_for_all
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
+    decided_by_first_process(
+        lambda: already_holds(recipe.out, "tokenizer", tokenizer)
+    )  # another one would be in the way after the training
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
-    state.wait_for_everyone()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
     text_encoder = None
     if generator.config.text_dim:
@@ -54,5 +55,5 @@ def train_pipeline(
             read_results(recipe.out),
         )
         pipeline.save_pretrained(recipe.out, card)
-    state.wait_for_everyone()
+    wait_for_all()
     return result, pipeline

@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 import wvq
 from wvq.codes import batched
-from wvq.distributed import processes
+from wvq.distributed import decided_by_first_process, processes, wait_for_all
 from wvq.errors import ConfigError
 from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.outputs import JOB_NAME, read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -67,10 +67,8 @@ def sample_to_folder(
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
-    with sole_writer(out, state.is_main_process):
-        if state.is_main_process:
-            _claim(out, _job(pipe, wanted, seed, settings), resume)
-        state.wait_for_everyone()
+    with sole_run(out):
+        decided_by_first_process(lambda: _claim(out, _job(pipe, wanted, seed, settings), resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
         # Shares are told by number, not by what is missing: that changes while another process starts.
         share = range(state.process_index, len(files), state.num_processes)
@@ -83,7 +81,7 @@ def sample_to_folder(
                 request.raise_if_set(
                     lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
                 )
-        state.wait_for_everyone()
+        wait_for_all()
         if state.is_main_process:
             save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
         return files
