@@ -35,9 +35,8 @@ def train_pipeline(
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    decided_by_first_process(
-        lambda: already_holds(recipe.out, "tokenizer", tokenizer)
-    )  # another one would be in the way after the training
+    # Another tokenizer would be in the way after the training.
+    decided_by_first_process(lambda: already_holds(recipe.out, "tokenizer", tokenizer))
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
