@@ -31,12 +31,11 @@ def train_pipeline(
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
-    from wvq.distributed import decided_by_first_process, processes, wait_for_all
+    from wvq.distributed import processes, wait_for_all
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    # Another tokenizer would be in the way after the training.
-    decided_by_first_process(lambda: already_holds(recipe.out, "tokenizer", tokenizer))
+    already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)

@@ -155,6 +155,7 @@ BASE = {
     "tracking",
     "distributed",
     "hardware",
+    "precision",
     "weight_files",
 } | {
     "folders",
