@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.data import ImageDataset
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive, write_archive
 from wvq.eval.clip_score import CLIPScore
@@ -131,7 +131,8 @@ def evaluate_generation(
             scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
             return Batch(images, list(run), scores=scores)
 
-        saving = _Saving(save_samples, seed, new=not holds_shards(folder))
+        new = decided_by_first_process(lambda: not holds_shards(folder))
+        saving = _Saving(save_samples, seed, new)
         shards = FeatureShards(folder, identity, lasting=work is not None, former=former)
         shown = "samples" if progress else None
         stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
@@ -254,8 +255,8 @@ class _Saving:
         self.seed = seed
         self.archive = target is not None and Path(target).suffix == ".npz"
         self.folder = None if target is None or self.archive else Path(target)
-        if target is not None and new and processes().is_main_process:
-            refuse_occupied(target, "pictures")
+        if target is not None and new:
+            decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
 
     def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
         """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""

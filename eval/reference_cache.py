@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wvq.data import ImageDataset
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import gather_objects, processes, wait_for_all
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive
 from wvq.eval.features import FeatureNetwork
@@ -110,7 +110,7 @@ def _shared(folder: Path | None) -> Iterator[Path]:
         if not all(gather_objects(found.is_dir())):
             raise ConfigError("several machines need WVQ_CACHE, a folder that all of them can write")
         yield found
-        processes().wait_for_everyone()
+        wait_for_all()
     finally:
         if own is not None:
             own.cleanup()

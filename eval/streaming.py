@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.outputs import IDENTITY_NAME, former_identity, read_json, remove_files, whole_file, write_json
 
 _SUFFIX = ".safetensors"
@@ -67,9 +67,8 @@ class FeatureShards:
 
     def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
         self.folder, self.lasting = Path(folder), lasting
-        if processes().is_main_process:
-            self._claim(json.loads(json.dumps(identity)), json.loads(json.dumps(former or {})))
-        processes().wait_for_everyone()
+        values = [json.loads(json.dumps(value or {})) for value in (identity, former)]  # as they are read back
+        decided_by_first_process(lambda: self._claim(*values))
 
     def _claim(self, identity: dict, former: dict) -> None:
         file = self.folder / IDENTITY_NAME
@@ -205,7 +204,7 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
         raise ConfigError("an evaluation on several processes needs a result file (--out), beside which they work")
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
-        stack.enter_context(sole_writer(folder, processes().is_main_process))
+        stack.enter_context(sole_run(folder))
         begun = holds_shards(folder)
         try:
             yield Path(folder)
@@ -272,7 +271,7 @@ def stream_features(
             shards.write(run, batch, output, keep_pixels)
             bar.update(len(run))
             request.raise_if_set(lambda: _progress(shards, numbers))
-    state.wait_for_everyone()
+    wait_for_all()
 
 
 def _progress(shards: FeatureShards, numbers: range) -> str:

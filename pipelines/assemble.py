@@ -34,7 +34,7 @@ def train_pipeline(
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
-    from wvq.distributed import processes
+    from wvq.distributed import processes, wait_for_all
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
@@ -46,7 +46,6 @@ def train_pipeline(
     refuse_foreign_files(recipe.out)
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
-    state.wait_for_everyone()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
     text_encoder = None
     if generator.config.text_dim:
@@ -63,5 +62,5 @@ def train_pipeline(
             read_results(recipe.out),
         )
         pipeline.save_pretrained(recipe.out, card)
-    state.wait_for_everyone()
+    wait_for_all()
     return result, pipeline

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 import wvq
 from wvq.codes import batched
-from wvq.distributed import processes
+from wvq.distributed import decided_by_first_process, processes, wait_for_all
 from wvq.errors import ConfigError
 from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.outputs import JOB_NAME, MAX_JOB_BYTES, former_identity, read_json, refuse_occupied, write_json
 from wvq.pictures import read_picture
 from wvq.pipelines.conditions import Requested, check_call, requested
@@ -72,11 +72,8 @@ def sample_to_folder(
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
-    with sole_writer(out, state.is_main_process):
-        if state.is_main_process:
-            former = pipe.former_hashes()
-            _claim(out, _job(pipe, pipe.weights_hashes(former), wanted, seed, settings), former, resume)
-        state.wait_for_everyone()
+    with sole_run(out):
+        decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
         # Shares are told by number, not by what is missing: that changes while another process starts.
         rows = settings.fixed_rows or 1  # so many in a row fill a group
@@ -93,7 +90,7 @@ def sample_to_folder(
                 request.raise_if_set(
                     lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
                 )
-        state.wait_for_everyone()
+        wait_for_all()
         if state.is_main_process:
             save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
         return files
@@ -106,6 +103,13 @@ def read_settings(picture: str | Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _start(
+    pipe: ImageGenerationPipeline, out: Path, wanted: Requested, seed: int, settings: SamplingSettings, resume: bool
+) -> None:
+    former = pipe.former_hashes()
+    _claim(out, _job(pipe, pipe.weights_hashes(former), wanted, seed, settings), former, resume)
 
 
 def _job(

@@ -160,6 +160,7 @@ BASE = {
     "tracking",
     "distributed",
     "hardware",
+    "precision",
     "weight_files",
 } | {
     "folders",

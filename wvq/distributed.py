@@ -88,6 +88,7 @@ def decided_by_first_process(decide: Callable[[], T]) -> T:
     Raises:
         WVQError, OSError: raised by ``decide``; in every process, so that none waits for one that has given up.
     """
+    processes()  # they may not have found each other yet
     if world_size() == 1:
         return decide()
     value = error = None

@@ -11,13 +11,19 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -44,6 +50,8 @@ from wvq.tracking import RunLog, truncate_log
 from wvq.unreadable import DrawnPictures
 
 UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+# While the first process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
+COLLECTIVE_LIMIT = timedelta(hours=1)
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -415,7 +423,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
     # Accelerate holds a process to the precision of its first run; the two stages may well differ.
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_plugin=accumulation,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_LIMIT)],
+    )
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
         raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")

@@ -91,9 +91,7 @@ def test_processes_share_a_stream(images, projection, tmp_path, monkeypatch):
     drawn = {0: [], 1: []}
     there = set()
     for rank in (0, 1):  # one after the other; both are told what was missing when the first one looked
-        process = SimpleNamespace(
-            process_index=rank, num_processes=2, is_main_process=rank == 0, wait_for_everyone=lambda: None
-        )
+        process = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
         monkeypatch.setattr(streaming, "processes", lambda process=process: process)
         monkeypatch.setattr(streaming, "gather_objects", lambda _: [sorted(set(range(COUNT)) - there)])
         stream(images, projection, tmp_path / "s", 3, drawn[rank])

@@ -7,13 +7,11 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from wvq import distributed
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.tokenizer.alignment import MomentWindow
 from wvq.tokenizer.quantizers import QUANTIZERS
@@ -164,15 +162,3 @@ def test_codes_exported_by_two_processes_are_those_of_one(runs):
         files = [{file.name: file.read_bytes() for file in (folder / split).iterdir()} for folder in (one, two)]
         assert len(files[0]) > 3
         assert all(files[0][name] == files[1][name] for name in files[0] if name.endswith(".arrow"))
-
-
-def test_processes_leave_together_at_the_end_of_a_command(monkeypatch):
-    done = []
-    state = SimpleNamespace(wait_for_everyone=lambda: done.append("waited"))
-    monkeypatch.setattr(distributed, "processes", lambda: state)
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: done.append("left"))
-    distributed.leave_processes()
-    assert done == []  # alone
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    distributed.leave_processes()
-    assert done == ["waited", "left"]

@@ -68,16 +68,25 @@ def rows_without_clock(folder):
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "workers", "parts"),
-    [("vanilla", 0, 1), ("wasserstein", 0, 1), ("wasserstein", 0, 2), ("ema", 0, 2), ("sliced", 1, 1)],
+    ("quantizer", "workers", "parts", "log_every"),
+    [
+        ("vanilla", 0, 1, 8),
+        ("wasserstein", 0, 1, 8),
+        ("wasserstein", 0, 2, 8),
+        ("ema", 0, 2, 8),
+        ("sliced", 1, 1, 8),
+        ("sliced", 0, 1, 32),
+    ],
 )
-def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(tmp_path, quantizer, workers, parts):
-    whole = tokenizer_trainer(tmp_path / "whole", quantizer, gradient_accumulation_steps=parts)
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(tmp_path, quantizer, workers, parts, log_every):
+    """Also with the checkpoint between two log lines: a row is the mean of all steps since the last one."""
+    options = {"gradient_accumulation_steps": parts, "log_every": log_every}
+    whole = tokenizer_trainer(tmp_path / "whole", quantizer, **options)
     result = whole.run()
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000096")
     torch.manual_seed(99)
-    cut = tokenizer_trainer(tmp_path / "cut", quantizer, num_workers=workers, gradient_accumulation_steps=parts)
+    cut = tokenizer_trainer(tmp_path / "cut", quantizer, num_workers=workers, **options)
     resumed = cut.run(resume=True)
     assert rows_without_clock(tmp_path / "cut") == rows_without_clock(tmp_path / "whole")
     for a, b in ((whole.raw_model, cut.raw_model), (whole.ema.model, cut.ema.model)):

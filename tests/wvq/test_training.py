@@ -1,7 +1,9 @@
 """The training loop: data order, schedule, averaging, accumulation, skipped steps, exact resume, the clock."""
 
 import itertools
+import os
 import shutil
+import signal
 import time
 
 import pytest
@@ -14,6 +16,7 @@ from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import find_checkpoints
 from wvq.errors import CheckpointError, ConfigError
 from wvq.images import image_grid
+from wvq.interruption import RunInterrupted
 from wvq.optimization import network_groups
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
@@ -118,6 +121,7 @@ class Points(Dataset):
 
 class Regression(Task):
     name = "regression"
+    interrupted_at = None  # number of the evaluation amid which SIGTERM comes
 
     def __init__(self, config, seconds=0.0):
         self.config, self.seconds, self.evaluations, self.draws = config, seconds, 0, []
@@ -134,6 +138,10 @@ class Regression(Task):
     def evaluate(self, model, accelerator):
         self.evaluations += 1
         assert not model.training
+        for item in self.stop.until_set(range(3)):
+            if self.evaluations == self.interrupted_at:
+                assert item == 0  # and no more of them
+                os.kill(os.getpid(), signal.SIGTERM)
         return {"weight": model.linear.weight.detach().sum().item()}
 
     def picture(self, model):
@@ -332,6 +340,22 @@ def test_the_last_batch_may_pass_the_number_of_pictures(tmp_path):
     result = trainer(tmp_path, images=20).run()
     assert result["images"] == 24
     assert result["cut_short"] is False
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_signal_ends_an_evaluation_which_the_resumed_run_makes_up_for(tmp_path, number):
+    settings = {"images": 64, "evaluate_every": 24, "log_every": 16, "save_every": 8 * 1000}
+    trainer(tmp_path / "whole", **settings).run()
+    stopped = trainer(tmp_path / "cut", **settings)
+    stopped.task.interrupted_at = number  # at 24, 48 or, after the last step, 64 pictures
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; checkpoint saved in"):
+        stopped.run()
+    images = [row["images"] for row in read_log(tmp_path / "cut") if row["kind"] == "validation"]
+    assert images == [24, 48, 64][: number - 1]
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    clock = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in r.items() if k not in clock} for r in read_log(tmp_path / n)] for n in ("whole", "cut")]
+    assert rows[0] == rows[1]
 
 
 # ---- settings
