@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from wvq.errors import CheckpointError, ConfigError, first_line, near_match
+from wvq.hardware import send
 from wvq.pretrained import resolve_folder
 from wvq.weight_files import verify_weights, written_weights
 
@@ -51,11 +52,11 @@ class Condition:
         dropped = self
         if self.class_labels is not None and class_dropout:
             gone = torch.rand(len(self.class_labels)) < class_dropout
-            labels = self.class_labels.masked_fill(gone.to(self.class_labels.device), NULL_CLASS)
+            labels = self.class_labels.masked_fill(send(gone, self.class_labels.device), NULL_CLASS)
             dropped = replace(dropped, class_labels=labels)
         if self.text_mask is not None and text_dropout:
             kept = torch.rand(len(self.text_mask)) >= text_dropout
-            dropped = replace(dropped, text_mask=self.text_mask & kept.to(self.text_mask.device)[:, None])
+            dropped = replace(dropped, text_mask=self.text_mask & send(kept, self.text_mask.device)[:, None])
         return dropped
 
     def cat(self, other: Condition) -> Condition:

@@ -29,6 +29,7 @@ from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
+from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_writer
@@ -121,7 +122,7 @@ class GeneratorTask(Task):
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
         kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
-        order = random_order(len(codes), codes[0].numel(), share).to(codes.device) if share else None
+        order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (kept.class_labels, kept.text_features, kept.text_mask)
         return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and how tensors get there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 import torch
 
 from wvq.distributed import world_size
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor of the processor's on a device, by pinned memory where a plain copy would wait for the device."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def processor_name() -> str:
