@@ -26,6 +26,7 @@ class RealPictures:
         kind: ``train`` or ``validation``: what the source holds. Samples are held against training pictures.
         force: allow others; the result says so.
         cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept on disk if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Attributes:
         dataset: the data set, or None.
@@ -41,11 +42,12 @@ class RealPictures:
         kind: str = "train",
         force: bool = False,
         cache: str | Path | None = None,
+        num_workers: int | None = None,
     ):
         self._forced = require_kind("generation", kind, force)
         self.archive = source if isinstance(source, ReferenceArchive) else None
         self.dataset = None if self.archive else source
-        self.kind, self.cache = kind, cache and Path(cache)
+        self.kind, self.cache, self.num_workers = kind, cache and Path(cache), num_workers
         self._pools: dict[tuple, PictureFeatures] = {}
 
     def check(self, network: FeatureNetwork) -> None:
@@ -78,8 +80,9 @@ class RealPictures:
             pool = archive_features(self.archive, network, self.kind, batch_size, self.cache, progress)
             pool = pool.part(_shuffled(pool.num_images))  # often sorted by class; parts stand for all of it
         else:
+            wanted = (batch_size, self.order(), limit)
             pool = real_features(
-                self.dataset, network, self.kind, batch_size, self.order(), limit, cache=self.cache, progress=progress
+                self.dataset, network, self.kind, *wanted, self.cache, progress, num_workers=self.num_workers
             )
             if pool.num_images < 4:
                 raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")

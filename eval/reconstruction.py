@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,8 +16,10 @@ from wvq.eval.reference_cache import real_features
 from wvq.eval.references import evaluation_view, require_kind
 from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features, working_folder
+from wvq.hardware import loader_processes
 from wvq.images import to_uint8
-from wvq.pretrained import weights_hash
+from wvq.loading import read_all
+from wvq.pretrained import model_hash, weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -36,6 +38,7 @@ def evaluate_reconstruction(
     force_reference: bool = False,
     work: str | Path | None = None,
     cache: str | Path | None = None,
+    num_workers: int | None = None,
 ) -> dict:
     """Measures a tokenizer on held-out pictures under the centre crop; several processes each measure their share.
 
@@ -58,6 +61,7 @@ def evaluate_reconstruction(
         work: folder for the features of the reconstructions made so far: an evaluation that was stopped goes on there.
             It can be removed when the result is kept. A temporary one if None; several processes need one.
         cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
         A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
@@ -81,16 +85,26 @@ def evaluate_reconstruction(
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)
     with working_folder(work) as folder:
-        figures = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips))
+        workers = loader_processes(tokenizer.device.type, num_workers)
+        options = {"progress": progress, "num_workers": workers}
+        figures = dict(evaluate_tokenizer(tokenizer, view, batch_size, lpips=lpips, **options))
         num_images = figures.pop("num_images")
         if num_images < 4:
             raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
-        real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), progress=progress)
-        identity = {"tokenizer_weights": weights_hash(tokenizer), "pictures": real.sha256, "num_images": num_images}
+        real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), **options)
+        former = {"tokenizer_weights": weights_hash(tokenizer)}
+        identity = {"tokenizer_weights": model_hash(tokenizer, weights=former["tokenizer_weights"])}
+        identity |= {"pictures": real.sha256, "num_images": num_images}
         identity["dtype"] = str(tokenizer.dtype).removeprefix("torch.")
-        shards = FeatureShards(folder, identity | network_settings(network, view.image_size), lasting=work is not None)
-        draw, shown = _reconstructing(tokenizer, view, real.indices), "reconstructions" if progress else None
-        stream_features(draw, range(num_images), network, shards, batch_size, shown)
+        settings = network_settings(network, view.image_size)
+        shards = FeatureShards(folder, identity | settings, lasting=work is not None, former=former)
+        shown = "reconstructions" if progress else None
+
+        def read(runs: list[range]) -> Iterator[torch.Tensor]:
+            chunks = [[real.indices[number] for number in run] for run in runs]
+            return read_all(view, chunks, tokenizer.device, workers)
+
+        stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, shown, read=read)
         result = None
         if processes().is_main_process:
             drawn = collected(shards, view.crop_recipe, num_images)
@@ -138,13 +152,12 @@ def _named(metrics: dict[str, float]) -> dict[str, float]:
     return {{"fid": "rfid", "kid": "rkid"}.get(name, name): value for name, value in metrics.items()}
 
 
-def _reconstructing(tokenizer: WassersteinVQModel, view: ImageDataset, indices: list[int]) -> Callable[[range], Batch]:
-    """Gives the reconstructions of consecutive ones of these pictures."""
+def _reconstructing(tokenizer: WassersteinVQModel) -> Callable[[range, torch.Tensor], Batch]:
+    """Gives the reconstructions of pictures."""
 
     @torch.inference_mode()
-    def draw(run: range) -> Batch:
-        pixels = torch.stack([view[indices[number]]["pixel_values"] for number in run])
-        codes = tokenizer.encode(pixels.to(tokenizer.device)).codes
+    def draw(run: range, pixels: torch.Tensor) -> Batch:
+        codes = tokenizer.encode(pixels).codes
         return Batch(to_uint8(tokenizer.decode_codes(codes)), list(run))
 
     return draw

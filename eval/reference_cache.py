@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -12,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from wvq.codes import batched
 from wvq.data import ImageDataset
 from wvq.distributed import gather_objects, processes
 from wvq.errors import ConfigError, DataError
@@ -23,17 +24,27 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, evaluation_view, picture_digests, reference_features
 from wvq.eval.results import network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
+from wvq.hardware import loader_processes
 from wvq.images import to_uint8
+from wvq.loading import read_all
 from wvq.locks import sole_writer
+from wvq.ownership import user_cache
 from wvq.unreadable import Reading, refuse_too_many, summary
 
 _FORMAT = 2  # of the files; others are not looked at
 
 
 def default_cache() -> Path:
-    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WVQ_CACHE") or Path(base) / "wvq") / "references"
+    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    if own := os.environ.get("WVQ_CACHE"):
+        return Path(own) / "references"
+    if cache := user_cache():
+        return cache / "wvq" / "references"
+    raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
 
 
 def usable_cache() -> Path | None:
@@ -41,13 +52,14 @@ def usable_cache() -> Path | None:
 
     All processes ask together.
     """
-    problem, folder = None, default_cache()
+    problem, folder = None, None
     try:
+        folder = default_cache()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        problem = f"{folder} cannot be written ({error.strerror})"
+        problem = f"{folder or 'a cache'} cannot be written ({error.strerror})"
     problems = list(filter(None, gather_objects(problem)))
     if not problems:
         return folder
@@ -66,6 +78,7 @@ def real_features(
     limit: int | None = None,
     cache: Path | None = None,
     progress: bool = True,
+    num_workers: int | None = None,
 ) -> PictureFeatures:
     """What :func:`cached_reference_features` gives; without a cache nothing is kept. Several processes share the work.
 
@@ -74,9 +87,11 @@ def real_features(
     """
     if cache is None and processes().num_processes == 1:
         shown = "real features" if progress else None
-        return reference_features(dataset, network, batch_size, indices, shown, limit)
+        return reference_features(dataset, network, batch_size, indices, shown, limit, num_workers)
     with _shared(cache) as folder:
-        return cached_reference_features(dataset, network, folder, kind, batch_size, indices, limit, progress)
+        return cached_reference_features(
+            dataset, network, folder, kind, batch_size, indices, limit, progress, num_workers
+        )
 
 
 @contextmanager
@@ -110,6 +125,7 @@ def cached_reference_features(
     indices: Sequence[int] | None = None,
     limit: int | None = None,
     progress: bool = True,
+    num_workers: int | None = None,
 ) -> PictureFeatures:
     """What :func:`wvq.eval.references.reference_features` gives, from ``cache`` where the same pictures are there.
 
@@ -125,24 +141,29 @@ def cached_reference_features(
         indices: which pictures, in this order; all if not given.
         limit: the most pictures to take; all if not given.
         progress: whether to show progress bars.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Raises:
         DataError: no pictures, or too many that cannot be read.
     """
     view = evaluation_view(dataset)
+    workers = loader_processes(network.device.type, num_workers)
     order = list(range(len(view))) if indices is None else list(indices)
-    digests, left_out = _identify(view, order, len(order) if limit is None else limit, batch_size, progress)
+    most = len(order) if limit is None else limit
+    digests, left_out = _identify(view, order, most, batch_size, progress, workers)
     if not digests:
         raise DataError("there are no pictures to compute features of")
     used = list(digests)
     sha256 = hashlib.sha256(b"".join(digests.values())).hexdigest()
 
-    def read(run: range) -> Batch:
-        pixels = torch.stack([view[used[number]]["pixel_values"] for number in run])
+    def read(runs: list[range]) -> Iterator[Tensor]:
+        return read_all(view, [[used[number] for number in run] for run in runs], network.device, workers)
+
+    def draw(run: range, pixels: Tensor) -> Batch:
         return Batch(to_uint8(pixels), list(run))
 
     described = {"sha256": sha256, "num_images": len(used), "image_size": view.image_size, "crop": view.crop_recipe}
-    found = _kept_features(read, described, network, cache, kind, batch_size, progress)
+    found = _kept_features(draw, described, network, cache, kind, batch_size, progress, read)
     if found.sha256 != sha256:
         raise DataError(f"{cache} does not hold the features of these pictures; remove it and start again")
     looked_at = len(used) + len(left_out)
@@ -151,7 +172,7 @@ def cached_reference_features(
 
 
 def _identify(
-    view: ImageDataset, order: list[int], limit: int, batch_size: int, progress: bool
+    view: ImageDataset, order: list[int], limit: int, batch_size: int, progress: bool, workers: int = 0
 ) -> tuple[dict[int, bytes], dict[int, str]]:
     """Hashes by index of the first ``limit`` pictures of ``order`` that can be read, and those left out before them."""
     state = processes()
@@ -164,12 +185,12 @@ def _identify(
             chunk = order[position : position + limit - len(digests)]
             position += len(chunk)
             mine = chunk[state.process_index :: state.num_processes]
-            reading = Reading(view, mine)
+            reading = Reading(view, mine, num_workers=workers)
             found = {}
-            for items in batched(reading, batch_size):
-                pixels = to_uint8(torch.stack([item["pixel_values"] for item in items]))
-                found |= {item["index"]: digest for item, digest in zip(items, picture_digests(pixels), strict=True)}
-                bar.update(len(items) * state.num_processes)
+            for batch in reading.batches(batch_size):
+                hashes = picture_digests(to_uint8(batch["pixel_values"]))
+                found |= dict(zip(batch["index"].tolist(), hashes, strict=True))
+                bar.update(len(hashes) * state.num_processes)
             parts = gather_objects((found, dict(reading.left_out)))
             there = {index: digest for part, _ in parts for index, digest in part.items()}
             digests |= {index: there[index] for index in chunk if index in there}
@@ -194,23 +215,24 @@ def archive_features(
     described = {"sha256": archive.sha256, "num_images": len(pictures), "image_size": pictures.shape[-1]}
     described["crop"] = "as in the file"
 
-    def read(run: range) -> Batch:
+    def draw(run: range) -> Batch:
         return Batch(pictures[run.start : run.stop], list(run))
 
     with _shared(cache) as folder:
-        return _kept_features(read, described, network, folder, kind, batch_size, progress)
+        return _kept_features(draw, described, network, folder, kind, batch_size, progress)
 
 
 def _kept_features(
-    read: Callable[[range], Batch],
+    draw: Callable[..., Batch],
     described: dict,
     network: FeatureNetwork,
     cache: Path,
     kind: str,
     batch_size: int,
     progress: bool,
+    read: Callable[[list[range]], Iterator[Tensor]] | None = None,
 ) -> PictureFeatures:
-    """Features of the pictures that ``read`` gives, from their folder in ``cache``, whose name is a hash of both."""
+    """Features of the pictures that ``draw`` gives, from their folder in ``cache``, whose name is a hash of both."""
     recipe = network.recipe(described["image_size"])
     text = f"{_FORMAT} {described['sha256']} {network.weights_sha256} {recipe}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -218,5 +240,6 @@ def _kept_features(
     count, folder = described["num_images"], cache / f"{kind}-{key}"
     with sole_writer(folder, processes().is_main_process, wait=True):
         shards = FeatureShards(folder, identity)
-        stream_features(read, range(count), network, shards, batch_size, "real features" if progress else None)
+        shown = "real features" if progress else None
+        stream_features(draw, range(count), network, shards, batch_size, shown, read=read)
     return collected(shards, described["crop"], count)

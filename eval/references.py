@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.codes import batched
 from wvq.data import ImageDataset
 from wvq.errors import ConfigError, DataError
 from wvq.eval.features import FeatureNetwork
+from wvq.hardware import loader_processes
 from wvq.images import to_uint8
 from wvq.unreadable import Reading
 
@@ -101,9 +101,13 @@ def evaluation_view(dataset: ImageDataset) -> ImageDataset:
 
 
 def pixel_batches(reading: Reading, batch_size: int) -> Iterator[Tensor]:
-    """Batches of pixels (B, 3, S, S) in [-1, 1]. Raises DataError at the end if too many pictures were unreadable."""
-    for items in batched(reading, batch_size):
-        yield torch.stack([item["pixel_values"] for item in items])
+    """Batches of pixels (B, 3, S, S) in [-1, 1], on the CPU.
+
+    Raises:
+        DataError: at the end, if too many pictures were unreadable.
+    """
+    for batch in reading.batches(batch_size):
+        yield batch["pixel_values"]
     reading.refuse_too_many()
 
 
@@ -144,6 +148,7 @@ def reference_features(
     indices: Sequence[int] | None = None,
     progress: str | None = "reference features",
     limit: int | None = None,
+    num_workers: int | None = None,
 ) -> PictureFeatures:
     """Features of real pictures under the evaluation crop, without those that cannot be read.
 
@@ -154,12 +159,13 @@ def reference_features(
         indices: which pictures, in this order; all if not given.
         progress: what the progress bar says; none if None.
         limit: the most pictures to take; all if not given.
+        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Raises:
         DataError: no pictures, or too many that cannot be read.
     """
     view = evaluation_view(dataset)
-    reading = Reading(view, indices, limit)
+    reading = Reading(view, indices, limit, loader_processes(network.device.type, num_workers))
     batches = (to_uint8(pixels) for pixels in pixel_batches(reading, batch_size))
     found = collect_features(batches, network, len(reading), view.crop_recipe, progress)
     return replace(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,11 @@ from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
 from wvq.locks import sole_writer
-from wvq.outputs import IDENTITY_NAME, read_json, whole_file, write_json
+from wvq.outputs import IDENTITY_NAME, former_identity, read_json, remove_files, whole_file, write_json
 
 _SUFFIX = ".safetensors"
+_SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
+_PARTIAL = re.compile(rf"\.({_SHARD.pattern}|{re.escape(IDENTITY_NAME)})\.\d+\.partial")  # a killed process's
 
 
 @dataclass
@@ -55,18 +59,19 @@ class FeatureShards:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
+        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
-    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
+    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
         self.folder, self.lasting = Path(folder), lasting
         if processes().is_main_process:
-            self._claim(json.loads(json.dumps(identity)))
+            self._claim(json.loads(json.dumps(identity)), json.loads(json.dumps(former or {})))
         processes().wait_for_everyone()
 
-    def _claim(self, identity: dict) -> None:
+    def _claim(self, identity: dict, former: dict) -> None:
         file = self.folder / IDENTITY_NAME
         if not holds_shards(self.folder):
             if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
@@ -75,8 +80,12 @@ class FeatureShards:
             write_json(file, identity)
             return
         before = read_json(file, ConfigError, f"{file} is gone")
+        if any(before.get(name) == value != identity[name] for name, value in former.items()):
+            warnings.warn(former_identity(file), stacklevel=4)
         for name in identity:
             then, now = before.get(name), identity[name]
+            if name in former and then == former[name]:
+                continue
             if then != now:
                 if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
                     part = next(key for key in {**then, **now} if then.get(key) != now.get(key))
@@ -88,7 +97,7 @@ class FeatureShards:
 
     def files(self) -> list[Path]:
         """The files that are whole, in order of their numbers."""
-        return sorted(self.folder.glob(f"*{_SUFFIX}"))
+        return shard_files(self.folder)
 
     def done(self) -> set[int]:
         """Numbers that need no more work."""
@@ -129,20 +138,41 @@ class FeatureShards:
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         size = 0
         for file in self.files():
-            try:
-                with safe_open(file, "pt") as opened:
-                    metadata = opened.metadata() or {}
-                    for name in set(names) & set(opened.keys()):
-                        value = opened.get_tensor(name)
-                        if _sha256(value) != metadata.get(name):
-                            raise SafetensorError(f"{name} is not what was written")
-                        parts[name].append(value)
-                size = max(size, int(metadata["image_size"]))
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
+            tensors, side = _tensors(file, names)
+            size = max(size, side)
+            for name, value in tensors.items():
+                parts[name].append(value)
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+    def pictures(self) -> Iterator[Tensor]:
+        """The pixels of all pictures, uint8 (B, 3, S, S), in order and each once; one file's in memory at a time.
+
+        Raises:
+            DataError: a file that is damaged.
+        """
+        next_number = 0
+        for file in self.files():
+            found, _ = _tensors(file, ("numbers", "pixels"))
+            new = found["numbers"] >= next_number  # two runs may have left a picture each
+            if new.any():
+                yield found["pixels"][new]
+                next_number = int(found["numbers"].max()) + 1
+
+
+def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """Those of the named tensors that a file holds, and the pictures' side."""
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            found = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
+        for name, value in found.items():
+            if _sha256(value) != metadata.get(name):
+                raise SafetensorError(f"{name} is not what was written")
+        return found, int(metadata["image_size"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 
 
 def holds_shards(folder: str | Path) -> bool:
@@ -150,13 +180,17 @@ def holds_shards(folder: str | Path) -> bool:
     return (Path(folder) / IDENTITY_NAME).exists()
 
 
+def shard_files(folder: str | Path) -> list[Path]:
+    """The whole files of a stream in a folder, in order of their numbers; others that lie there are none."""
+    return sorted(file for file in Path(folder).glob(f"*{_SUFFIX}") if _SHARD.fullmatch(file.name))
+
+
 def numbers_in(folder: Path) -> set[int]:
     """Numbers of the pictures whose features are in a folder, by the names of its files."""
     found: set[int] = set()
-    for file in folder.glob(f"*{_SUFFIX}"):
-        start, _, stop = file.name.removesuffix(_SUFFIX).partition("-")
-        if start.isdigit() and stop.isdigit():
-            found.update(range(int(start), int(stop)))
+    for file in shard_files(folder):
+        start, stop = _SHARD.fullmatch(file.name).groups()
+        found.update(range(int(start), int(stop)))
     return found
 
 
@@ -172,11 +206,13 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
         stack.enter_context(sole_writer(folder, processes().is_main_process))
+        begun = holds_shards(folder)
         try:
             yield Path(folder)
         except BaseException:
-            if processes().is_main_process and not any(Path(folder).glob(f"*{_SUFFIX}")):
-                remove_shards(folder)  # it would be in the way of a command with other settings
+            # What this run began and left no picture in would be in the way of a command with other settings.
+            if processes().is_main_process and not begun and holds_shards(folder) and not shard_files(folder):
+                remove_shards(folder)
             raise
 
 
@@ -186,31 +222,35 @@ def _sha256(tensor: Tensor) -> str:
 
 
 def remove_shards(folder: str | Path) -> None:
-    """Remove a folder of shards; what says whose it is goes last, so that a run cut short here is still known."""
-    for file in sorted(Path(folder).glob(f"*{_SUFFIX}")):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the files of a stream, and the folder if it holds nothing else.
+
+    What says whose it is goes last, so that a run cut short here is still known.
+    """
+    for names in (_PARTIAL, _SHARD, re.compile(re.escape(IDENTITY_NAME))):
+        remove_files(folder, names)
 
 
 def stream_features(
-    draw: Callable[[range], Batch],
+    draw: Callable[..., Batch],
     numbers: range,
     network: FeatureNetwork,
     shards: FeatureShards,
     batch_size: int,
     progress: str | None = None,
     keep_pixels: bool = False,
+    read: Callable[[list[range]], Iterator[Tensor]] | None = None,
 ) -> None:
     """Draw the pictures of ``numbers`` that are not there yet, each process its share, and leave their features.
 
     Args:
-        draw: pictures of consecutive numbers.
+        draw: pictures of consecutive numbers, from these (a range) and, where there is ``read``, what that gives.
         numbers: of the stream.
         network: the feature network.
         shards: where the files go.
         batch_size: most pictures at once.
         progress: what the progress bar says; none if None.
         keep_pixels: whether the files hold the pictures too.
+        read: what ``draw`` needs for each of some ranges, read ahead of it.
 
     Raises:
         RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are whole.
@@ -226,8 +266,8 @@ def stream_features(
         tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
         stop_on_signal() as request,
     ):
-        for run in mine:
-            batch = draw(run)
+        for run, needed in zip(mine, ((pixels,) for pixels in read(mine)) if read else repeat(()), strict=False):
+            batch = draw(run, *needed)
             output = network(batch.images)
             shards.write(run, batch, output, keep_pixels)
             bar.update(len(run))

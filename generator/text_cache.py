@@ -1,8 +1,8 @@
 """Text features of a code cache's captions, encoded once and kept beside the codes.
 
 They lie in ``<codes>/text/<key>``: features.npy (N, L, E) float16 and masks.npy (N, L) bool, read through memory maps.
-The key is a hash of the encoder's weights and vocabulary, the length and the captions, so nothing that differs is ever
-taken for the same.
+The key is a hash of the encoder's identity, the length and the captions, so nothing that differs is ever taken for the
+same.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import torch
 from tqdm import tqdm
 
 from wvq.distributed import processes
-from wvq.generator.conditioning import TextEncoder
+from wvq.generator.text_encoder import TextEncoder
 from wvq.outputs import whole_folder
-from wvq.pretrained import weights_hash
 
 BATCH = 64
 
@@ -61,8 +60,8 @@ def cached_text_features(folder: Path, texts: list[str], encoder: TextEncoder) -
 
 def features_key(texts: list[str], encoder: TextEncoder) -> str:
     """Hash of all that the features depend on; 16 hex digits."""
-    parts = [weights_hash(encoder.model), encoder.length, encoder.tokenizer.get_vocab(), texts]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    parts = [encoder.identity(), encoder.length, texts]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def write_features(folder: Path, texts: list[str], encoder: TextEncoder) -> None:

@@ -10,6 +10,7 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +23,30 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from wvq.codes import CodeDataset, CodeHeader
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import CacheError, ConfigError
-from wvq.generator.conditioning import Condition, TextEncoder
+from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import require_memory, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
+from wvq.generator.text_encoder import TextEncoder
 from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.settings import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.task import StepLoss, Task
 from wvq.training import Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
-_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
+_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "tokenizer_hash")
+_FROM_TEXT_ENCODER = ("text_dim", "text_length", "text_padding", "text_encoder_hash")
 
 
 class ConditionedCodes(Dataset):
@@ -113,14 +118,16 @@ class GeneratorTask(Task):
         reference: dict,
     ):
         self.tokenizer, self.validation = tokenizer, validation
-        self.condition, self.objective, self.config, self.reference = condition, objective, config, reference
+        self.condition = settled_condition(condition)
+        self.objective, self.config, self.reference = objective, config, reference
 
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
-        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
+        shares = self.condition
+        kept = given.drop(shares.class_dropout, shares.text_dropout, shares.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (kept.class_labels, kept.text_features, kept.text_mask)
@@ -137,7 +144,8 @@ class GeneratorTask(Task):
         )
         length = self.validation.codes.header.sequence_length
         sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
-        for batch in DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn):
+        batches = DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn)
+        for batch in self.stop.until_set(batches):
             batch = {name: value.to(model.device) for name, value in batch.items()}
             codes = batch["codes"].flatten(1)
             logits = model(**batch).logits.float()
@@ -193,14 +201,20 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     accelerator = build_accelerator(recipe.train)
-    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device)
-    config = build_config(recipe, train.header, text_encoder)
     out = Path(recipe.out) / "generator"
-    with sole_writer(out, accelerator.is_main_process):
-        with accelerator.main_process_first():
-            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-        if resume and (done := finished_run(out)):
+    padding = run_padding(out / TRAINING) if resume else "right"
+    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device, padding)
+    config = build_config(recipe, train.header, text_encoder)
+    condition = decided_by_first_process(lambda: settled_condition(recipe.condition, out, resume))
+    recipe = replace(recipe, condition=condition)
+    with sole_run(out):
+        folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
+        if resume and (done := decided_by_first_process(lambda: finished_run(out))):
             return done
+        if text_encoder is not None and resume:
+            require_same_encoder(folder, text_encoder, recipe.condition.text_encoder)
+        elif text_encoder is not None and accelerator.is_main_process:
+            keep_text_encoder(folder, text_encoder)
         classes = config.num_classes > 0
         sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
         set_seed(recipe.train.seed)
@@ -221,14 +235,14 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
         parameters = sum(p.numel() for p in model.parameters())
         trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
         result = trainer.run(resume=resume)
-        averaged = trainer.averaged_model
-        if accelerator.is_main_process:
+        averaged = trainer.model_to_save
+        if averaged is not None:
             averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
             result["parameters"] = parameters
             write_json(out / "result.json", result)
-        accelerator.wait_for_everyone()
+        wait_for_all()
         return result
 
 
@@ -261,14 +275,16 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
                 f"has {ours}; export the codes with this tokenizer"
             )
-    if header.tokenizer_hash != tokenizer.codes_hash():
+    if not tokenizer.made(header.tokenizer_hash):
         raise CacheError(
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
             "export the codes with this tokenizer"
         )
 
 
-def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -> TextEncoder | None:
+def build_text_encoder(
+    codes: CodeDataset, condition: ConditionConfig, device, padding: str = "right"
+) -> TextEncoder | None:
     """The text encoder of a text-conditional run, or None.
 
     Raises:
@@ -282,7 +298,19 @@ def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -
             "condition.text is on, but the code cache holds no captions; export it from data that has captions, or "
             "set condition.text to false"
         )
-    return TextEncoder(condition.text_encoder, condition.text_length, device)
+    return TextEncoder(condition.text_encoder, condition.text_length, device, padding)
+
+
+def settled_condition(condition: ConditionConfig, run: Path | None = None, resume: bool = False) -> ConditionConfig:
+    """The condition with a joint dropout where it leaves that open: .1, or the resumed run's.
+
+    Raises:
+        ConfigError: there is no run to resume.
+    """
+    if condition.joint_dropout is not None:
+        return condition
+    share = recipe_of_run(run, GeneratorRecipe)["condition"]["joint_dropout"] if resume else JOINT_DROPOUT
+    return replace(condition, joint_dropout=share)
 
 
 def build_config(
@@ -293,7 +321,7 @@ def build_config(
     Raises:
         ConfigError: a field that comes from the cache is in the recipe, or one is out of range.
     """
-    for given in _FROM_CACHE:
+    for given in (*_FROM_CACHE, *_FROM_TEXT_ENCODER):
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")
     names = header.class_names if recipe.condition.classes else []
@@ -306,7 +334,6 @@ def build_config(
         grid=header.grid,
         num_classes=len(names),
         class_names=names,
-        text_dim=text_encoder.dim if text_encoder else 0,
-        text_length=text_encoder.length if text_encoder else 0,
         tokenizer_hash=header.tokenizer_hash,
+        **(text_encoder.config_fields() if text_encoder else {}),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
 from wvq.images import to_uint8
+from wvq.interruption import StopRequest
 from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading, join_left_out, summary
@@ -24,6 +25,8 @@ def evaluate_tokenizer(
     progress: bool = False,
     statistics: CodeStatistics | None = None,
     lpips: torch.nn.Module | None = None,
+    stop: StopRequest | None = None,
+    num_workers: int | None = None,
 ) -> dict[str, float | int]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
 
@@ -37,6 +40,8 @@ def evaluate_tokenizer(
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
         lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
+        stop: ends the measurement early.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
@@ -46,17 +51,20 @@ def evaluate_tokenizer(
 
     Raises:
         DataError: none of the pictures can be read; or one cannot, where the data set refuses that.
+        PassInterrupted: ``stop`` was set in one of the processes.
     """
     device = model.device
     rank, world = process_rank(), world_size()
     shown = progress and rank == 0
-    share = Reading(dataset, range(rank, len(dataset), world))
+    share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
     alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
     sums = torch.zeros(5, dtype=torch.float64, device=device)
-    for batch in tqdm(DataLoader(share, batch_size), desc="evaluating", unit="batch", disable=not shown, leave=False):
-        pixels = batch["pixel_values"].to(device)
+    batches, total = share.batches(batch_size, device), -(-len(share) // batch_size)
+    batches = tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False)
+    for batch in (stop or StopRequest()).until_set(batches):
+        pixels = batch["pixel_values"]
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
         if alignment:

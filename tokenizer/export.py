@@ -2,37 +2,44 @@
 
     wvq export-codes --tokenizer runs/tokenizer --out runs/codes --data.path openmoji --num_crops 8
 
-Under `accelerate launch` each process encodes its share; the first one joins them. Pictures that cannot be read have no
-rows. After writing, random rows are decoded and held against their pictures, and the PSNR is printed and kept in the
-header.
+Loader processes read each picture once for all its crops. The rows go to disk as they come, and a command that was
+stopped goes on from the files that are whole; under `accelerate launch` the processes share these. Pictures that cannot
+be read have no rows. After writing, random rows are decoded and held against their pictures, and the PSNR is printed
+and kept in the header.
 """
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
-import datasets
+import numpy as np
 import torch
-from accelerate import PartialState
+from PIL import Image
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import wvq
-from wvq.codes import SPLITS, CodeDataset, CodeHeader, batched, write_rows
+from wvq.codes import CodeDataset, CodeHeader
 from wvq.data import ImageDataset, load_images
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import gather_objects, processes, wait_for_all
 from wvq.errors import CacheError, DataError
-from wvq.images import to_uint8
+from wvq.images import from_uint8, to_pixels, to_uint8
+from wvq.interruption import StopRequest, stop_on_signal
 from wvq.layout import flatten_codes
+from wvq.loading import read_chunks, regrouped
 from wvq.locks import sole_writer
-from wvq.outputs import refuse_data_folder, refuse_occupied, whole_folder
+from wvq.outputs import refuse_data_folder, refuse_occupied
 from wvq.recipes import ExportRecipe
 from wvq.splits import other_split
+from wvq.tokenizer.export_work import ExportWork
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.unreadable import Reading, join_left_out, refuse_too_many, summary
+from wvq.unreadable import join_left_out, refuse_too_many, summary
 
 CHECKED_ROWS = 32
 
@@ -44,6 +51,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         ConfigError, DataError, CheckpointError: bad settings, pictures (one, or too many, that cannot be read) or
             tokenizer.
         CacheError: the self-check found rows that do not decode to their pictures.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from the files that are whole.
     """
     recipe.check()
     state = processes()
@@ -73,56 +81,34 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         library_version=wvq.__version__,
     )
     with sole_writer(recipe.out, state.is_main_process):
-        if state.num_processes == 1:
-            with whole_folder(recipe.out) as folder:
-                _write(folder, sets, tokenizer, header, recipe.batch_size)
-        else:
-            _write_shared(state, Path(recipe.out), sets, tokenizer, header, recipe.batch_size)
+        work = ExportWork(recipe.out, header, _identity(recipe, header, sets), header.num_images)
+        if state.is_main_process:
+            work.claim()
+        wait_for_all()
+        # Nothing is lost by leaving at any moment: a file is whole, or it is written anew.
+        with stop_on_signal(at_once=work.progress) as request:
+            try:
+                left_out = _encode(work, sets, tokenizer, recipe, request)
+            except BaseException:
+                if state.num_processes == 1 and not any(work.done().values()):
+                    work.remove()  # it would be in the way of a command with other settings
+                raise
+            _finish(work, sets, left_out, tokenizer, header)
     return header
+
+
+def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
+    """What the rows depend on: batch size, loaders and what is done about unreadable pictures may change in between."""
+    names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
+    identity = {name: getattr(header, name) for name in names}
+    identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name != "unreadable"}
+    return identity | {"pictures": {split: dataset.table.identity() for split, dataset in sets.items()}}
 
 
 def _crop_recipe(dataset: ImageDataset, num_crops: int) -> str:
     if num_crops == 1 or dataset.crop == "ten":
         return "center" if num_crops == 1 else dataset.crop_recipe
     return f"center, then {dataset.crop_recipe}"
-
-
-def _write(folder: Path, sets: dict[str, ImageDataset], tokenizer, header: CodeHeader, batch_size: int) -> None:
-    left_out = {split: {} for split in sets}
-    for split, dataset in sets.items():
-        rows = _encode(dataset, split, tokenizer, header, batch_size, 0, 1, left_out[split])
-        write_rows(folder / split, rows, header)
-    _count(sets, left_out, header)
-    _finish(folder, sets, left_out, tokenizer, header)
-
-
-def _write_shared(state: PartialState, out: Path, sets, tokenizer, header: CodeHeader, batch_size: int) -> None:
-    shards = out.with_name(f".{out.name}.shards")
-    if state.is_main_process:
-        shutil.rmtree(shards, ignore_errors=True)
-    state.wait_for_everyone()
-    rank, world = state.process_index, state.num_processes
-    left_out = {split: {} for split in sets}
-    for split, dataset in sets.items():
-        rows = _encode(dataset, split, tokenizer, header, batch_size, rank, world, left_out[split])
-        write_rows(shards / f"{split}-{rank}", rows, header)
-    parts = gather_objects(left_out)
-    left_out = {split: join_left_out(part[split] for part in parts) for split in sets}
-    try:
-        _count(sets, left_out, header, warn=state.is_main_process)
-    except DataError:
-        if state.is_main_process:
-            shutil.rmtree(shards)
-        raise
-    state.wait_for_everyone()
-    if state.is_main_process:
-        with whole_folder(out) as folder:
-            for split in SPLITS:
-                parts = [datasets.load_from_disk(str(shards / f"{split}-{r}")) for r in range(world)]
-                datasets.concatenate_datasets(parts).save_to_disk(str(folder / split))
-            _finish(folder, sets, left_out, tokenizer, header)
-        shutil.rmtree(shards)
-    state.wait_for_everyone()
 
 
 def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader, warn: bool = True) -> None:
@@ -137,11 +123,23 @@ def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: Cod
     header.unreadable_pictures = {split: len(left_out[split]) for split in sets}
 
 
-def _finish(folder: Path, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header) -> None:
-    header.save(folder)
-    for split, dataset in sets.items():
-        header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
-    header.save(folder)
+def _finish(work: ExportWork, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header) -> None:
+    """Make the cache of the files, check it and give it its name; the first process does, the others wait."""
+    first = processes().is_main_process
+    try:
+        _count(sets, left_out, header, warn=first)
+        if first:
+            folder = work.join()
+            header.save(folder)
+            for split, dataset in sets.items():
+                header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
+            header.save(folder)
+            work.publish()
+    except (CacheError, DataError):  # the files are of no use
+        if first:
+            work.remove()
+        raise
+    header.psnr_rgb = gather_objects(header.psnr_rgb)[0]
 
 
 def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDataset]:
@@ -157,45 +155,118 @@ def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
     return crop * length + index, index
 
 
+class Versions(Dataset):
+    """Pictures in all their crops; an item is a dict of ``pixel_values`` uint8 (crops, 3, S, S), ``label``, ``index``.
+
+    Args:
+        dataset: the pictures of a split.
+        split: ``train`` or ``validation``, whose pictures have one crop.
+        num_crops: of training pictures.
+    """
+
+    def __init__(self, dataset: ImageDataset, split: str, num_crops: int):
+        self.views = _views(dataset, split, num_crops)
+        self.num_crops = num_crops if len(self.views) > 1 else 1
+        self.labels, self.unreadable, self.store = dataset.labels, dataset.unreadable, dataset.store
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def __getitem__(self, index: int) -> dict:
+        # The first crop, read by index, tells whether the picture is readable.
+        crops = np.stack([np.asarray(self.crop(index, crop)) for crop in range(self.num_crops)])
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+        return {"pixel_values": pixels, "label": -1 if self.labels is None else self.labels[index], "index": index}
+
+    def crop(self, index: int, crop: int) -> Image.Image:
+        """One crop of a picture. Raises UnreadablePictureError."""
+        view, key = self.views[min(crop, 1)], index if crop == 0 else _crop_key(index, crop, len(self))
+        return view.cropped(key)[0]
+
+
 def _encode(
-    dataset: ImageDataset,
+    work: ExportWork, sets: dict[str, ImageDataset], tokenizer, recipe: ExportRecipe, request: StopRequest
+) -> dict[str, dict[int, str]]:
+    """Write the files that are missing, each process its share; returns the pictures that all of them left out."""
+    state = processes()
+    # The first process looks: what is there changes while the others start.
+    done = gather_objects(work.done() if state.is_main_process else None)[0]
+    left_out = {}
+    for split, dataset in sets.items():
+        missing = [number for number in range(len(work.ranges[split])) if number not in done[split]]
+        mine = missing[state.process_index :: state.num_processes]
+        found = _encode_files(work, split, mine, dataset, tokenizer, recipe, request)
+        left_out[split] = join_left_out([*done[split].values(), found])
+    parts = gather_objects(left_out)
+    return {split: join_left_out(part[split] for part in parts) for split in sets}
+
+
+def _encode_files(
+    work: ExportWork,
     split: str,
+    numbers: list[int],
+    dataset: ImageDataset,
     tokenizer,
-    header: CodeHeader,
-    batch_size: int,
-    rank: int,
-    world: int,
-    left_out: dict[int, str],
-) -> Iterator[dict]:
-    """Yield batches of rows for this process's run of consecutive pictures; fill ``left_out`` with unreadable ones."""
-    views = _views(dataset, split, header.num_crops)
-    num_crops = header.num_crops if len(views) > 1 else 1
-    first, last = rank * len(dataset) // world, (rank + 1) * len(dataset) // world
-    bar = tqdm(total=(last - first) * num_crops, unit="row", desc=f"codes, {split}", disable=rank > 0)
-    reading = Reading(views[0], range(first, last))
-    with bar, torch.no_grad():
-        for items in batched(_versions(reading, views, num_crops), batch_size):
-            pixels = torch.stack([item["pixel_values"] for item in items]).to(tokenizer.device)
-            indices = [item["index"] for item in items]
-            yield {
-                "codes": flatten_codes(tokenizer.encode(pixels).codes, header.layout),
-                "label": [item["label"] for item in items],
-                "caption": [dataset.texts[i] if dataset.texts else ("",) for i in indices],
-            }
-            bar.update(len(items))
-    left_out.update(reading.left_out)
+    recipe: ExportRecipe,
+    request: StopRequest,
+) -> dict[int, str]:
+    """Write some files of a split; returns the pictures left out of them."""
+    versions = Versions(dataset, split, recipe.num_crops)
+    size = max(1, recipe.batch_size // versions.num_crops)  # pictures that a loader process reads at a time
+    chunks = {number: list(_cut(work.ranges[split][number], size)) for number in numbers}
+    in_order = [chunk for number in numbers for chunk in chunks[number]]
+    rows, first = versions.num_crops * sum(map(len, in_order)), processes().is_main_process
+    everything = {}
+    with (
+        tqdm(total=rows, unit="row", desc=f"codes, {split}", disable=not first) as bar,
+        contextlib.closing(read_chunks(versions, in_order, tokenizer.device, recipe.num_workers)) as read,
+    ):
+
+        def watched(batches: Iterable[dict]) -> Iterator[dict]:
+            for batch in batches:
+                request.raise_if_set(work.progress)
+                yield batch
+                bar.update(len(batch["label"]))
+
+        for number in numbers:
+            left_out: dict[int, str] = {}
+            crops = _crops(islice(read, len(chunks[number])), left_out)
+            batches = _encoded(regrouped(crops, recipe.batch_size), dataset, tokenizer)
+            work.write(split, number, watched(batches), left_out)
+            everything |= left_out
+    return everything
 
 
-def _versions(reading: Reading, views: list[ImageDataset], num_crops: int) -> Iterator[dict]:
-    """Every readable picture in all its crops; the centre crop, read by index, tells whether it is readable."""
-    for item in reading:
-        yield item
-        for crop in range(1, num_crops):
-            yield _version(views, item["index"], crop)
+def _cut(pictures: range, size: int) -> Iterator[range]:
+    return (pictures[start : start + size] for start in range(0, len(pictures), size))
 
 
-def _version(views: list[ImageDataset], index: int, crop: int) -> dict:
-    return views[0][index] if crop == 0 else views[1][_crop_key(index, crop, len(views[0]))]
+def _crops(chunks: Iterable[tuple[dict, dict]], left_out: dict[int, str]) -> Iterator[dict[str, torch.Tensor]]:
+    """The crops of the pictures as rows, picture by picture; fills ``left_out`` with those that cannot be read."""
+    for batch, unread in chunks:
+        left_out |= unread
+        if batch:
+            rows = {name: batch[name].repeat_interleave(batch["pixel_values"].shape[1]) for name in ("label", "index")}
+            yield {"pixel_values": batch["pixel_values"].flatten(0, 1), **rows}
+
+
+@torch.no_grad()
+def _codes(batch: dict[str, torch.Tensor], dataset: ImageDataset, tokenizer) -> dict:
+    codes = flatten_codes(tokenizer.encode(from_uint8(batch["pixel_values"])).codes, tokenizer.config.code_layout)
+    captions = [dataset.texts[i] if dataset.texts else ("",) for i in batch["index"].tolist()]
+    return {"codes": codes, "label": batch["label"].tolist(), "caption": captions}
+
+
+def _encoded(batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, tokenizer) -> Iterator[dict]:
+    """Rows of codes, each batch when the next one has been begun: a GPU works on it while this one is fetched."""
+    held = None
+    for batch in batches:
+        begun = _codes(batch, dataset, tokenizer)
+        if held is not None:
+            yield held
+        held = begun
+    if held is not None:
+        yield held
 
 
 @torch.no_grad()
@@ -205,11 +276,10 @@ def _self_check(folder: Path, split: str, dataset: ImageDataset, left_out: dict[
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()
     crops = torch.randint(cache.num_crops, (len(indices),), generator=generator).tolist()
-    views = _views(dataset, split, cache.num_crops)
+    versions = Versions(dataset, split, cache.num_crops)
     used = [index for index in range(len(dataset)) if index not in left_out]
-    picked = [_version(views, used[index], crop) for index, crop in zip(indices, crops, strict=True)]
-    pixels = torch.stack([item["pixel_values"] for item in picked])
-    pixels = pixels.to(tokenizer.device)
+    picked = [versions.crop(used[index], crop) for index, crop in zip(indices, crops, strict=True)]
+    pixels = torch.stack([to_pixels(image) for image in picked]).to(tokenizer.device)
     rows = [index * cache.num_crops + crop for index, crop in zip(indices, crops, strict=True)]
     decoded = tokenizer.decode_codes(cache.codes(rows).to(tokenizer.device))
     direct = tokenizer.decode(tokenizer.encode(pixels).quantized)

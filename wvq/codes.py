@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from wvq.errors import CacheError, near_match
+from wvq.code_tables import CodeTable, finish_table, row_features, write_shard
+from wvq.errors import CacheError, first_line, near_match
 from wvq.layout import is_layout, sequence_length
 from wvq.outputs import read_json, write_json
 
@@ -29,7 +29,8 @@ class CodeHeader:
     """What a code cache was made of.
 
     Args:
-        tokenizer_hash: SHA-256 of the tokenizer's weights that make the codes.
+        tokenizer_hash: SHA-256 of the tokenizer's weights and config that make the codes; in caches of earlier versions
+            of its weights alone.
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.layout`); one code
@@ -125,7 +126,7 @@ class CodeHeader:
 
 
 def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> None:
-    """Write one table of codes.
+    """Write one table of codes in one file; never more than a few thousand rows are in memory.
 
     Args:
         folder: new folder of the table.
@@ -133,32 +134,16 @@ def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> Non
             ``label`` (B ints) and ``caption`` (B lists of strings, the captions of a picture).
         header: gives the type and the length of a row.
     """
-    # 2 bytes a code up to K = 65,536. Fixed-size lists: Array2D is larger and reads far slower.
-    code_type = "uint16" if header.num_codes <= 2**16 else "uint32"
-    features = datasets.Features(
-        {
-            "codes": datasets.List(datasets.Value(code_type), length=header.sequence_length),
-            "label": datasets.Value("int32"),
-            "caption": datasets.List(datasets.Value("string")),
-        }
-    )
-    tables = [_arrow_table(batch, code_type, header.sequence_length) for batch in batches]
-    schema = features.arrow_schema
-    table = pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
-    # Left alone, `datasets` saves a table without rows, such as a process's share of a tiny split, as no file at all.
-    datasets.Dataset(table).save_to_disk(str(folder), num_shards=None if len(table) else 1)
-
-
-def _arrow_table(batch: dict, code_type: str, length: int) -> pa.Table:
-    codes = batch["codes"].reshape(-1, length).cpu().numpy().astype(code_type)
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), length)
-    labels = pa.array([int(label) for label in batch["label"]], pa.int32())
-    captions = pa.array([list(texts) for texts in batch["caption"]], pa.list_(pa.string()))
-    return pa.table({"codes": rows, "label": labels, "caption": captions})
+    features, name = row_features(header.num_codes, header.sequence_length), "data-00000-of-00001.arrow"
+    rows = write_shard(folder / name, batches, features)
+    finish_table(folder, [name], features, f"{header.tokenizer_hash[:32]}-{rows}")
 
 
 class CodeDataset(Dataset):
     """One split of a code cache as training data for a generator.
+
+    Rows are read in place from memory-mapped files, which all processes of a machine share: the data set takes next to
+    no memory of its own, and is pickled by its folder's name.
 
     An item is a picture; which of its crops is read follows from the seed and the position in the run, as in
     :class:`wvq.data.ImageDataset`. An integer key reads the first crop.
@@ -174,44 +159,48 @@ class CodeDataset(Dataset):
 
     def __init__(self, folder: str | Path, split: str = "train", seed: int = 0):
         self.header = CodeHeader.read(folder)
-        self.folder = Path(folder)
+        self.folder, self.split = Path(folder), split
         self.seed = seed
         self.num_crops = self.header.num_crops if split == "train" else 1
         try:
-            table = datasets.load_from_disk(str(Path(folder) / split))
-            columns = table.data.column("codes").chunks
-            # Zero-copy views of the memory-mapped chunks; the library's own formats widen each code to 8 bytes.
-            parts = [c.flatten().to_numpy(zero_copy_only=True) for c in columns]
-            self.labels = table.data.column("label").to_numpy()
-            self._texts = _texts(table, self.num_crops) if self.header.has_captions else None
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            self._table = CodeTable(self.folder / split)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            reason = first_line(error)
             raise CacheError(f"{folder}/{split} cannot be read ({reason}); export the codes again") from error
-        self._codes = np.concatenate(parts) if len(parts) != 1 else parts[0]
-        rows, expected = len(self.labels), self.header.num_images[split] * self.num_crops
+        rows, expected = len(self._table), self.header.num_images[split] * self.num_crops
         if rows != expected:
             raise CacheError(f"{folder}/{split} holds {rows} rows, not {expected}; export the codes again")
-        if self._codes.size != rows * self.header.sequence_length:
+        if self._table.num_codes != rows * self.header.sequence_length:
             raise CacheError(
-                f"{folder}/{split} holds {self._codes.size} codes, not {self.header.sequence_length} in each of {rows} "
-                "rows; export the codes again"
+                f"{folder}/{split} holds {self._table.num_codes} codes, not {self.header.sequence_length} in each of "
+                f"{rows} rows; export the codes again"
             )
-        self._codes = self._codes.reshape(rows, self.header.sequence_length)
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "split": self.split, "seed": self.seed}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
 
     def __len__(self) -> int:
-        return len(self._codes) // self.num_crops
+        return len(self._table) // self.num_crops
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class ids (rows,) int32 of all table rows, -1 for none; a copy."""
+        return self._table.all_labels()
 
     def codes(self, rows: Sequence[int]) -> torch.Tensor:
         """Codes (N, T) int64 of table rows, in the order of the header's layout."""
-        return torch.from_numpy(self._codes[np.asarray(rows)].astype(np.int64))
+        return torch.from_numpy(self._table.codes(rows, self.header.sequence_length))
 
     def label(self, index: int) -> int:
         """Class id of a picture, -1 for none."""
-        return int(self.labels[index * self.num_crops])
+        return int(self._table.labels([index * self.num_crops])[0])
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """The captions of a picture, at least one, which is "" where it has none."""
-        return self._texts[index] if self._texts else ("",)
+        """The captions of a picture, at least one, which is "" where it has none; read from disk each time."""
+        return self._table.captions(index * self.num_crops) if self.header.has_captions else ("",)
 
     def caption(self, index: int) -> str:
         """The first of them."""
@@ -219,10 +208,9 @@ class CodeDataset(Dataset):
 
     def unigram_entropy(self) -> float:
         """Entropy of the code histogram in nats: the loss of a generator that knows frequencies only."""
-        rows = max(1, 2**22 // self.header.sequence_length)  # bincount widens to int64: a part at a time
         counts = np.zeros(self.header.num_codes, np.int64)
-        for start in range(0, len(self._codes), rows):
-            counts += np.bincount(self._codes[start : start + rows].reshape(-1), minlength=self.header.num_codes)
+        for codes in self._table.parts():
+            counts += np.bincount(codes, minlength=self.header.num_codes)
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
 
@@ -239,20 +227,13 @@ class CodeDataset(Dataset):
         indices = np.array([index for _, index in pairs])
         crops = np.array([self._crop(position) for position, _ in pairs])
         rows = indices * self.num_crops + crops
-        labels = torch.from_numpy(self.labels[rows].astype(np.int64))
+        labels = torch.from_numpy(self._table.labels(rows))
         return {"codes": self.codes(rows), "label": labels, "index": torch.from_numpy(indices)}
 
     def _crop(self, position: int | None) -> int:
         if position is None or self.num_crops == 1:
             return 0
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
-
-
-def _texts(table: datasets.Dataset, num_crops: int) -> list[tuple[str, ...]]:
-    """Captions of each picture. Caches of earlier versions hold one a row, not a list."""
-    column = table.data.column("caption")
-    column = column.take(np.arange(0, len(column), num_crops))
-    return [(value,) if isinstance(value, str) else tuple(value) for value in column.to_pylist()]
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:

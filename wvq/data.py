@@ -135,6 +135,12 @@ class ImageDataset(Dataset):
         return len(self.table.pictures)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        image, index, requested = self.cropped(key)
+        label = -1 if self.labels is None else self.labels[index]
+        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+
+    def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
+        """The square picture of a key, with the index shown and the index asked for."""
         drawn = isinstance(key, tuple)
         requested = self._checked(key[1] if drawn else key)
         position = int(key[0]) if drawn else requested
@@ -151,8 +157,7 @@ class ImageDataset(Dataset):
             image = center_crop(image, self.image_size)
         if self.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        label = -1 if self.labels is None else self.labels[index]
-        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+        return image, index, requested
 
     def _one_of_ten(self, image: Image.Image, index: int, turn: int) -> Image.Image:
         """The crop of a picture when it is drawn for the ``turn``-th time."""

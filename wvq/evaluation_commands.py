@@ -44,6 +44,7 @@ def evaluate_reconstruction(values) -> None:
         force_reference=values.force_reference,
         work=work,
         cache=usable_cache(),
+        num_workers=values.num_workers,
     )
     if warning := other_split(values.tokenizer, values.data):
         result["warnings"].append(warning)
@@ -94,7 +95,7 @@ def evaluate_generation(values) -> None:
         source = read_archive(values.reference)
     else:
         source = _part(load_images(replace(values.data, image_size=values.resize or size)), kind)
-    real = RealPictures(source, kind, values.force_reference, usable_cache())
+    real = RealPictures(source, kind, values.force_reference, usable_cache(), values.num_workers)
     network = _feature_network(values)
     count = values.num_images
     count = _default_count(values, pipe.generator.config.num_classes) if count is None else count
@@ -151,6 +152,10 @@ def _check_out(out: str | None) -> None:
         raise ConfigError(f"out: {out} must be a JSON file; a text and a page are written beside it")
     if out and Path(out).is_dir():
         raise ConfigError(f"out: {out} is a folder; name a JSON file")
+    if out:
+        from wvq.eval.summary import refuse_foreign_files
+
+        refuse_foreign_files(out)
 
 
 def _work(out: str | None, name: str = "") -> str | None:

@@ -1,13 +1,38 @@
-"""What a figure was measured on, and how tensors get there."""
+"""What a figure was measured on, how tensors get there, and how many processes read pictures beside it."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
 import torch
 
 from wvq.distributed import world_size
+from wvq.errors import ConfigError
+
+MOST_LOADERS = 16  # of one process
+
+
+def loader_processes(device: str, asked: int | None = None) -> int:
+    """Loader processes of one process: as many as asked for.
+
+    Where nobody asks, on a GPU its share of the machine's cores, at most ``MOST_LOADERS``; on a CPU none, since there
+    the model itself takes all cores.
+
+    Args:
+        device: type of the device that the model runs on, such as ``cuda``.
+        asked: how many somebody wants.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+    if asked is not None and asked < 0:
+        raise ConfigError(f"num_workers must be at least 0, not {asked}")
+    if asked is not None or device == "cpu":
+        return asked or 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_LOADERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # which the launcher sets
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

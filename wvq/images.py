@@ -132,6 +132,12 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.detach().float().add(1).mul(127.5).add(0.5).floor().clamp_(0, 255).to(torch.uint8)
 
 
+def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels uint8 of any shape as float32 in [-1, 1], those of :func:`to_pixels` to the bit on every device."""
+    # By a tensor: on a GPU a plain number would be multiplied by its inverse, which rounds otherwise.
+    return pixels.float().div_(torch.full((), 127.5, device=pixels.device)).sub_(1)
+
+
 def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
     """Float pixels (3, H, W) or (B, 3, H, W) in [-1, 1] as a list of RGB pictures (one for a single picture).
 

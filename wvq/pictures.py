@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -48,12 +49,24 @@ def decode(encoded: dict) -> Image.Image:
     return image if image.getexif().get(ExifTags.Base.Orientation) is None else ImageOps.exif_transpose(image)
 
 
+def read_picture(file: str | Path) -> Image.Image:
+    """The picture in a file as RGB.
+
+    Raises:
+        UnreadablePictureError: it cannot be decoded.
+    """
+    try:
+        return to_rgb(decode({"bytes": None, "path": str(file)}))
+    except Exception as error:  # of many kinds, as above
+        raise _unreadable(str(file), _reason(error)) from error
+
+
 class PictureStore:
     """Decodes pictures, and keeps them in memory if the whole set fits in ``MEMORY_LIMIT_BYTES``.
 
     Prepared pictures are RGB and halved as far as every crop of at most ``largest_side`` would halve them first anyway:
     a crop of a prepared picture equals the crop of its original to the bit. A picture that could not be read is not
-    tried again.
+    tried again; of a larger set the last picture is kept, so that several crops of one take one decoding.
     """
 
     def __init__(self, pictures: datasets.Dataset, largest_side: int):
@@ -61,6 +74,7 @@ class PictureStore:
         self.largest_side = largest_side
         self.kept: list[Image.Image | None] | None = None
         self.fits: bool | None = None
+        self._last: tuple[int, Image.Image] | None = None
         self._failures: dict[int, tuple[str, str]] = {}  # file name and reason
 
     def original(self, index: int) -> Image.Image:
@@ -75,7 +89,9 @@ class PictureStore:
             self.fits = self._estimate_bytes() <= MEMORY_LIMIT_BYTES
             self.kept = [None] * len(self.pictures) if self.fits else None
         if self.kept is None:
-            return self._read(index, self._prepare)
+            if self._last is None or self._last[0] != index:
+                self._last = index, self._read(index, self._prepare)
+            return self._last[1]
         if self.kept[index] is None:
             self.kept[index] = self._read(index, self._prepare)
         return self.kept[index]

@@ -92,6 +92,8 @@ class ExportRecipe:
         num_crops: versions of each training picture; the first is the centre crop (of the first of
             ``data.crop_scales``, if there are any), the others follow ``data.crop``.
         batch_size: pictures encoded at once.
+        num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
+            16), and none on a CPU.
     """
 
     out: str = "runs/codes"
@@ -99,12 +101,14 @@ class ExportRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     num_crops: int = 1
     batch_size: int = 64
+    num_workers: int | None = None
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "")
         for name in ("num_crops", "batch_size"):
             check(name, "at least 1", lambda value: value >= 1)
+        check("num_workers", "at least 0, or null", lambda value: value is None or value >= 0)
         versions = 10 * len(self.data.crop_scales or (1,))
         wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
         check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)
@@ -146,6 +150,8 @@ class EvaluationRecipe:
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
         lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS of reconstructions.
+        num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
+            16), and none on a CPU.
         out: JSON file for the result.
     """
 
@@ -156,6 +162,7 @@ class EvaluationRecipe:
     feature_network: str | None = None
     inception_weights: str | None = None
     lpips: str | None = None
+    num_workers: int | None = None
     out: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -41,6 +42,17 @@ class PictureTable:
     def captions(self) -> list[str] | None:
         """The first caption of each picture; None if the data has no captions."""
         return None if self.texts is None else [texts[0] for texts in self.texts]
+
+    def identity(self) -> str:
+        """SHA-256 over the pictures' file names, classes and captions in order; their content is not read."""
+        digest = hashlib.sha256(f"{len(self)}".encode())
+        names = self.pictures.flatten().select_columns(["image.path"]).with_format("arrow")
+        for part in names.iter(batch_size=10_000):
+            digest.update("\0".join(name or "" for name in part.column(0).to_pylist()).encode())
+        digest.update(np.array([] if self.labels is None else self.labels, np.int64).tobytes())
+        for texts in self.texts or ():
+            digest.update(("\0".join(texts) + "\n").encode())
+        return digest.hexdigest()
 
     def select(self, indices: Iterable[int]) -> PictureTable:
         """The pictures at ``indices``, in that order."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -22,12 +24,21 @@ from tqdm import tqdm
 
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import ConfigError, WVQError, from_worker
-from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, stop_on_signal
+from wvq.interruption import (
+    PassInterrupted,
+    RunInterrupted,
+    StopAgreement,
+    StopRequest,
+    end_with_parent_only,
+    stop_on_signal,
+)
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
+from wvq.ownership import keep_torch_code_private
 from wvq.settings import TrainConfig
-from wvq.sharding import ShardedModel, whole_copy
+from wvq.sharding import ShardedModel, skeleton
 from wvq.task import RunningMeans, Task
 from wvq.tracking import RunLog, truncate_log
 from wvq.unreadable import DrawnPictures
@@ -75,23 +86,26 @@ class Trainer:
         if config.gradient_checkpointing:
             enable_checkpointing(model)
         optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
-        whole = whole_copy(model, accelerator)
+        structure = skeleton(model) if accelerator.is_fsdp2 else None
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.optimizers = {"": self.optimizer}
         self.adversary = None
         if task.adversary is not None:
             self._prepare_adversary(task.adversary)
-        if whole is not None:
-            self.ema = ShardedModel(whole, self.raw_model, config.ema_decay, accelerator.device)
+        if structure is not None:
+            self.ema = ShardedModel(structure, self.raw_model, config.ema_decay, accelerator.device)
         else:
             self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
         if config.compile:
+            keep_torch_code_private()
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
         self.decay_start = 0.0  # progress when the rate was first at its peak, and began to decay
         self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
         self.warnings: list[str] = []
+        self.window = RunningMeans()
+        self.evaluating = False
 
     def _prepare_adversary(self, adversary: nn.Module) -> None:
         if self.config.channels_last:
@@ -107,8 +121,18 @@ class Trainer:
 
     @property
     def averaged_model(self) -> nn.Module:
-        """The weights to evaluate and keep: the moving average where there is one. All processes ask together."""
+        """The weights to evaluate and keep: the moving average where there is one. All processes ask together.
+
+        Of a sharded model this is a whole one on each device: let go of it soon.
+        """
         return self.ema.model if self.ema else self.raw_model
+
+    @property
+    def model_to_save(self) -> nn.Module | None:
+        """The averaged model in the first process, None in the others. All processes ask together."""
+        if isinstance(self.ema, ShardedModel):
+            return self.ema.model_of_first_process
+        return self.averaged_model if self.accelerator.is_main_process else None
 
     # ---- the loop
 
@@ -121,8 +145,8 @@ class Trainer:
             decoded, ``unreadable_pictures``: training pictures asked for that could not be read.
 
         Raises:
-            RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, at the
-                next log line.
+            RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, a few
+                seconds later.
             CheckpointError: there is nothing to resume, or a checkpoint could not be written.
         """
         if resume:
@@ -130,7 +154,10 @@ class Trainer:
         log = RunLog(self.folder, self.images_seen) if self.accelerator.is_main_process else None
         try:
             with stop_on_signal() as request:
-                figures = self._run(log, request)
+                try:
+                    figures = self._run(log, request)
+                except PassInterrupted as stop:
+                    self._stop(stop.signal)
         finally:
             if log:
                 log.close()
@@ -150,27 +177,33 @@ class Trainer:
         bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
         batches = self._watched(iter(self._loader()))
         self._last_step_at = time.perf_counter()
-        window, figures, evaluated_at = RunningMeans(), {}, -1
+        self.task.stop, agreement = request, StopAgreement(request)
+        figures, evaluated_at = {}, -1
         with bar:
+            if self.evaluating:  # the run that goes on here was stopped in an evaluation
+                figures, evaluated_at = self._evaluate(log, bar), self.images_seen
             while self.images_seen < config.images and not self._out_of_time():
-                window.add(self._step(batches))
+                self.window.add(self._step(batches))
                 bar.update(min(config.batch_size, config.images - bar.n))
                 if self._due(config.log_every):
-                    self._log_training(log, bar, window.collect(self.accelerator))
-                    self._agree(request)
+                    self._log_training(log, bar, self.window.collect(self.accelerator))
                 if config.evaluate_every and self._due(config.evaluate_every):
                     figures, evaluated_at = self._evaluate(log, bar), self.images_seen
                 if config.save_every and self._due(config.save_every):
                     self.save()
-                if request.signal and (self.accelerator.num_processes == 1 or self._due(config.log_every)):
-                    name = signal.Signals(request.signal).name
-                    saved = self.save()
-                    raise RunInterrupted(f"stopped by {name}; checkpoint saved in {saved}", request.signal)
+                if number := agreement.after_step():
+                    self._stop(number)
+            if number := agreement.settle():
+                self._stop(number)
             if config.save_every:
                 self.save()  # a run that the clock cut short can go on from here
             if evaluated_at != self.images_seen:
                 figures = self._evaluate(log, bar)
         return figures
+
+    def _stop(self, number: int) -> NoReturn:
+        saved = self.save()
+        raise RunInterrupted(f"stopped by {signal.Signals(number).name}; checkpoint saved in {saved}", number)
 
     def _watched(self, batches: Iterator[dict]) -> Iterator[dict]:
         """The same batches, with an eye on pictures that were replaced."""
@@ -277,12 +310,6 @@ class Trainer:
             self.elapsed = broadcast_object_list([self.elapsed])[0]
         return self.elapsed >= 60 * self.config.max_minutes
 
-    def _agree(self, request: StopRequest) -> None:
-        """All processes learn of a signal that one of them was sent."""
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor([request.signal], device=self.accelerator.device)
-            request.signal = int(self.accelerator.gather(flag).max())
-
     def _due(self, interval: int) -> bool:
         return self.images_seen // interval > (self.images_seen - self.config.batch_size) // interval
 
@@ -309,6 +336,7 @@ class Trainer:
             log.row("train", self.images_seen, row)
 
     def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, float]:
+        self.evaluating = True
         model = self.averaged_model.eval()
         figures = self.task.evaluate(model, self.accelerator)
         if log:
@@ -316,9 +344,8 @@ class Trainer:
             log.row("validation", self.images_seen, figures)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
             bar.write(f"{self.task.name}, held out after {self.images_seen:,} images: {shown}")
-        if isinstance(self.ema, ShardedModel):
-            self.ema.release()
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
+        self.evaluating = False
         self._last_step_at = time.perf_counter()  # evaluation does not count as training time
         return figures
 
@@ -335,6 +362,8 @@ class Trainer:
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
             "unreadable": self.unreadable.found,
+            "window": self.window.state_dict(),
+            "evaluating": self.evaluating,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -347,6 +376,9 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
         self.unreadable.found |= state["unreadable"]
+        if "window" in state:  # not in older checkpoints
+            self.window.load_state_dict(state["window"], device)
+            self.evaluating = state["evaluating"]
 
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.checkpoints.save_checkpoint`."""
@@ -361,7 +393,7 @@ class Trainer:
         Raises:
             CheckpointError: the folder holds none, or a damaged one.
         """
-        load_checkpoint(self.accelerator, self, latest_checkpoint(self.folder))
+        load_checkpoint(self.accelerator, self, decided_by_first_process(lambda: latest_checkpoint(self.folder)))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
 
@@ -391,4 +423,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         plugin = accelerator.state.fsdp_plugin
         plugin.state_dict_config = plugin.optim_state_dict_config = None
         plugin.set_state_dict_type("FULL_STATE_DICT")
+        if plugin.mixed_precision_policy is not None:  # what travels in half precision is the weights alone
+            in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **in_float32)
     return accelerator

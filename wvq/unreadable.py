@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
+import torch
+from torch.utils.data import Dataset
 
 from wvq.distributed import gather_objects
-from wvq.errors import DataError, UnreadablePictureError
+from wvq.errors import DataError
+from wvq.loading import Attempts, read_chunks, regrouped
 
 # More unreadable pictures than both are a broken data set and not a few broken files.
 MOST_COUNT, MOST_SHARE = 10, 0.05
@@ -19,13 +22,16 @@ PROBED = 64
 _NAMED = 3
 
 
-class Reading(IterableDataset):
+class Reading:
     """One pass over pictures of a set in a given order; those that cannot be read are left out, never replaced.
+
+    Iterated, it gives items and reads in this process; :meth:`batches` reads in loader processes.
 
     Args:
         dataset: an :class:`wvq.data.ImageDataset`, or any data set with whole-number keys.
         indices: which pictures, in this order; all if not given.
         limit: stop after this many readable pictures.
+        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Attributes:
         used: indices of the pictures that were read, in order.
@@ -35,10 +41,17 @@ class Reading(IterableDataset):
         UnreadablePictureError: on iteration, where the data set refuses unreadable pictures.
     """
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int] | None = None, limit: int | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int] | None = None,
+        limit: int | None = None,
+        num_workers: int | None = None,
+    ):
         self.dataset = dataset
         self.indices = range(len(dataset)) if indices is None else indices
         self.limit = len(self.indices) if limit is None else min(limit, len(self.indices))
+        self.num_workers = num_workers
         self.used: list[int] = []
         self.left_out: dict[int, str] = {}
 
@@ -47,18 +60,36 @@ class Reading(IterableDataset):
         return self.limit
 
     def __iter__(self) -> Iterator[dict]:
+        attempts = Attempts(self.dataset)
         for index in map(int, self.indices):
             if len(self.used) == self.limit:
                 return
-            try:
-                item = self.dataset[index]
-            except UnreadablePictureError:
-                if self.dataset.unreadable == "refuse":
-                    raise
-                self.left_out[index] = self.dataset.store.failure(index)
-                continue
+            item, failure = attempts[index]
+            if self._take(index, failure):
+                yield item
+
+    def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[dict[str, torch.Tensor]]:
+        """The same items, stacked, ``size`` at a time (the last ones may be fewer), the pixels on ``device``."""
+        indices = list(map(int, self.indices))
+        chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
+        return regrouped(self._chunks(chunks, device), size)
+
+    def _chunks(self, chunks: list[list[int]], device: str | torch.device) -> Iterator[dict[str, torch.Tensor]]:
+        with contextlib.closing(read_chunks(self.dataset, chunks, device, self.num_workers)) as found:
+            for chunk, (batch, left_out) in zip(chunks, found, strict=True):
+                # What lies behind the last picture wanted was read ahead, and does not count.
+                taken = [self._take(index, left_out.get(index)) for index in chunk if len(self.used) < self.limit]
+                if any(taken):
+                    yield {name: values[: sum(taken)] for name, values in batch.items()}
+                if len(self.used) == self.limit:
+                    return
+
+    def _take(self, index: int, failure: str | None) -> bool:
+        if failure is None:
             self.used.append(index)
-            yield item
+        else:
+            self.left_out[index] = failure
+        return failure is None
 
     def refuse_too_many(self) -> None:
         """Raise DataError if more pictures had to be left out than a sound set has; to be called after the pass."""

@@ -31,14 +31,16 @@ LAUNCH = {
 WORKER = Path(__file__).with_name("sharded_worker.py")
 
 
-def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str) -> None:
+def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str, gradients: Path | None = None) -> None:
     command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
     launcher = [] if LAUNCH[kind] is None else ["-m", "accelerate.commands.launch", *LAUNCH[kind]]
     launcher += ["--num_processes=2", "--main_process_port=0"] if launcher else []
-    program = [str(WORKER)] if kind == "sharded" else ["-m", "wvq"]
+    program = [str(WORKER)] if kind == "sharded" or gradients else ["-m", "wvq"]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"WVQ_TEST_GRADIENTS": str(gradients)} if gradients else {}
     done = subprocess.run(
         [sys.executable, *launcher, *program, *command, *options],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, **environment},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
@@ -79,6 +81,22 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     assert losses(out) == whole
     again = json.loads((out / "generator" / "result.json").read_text())
     assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
+
+
+def test_bfloat16_sharded_has_the_losses_and_gradients_of_plain(tmp_path, tiny_codes_dir, tiny_tokenizer_dir):
+    gradients, logged = {}, {}
+    for kind, precision in (("two", "no"), ("two", "bf16"), ("sharded", "bf16")):
+        out, file = tmp_path / f"{kind}-{precision}", tmp_path / f"{kind}-{precision}.pt"
+        run(kind, out, tiny_codes_dir, tiny_tokenizer_dir, f"--train.mixed_precision={precision}", gradients=file)
+        gradients[kind, precision] = torch.load(file, weights_only=True)
+        logged[kind, precision] = [loss for _, loss in losses(out)]
+    assert logged["sharded", "bf16"] == pytest.approx(logged["two", "bf16"], rel=3e-4)
+    exact, plain, sharded = gradients.values()
+    assert sharded.keys() == plain.keys() == exact.keys()
+    for name, expected in exact.items():
+        norm = expected.norm()
+        assert (sharded[name] - plain[name]).norm() < 0.05 * norm, name
+        assert (sharded[name] - expected).norm() < 1.25 * (plain[name] - expected).norm() + 1e-3 * norm, name
 
 
 class Payload:

@@ -31,7 +31,7 @@ def test_training_grows_with_what_it_holds():
 
 def test_the_line_names_need_and_remedy(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 2 * GIB)
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: 2 * GIB)
     require_memory(2 * GIB, cpu, "this", "do that")
     with pytest.raises(
         ConfigError, match=re.escape("this needs about 3.0 GiB of memory where 2.0 GiB are free; do that")

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.tiny import save_text_encoder
-from wvq.generator.conditioning import TextEncoder
 from wvq.generator.text_cache import cached_text_features, features_key
+from wvq.generator.text_encoder import TextEncoder
 
 TEXTS = ["red circle", "", "blue cross", *[f"green square {i}" for i in range(100)]]
 
@@ -44,7 +44,7 @@ def test_other_texts_lengths_and_encoders_have_other_keys(encoder, encoder_dir):
         next(other.model.parameters()).add_(0.1)
     keys = [features_key(TEXTS, encoder), features_key(TEXTS[1:], encoder), features_key(TEXTS, other)]
     keys += [features_key(TEXTS, TextEncoder(encoder_dir, 6)), features_key(["a", "b"], encoder)]
-    keys += [features_key(["ab", ""], encoder)]
+    keys += [features_key(["ab", ""], encoder), features_key(TEXTS, TextEncoder(encoder_dir, 5, padding="left"))]
     assert len(set(keys)) == len(keys)
     assert features_key(TEXTS, TextEncoder(encoder_dir, 5)) == keys[0]
 

@@ -10,10 +10,11 @@ import torch
 import yaml
 
 from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
+from wvq.checkpoints import find_checkpoints
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
-from wvq.generator.conditioning import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import ConditionedCodes, random_order, train_generator
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
@@ -187,10 +188,44 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
     assert weights_hash(first) == weights_hash(second)
 
 
+def test_a_run_with_both_conditions_also_drops_them_together(recipe, tokenizer, tmp_path, text_condition):
+    """The default of a recipe that does not say; what a run of an earlier version goes on with; what it is saved as."""
+    train = {"images": 96, "save_every": 48, "keep_checkpoints": 9}
+    results = {}
+    for name, share in (("open", None), ("none", 0.0), ("some", 0.1)):
+        condition = replace(text_condition, joint_dropout=share)
+        results[name] = train_generator(recipe(train, out=str(tmp_path / name), condition=condition), tokenizer)["loss"]
+    assert results["open"] == results["some"] != results["none"]
+    file = tmp_path / "none" / "generator" / "recipe.yaml"
+    saved = yaml.safe_load(file.read_text())
+    assert (
+        yaml.safe_load((tmp_path / "open" / "generator" / "recipe.yaml").read_text())["condition"]["joint_dropout"]
+        == 0.1
+    )
+    del saved["condition"]["joint_dropout"]
+    file.write_text(yaml.safe_dump(saved))
+    (file.parent / "model.safetensors").unlink()
+    shutil.rmtree(find_checkpoints(file.parent / "training")[-1])
+    settings = recipe(train, out=str(tmp_path / "none"), condition=text_condition)
+    assert train_generator(settings, tokenizer, resume=True)["loss"] == results["none"]
+
+
 # ---- refusals
 
 
-@pytest.mark.parametrize("field", ["num_codes", "grid", "num_classes", "class_names", "text_dim", "tokenizer_hash"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_codes",
+        "grid",
+        "num_classes",
+        "class_names",
+        "text_dim",
+        "text_padding",
+        "text_encoder_hash",
+        "tokenizer_hash",
+    ],
+)
 def test_fields_that_come_from_the_cache_are_refused(field, recipe, tokenizer, tmp_path):
     settings = recipe(model={field: 1})
     with pytest.raises(ConfigError, match=rf"model\.{field} comes from the code cache"):
@@ -275,7 +310,7 @@ def test_folder_of_another_run_is_refused(recipe, tokenizer):
 
 
 def test_a_run_beyond_the_memory_is_refused_before_it_starts(recipe, tokenizer, monkeypatch):
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 10_000)
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: 10_000)
     with pytest.raises(
         ConfigError, match=r"^training with 8 pictures at once needs about .* raise train\.gradient_acc"
     ):

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 import wvq
+from wvq import pictures
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.data import load_images
 from wvq.errors import CacheError, CheckpointError, ConfigError, DataError
 from wvq.images import to_uint8
 from wvq.parser import load_recipe
 from wvq.recipes import ExportRecipe
-from wvq.tokenizer import export
+from wvq.tokenizer import export, export_work
 from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.export_work import ExportWork
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading
@@ -160,13 +162,13 @@ def test_the_kept_psnr_is_that_of_the_decoded_rows(recipe, tokenizer):
 
 
 def test_the_self_check_finds_rows_out_of_order(recipe, monkeypatch):
-    settings, write_rows = recipe(), export.write_rows
+    settings, codes = recipe(), export._codes
 
-    def write_rolled(folder, batches, header):
-        batches = [{**batch, "codes": batch["codes"].roll(1, dims=0)} for batch in batches]
-        write_rows(folder, batches, header)
+    def rolled(*args):
+        batch = codes(*args)
+        return batch | {"codes": batch["codes"].roll(1, dims=0)}
 
-    monkeypatch.setattr(export, "write_rows", write_rolled)
+    monkeypatch.setattr(export, "_codes", rolled)
     with pytest.raises(CacheError, match="out of order or damaged"):
         export_codes(settings)
     assert_nothing_left(settings)
@@ -227,16 +229,177 @@ def assert_nothing_left(settings):
     assert not [path for path in out.parent.iterdir() if out.name in path.name]
 
 
-def test_a_crash_leaves_nothing_behind(recipe, monkeypatch):
+# ---- in pieces
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of 8 pictures: 6 of training pictures, and 2 of held-out ones."""
+    monkeypatch.setattr(export_work, "FEWEST", 8)
+
+
+@pytest.fixture
+def in_all(monkeypatch):
+    """How many rows have been encoded."""
+    rows, codes = [], export._codes
+
+    def counted(batch, *args):
+        rows.append(len(batch["label"]))
+        return codes(batch, *args)
+
+    monkeypatch.setattr(export, "_codes", counted)
+    return lambda: sum(rows)
+
+
+def break_off(settings, count):
+    """Export until some batches have been encoded, and break off."""
+    codes, left = export._codes, [count]
+
+    def stopping(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return codes(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_codes", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            export_codes(settings)
+
+
+def contents(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob("*") if f.is_file()}
+
+
+def same_rows(one, other):
+    for split in ("train", "validation"):
+        a, b = CodeDataset(one, split), CodeDataset(other, split)
+        rows = range(len(a.labels))
+        assert torch.equal(a.codes(rows), b.codes(rows))
+        assert a.labels.tolist() == b.labels.tolist()
+        assert [a.texts(i) for i in range(len(a))] == [b.texts(i) for i in range(len(b))]
+
+
+def test_many_files_hold_the_rows_of_one(recipe, monkeypatch):
+    one, many = recipe(num_crops=3, crop="random"), recipe(num_crops=3, crop="random", batch_size=6)
+    export_codes(one)
+    monkeypatch.setattr(export_work, "FEWEST", 8)
+    export_codes(many)
+    assert len(list(Path(many.out, "train").glob("*.arrow"))) == 6
+    same_rows(one.out, many.out)
+
+
+def test_an_export_that_was_stopped_goes_on(recipe, small_files, in_all):
+    whole, stopped = recipe(num_crops=2, crop="random"), recipe(num_crops=2, crop="random", batch_size=16)
+    whole.out += "-whole"
+    export_codes(whole)
+    before = in_all()
+    break_off(stopped, 4)  # in the fifth file
+    assert not Path(stopped.out).exists()
+    stopped.batch_size, stopped.num_workers, stopped.data.unreadable = 7, 1, "refuse"  # may change in between
+    export_codes(stopped)
+    assert in_all() - before < 1.3 * before
+    assert contents(stopped.out) == contents(whole.out)
+    assert not [path for path in Path(stopped.out).parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_crash_at_the_end_leaves_no_cache_and_the_same_call_ends_it(recipe, in_all, monkeypatch):
     settings = recipe()
 
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "_self_check", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_self_check", fail)
+        with pytest.raises(KeyboardInterrupt):
+            export_codes(settings)
+    assert not Path(settings.out).exists()
+    assert in_all() == 60
+    export_codes(settings)
+    assert in_all() == 60
+    assert len(CodeDataset(settings.out)) == 48
+
+
+def test_what_an_export_with_other_settings_has_left_is_refused_and_kept(recipe, small_files):
+    settings = recipe(num_crops=2, crop="random")
+    break_off(settings, 3)
+    (work,) = Path(settings.out).parent.glob(".*.export")
+    before = contents(work)
+    assert sum(name.endswith(".arrow") for name in before) == 3
+    settings.data.min_crop_fraction = 0.7
+    with pytest.raises(ConfigError, match=r"left by an export with another crop_recipe\.train .*finish that one"):
         export_codes(settings)
+    assert contents(work) == before
+
+
+def test_a_folder_of_somebody_elses_is_refused_and_kept(recipe):
+    settings = recipe()
+    other = Path(settings.out).with_name(f".{Path(settings.out).name}.export")
+    other.mkdir()
+    (other / "notes.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="holds other files"):
+        export_codes(settings)
+    assert (other / "notes.txt").read_text() == "keep"
+
+
+def test_nothing_is_left_where_nothing_was_whole(recipe):
+    settings = recipe()
+    break_off(settings, 0)
     assert_nothing_left(settings)
+
+
+def test_another_picture_in_the_folder_is_another_export(recipe, caption_folder, small_files, tmp_path):
+    settings = recipe(batch_size=8)
+    settings.data.path = str(shutil.copytree(caption_folder, tmp_path / "pictures"))
+    break_off(settings, 3)
+    file = tmp_path / "pictures" / "metadata.jsonl"
+    file.write_text(file.read_text().replace("red circle", "round", 1))
+    with pytest.raises(ConfigError, match=r"another pictures\."):
+        export_codes(settings)
+
+
+# ---- loader processes
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often pictures have been decoded in this process; none are kept, as of a large set."""
+    times, decode = [], pictures.decode
+    monkeypatch.setattr(pictures, "MEMORY_LIMIT_BYTES", 0)
+    monkeypatch.setattr(pictures, "decode", lambda encoded: times.append(1) or decode(encoded))
+    monkeypatch.setattr(export, "_self_check", lambda *args: 0.0)
+    return lambda: len(times)
+
+
+def test_a_picture_is_decoded_once_for_all_its_crops(recipe, decoded):
+    export_codes(recipe())
+    once = decoded()
+    export_codes(recipe(num_crops=10, crop="ten"))
+    assert decoded() == 2 * once
+
+
+def test_loader_processes_decode_and_the_rows_are_the_same(recipe, decoded, monkeypatch):
+    monkeypatch.setattr("wvq.data.probe", lambda dataset: None)
+    settings = [recipe(num_crops=3, crop="random", batch_size=size) for size in (16, 17)]
+    export_codes(settings[0])
+    before = decoded()
+    settings[1].num_workers = 2
+    export_codes(settings[1])
+    assert before >= 60
+    assert decoded() == before
+    same_rows(*(made.out for made in settings))
+
+
+def test_loader_processes_leave_out_and_refuse_as_this_one_does(spoilt, tokenizer):
+    settings = spoilt("circle/02.png", "cross/11.png", num_crops=2, batch_size=7, crop="random")
+    settings.num_workers, settings.data.unreadable = 2, "refuse"
+    with pytest.raises(DataError, match=r"^\S+\.png cannot be read as a picture") as caught:
+        export_codes(settings)
+    assert "\n" not in str(caught.value)
+    settings.data.unreadable = "skip"
+    with pytest.warns(UserWarning, match="1 of 48"), pytest.warns(UserWarning, match="1 of 12"):
+        header = export_codes(settings)
+    assert header.unreadable_pictures == {"train": 1, "validation": 1}
 
 
 def test_an_occupied_folder_is_refused_and_untouched(recipe, tmp_path):
@@ -266,9 +429,25 @@ def test_a_missing_tokenizer_is_one_clear_error(recipe, tmp_path):
         export_codes(settings)
 
 
-@pytest.mark.parametrize("field", ["num_crops", "batch_size"])
-def test_settings_out_of_range_are_errors(recipe, field):
+@pytest.mark.parametrize(("field", "value"), [("num_crops", 0), ("batch_size", 0), ("num_workers", -1)])
+def test_settings_out_of_range_are_errors(recipe, field, value):
     settings = recipe()
-    setattr(settings, field, 0)
-    with pytest.raises(ConfigError, match=f"{field} must be at least 1"):
+    setattr(settings, field, value)
+    with pytest.raises(ConfigError, match=f"{field} must be at least {value + 1}"):
         export_codes(settings)
+
+
+def test_the_working_folder_goes_and_other_files_in_it_stay(recipe, tmp_path, monkeypatch):
+    settings = recipe()
+    work = tmp_path / f".{Path(settings.out).name}.export"
+    claim = ExportWork.claim
+
+    def with_a_file_of_the_users(self):
+        claim(self)
+        (work / "marks").mkdir()
+        (work / "marks" / "mine.txt").write_text("a")
+
+    monkeypatch.setattr(ExportWork, "claim", with_a_file_of_the_users)
+    export_codes(settings)
+    assert len(CodeDataset(settings.out, "train")) > 0
+    assert [str(path.relative_to(work)) for path in sorted(work.rglob("*"))] == ["marks", "marks/mine.txt"]

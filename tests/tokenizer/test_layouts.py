@@ -176,12 +176,13 @@ def test_rows_are_the_flat_codes(kind, trained_dir, export_recipe):
 
 
 def test_the_self_check_finds_rows_out_of_order(export_recipe, monkeypatch):
-    write_rows = export.write_rows
+    codes = export._codes
 
-    def write_rolled(folder, batches, header):
-        write_rows(folder, [{**batch, "codes": batch["codes"].roll(1, dims=0)} for batch in batches], header)
+    def rolled(*args):
+        batch = codes(*args)
+        return batch | {"codes": batch["codes"].roll(1, dims=0)}
 
-    monkeypatch.setattr(export, "write_rows", write_rolled)
+    monkeypatch.setattr(export, "_codes", rolled)
     with pytest.raises(CacheError, match="out of order or damaged"):
         export_codes(export_recipe)
 

@@ -18,6 +18,7 @@ from transformers import ViTConfig, ViTModel
 
 from wvq.recipes import DataConfig, ExportRecipe
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.tokenizer import export_work
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.export import export_codes
@@ -159,6 +160,7 @@ def main(settings: dict) -> None:
         torch.save(held, out / f"{case}-{PartialState().process_index}.pt")
     if settings["export"]:
         data = DataConfig(**settings["export"].pop("data"))
+        export_work.FEWEST = 8  # pictures of a file: each process has some
         export_codes(ExportRecipe(data=data, **settings["export"]))
 
 

@@ -2,10 +2,15 @@
 
 import json
 import math
+import pickle
 import shutil
+import tracemalloc
+import weakref
 from dataclasses import replace
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -128,6 +133,62 @@ def test_caches_with_one_caption_a_row_are_read(cache):
 def test_captions_are_empty_where_the_cache_has_none(tmp_path):
     folder = write_cache(tmp_path / "codes", make_header(has_captions=False))
     assert CodeDataset(folder).caption(0) == ""
+
+
+# ---- memory
+
+
+def large_batches(count, rows=500):
+    """Batches of 256 codes, and references to those that are still alive."""
+    alive, lists = weakref.WeakSet(), []
+
+    def batches():
+        for _ in range(count):
+            codes = torch.randint(0, 1000, (rows, 256))
+            alive.add(codes)
+            lists.append(len(alive))
+            yield {"codes": codes, "label": [0] * rows, "caption": [("a",)] * rows}
+            del codes
+
+    return batches(), lists
+
+
+LARGE = {"num_codes": 1000, "num_images": 20_000, "grid": [16, 16]}
+
+
+def test_the_writer_holds_few_rows_at_a_time(tmp_path):
+    batches, alive = large_batches(40)
+    write_rows(tmp_path / "train", batches, make_header(**LARGE))
+    assert max(alive) <= 2
+    pieces = datasets.load_from_disk(str(tmp_path / "train")).data.column("codes").chunks
+    assert [len(piece) for piece in pieces] == [16_500, 3_500]
+
+
+@pytest.mark.parametrize("rows_a_piece", [1000, 20_000])
+def test_the_reader_copies_nothing_but_the_rows_asked_for(tmp_path, rows_a_piece):
+    header = make_header(**LARGE)
+    batches, _ = large_batches(40)
+    write_rows(tmp_path / "written", batches, header)
+    table = datasets.load_from_disk(str(tmp_path / "written"))
+    expected = np.stack(table.with_format("numpy")[[0, 999, 1000, 19_999, 7]]["codes"])
+    pieces = datasets.Dataset(pa.Table.from_batches(table.data.to_batches(max_chunksize=rows_a_piece)))
+    pieces.save_to_disk(str(tmp_path / "train"))  # `datasets` writes pieces of 1,000 rows
+    header.save(tmp_path)
+    pa.default_memory_pool().release_unused()
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    dataset = CodeDataset(tmp_path)
+    assert np.array_equal(dataset.codes([0, 999, 1000, -1, 7]).numpy(), expected)
+    dataset.batch(range(100))
+    dataset.unigram_entropy()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak + pa.total_allocated_bytes() - arrow < 3e6  # of 10 MB
+    with pytest.raises(IndexError):
+        dataset.codes([20_000])
+    assert len(pickle.dumps(dataset)) < 500
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again.codes([5]), dataset.codes([5]))
 
 
 # ---- crops

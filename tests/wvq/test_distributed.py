@@ -161,6 +161,9 @@ def test_codes_exported_by_two_processes_are_those_of_one(runs):
         assert torch.equal(a.codes(rows), b.codes(rows))
         assert a.labels.tolist() == b.labels.tolist()
         assert [a.texts(i) for i in range(len(a))] == [b.texts(i) for i in range(len(b))]
+        files = [{file.name: file.read_bytes() for file in (folder / split).iterdir()} for folder in (one, two)]
+        assert len(files[0]) > 3
+        assert all(files[0][name] == files[1][name] for name in files[0] if name.endswith(".arrow"))
 
 
 def test_processes_leave_together_at_the_end_of_a_command(monkeypatch):

@@ -370,6 +370,16 @@ def test_the_last_checkpoints_are_kept(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+def test_folders_of_the_users_among_the_checkpoints_stay(tmp_path):
+    mine = ["2024", "best.partial", "000000000016-best"]
+    for name in mine:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
+    kept = ["000000000064", "000000000080"]
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted([*kept, *mine])
+
+
 def test_no_checkpoints_unless_asked(tmp_path):
     trainer(tmp_path).run()
     assert find_checkpoints(tmp_path) == []

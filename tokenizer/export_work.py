@@ -1,0 +1,147 @@
+"""The working folder of an export: files of codes that are whole, from which a command that was stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from wvq.code_tables import finish_table, row_features, write_shard
+from wvq.codes import CodeHeader
+from wvq.errors import ConfigError, DataError
+from wvq.outputs import IDENTITY_NAME, read_json, remove_files, write_json
+
+FEWEST, MOST = 64, 1024  # pictures of a file
+_FILES = 64  # of a set whose files are neither the smallest nor the largest
+_OWN = re.compile(
+    r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
+)
+
+
+def picture_ranges(count: int) -> list[range]:
+    """The pictures of each file, for a set of ``count``: the same for any number of processes and batch size."""
+    size = min(MOST, max(FEWEST, count // _FILES // FEWEST * FEWEST))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+class ExportWork:
+    """Files of codes on their way to a cache, in a folder of the export's own beside it.
+
+    Each file holds the rows of consecutive pictures, and a mark is written when it is whole. The finished files become
+    the cache by a change of the folder's name; nothing is copied.
+
+    Args:
+        out: folder of the cache to come; the work lies in ``.<name>.export`` beside it.
+        header: of the cache.
+        identity: what the rows depend on.
+        sizes: pictures of each split.
+    """
+
+    def __init__(self, out: str | Path, header: CodeHeader, identity: dict, sizes: dict[str, int]):
+        self.out = Path(out).resolve()  # "." has no name
+        self.folder = self.out.with_name(f".{self.out.name}.export")
+        self.cache, self._marks = self.folder / "cache", self.folder / "marks"
+        self.features = row_features(header.num_codes, header.sequence_length)
+        self.ranges = {split: picture_ranges(count) for split, count in sizes.items()}
+        files = {split: len(ranges) for split, ranges in self.ranges.items()}
+        self._identity = json.loads(json.dumps(identity | {"files": files}))  # as it is read back
+
+    def claim(self) -> None:
+        """Make the folder, or take it up again. One process calls it.
+
+        Raises:
+            ConfigError: the folder holds something else, or what an export with other settings has left.
+        """
+        file = self.folder / IDENTITY_NAME
+        if not file.exists():
+            if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+                raise ConfigError(f"{self.folder} holds other files; move them away, or choose another output folder")
+            write_json(file, self._identity)
+            return
+        before = read_json(file, ConfigError, f"{file} is gone")
+        for name, (then, now) in _differences(before, self._identity):
+            raise ConfigError(
+                f"{self.folder} was left by an export with another {name} ({then!r}, now {now!r}); finish that one, "
+                "remove the folder or choose another output folder"
+            )
+
+    def done(self) -> dict[str, dict[int, dict[int, str]]]:
+        """By split and number of each whole file, the file name and reason of pictures left out, by index."""
+        found: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.ranges}
+        for split, ranges in self.ranges.items():
+            for number in range(len(ranges)):
+                if self._mark(split, number).exists() and self._file(split, number).exists():
+                    mark = read_json(self._mark(split, number), DataError, f"{self.folder} is being removed")
+                    found[split][number] = {int(index): why for index, why in mark["left_out"].items()}
+        return found
+
+    def progress(self) -> str:
+        """How far the export is, for one who has stopped it."""
+        total, there = sum(map(len, self.ranges.values())), sum(1 for _ in self._marks.glob("*.json"))
+        return f"{there:,} of {total:,} files of codes are whole; an export with the same settings goes on from there"
+
+    def write(self, split: str, number: int, batches: Iterable[dict], left_out: dict[int, str]) -> None:
+        """Write one file.
+
+        Args:
+            split: of its pictures.
+            number: of the file.
+            batches: as :func:`wvq.code_tables.write_shard` takes them.
+            left_out: pictures that cannot be read, complete when the batches have been read.
+
+        Raises:
+            DataError: the disk is full or cannot be written.
+        """
+        file = self._file(split, number)
+        try:
+            rows = write_shard(file, batches, self.features)
+            write_json(self._mark(split, number), {"rows": rows, "left_out": left_out})
+        except OSError as error:
+            raise DataError(
+                f"{file} could not be written ({error.strerror or error}); make room, and the same command goes on "
+                "from there"
+            ) from error
+
+    def join(self) -> Path:
+        """Make a table of the files of each split, which are all whole; returns the folder of the cache."""
+        for folder in (self.cache, *(self.cache / split for split in self.ranges)):
+            for path in folder.glob(".*.partial"):  # of a process that was killed while it wrote
+                path.unlink()
+        for split, ranges in self.ranges.items():
+            folder = self.cache / split
+            files = [self._file(split, number).name for number in range(len(ranges))]
+            content = [self._identity, [(folder / name).stat().st_size for name in files]]
+            digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+            finish_table(folder, files, self.features, digest[:32])
+        return self.cache
+
+    def publish(self) -> None:
+        """Give the cache its name, and remove the rest."""
+        if self.out.is_dir() and not any(self.out.iterdir()):
+            self.out.rmdir()
+        self.cache.rename(self.out)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what the export has made; what says whose it is goes last, so that a process cut short is known."""
+        for folder in (self._marks, *(self.cache / split for split in self.ranges), self.cache):
+            remove_files(folder, _OWN)
+        remove_files(self.folder, re.compile(re.escape(IDENTITY_NAME)))
+
+    def _file(self, split: str, number: int) -> Path:
+        return self.cache / split / f"data-{number:05d}-of-{len(self.ranges[split]):05d}.arrow"
+
+    def _mark(self, split: str, number: int) -> Path:
+        return self._marks / f"{split}-{number:05d}.json"
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> Iterable[tuple[str, tuple]]:
+    """Names of the fields that differ, those of inner objects by their dotted names, with both values."""
+    for name in {**before, **now}:
+        a, b = before.get(name), now.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            yield f"{prefix}{name}", (a, b)
