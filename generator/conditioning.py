@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wvq.errors import ConfigError, near_match
+from wvq.hardware import send
 
 NULL_CLASS = -1
 
@@ -48,17 +49,16 @@ class Condition:
         dropped = self
         if self.class_labels is not None and class_dropout:
             gone = torch.rand(len(self.class_labels)) < class_dropout
-            labels = self.class_labels.masked_fill(gone.to(self.class_labels.device), NULL_CLASS)
+            labels = self.class_labels.masked_fill(send(gone, self.class_labels.device), NULL_CLASS)
             dropped = replace(dropped, class_labels=labels)
         if self.text_mask is not None and text_dropout:
             kept = torch.rand(len(self.text_mask)) >= text_dropout
-            dropped = replace(dropped, text_mask=self.text_mask & kept.to(self.text_mask.device)[:, None])
+            dropped = replace(dropped, text_mask=self.text_mask & send(kept, self.text_mask.device)[:, None])
         if self.class_labels is not None and self.text_mask is not None and joint_dropout:
             # Drawn last: without it, a run draws what it drew before there was this dropout.
-            kept = torch.rand(len(self.class_labels)) >= joint_dropout
-            labels = dropped.class_labels.masked_fill(~kept.to(self.class_labels.device), NULL_CLASS)
-            mask = dropped.text_mask & kept.to(self.text_mask.device)[:, None]
-            dropped = replace(dropped, class_labels=labels, text_mask=mask)
+            kept = send(torch.rand(len(self.class_labels)) >= joint_dropout, self.class_labels.device)
+            labels = dropped.class_labels.masked_fill(~kept, NULL_CLASS)
+            dropped = replace(dropped, class_labels=labels, text_mask=dropped.text_mask & kept[:, None])
         return dropped
 
     def rows(self, numbers: list[int]) -> Condition:

@@ -33,6 +33,7 @@ from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_cache import cached_text_features
 from wvq.generator.text_encoder import TextEncoder
+from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_run
@@ -128,7 +129,7 @@ class GeneratorTask(Task):
         shares = self.condition
         kept = given.drop(shares.class_dropout, shares.text_dropout, shares.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
-        order = random_order(len(codes), codes[0].numel(), share).to(codes.device) if share else None
+        order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (kept.class_labels, kept.text_features, kept.text_mask)
         return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
 

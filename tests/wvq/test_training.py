@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -49,6 +50,19 @@ def test_the_shares_of_two_processes_join_to_the_batch_of_one(length):
     first, second = (take(RunSampler(length, 4, 0, rank, 2), 20) for rank in (0, 1))
     joined = [pair for i in range(0, 20, 2) for pair in first[i : i + 2] + second[i : i + 2]]
     assert joined == one
+
+
+def test_a_permutation_is_kept_as_four_bytes_a_picture():
+    """Not as Python's numbers, which take 40 bytes each; and in torch's order."""
+    length = 1_000_000
+    tracemalloc.start()
+    pairs = take(RunSampler(length, 4, seed=2), 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * length
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(2 * 2**31))
+    assert pairs == list(enumerate(order[:8].tolist()))
+    assert all(type(index) is int for _, index in pairs)
 
 
 @pytest.mark.parametrize("start", [4, 8, 20])
