@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from wvq.generator.captions import CaptionIndex
 from wvq.generator.conditioning import TextEncoder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
@@ -56,6 +57,13 @@ def save_text_encoder(folder: Path) -> Path:
     torch.manual_seed(3)
     BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=32, **sizes)).save_pretrained(folder)
     return folder
+
+
+def index_captions(captions: Sequence[Sequence[str]], size: int = 2) -> CaptionIndex:
+    """An index of the captions of each picture, read ``size`` pictures at a time."""
+    return CaptionIndex(
+        (captions[i : i + size] for i in range(0, len(captions), size)), lambda picture: captions[picture]
+    )
 
 
 def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:

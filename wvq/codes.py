@@ -247,6 +247,11 @@ class CodeDataset(Dataset):
             return 0
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
 
+    def caption_batches(self, size: int) -> Iterator[list[tuple[str, ...]]]:
+        """The captions of consecutive pictures, of ``size`` pictures at a time."""
+        for start in range(0, len(self), size):
+            yield [self.texts(index) for index in range(start, min(start + size, len(self)))]
+
 
 def _texts(table: datasets.Dataset, num_crops: int) -> list[tuple[str, ...]]:
     """Captions of each picture. Caches of earlier versions hold one a row, not a list."""
