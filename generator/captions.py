@@ -13,7 +13,7 @@ _DIGEST = 16  # bytes of a text's hash
 class CaptionIndex:
     """Which captions are the same text. Memory holds two numbers a caption, and no text.
 
-    While it is made, about 60 bytes a caption are needed for a time.
+    While it is made, about 110 bytes a caption are needed for a time.
 
     Args:
         batches: captions of consecutive pictures, at least one each.

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.tiny import index_captions
 from wvq.distributed import leave_processes, process_rank, processes, world_size
 from wvq.errors import CacheError
 from wvq.generator import text_features
+from wvq.generator.captions import CaptionIndex
 from wvq.generator.conditioning import TextEncoder
 
 
 def main(settings: dict) -> None:
     processes()
     assert world_size() == 2
-    texts = index_captions([(text,) for text in settings["texts"]])
+    captions = [(text,) for text in settings["texts"]]
+    texts = CaptionIndex([captions], lambda picture: captions[picture])
     encoded: list[str] = []
     encode, write = text_features.encode_part, text_features.write_part
 
