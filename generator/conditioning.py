@@ -6,12 +6,14 @@ Shapes: B pictures, P prefix tokens, L text tokens, E dims of the text encoder, 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from wvq.errors import ConfigError, near_match
+from wvq.generator.whitening import Moments, whitening
 from wvq.hardware import send
 
 NULL_CLASS = -1
@@ -70,23 +72,6 @@ class Condition:
         """Both batches one after the other."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("class_labels", "text_features", "text_mask"))
         return Condition(*(None if a is None else torch.cat((a, b)) for a, b in pairs))
-
-
-def whitening(rows: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (D, E) and bias (D,) that map rows (N, E) to zero mean and, for random ``weight``, to its own scale.
-
-    Directions with less than 1% of the mean variance are not blown up further; rows that are all the same, or none at
-    all, leave the weight as it is.
-    """
-    if len(rows) == 0 or (rows == rows[0]).all():
-        return weight, torch.zeros_like(weight[:, 0])
-    mean = rows.mean(0)
-    covariance = torch.cov(rows.T, correction=0)
-    values, vectors = torch.linalg.eigh(covariance)
-    floor = 0.01 * values.mean()
-    root = (vectors / (values.clamp_min(0) + floor).sqrt()) @ vectors.T
-    whitened = weight @ root
-    return whitened, -whitened @ mean
 
 
 @dataclass
@@ -149,23 +134,27 @@ class ConditionEmbedder(nn.Module):
         return Prefix(torch.cat(tokens, 1), valid, sum(biases) if biases else None)
 
     @torch.no_grad()
-    def fit_text(self, features: torch.Tensor, mask: torch.Tensor) -> None:
+    def fit_text(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Start the text projections from whitened features: of unit variance and uncorrelated over the captions.
 
         Captions of one data set are alike ("flag: Japan", "flag: France"), so a text encoder's features differ in
         directions of small variance only, which a short training would hardly find.
 
         Args:
-            features: (N, L, E) of the training captions.
-            mask: (N, L) bool.
+            batches: features (n, L, E) and masks (n, L) bool of training captions; memory holds one batch.
         """
-        features = features.float()  # kept in half precision, too coarse for sums
-        pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-        layers = [(self.text_projection, features[mask])]
+        tokens, pools = Moments(), Moments()
+        for features, mask in batches:
+            features, mask = features.cpu().double(), mask.cpu()
+            tokens.add(features[mask])
+            if self.config.condition_bias:
+                pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+                pools.add(pooled[mask.any(1)])
+        layers = [(self.text_projection, tokens)]
         if self.config.condition_bias:
-            layers.append((self.text_bias, pooled[mask.any(1)]))
-        for layer, rows in layers:
-            weight, bias = whitening(rows.double(), layer.weight.double())
+            layers.append((self.text_bias, pools))
+        for layer, moments in layers:
+            weight, bias = whitening(moments, layer.weight.double().cpu())
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
 

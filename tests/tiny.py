@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from wvq.generator.captions import CaptionIndex
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
@@ -70,6 +71,13 @@ def plant(folder: Path, name: str, classes: dict, mark: Path) -> None:
     file = folder / name
     values = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(values | {KINDS[name]: "Planted", "auto_map": classes}))
+
+
+def index_captions(captions: Sequence[Sequence[str]], size: int = 2) -> CaptionIndex:
+    """An index of the captions of each picture, read ``size`` pictures at a time."""
+    return CaptionIndex(
+        (captions[i : i + size] for i in range(0, len(captions), size)), lambda picture: captions[picture]
+    )
 
 
 def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:

@@ -235,6 +235,11 @@ class CodeDataset(Dataset):
             return 0
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
 
+    def caption_batches(self, size: int) -> Iterator[list[tuple[str, ...]]]:
+        """The captions of consecutive pictures, of ``size`` pictures at a time."""
+        for start in range(0, len(self), size):
+            yield [self.texts(index) for index in range(start, min(start + size, len(self)))]
+
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
     """Lists of at most ``size`` items."""

@@ -253,7 +253,7 @@ class Trainer:
         turns = [""]
         self.task.begin_step(self.raw_model, config.gradient_accumulation_steps)
         for _ in range(config.gradient_accumulation_steps):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
+            batch = {k: self._moved(v) for k, v in next(batches).items()}
             with accelerator.accumulate(*modules):
                 with accelerator.autocast():
                     step = self.task.loss(self.model, batch, self.images_seen, self.progress)
@@ -272,6 +272,10 @@ class Trainer:
         now = time.perf_counter()
         self.elapsed, self._last_step_at = self.elapsed + now - self._last_step_at, now
         return figures
+
+    def _moved(self, value: torch.Tensor | list) -> torch.Tensor | list:
+        """A part of a batch on the device; texts have no place there."""
+        return value.to(self.accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
     def _update(self, turns: list[str]) -> dict[str, torch.Tensor]:
         """Clip each group and step; an optimiser with a gradient that is not finite is skipped on the device."""

@@ -1,8 +1,10 @@
 """Training the generator: falling loss, written files, refusals before training starts, exact resume."""
 
+import gc
 import json
 import math
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
 from wvq.checkpoints import find_checkpoints
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
+from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import ConditionedCodes, random_order, train_generator
@@ -140,7 +143,8 @@ def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_di
     monkeypatch.setattr(CodeDataset, "texts", lambda self, index: several.get(index, ("red circle",)))
     encoder = TextEncoder(encoder_dir, 5)
     items = ConditionedCodes(CodeDataset(tiny_codes_dir, "train"), True, encoder)
-    first, second, third = (encoder.encode([text])[0][0].half() for text in several[0])
+    encoded = [encoder.encode([text]) for text in several[0]]
+    first, second, third = (features[0].half() * mask[0, :, None] for features, mask in encoded)  # padding is 0
     assert torch.equal(items[0]["text_features"], first)
     drawn = [items[position, 0]["text_features"] for position in range(60)]
     counts = [sum(torch.equal(features, text) for features in drawn) for text in (first, second, third)]
@@ -148,6 +152,70 @@ def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_di
     assert min(counts) > 10
     assert all(torch.equal(items[position, 0]["text_features"], drawn[position]) for position in (3, 41))
     assert torch.equal(items[9, 1]["text_features"], second)
+
+
+def test_captions_may_lie_on_disk_in_memory_or_nowhere(recipe, tokenizer, tmp_path, tiny_codes_dir, text_condition):
+    """The losses of each step and held out: the same to the bit from disk and memory, to half precision on the fly."""
+    found = {}
+    shutil.copytree(tiny_codes_dir, tmp_path / "codes", ignore=shutil.ignore_patterns("text"))
+    for kept in ("memory", "none", "disk"):
+        condition = replace(text_condition, text_cache=kept)
+        settings = recipe(model={"condition_bias": True}, codes=str(tmp_path / "codes"), condition=condition)
+        result = train_generator(replace(settings, out=str(tmp_path / kept)), tokenizer)
+        rows = read_log(tmp_path / kept / "generator" / "training")
+        found[kept] = [result["loss"], *(row["loss"] for row in rows if row["kind"] == "train")]
+        assert (tmp_path / "codes" / "text").exists() == (kept == "disk")
+    assert found["disk"] == found["memory"]
+    assert found["none"] == pytest.approx(found["disk"], rel=2e-3)
+    assert found["none"] != found["disk"]
+
+
+def test_the_encoder_works_on_the_device_and_then_leaves_it(recipe, tokenizer, tmp_path, text_condition, monkeypatch):
+    places, alive = [], []
+    to, start = TextEncoder.to, TextEncoder.__init__
+
+    def moved(self, device):
+        places.append(str(device))
+        return to(self, device)
+
+    def started(self, *arguments, **options):
+        start(self, *arguments, **options)
+        alive.append(weakref.ref(self))
+
+    def run(trainer, resume):
+        gc.collect()
+        raise InterruptedError([reference() is not None for reference in alive])
+
+    monkeypatch.setattr(TextEncoder, "to", moved)
+    monkeypatch.setattr(TextEncoder, "__init__", started)
+    monkeypatch.setattr("wvq.training.Trainer.run", run)
+    for kept, stays, expected in (("memory", False, "cpu"), ("none", True, None)):
+        places.clear()
+        alive.clear()
+        condition = replace(text_condition, text_cache=kept)
+        with pytest.raises(InterruptedError) as raised:
+            train_generator(recipe(out=str(tmp_path / kept), condition=condition), tokenizer)
+        assert raised.value.args == ([stays],)
+        assert expected is None or places[-1] == expected
+    assert len(places) == 1  # where nothing is kept, it stays
+
+
+def test_whitening_takes_a_bounded_sample(recipe, tokenizer, tmp_path, text_condition, monkeypatch):
+    taken = []
+    fit = ConditionEmbedder.fit_text
+
+    def counted(self, batches):
+        batches = list(batches)
+        taken.append([len(mask) for _, mask in batches])
+        return fit(self, batches)
+
+    monkeypatch.setattr(ConditionEmbedder, "fit_text", counted)
+    monkeypatch.setattr("wvq.generator.train.MOST_FITTED", 7)
+    monkeypatch.setattr("wvq.generator.train.FITTED_AT_ONCE", 3)
+    for kept in ("memory", "none"):
+        condition = replace(text_condition, text_cache=kept)
+        train_generator(recipe({"images": 16}, out=str(tmp_path / kept), condition=condition), tokenizer)
+    assert taken == [[3, 3, 1]] * 2
 
 
 def test_the_same_recipe_gives_the_same_weights(recipe, tokenizer, tmp_path):
