@@ -20,6 +20,7 @@ from wvq.locks import sole_writer
 from wvq.outputs import JOB_NAME, read_json, refuse_occupied, write_json
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.memory import require_room
 
 SHEET_NAME = "sheet.png"
 PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON
@@ -61,13 +62,15 @@ def sample_to_folder(
         The files of all pictures, in order.
 
     Raises:
-        ConfigError: settings out of range, a folder that holds something else, or a job with other settings.
+        ConfigError: settings out of range, a batch that does not fit into memory, a folder that holds something else,
+            or a job with other settings.
         RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
     """
     check_call(seed, batch_size)
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
+    require_room(pipe, min(settings.whole_batch(batch_size), len(wanted)), settings)  # before the folder is claimed
     with sole_writer(out, state.is_main_process):
         if state.is_main_process:
             _claim(out, _job(pipe, wanted, seed, settings), resume)

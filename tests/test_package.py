@@ -168,6 +168,7 @@ BASE = {
     "checkpoints",
     "interruption",
     "locks",
+    "memory",
     "order",
     "settings",
     "task",
