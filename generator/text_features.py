@@ -21,7 +21,6 @@ from tqdm import tqdm
 from wvq.distributed import gather_objects, process_rank, world_size
 from wvq.errors import CacheError, ConfigError, WVQError
 from wvq.generator.captions import CaptionIndex
-from wvq.generator.memory import GIB, available_memory
 from wvq.generator.text_cache import (
     HEADER_NAME,
     PartSizes,
@@ -35,6 +34,7 @@ from wvq.generator.text_cache import (
     write_part,
 )
 from wvq.generator.text_encoder import TextEncoder
+from wvq.memory import GIB, available_memory
 
 _SAMPLE = 256  # texts that the room for all is estimated from
 

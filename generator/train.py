@@ -29,7 +29,7 @@ from wvq.errors import CacheError, ConfigError
 from wvq.generator.captions import CaptionIndex
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.memory import require_memory, training_bytes
+from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.generator.sampling import SamplingSettings, sample_codes
@@ -39,6 +39,7 @@ from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
 from wvq.locks import sole_run
+from wvq.memory import require_memory
 from wvq.optimization import network_groups
 from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
@@ -48,6 +49,8 @@ from wvq.training import Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 FITTED_AT_ONCE = 64
+EVALUATED = 64  # held-out pictures at once
+ON_SHEET, SHEET_SETTINGS = 24, SamplingSettings(guidance_scale=2.0)
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "tokenizer_hash")
 _FROM_TEXT_ENCODER = ("text_dim", "text_length", "text_padding", "text_encoder_hash")
 
@@ -175,7 +178,7 @@ class GeneratorTask(Task):
         )
         length = self.validation.codes.header.sequence_length
         sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
-        batches = DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn)
+        batches = DataLoader(share, batch_size=EVALUATED, collate_fn=self.validation.collate_fn)
         for batch in self.stop.until_set(batches):
             batch = self._with_features(batch, model.device)
             codes = batch["codes"].flatten(1)
@@ -197,11 +200,11 @@ class GeneratorTask(Task):
     @torch.no_grad()
     def picture(self, model: ImageCodeTransformer) -> Image.Image:
         """Samples under the conditions of the first held-out pictures (spread over the set)."""
-        count = min(24, len(self.validation))
+        count = min(ON_SHEET, len(self.validation))
         batch = self.validation.__getitems__([i * len(self.validation) // count for i in range(count)])
         batch = self._with_features(batch, model.device)
         batch.pop("codes")
-        codes = sample_codes(model, Condition(**batch), list(range(count)), SamplingSettings(guidance_scale=2.0))
+        codes = sample_codes(model, Condition(**batch), list(range(count)), SHEET_SETTINGS)
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
 
@@ -319,8 +322,19 @@ def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerato
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return
     micro = max(1, config.batch_size // accelerator.num_processes // config.gradient_accumulation_steps)
-    parameters = sum(p.numel() for p in model.parameters())
-    needed = training_bytes(model.config, parameters, micro, config.ema_decay > 0, config.gradient_checkpointing)
+    # Gradients between the parts of a step, and the buckets in which processes exchange them.
+    gradients = 4 * (config.gradient_accumulation_steps > 1) + 4 * (accelerator.num_processes > 1)
+    needed = training_bytes(
+        model.config,
+        sum(p.numel() for p in model.parameters()),
+        micro,
+        config.ema_decay > 0,
+        config.gradient_checkpointing,
+        mixed=accelerator.mixed_precision != "no",
+        fused=accelerator.device.type == "cuda",
+        gradients=gradients,
+        between=max(whole_pass_bytes(model.config, EVALUATED), sampling_bytes(model.config, ON_SHEET, SHEET_SETTINGS)),
+    )
     remedy = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
     require_memory(needed, accelerator.device, f"training with {micro} pictures at once", remedy)
 

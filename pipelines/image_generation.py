@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import wvq
@@ -18,12 +16,11 @@ from wvq.generator.conditioning import NULL_CLASS, Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
-from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
 from wvq.generator.text_encoder import TextEncoder
-from wvq.images import to_pil, to_uint8
+from wvq.images import to_uint8
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.folders import (
@@ -35,26 +32,12 @@ from wvq.pipelines.folders import (
     refuse_foreign_files,
 )
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
+from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
+from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, as_type
 from wvq.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-
-OUTPUT_TYPES = ("pil", "np", "pt")
-
-
-@dataclass
-class ImagePipelineOutput:
-    """
-    Attributes:
-        images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
-        codes: (N, h, w) int64.
-        seeds: the seed of each picture.
-    """
-
-    images: list[Image.Image] | np.ndarray | torch.Tensor
-    codes: torch.Tensor
-    seeds: list[int]
 
 
 class ImageGenerationPipeline:
@@ -361,10 +344,10 @@ class ImageGenerationPipeline:
             ConfigError: a batch that does not fit into memory.
         """
         batch_size = settings.whole_batch(batch_size)
-        self._require_memory(min(batch_size, len(seeds)), settings)
+        needed = require_room(self, min(batch_size, len(seeds)), settings, first_free(fixed_codes))
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
-        with packed_weights(self.generator, settings.deterministic):  # once for all batches
+        with packed_weights(self.generator, settings.deterministic, beside=needed):  # once for all batches
             for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
                 part = slice(start, start + batch_size)
                 condition = self._condition(wanted[part], settings.deterministic)
@@ -373,8 +356,9 @@ class ImageGenerationPipeline:
                     self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
                 )
                 codes.append(drawn.cpu())
-                pictures.append(self._decoded(drawn, seeds[part], settings).float().cpu())
-        return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+                decoded = self._decoded(drawn, seeds[part], settings).float().cpu()
+                pictures.append(decoded if output_type == "pt" else to_uint8(decoded))  # a quarter of the memory
+        return ImagePipelineOutput(as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
 
     def _decoded(self, codes: torch.Tensor, seeds: list[int], settings: SamplingSettings) -> torch.Tensor:
         """Pictures (B, 3, H, W) of drawn codes."""
@@ -383,13 +367,6 @@ class ImageGenerationPipeline:
         return run_in_fixed_rows(
             seeds, settings.fixed_rows, lambda numbers: self.tokenizer.decode_codes(codes[numbers])
         )
-
-    def _require_memory(self, batch_size: int, settings: SamplingSettings) -> None:
-        config = self.generator.config
-        guided = any(scale != 1 for scale in settings.scales(config.sequence_length))
-        one = sampling_bytes(config, 2 if guided else 1, self.generator.dtype.itemsize)
-        remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
-        require_memory(batch_size * one, self.device, f"sampling with batch_size {batch_size}", remedy)
 
     def log_likelihood(
         self,
@@ -409,9 +386,10 @@ class ImageGenerationPipeline:
             (N,) float32, in nats; divided by ln 2 and the number of pixels it is bits per pixel of the codes.
 
         Raises:
-            ConfigError: codes or conditions that do not fit the model.
+            ConfigError: codes or conditions that do not fit the model, or a batch that does not fit into memory.
         """
         wanted = requested(self.generator.config, class_labels, prompt, len(codes))
+        require_room_for_losses(self, min(batch_size, len(codes)))
         parts = [slice(start, start + batch_size) for start in range(0, len(codes), batch_size)]
         conditions = (self._condition(wanted[part]) for part in parts)
         found = [
@@ -435,11 +413,3 @@ class ImageGenerationPipeline:
                 features, mask = self.text_encoder.encode(prompts)
             condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
         return condition
-
-
-def _as_type(pictures: torch.Tensor, output_type: str):
-    if output_type == "pt":
-        return pictures
-    if output_type == "np":
-        return to_uint8(pictures).permute(0, 2, 3, 1).numpy()
-    return to_pil(pictures)

@@ -22,6 +22,7 @@ from wvq.outputs import JOB_NAME, MAX_JOB_BYTES, former_identity, read_json, ref
 from wvq.pictures import read_picture
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.memory import require_room
 from wvq.png_text import png_text
 from wvq.reading import parse_json
 
@@ -65,13 +66,15 @@ def sample_to_folder(
         The files of all pictures, in order.
 
     Raises:
-        ConfigError: settings out of range, a folder that holds something else, or a job with other settings.
+        ConfigError: settings out of range, a batch that does not fit into memory, a folder that holds something else,
+            or a job with other settings.
         RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
     """
     check_call(seed, batch_size)
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
+    require_room(pipe, min(settings.whole_batch(batch_size), len(wanted)), settings)  # before the folder is claimed
     with sole_run(out):
         decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]

@@ -174,6 +174,7 @@ BASE = {
     "checkpoints",
     "interruption",
     "locks",
+    "memory",
     "order",
     "settings",
     "task",

@@ -15,8 +15,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.tiny import index_captions, save_text_encoder
 from wvq.checkpoints import find_checkpoints
-from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.text_features import text_features
 from wvq.tracking import read_log
 

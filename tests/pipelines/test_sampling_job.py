@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from wvq.errors import ConfigError
+from wvq.generator.sampling import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.memory import drawing_bytes
 from wvq.pipelines.sampling_job import read_settings, sample_to_folder
 
 ASKED = {"class_labels": ["circle", "cross"], "num_images": 6, "seed": 3, "guidance_scale": 2.0, "progress": False}
@@ -167,12 +169,19 @@ def test_occupied_and_empty_folders(class_pipe, tmp_path):
     assert not (tmp_path / "u").exists()
 
 
-def test_a_batch_beyond_the_memory_is_refused_before_it_starts(class_pipe, monkeypatch):
-    monkeypatch.setattr("wvq.memory.available_memory", lambda _: 100_000)
-    class_pipe(num_images=1, guidance_scale=1.0, seed=0)
+def test_a_batch_beyond_the_memory_is_refused_before_it_starts(class_pipe, tmp_path, monkeypatch):
+    one, many = (drawing_bytes(class_pipe, batch, SamplingSettings(guidance_scale=2.0)) for batch in (1, 64))
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: (one + many) // 2)
+    class_pipe(num_images=64, batch_size=1, guidance_scale=2.0, seed=0)
     message = r"^sampling with batch_size 64 needs about 0\.0 GiB of memory where 0\.0 GiB are free; take a smaller"
+    call = {"class_labels": [0], "num_images": 64, "batch_size": 64, "guidance_scale": 2.0}
     with pytest.raises(ConfigError, match=message):
-        class_pipe(num_images=64, batch_size=64, seed=0)
+        class_pipe(**call, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        sample_to_folder(class_pipe, tmp_path / "s", **call)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(ConfigError, match=r"^log_likelihood with batch_size 4000 needs about"):
+        class_pipe.log_likelihood(torch.zeros(4000, 4, 4, dtype=torch.int64), batch_size=4000)
     monkeypatch.setattr("wvq.memory.available_memory", lambda _: None)
     assert torch.is_tensor(class_pipe(num_images=64, batch_size=64, seed=0).codes)
 
