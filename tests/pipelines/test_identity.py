@@ -197,8 +197,12 @@ def test_a_cache_and_a_generator_go_by_the_hash_of_their_tokenizer(former, tmp_p
     if not former:
         with pytest.raises(CacheError, match="codes was made by another tokenizer"):
             check_cache(header, other, recipe)
-        ImageGenerationPipeline(other, make_generator(tokenizer_hash=kept, **sizes)).save_pretrained(tmp_path / "q")
-        with pytest.raises(CheckpointError, match="the tokenizer is not the one that the generator was trained with"):
+        message = "the tokenizer is not the one that the generator was trained with"
+        parts = other, make_generator(tokenizer_hash=kept, **sizes)
+        with pytest.raises(CheckpointError, match=message):
+            ImageGenerationPipeline(*parts).save_pretrained(tmp_path / "q")
+        ImageGenerationPipeline(*parts, ignore_tokenizer_mismatch=True).save_pretrained(tmp_path / "q")
+        with pytest.raises(CheckpointError, match=message):
             ImageGenerationPipeline.from_pretrained(tmp_path / "q")
 
 
