@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wvq.errors import CheckpointError, DownloadError, first_line
+from wvq.errors import CheckpointError, WVQError, first_line
 from wvq.images import uint8_to_pil
+from wvq.networks import load_frozen
 from wvq.pretrained import DAMAGES, weights_hash
 
 
@@ -17,11 +18,11 @@ class CLIPScore:
     """100 times the cosine of a picture's and its text's embedding, at least 0.
 
     Args:
-        path: folder or Hub id of a CLIP model of transformers with its processor files.
+        path: folder or Hub id of a CLIP model of transformers, as safetensors, with its processor files.
         device: where it runs.
 
     Raises:
-        CheckpointError: a folder that holds no CLIP model.
+        CheckpointError: a folder that holds no CLIP model, or one with weights or words missing.
         DownloadError: a Hub id that cannot be reached.
     """
 
@@ -29,15 +30,19 @@ class CLIPScore:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
         try:
-            self.model = CLIPModel.from_pretrained(path).eval().requires_grad_(False).to(device)
-            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            self.processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+            model, folder = load_frozen(CLIPModel, path, "CLIP model")
+        except WVQError as error:
+            raise type(error)(f"clip: {error}") from error
+        options = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            self.processor = AutoImageProcessor.from_pretrained(folder, **options)
         except DAMAGES as error:
-            if Path(path).exists():
-                raise CheckpointError(f"clip: {path} holds no CLIP model ({first_line(error)})") from error
-            raise DownloadError(
-                f"clip: {path} is no folder and could not be fetched from the Hub ({first_line(error)})"
-            ) from error
+            raise CheckpointError(f"clip: the processors of {folder} cannot be loaded ({first_line(error)})") from error
+        # transformers makes a tokenizer without words where its files are missing.
+        if not any((folder / name).is_file() for name in self.tokenizer.vocab_files_names.values()):
+            raise CheckpointError(f"clip: {folder} lacks the files of its tokenizer; download the model again")
+        self.model = model.to(device)
         self.name = str(path)
         self.sha256 = weights_hash(self.model)
         self.length = self.model.config.text_config.max_position_embeddings

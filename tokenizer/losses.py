@@ -111,12 +111,13 @@ class LPIPS(nn.Module):
             # The linear heads come with the package; only the backbone is a download.
             with warnings.catch_warnings():  # the package calls torchvision in a way that is to go
                 warnings.filterwarnings("ignore", message=".*pretrained|.*weight enum", category=UserWarning)
-                network = lpips.LPIPS(net="vgg", pnet_rand=weights is not None, verbose=False)
+                network = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=weights is not None, verbose=False)
         except (OSError, RuntimeError) as error:  # the latter: a download with a wrong hash
             raise DownloadError(
                 f"the VGG backbone of LPIPS could not be fetched ({first_line(error)}); give a file with torchvision's "
                 "VGG-16 weights by loss.perceptual_weights, or set loss.perceptual_network to efficientnet_lite0"
             ) from error
+        _load_heads(network, Path(lpips.__file__).parent / "weights" / f"v{network.version}" / "vgg.pth")
         if weights is not None:
             _load_vgg(network.net, Path(weights))
         self.network = network.requires_grad_(False).eval()
@@ -126,6 +127,18 @@ class LPIPS(nn.Module):
 
     def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         return self.network(pictures, references).mean()
+
+
+def _load_heads(network: nn.Module, file: Path) -> None:
+    # The package itself would leave heads that the file lacks at random.
+    from wvq.networks import read_state_dict
+
+    try:
+        saved = read_state_dict(file.read_bytes(), file)
+        for index, head in enumerate(network.lins):
+            head.load_state_dict({name: saved[f"lin{index}.{name}"] for name in head.state_dict()})
+    except (OSError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{file} does not hold the heads of LPIPS; install the package lpips again") from error
 
 
 def _load_vgg(backbone: nn.Module, file: Path) -> None:

@@ -15,6 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.outputs import read_json
+from wvq.weight_files import verify_weights
+
+# Weights of pre-training and former buffers that many sound checkpoints hold beside a model's own.
+_LEFTOVERS = ("mask_token", "position_ids")
 
 # The last block of each resolution: strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
 _PERCEPTUAL_BLOCKS = (2, 4, 10, 15)
@@ -54,6 +58,51 @@ def perceptual_layers(network: nn.Module, pictures: Tensor) -> list[Tensor]:
     return layers
 
 
+def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...] = ()) -> tuple[nn.Module, Path]:
+    """A frozen model of transformers in eval mode, all of whose weights come from its files, and its folder.
+
+    transformers fills a model with random weights where a file lacks some, and leaves out those that its config has no
+    place for; both would be measured or trained against without a word.
+
+    Args:
+        model_class: of transformers, such as ``AutoModel``.
+        path: folder or Hub id; weights as safetensors.
+        kind: what messages call it.
+        unused: parts of names of weights that are not used here, and may be missing.
+
+    Raises:
+        CheckpointError: no such folder; it holds no such model, or damaged weights; weights are missing, or there are
+            some in a part of the model that the config has no place for.
+        DownloadError: the Hub id cannot be reached.
+    """
+    from wvq.pretrained import DAMAGES, resolve_folder
+
+    folder = resolve_folder(path, kind)
+    verify_weights(folder)
+    try:
+        model, info = model_class.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, trust_remote_code=False
+        )
+    except (SafetensorError, *DAMAGES) as error:
+        raise CheckpointError(f"{folder} does not load as a {kind} ({first_line(error)})") from error
+    # Heads for other tasks lie outside of the model's parts: they are nobody's concern.
+    parts = {name.partition(".")[0] for name in model.state_dict()}
+    problems = {
+        "missing": [name for name in info["missing_keys"] if not any(part in name for part in unused)],
+        "more than its config has a place for": [
+            name
+            for name in info["unexpected_keys"]
+            if name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+            and not any(part in name for part in (*unused, *_LEFTOVERS))
+        ],
+    }
+    for problem, names in problems.items():
+        if names:
+            first = f"{min(names)} is the first of {len(names)}"
+            raise CheckpointError(f"{folder}: weights of the {kind} are {problem} ({first})")
+    return model.requires_grad_(False).eval(), folder
+
+
 class VisionBackbone(nn.Module):
     """Hidden states of a frozen vision model of transformers (DINO, DINOv2, CLIP, ConvNeXt, ...) as feature maps.
 
@@ -64,7 +113,7 @@ class VisionBackbone(nn.Module):
         layers: which hidden states, 0 being the embeddings; four spread over the depth if None.
 
     Raises:
-        CheckpointError: no such folder, or it holds no vision model.
+        CheckpointError: no such folder, or it holds no vision model that is whole.
         DownloadError: the Hub id cannot be reached.
         ConfigError: a layer is out of range.
     """
@@ -72,26 +121,9 @@ class VisionBackbone(nn.Module):
     def __init__(self, path: str | Path, layers: list[int] | None = None):
         from transformers import AutoModel
 
-        from wvq.pretrained import resolve_folder
-
         super().__init__()
-        folder = resolve_folder(path, "vision model")
-        try:
-            model, info = AutoModel.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} does not load as a vision model ({first_line(error)})") from error
-        # A pooler is not used here, and some checkpoints lack it.
-        if missing := sorted(name for name in info["missing_keys"] if "pooler" not in name):
-            raise CheckpointError(
-                f"{folder}: {len(missing)} weights of the vision model are missing ({missing[0]}, ...)"
-            )
-        self.model = getattr(model, "vision_model", model).requires_grad_(False).eval()
+        model, folder = load_frozen(AutoModel, path, "vision model", unused=("pooler",))
+        self.model = getattr(model, "vision_model", model)
         size = getattr(self.model.config, "image_size", None)
         self.size = size if isinstance(size, int) else None
         mean, std = _normalization(folder)

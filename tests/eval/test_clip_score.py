@@ -1,10 +1,12 @@
 """The CLIP score is the cosine of both embeddings, of any CLIP model in a folder; other folders are refused."""
 
 import contextlib
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from tests.tiny import plant, save_text_encoder
@@ -53,10 +55,49 @@ def test_code_that_comes_with_a_model_is_not_run(clip_dir, tmp_path, monkeypatch
     assert not (tmp_path / "ran").exists()
 
 
+def refused(folder, kind=CheckpointError) -> str:
+    with pytest.raises(kind) as caught:
+        CLIPScore(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def test_other_folders_and_unreachable_ids(tmp_path, tiny_tokenizer_dir):
-    with pytest.raises(CheckpointError, match="holds no CLIP model"):
-        CLIPScore(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no CLIP model"):
-        CLIPScore(tiny_tokenizer_dir)
-    with pytest.raises(DownloadError, match="owner/name is no folder and could not be fetched"):
-        CLIPScore("owner/name")
+    assert refused(tmp_path).startswith(f"clip: {tmp_path} does not load as a CLIP model (")
+    assert str(tiny_tokenizer_dir) in refused(tiny_tokenizer_dir)
+    assert refused("owner/name", DownloadError).startswith('clip: "owner/name" is no local folder and could not be')
+
+
+def test_a_model_with_missing_weights_is_refused(clip_dir, tmp_path):
+    """transformers would draw them at random, and the score would be that of nothing."""
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if name != "visual_projection.weight"}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    missing = "weights of the CLIP model are missing (visual_projection.weight is the first of 1)"
+    assert refused(folder) == f"clip: {folder}: {missing}"
+
+
+def test_a_config_with_fewer_layers_than_the_weights_is_refused(clip_dir, tmp_path):
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 0
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "weights of the CLIP model are more than its config has a place for (text_model.encoder" in refused(folder)
+
+
+def test_pickled_weights_are_not_loaded(clip_dir, tmp_path):
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert "does not load as a CLIP model" in refused(folder)
+
+
+@pytest.mark.parametrize("pattern", ["tokenizer*.json", "*processor*.json"])
+def test_missing_processors_are_refused(pattern, clip_dir, tmp_path):
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    files = list(folder.glob(pattern))
+    assert files
+    for file in files:
+        file.unlink()
+    assert str(folder) in refused(folder)

@@ -217,3 +217,18 @@ def test_lpips_offline_names_the_ways_out(vgg_layers):
         ReconstructionLoss(LossConfig(perceptual_weight=1.0))
     assert "loss.perceptual_weights" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_heads_of_lpips_are_those_of_its_package_and_all_there(lpips_file, tmp_path):
+    import lpips
+
+    ours = LPIPS(lpips_file).network
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    for head, expected in zip(ours.lins, theirs.lins, strict=True):
+        assert torch.equal(head.model[1].weight, expected.model[1].weight)
+    saved = {
+        f"lin{index}.model.1.weight": torch.zeros(1, width, 1, 1) for index, width in enumerate((64, 128, 256, 512))
+    }
+    torch.save(saved, tmp_path / "vgg.pth")
+    with pytest.raises(CheckpointError, match=r"vgg\.pth does not hold the heads of LPIPS"):
+        losses._load_heads(ours, tmp_path / "vgg.pth")

@@ -6,12 +6,19 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from transformers import (
+    AutoModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from tests.tiny import plant, save_text_encoder
 from tests.vision import save_convnext, save_vit
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.networks import VisionBackbone
+from wvq.outputs import CHECKSUMS_NAME
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +155,34 @@ def test_weights_that_do_not_fill_the_model_are_refused(vit_dir, tmp_path):
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize("fields", [{"num_hidden_layers": 3}, {"qkv_bias": False}])
+def test_weights_that_the_config_has_no_place_for_are_refused(fields, vit_dir, tmp_path):
+    """transformers would leave them out and give the states of another network."""
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    assert "weights of the vision model are more than its config has a place for (" in refused(folder)
+
+
+@pytest.mark.parametrize("extra", [{}, {"num_hidden_layers": 1}])
+def test_heads_of_other_tasks_are_nobodys_concern_and_layers_are(extra, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(5)
+    ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | extra))
+    if extra:
+        assert "more than its config has a place for" in refused(tmp_path)
+    else:
+        assert VisionBackbone(tmp_path, [2]).channels == [16]
+
+
+def test_weights_that_are_not_those_of_the_checksums_are_refused(vit_dir, tmp_path):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    (folder / CHECKSUMS_NAME).write_text(json.dumps({"model.safetensors": "0" * 64}))
+    assert "is not the file that was saved" in refused(folder)
 
 
 def test_a_damaged_preprocessor_file_is_refused(vit_dir, tmp_path):
