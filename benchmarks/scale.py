@@ -95,8 +95,8 @@ def training_rows() -> list[list[str]]:
                 continue
             micro, checkpointing = found
             compute = operations * (4 / 3 if checkpointing else 1) * tokens / (world * GPUS[GPU] * UTILIZATION)
-            # All-reduce of float32 gradients, or gathering weights twice and scattering gradients, all in bfloat16.
-            traffic = parameters * (2 * 3 if sharded(size, world) else 2 * 4) * (world - 1) / world
+            # All-reduce of float32 gradients, or gathering bfloat16 weights twice and scattering float32 gradients.
+            traffic = parameters * (2 * 2 + 4 if sharded(size, world) else 2 * 4) * (world - 1) / world
             wire = traffic / LINKS[world] if world > 1 else 0.0
             steps = PICTURES * EPOCHS / BATCH
             name = "FSDP2" if sharded(size, world) else "DDP" if world > 1 else ""
