@@ -126,7 +126,8 @@ class ExportWork:
         """Remove what the export has made; what says whose it is goes last, so that a process cut short is known."""
         for folder in (self._marks, self.cache):
             shutil.rmtree(folder, ignore_errors=True)
-        (self.folder / IDENTITY_NAME).unlink(missing_ok=True)
+        for file in (*self.folder.glob(f".{IDENTITY_NAME}.*.partial"), self.folder / IDENTITY_NAME):
+            file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's file lies there
             self.folder.rmdir()
 
