@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 
 import wvq
 from wvq.codes import CodeDataset, CodeHeader, write_rows
-from wvq.generator.text_cache import TextFeatures
+from wvq.generator.captions import CaptionIndex
+from wvq.generator.text_cache import PartSizes, TextFeatures
 from wvq.generator.train import ConditionedCodes
 from wvq.hardware import processor_name
 from wvq.order import RunSampler
@@ -86,8 +87,11 @@ def main() -> None:
         write_cache(Path(folder))
         codes = CodeDataset(folder)
         captioned = ConditionedCodes(codes, True, None)
-        captioned.text = TextFeatures(np.zeros((1_000, 64, 768), np.float16), np.ones((1_000, 64), bool))
-        captioned.rows = [[i % 1_000] for i in range(PICTURES)]
+        texts = [(f"text {i % 1_000}",) for i in range(PICTURES)]
+        captioned.captions = CaptionIndex([texts], lambda picture: texts[picture])
+        sizes = PartSizes(1_000, 64, 768)
+        tokens = [np.zeros((len(sizes.rows(part)) * 64, 768), np.float16) for part in range(sizes.parts)]
+        captioned.text = TextFeatures(tokens, np.arange(1_001) * 64, sizes)
         cases = {"codes": reading(ConditionedCodes(codes, True, None)), "captions": reading(captioned)}
         cases["plain"] = plain(Path(folder))
         rates: dict[str, list[float]] = {name: [] for name in cases}

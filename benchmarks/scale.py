@@ -21,9 +21,11 @@ import torch
 from benchmarks.cost import GPUS, UTILIZATION, Operations
 from wvq.eval.markdown import markdown_table
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.memory import GIB, sampling_bytes, training_bytes
+from wvq.generator.memory import sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import SamplingSettings
 from wvq.hardware import hardware
+from wvq.memory import GIB
 from wvq.outputs import write_json
 
 SIZES = ("B", "L", "3B")
@@ -57,15 +59,19 @@ def sharded(size: str, world: int) -> bool:
 def needed(model: ImageCodeTransformer, size: str, world: int, micro: int, checkpointing: bool) -> float:
     """Bytes of one GPU."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    held = 4 * (micro * world < BATCH) + 4 * (world > 1)  # gradients between the parts of a step; buckets of DDP
     if not sharded(size, world):
-        return training_bytes(model.config, parameters, micro, True, checkpointing)
+        return training_bytes(model.config, parameters, micro, True, checkpointing, mixed=True, gradients=held)
     block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
     gathered = 2 * 2 * block  # one in use and the next one on its way, in bfloat16
-    return training_bytes(model.config, 0, micro, True, checkpointing) + parameters * 20 / world + gathered
+    # Without autocast's copies of all weights: those of a block come and go.
+    copies = training_bytes(model.config, 0, 0, True, checkpointing, mixed=True)
+    step = training_bytes(model.config, 0, micro, True, checkpointing, mixed=True) - copies
+    return step + parameters * 20 / world + gathered
 
 
 def plan(model: ImageCodeTransformer, size: str, world: int) -> tuple[int, bool] | None:
-    """Pictures at once and whether blocks are recomputed: the most that fits, without recomputing if it can be."""
+    """Pictures at once and whether blocks are recomputed: the most that the estimate lets fit, without if it can be."""
     for checkpointing in (False, True):
         micro = BATCH // world
         while micro >= 1:
@@ -117,7 +123,7 @@ def sampling_rows() -> list[list[str]]:
         cache = 2 * SAMPLE_BATCH * config.num_layers * 2 * config.hidden_size * (config.sequence_length / 2) * 2
         step = max((2 * inner + cache) / BANDWIDTH, 2 * inner * 2 * SAMPLE_BATCH / (GPUS[GPU] * UTILIZATION))
         whole = step * config.sequence_length * SAMPLES / SAMPLE_BATCH
-        memory = 2 * inner + sampling_bytes(config, 2 * SAMPLE_BATCH, 2)
+        memory = 2 * inner + sampling_bytes(config, SAMPLE_BATCH, SamplingSettings(guidance_scale=2.0), 2)
         hours = [f"{whole / world / 60:,.1f} min" for world in WORLDS]
         rows.append([size, f"{memory / GIB:.1f} GiB", f"{step * 1e3:.2f} ms", *hours])
     return rows

@@ -7,8 +7,10 @@ of Inception's features, ``mu_s`` and ``sigma_s`` those of its spatial features.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,9 +18,33 @@ from torch import Tensor
 
 from wvq.errors import DataError
 from wvq.eval.metrics import Moments
+from wvq.eval.npz import RowReader, StoredArray, readable, stored_arrays
 from wvq.outputs import file_sha256, whole_file
 
 _NAMES = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
+_MOST_DIMS = 8_192  # of features: a covariance of half a GiB; Inception's have 2,048
+_MOST_PIXELS = 4_096  # a side: 3 GiB in a batch of 64
+_MOST_WHOLE = 2**30  # bytes of pictures that are read at once
+
+
+class ArchivedPictures:
+    """Pictures of an archive, read when they are asked for: a slice gives uint8 (N, 3, H, W).
+
+    Attributes:
+        shape: (N, 3, H, W) of all of them.
+    """
+
+    def __init__(self, array: StoredArray):
+        count, height, width, channels = array.shape
+        self.shape = (count, channels, height, width)
+        self._reader = RowReader(array)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, run: slice) -> Tensor:
+        start, stop, _ = run.indices(len(self))
+        return torch.from_numpy(self._reader.rows(start, max(start, stop))).permute(0, 3, 1, 2)
 
 
 @dataclass
@@ -30,14 +56,14 @@ class ReferenceArchive:
         sha256: hash of the file.
         moments: of Inception's features, or None.
         spatial: of Inception's spatial features, or None.
-        pictures: uint8 (N, 3, H, W), or None.
+        pictures: uint8 (N, 3, H, W), read by slices, or None.
     """
 
     file: Path
     sha256: str
     moments: Moments | None
     spatial: Moments | None
-    pictures: Tensor | None
+    pictures: Tensor | ArchivedPictures | None
 
     def description(self) -> dict:
         """The identity of the reference, for a result's settings."""
@@ -48,86 +74,111 @@ class ReferenceArchive:
 
 
 def read_archive(file: str | Path) -> ReferenceArchive:
-    """Read a reference; nothing in it is unpickled.
+    """Read a reference, its pictures once through and not into memory; nothing in it is unpickled.
 
     Raises:
-        DataError: the file is missing, damaged, or holds neither statistics nor pictures of the right shape.
+        DataError: the file is missing, damaged, or holds neither statistics nor pictures of the right shape; or more
+            is declared than the file can hold, statistics of more than 8,192 dims, or pictures of more than 4,096 px.
     """
     file = Path(file)
     try:
-        sha256 = file_sha256(file)
-        with np.load(file, allow_pickle=False) as stored:
-            names = set(_NAMES) & set(stored.files)
-            arrays = {name: stored[name] for name in names}
-    except FileNotFoundError:
-        raise DataError(f"reference: {file} does not exist") from None
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        reason = "it holds pickled objects" if "allow_pickle" in str(error) else error
-        raise DataError(f"reference: {file} is no .npz file that can be read ({reason})") from error
-    moments = _moments(file, arrays, "mu", "sigma")
-    pictures = arrays.get("arr_0")
-    if pictures is not None:
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-            raise DataError(f"reference: arr_0 of {file} must be uint8 (N, H, W, 3), not {_form(pictures)}")
-        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    if moments is None and pictures is None:
-        raise DataError(f"reference: {file} holds neither mu and sigma nor pictures in arr_0")
-    return ReferenceArchive(file, sha256, moments, _moments(file, arrays, "mu_s", "sigma_s"), pictures)
+        arrays = stored_arrays(file, _NAMES)
+        with readable(file):
+            sha256 = file_sha256(file)
+        moments, spatial = _moments(file, arrays, "mu", "sigma"), _moments(file, arrays, "mu_s", "sigma_s")
+        pictures = _pictures(file, arrays["arr_0"]) if "arr_0" in arrays else None
+        if moments is None and pictures is None:
+            raise DataError(f"{file} holds neither mu and sigma nor pictures in arr_0")
+    except DataError as error:
+        raise DataError(f"reference: {error}") from error
+    return ReferenceArchive(file, sha256, moments, spatial, pictures)
+
+
+def _pictures(file: Path, array: StoredArray) -> Tensor | ArchivedPictures:
+    if array.dtype != np.uint8 or len(array.shape) != 4 or array.shape[-1] != 3:
+        raise DataError(f"arr_0 of {file} must be uint8 (N, H, W, 3), not {_form(array)}")
+    if not all(0 < side <= _MOST_PIXELS for side in array.shape[1:3]):
+        raise DataError(f"arr_0 of {file} must hold pictures of 1 to {_MOST_PIXELS:,} px a side, not {_form(array)}")
+    if array.fortran:  # no picture lies in one piece
+        if array.nbytes > _MOST_WHOLE:
+            raise DataError(f"arr_0 of {file} is in Fortran order and large; save numpy.ascontiguousarray of it")
+        return torch.from_numpy(np.ascontiguousarray(array.read())).permute(0, 3, 1, 2)
+    array.verify()
+    return ArchivedPictures(array)
 
 
 def array_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays that count in a reference, from their headers alone.
 
     Raises:
-        DataError: the file is no .npz file, or holds none of them.
+        DataError: the file is no .npz file that can be read, or holds none of them.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for name in sorted({f"{name}.npy" for name in _NAMES} & set(archive.namelist())):
-                with archive.open(name) as opened:
-                    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                    found[name.removesuffix(".npy")] = read[np.lib.format.read_magic(opened)](opened)[0]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is no .npz file that can be read ({error})") from error
-    if not all(found.values()):
-        raise DataError(f"{file} holds a single number where an array should be")
+    found = {name: array.shape for name, array in stored_arrays(file, _NAMES).items()}
     if not found:
         raise DataError(f"{file} holds neither pictures (arr_0) nor statistics (mu and sigma)")
+    if not all(found.values()):
+        raise DataError(f"{file} holds a single number where an array should be")
     return found
 
 
-def write_archive(file: str | Path, pictures: Tensor, labels: list[int] | None = None) -> None:
-    """Write pictures, uint8 (N, 3, H, W), and their classes; the file is complete or absent.
+def write_archive(
+    file: str | Path, batches: Iterable[Tensor], num_images: int, labels: list[int] | None = None
+) -> None:
+    """Write pictures and their classes, one batch in memory at a time; the file is complete or absent.
+
+    Args:
+        file: to write.
+        batches: uint8 (B, 3, H, W), all of one size.
+        num_images: pictures in all of them, at least one.
+        labels: a class for each.
 
     Raises:
-        DataError: the disk is full or cannot be written.
+        DataError: the disk is full or cannot be written, or there are more or fewer pictures.
     """
-    arrays = {"arr_0": pictures.permute(0, 2, 3, 1).contiguous().numpy()}
-    if labels is not None:
-        arrays["arr_1"] = np.asarray(labels, np.int64)
     try:
-        with whole_file(file) as partial, partial.open("wb") as opened:
-            np.savez(opened, **arrays)
+        with whole_file(file) as partial, zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                _write_pictures(file, member, batches, num_images)
+            if labels is not None:
+                with archive.open("arr_1.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(labels, np.int64), allow_pickle=False)
     except OSError as error:
         raise DataError(f"{file} could not be written ({error.strerror or error}); make room and repeat") from error
 
 
-def _moments(file: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Moments | None:
+def _write_pictures(file: str | Path, member: BinaryIO, batches: Iterable[Tensor], num_images: int) -> None:
+    written, size = 0, None
+    for batch in batches:
+        pictures = batch.permute(0, 2, 3, 1).contiguous().numpy()
+        if size is None:
+            size = pictures.shape[1:]
+            header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *size)}
+            np.lib.format.write_array_header_1_0(member, header)
+        if pictures.shape[1:] != size:
+            raise DataError(f"{file}: pictures of {size} and {pictures.shape[1:]} do not go into one archive")
+        member.write(pictures.data)
+        written += len(pictures)
+    if written != num_images or not written:
+        raise DataError(f"{file} takes {num_images:,} pictures, and there are {written:,}")
+
+
+def _moments(file: Path, arrays: dict[str, StoredArray], mean: str, covariance: str) -> Moments | None:
     if mean not in arrays and covariance not in arrays:
         return None
     if mean not in arrays or covariance not in arrays:
-        raise DataError(f"reference: {file} holds only one of {mean} and {covariance}")
-    mu, sigma = arrays[mean], arrays[covariance]
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        raise DataError(f"{file} holds only one of {mean} and {covariance}")
+    forms = [arrays[name] for name in (mean, covariance)]
+    (dims,) = forms[0].shape if len(forms[0].shape) == 1 else (-1,)
+    if forms[1].shape != (dims, dims) or not 0 < dims <= _MOST_DIMS or any(form.dtype.kind != "f" for form in forms):
         raise DataError(
-            f"reference: {mean} and {covariance} of {file} must be (D,) and (D, D) numbers, "
-            f"not {_form(mu)} and {_form(sigma)}"
+            f"{mean} and {covariance} of {file} must be (D,) and (D, D) numbers, D from 1 to {_MOST_DIMS:,}, "
+            f"not {_form(forms[0])} and {_form(forms[1])}"
         )
+    mu, sigma = (form.read() for form in forms)
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise DataError(f"reference: {mean} and {covariance} of {file} contain NaN or infinity")
+        raise DataError(f"{mean} and {covariance} of {file} contain NaN or infinity")
     return Moments(torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64)))
 
 
-def _form(array: np.ndarray) -> str:
+def _form(array: StoredArray) -> str:
     return f"{array.dtype} {array.shape}"

@@ -23,7 +23,7 @@ from wvq.errors import ConfigError, DataError, near_match
 from wvq.eval.atomic import PROTOCOLS, AtomicCell, run_cell
 from wvq.eval.atomic_plots import SETTING, plot_study
 from wvq.eval.markdown import markdown_table
-from wvq.outputs import read_json, write_json, write_text
+from wvq.outputs import read_json, refuse_occupied, write_json, write_text
 from wvq.recipes import AtomicRecipe
 
 logger = logging.getLogger(__name__)
@@ -136,10 +136,12 @@ def run_study(recipe: AtomicRecipe) -> list[dict]:
         The results of all cells in the folder, those of earlier runs included.
 
     Raises:
-        ConfigError, DataError: bad settings, or a result file that cannot be read.
+        ConfigError, DataError: bad settings, a folder that holds other things, or a result file that cannot be read.
     """
     cells = expand(recipe)
     folder = Path(recipe.out)
+    if not (folder / "cells").is_dir():
+        refuse_occupied(folder, "files")
     bar = tqdm(cells, desc="study", unit="cell", disable=not recipe.progress)
     for cell in bar:
         file = folder / "cells" / f"{cell.name}.json"

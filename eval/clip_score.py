@@ -30,8 +30,8 @@ class CLIPScore:
 
         try:
             self.model = CLIPModel.from_pretrained(path).eval().requires_grad_(False).to(device)
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            self.processor = AutoImageProcessor.from_pretrained(path)
+            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            self.processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
         except DAMAGES as error:
             if Path(path).exists():
                 raise CheckpointError(f"clip: {path} holds no CLIP model ({first_line(error)})") from error

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.data import ImageDataset
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive, write_archive
 from wvq.eval.clip_score import CLIPScore
 from wvq.eval.features import FeatureNetwork, default_feature_network
-from wvq.eval.plan import class_plan, imbalance_warnings, prompt_plan
+from wvq.eval.plan import condition_plan, plan_warnings
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
@@ -65,7 +65,8 @@ def evaluate_generation(
         reference: training pictures or an archive of them; a :class:`wvq.eval.real_pictures.RealPictures` for others,
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
-        classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures),
+        classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
+            without a class are passed over, for captions too),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
@@ -98,23 +99,25 @@ def evaluate_generation(
     if clip is not None and prompts is None:
         raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
     check_resize(resize)
-    sampling = asdict(pipeline.sampling.updated(**sampling))
+    chosen = pipeline.sampling.updated(**sampling)
+    sampling = asdict(chosen)
 
     def conditions(indices: list[int]) -> tuple:
-        labels, class_setting = class_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
-        return labels, class_setting, prompt_plan(real.dataset, indices, prompts, num_images)
+        return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
 
     conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
     with working_folder(work) as folder:
         pool = real.pool(network, num_images, batch_size, progress)
         indices = pool.indices[:num_images] if real.dataset is not None else []
         labels, class_setting, texts = conditions(indices)
+        former = {"pipeline_weights": pipeline.former_hashes(), "conditions": _conditions_hash(labels, texts)}
+        ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
         identity = {
-            "pipeline_weights": pipeline.weights_hashes(),
+            "pipeline_weights": pipeline.weights_hashes(former["pipeline_weights"]),
             "num_images": num_images,
             "seed": seed,
-            "conditions": hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest(),
-            "sampling": sampling,
+            "conditions": _conditions_hash(ids, texts),  # by id: what a name stands for is the config's
+            "sampling": chosen.identity(),
             "resize": resize,
             "feature_network": network.name,
             "feature_network_sha256": network.weights_sha256,
@@ -128,8 +131,9 @@ def evaluate_generation(
             scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
             return Batch(images, list(run), scores=scores)
 
-        saving = _Saving(save_samples, seed, new=not holds_shards(folder))
-        shards = FeatureShards(folder, identity, lasting=work is not None)
+        new = decided_by_first_process(lambda: not holds_shards(folder))
+        saving = _Saving(save_samples, seed, new)
+        shards = FeatureShards(folder, identity, lasting=work is not None, former=former)
         shown = "samples" if progress else None
         stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
         result = None
@@ -139,9 +143,7 @@ def evaluate_generation(
             if clip is not None:
                 metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if saving.archive:
-                pixels = shards.read(("numbers", "pixels"))[0]["pixels"]
-                ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
-                write_archive(save_samples, pixels, ids)
+                write_archive(save_samples, shards.pictures(), num_images, ids)
             settings = {
                 **sampling,
                 "guidance_formula": "u + s (c - u)",
@@ -160,11 +162,15 @@ def evaluate_generation(
             }
             warnings = [
                 *real.warnings(network, samples, pool, counts),
-                *imbalance_warnings(real.dataset, indices, class_setting),
+                *plan_warnings(real.dataset, indices, class_setting, prompts),
             ]
             result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
             result["num_unreadable"] = pool.num_unreadable
         return gather_objects(result)[0]
+
+
+def _conditions_hash(labels: list | None, texts: list[str] | None) -> str:
+    return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
 
 
 def sample_pictures(
@@ -249,8 +255,8 @@ class _Saving:
         self.seed = seed
         self.archive = target is not None and Path(target).suffix == ".npz"
         self.folder = None if target is None or self.archive else Path(target)
-        if target is not None and new and processes().is_main_process:
-            refuse_occupied(target, "pictures")
+        if target is not None and new:
+            decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
 
     def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
         """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""

@@ -14,7 +14,31 @@ if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 
-def class_plan(
+def condition_plan(
+    pipeline: ImageGenerationPipeline,
+    dataset: ImageDataset | None,
+    reference_indices: list[int],
+    classes: str | Sequence[str | int] | None,
+    prompts: str | Sequence[str] | None,
+    num_images: int,
+) -> tuple[list[str | int] | None, str | list | None, list[str] | None]:
+    """One class and one text a sample, and how the result describes the classes; arguments as in
+    ``evaluate_generation``.
+
+    Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
+    reference are then those of the very same pictures.
+
+    Raises:
+        ConfigError: unknown classes, a count that cannot be balanced, a pipeline without classes, or bad prompts.
+        DataError: the classes or captions of reference pictures that have none.
+    """
+    if isinstance(classes, str) and classes == "reference" and dataset is not None and dataset.labels is not None:
+        reference_indices = [index for index in reference_indices if dataset.labels[index] >= 0]
+    labels, setting = _class_plan(pipeline, dataset, reference_indices, classes, prompts, num_images)
+    return labels, setting, _prompt_plan(dataset, reference_indices, prompts, num_images)
+
+
+def _class_plan(
     pipeline: ImageGenerationPipeline,
     dataset: ImageDataset | None,
     reference_indices: list[int],
@@ -22,12 +46,7 @@ def class_plan(
     prompts: str | Sequence[str] | None,
     num_images: int,
 ) -> tuple[list[str | int] | None, str | list | None]:
-    """One class a sample, and how the result describes the choice; arguments as in ``evaluate_generation``.
-
-    Raises:
-        ConfigError: unknown classes, a count that cannot be balanced, or a pipeline without classes.
-        DataError: the classes of reference pictures that have none.
-    """
+    """One class a sample, and how the result describes the choice."""
     names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
     if isinstance(classes, str) and classes == "auto":
         classes = "balanced" if num_classes and prompts is None else None
@@ -57,15 +76,10 @@ def class_plan(
     return _repeat(chosen, num_images), classes if isinstance(classes, str) else chosen
 
 
-def prompt_plan(
+def _prompt_plan(
     dataset: ImageDataset | None, reference_indices: list[int], prompts: str | Sequence[str] | None, num_images: int
 ) -> list[str] | None:
-    """One text a sample.
-
-    Raises:
-        ConfigError: an empty list, or another word than ``reference``.
-        DataError: the captions of reference pictures that have none.
-    """
+    """One text a sample."""
     if prompts is None:
         return None
     if isinstance(prompts, str):
@@ -79,27 +93,43 @@ def prompt_plan(
     return _repeat(prompts, num_images)
 
 
-def imbalance_warnings(dataset: ImageDataset | None, indices: list[int], class_setting: str | list | None) -> list[str]:
-    """A line if balanced samples are held against a reference that is not."""
+def plan_warnings(
+    dataset: ImageDataset | None, indices: list[int], class_setting: str | list | None, prompts: str | list | None
+) -> list[str]:
+    """Lines on balanced samples held against a reference that is not, and on classes beside captions of the reference.
+
+    Args:
+        dataset: the real pictures, if they are a data set.
+        indices: those that samples are held against.
+        class_setting: how the result describes the classes.
+        prompts: as in ``evaluate_generation``.
+    """
+    found = []
+    if prompts == "reference" and class_setting not in (None, "reference"):
+        found.append(
+            "captions are those of the reference pictures and classes are not: "
+            "classes='reference' takes both from the same pictures"
+        )
     if class_setting != "balanced" or dataset is None or dataset.labels is None:
-        return []
-    counts = Counter(dataset.labels[index] for index in indices)
-    largest, smallest = max(counts.values()), min(counts.get(label, 0) for label in range(len(dataset.class_names)))
-    if largest <= 1.5 * smallest + 3:
-        return []
-    return [
-        f"samples are balanced over classes, the reference is not ({smallest} to {largest} pictures a class): "
-        f"classes='reference' draws the classes of the reference pictures"
-    ]
+        return found
+    counts = Counter(dataset.labels[index] for index in indices if dataset.labels[index] >= 0)
+    sizes = [counts.get(label, 0) for label in range(len(dataset.class_names))]
+    if max(sizes, default=0) > 1.5 * min(sizes, default=0) + 3:
+        found.append(
+            f"samples are balanced over classes, the reference is not ({min(sizes)} to {max(sizes)} pictures a class): "
+            "classes='reference' draws the classes of the reference pictures"
+        )
+    return found
 
 
 def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: tuple[str, ...]) -> list[str]:
     if dataset is None or dataset.labels is None:
         raise DataError("classes='reference' needs pictures with classes; this data set has none")
-    known = [dataset.class_names[dataset.labels[index]] for index in indices if dataset.labels[index] >= 0]
-    unknown = sorted(set(known) - set(names))
-    if unknown or not known:
-        raise DataError(f"classes='reference': the pipeline does not know {unknown[0]!r}" if unknown else "no labels")
+    known = [dataset.class_names[dataset.labels[index]] for index in indices]
+    if not known:
+        raise DataError("classes='reference': none of the reference pictures has a class; choose other classes")
+    if unknown := sorted(set(known) - set(names)):
+        raise DataError(f"classes='reference': the pipeline does not know {unknown[0]!r}")
     return known
 
 

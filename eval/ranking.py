@@ -7,6 +7,7 @@ from pathlib import Path
 from wvq.errors import DataError
 from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N
+from wvq.eval.results import is_result
 from wvq.outputs import read_json
 
 # What a figure depends on beside the model. Sampling settings are the model's own affair: they are shown, not required.
@@ -88,8 +89,7 @@ def _differences(files: list, results: list[dict]) -> list[str]:
 
 def _read(file: str | Path) -> dict:
     result = read_json(file, DataError, f"{file} does not exist")
-    sound = all(isinstance(result.get(name), dict) for name in ("metrics", "floor", "settings"))
-    if not sound or result.get("kind") not in ("generation", "reconstruction"):
+    if not is_result(result):
         raise DataError(f"{file} is no result of wvq evaluate")
     return result
 

@@ -18,8 +18,8 @@ from wvq.eval.results import make_result, network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features, working_folder
 from wvq.hardware import loader_processes
 from wvq.images import to_uint8
-from wvq.pretrained import weights_hash
-from wvq.reading import read_all
+from wvq.loading import read_all
+from wvq.pretrained import model_hash, weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -92,9 +92,12 @@ def evaluate_reconstruction(
         if num_images < 4:
             raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
         real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), **options)
-        identity = {"tokenizer_weights": weights_hash(tokenizer), "pictures": real.sha256, "num_images": num_images}
+        former = {"tokenizer_weights": weights_hash(tokenizer)}
+        identity = {"tokenizer_weights": model_hash(tokenizer, weights=former["tokenizer_weights"])}
+        identity |= {"pictures": real.sha256, "num_images": num_images}
         identity["dtype"] = str(tokenizer.dtype).removeprefix("torch.")
-        shards = FeatureShards(folder, identity | network_settings(network, view.image_size), lasting=work is not None)
+        settings = network_settings(network, view.image_size)
+        shards = FeatureShards(folder, identity | settings, lasting=work is not None, former=former)
         shown = "reconstructions" if progress else None
 
         def read(runs: list[range]) -> Iterator[torch.Tensor]:

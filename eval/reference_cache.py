@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wvq.data import ImageDataset
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import gather_objects, processes, wait_for_all
 from wvq.errors import ConfigError, DataError
 from wvq.eval.archives import ReferenceArchive
 from wvq.eval.features import FeatureNetwork
@@ -25,17 +26,25 @@ from wvq.eval.results import network_settings
 from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.hardware import loader_processes
 from wvq.images import to_uint8
+from wvq.loading import read_all
 from wvq.locks import sole_writer
-from wvq.reading import read_all
+from wvq.ownership import user_cache
 from wvq.unreadable import Reading, refuse_too_many, summary
 
 _FORMAT = 2  # of the files; others are not looked at
 
 
 def default_cache() -> Path:
-    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WVQ_CACHE") or Path(base) / "wvq") / "references"
+    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    if own := os.environ.get("WVQ_CACHE"):
+        return Path(own) / "references"
+    if cache := user_cache():
+        return cache / "wvq" / "references"
+    raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
 
 
 def usable_cache() -> Path | None:
@@ -43,13 +52,14 @@ def usable_cache() -> Path | None:
 
     All processes ask together.
     """
-    problem, folder = None, default_cache()
+    problem, folder = None, None
     try:
+        folder = default_cache()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        problem = f"{folder} cannot be written ({error.strerror})"
+        problem = f"{folder or 'a cache'} cannot be written ({error.strerror})"
     problems = list(filter(None, gather_objects(problem)))
     if not problems:
         return folder
@@ -100,7 +110,7 @@ def _shared(folder: Path | None) -> Iterator[Path]:
         if not all(gather_objects(found.is_dir())):
             raise ConfigError("several machines need WVQ_CACHE, a folder that all of them can write")
         yield found
-        processes().wait_for_everyone()
+        wait_for_all()
     finally:
         if own is not None:
             own.cleanup()

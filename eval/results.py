@@ -61,6 +61,12 @@ def make_result(
     }
 
 
+def is_result(value: dict) -> bool:
+    """Whether the object of a JSON file is a result of an evaluation."""
+    sound = all(isinstance(value.get(name), dict) for name in ("metrics", "floor", "settings"))
+    return sound and value.get("kind") in ("generation", "reconstruction")
+
+
 def write_result(path: str | Path, result: dict) -> None:
     """Writes a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
     write_json(path, _finite(result))

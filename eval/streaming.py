@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,15 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.references import PictureFeatures, picture_digests
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_writer
-from wvq.outputs import IDENTITY_NAME, read_json, whole_file, write_json
+from wvq.locks import sole_run
+from wvq.outputs import IDENTITY_NAME, former_identity, read_json, remove_files, whole_file, write_json
 
 _SUFFIX = ".safetensors"
+_SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
+_PARTIAL = re.compile(rf"\.({_SHARD.pattern}|{re.escape(IDENTITY_NAME)})\.\d+\.partial")  # a killed process's
 
 
 @dataclass
@@ -56,18 +59,18 @@ class FeatureShards:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
+        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
     """
 
-    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True):
+    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
         self.folder, self.lasting = Path(folder), lasting
-        if processes().is_main_process:
-            self._claim(json.loads(json.dumps(identity)))
-        processes().wait_for_everyone()
+        values = [json.loads(json.dumps(value or {})) for value in (identity, former)]  # as they are read back
+        decided_by_first_process(lambda: self._claim(*values))
 
-    def _claim(self, identity: dict) -> None:
+    def _claim(self, identity: dict, former: dict) -> None:
         file = self.folder / IDENTITY_NAME
         if not holds_shards(self.folder):
             if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
@@ -76,8 +79,12 @@ class FeatureShards:
             write_json(file, identity)
             return
         before = read_json(file, ConfigError, f"{file} is gone")
+        if any(before.get(name) == value != identity[name] for name, value in former.items()):
+            warnings.warn(former_identity(file), stacklevel=4)
         for name in identity:
             then, now = before.get(name), identity[name]
+            if name in former and then == former[name]:
+                continue
             if then != now:
                 if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
                     part = next(key for key in {**then, **now} if then.get(key) != now.get(key))
@@ -89,7 +96,7 @@ class FeatureShards:
 
     def files(self) -> list[Path]:
         """The files that are whole, in order of their numbers."""
-        return sorted(self.folder.glob(f"*{_SUFFIX}"))
+        return shard_files(self.folder)
 
     def done(self) -> set[int]:
         """Numbers that need no more work."""
@@ -130,20 +137,41 @@ class FeatureShards:
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         size = 0
         for file in self.files():
-            try:
-                with safe_open(file, "pt") as opened:
-                    metadata = opened.metadata() or {}
-                    for name in set(names) & set(opened.keys()):
-                        value = opened.get_tensor(name)
-                        if _sha256(value) != metadata.get(name):
-                            raise SafetensorError(f"{name} is not what was written")
-                        parts[name].append(value)
-                size = max(size, int(metadata["image_size"]))
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise DataError(f"{file} is damaged ({error}); remove it and start again") from error
+            tensors, side = _tensors(file, names)
+            size = max(size, side)
+            for name, value in tensors.items():
+                parts[name].append(value)
         if not any(len(part) for part in parts["numbers"]):
             raise DataError("there are no pictures to compute features of")
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+    def pictures(self) -> Iterator[Tensor]:
+        """The pixels of all pictures, uint8 (B, 3, S, S), in order and each once; one file's in memory at a time.
+
+        Raises:
+            DataError: a file that is damaged.
+        """
+        next_number = 0
+        for file in self.files():
+            found, _ = _tensors(file, ("numbers", "pixels"))
+            new = found["numbers"] >= next_number  # two runs may have left a picture each
+            if new.any():
+                yield found["pixels"][new]
+                next_number = int(found["numbers"].max()) + 1
+
+
+def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """Those of the named tensors that a file holds, and the pictures' side."""
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            found = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
+        for name, value in found.items():
+            if _sha256(value) != metadata.get(name):
+                raise SafetensorError(f"{name} is not what was written")
+        return found, int(metadata["image_size"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 
 
 def holds_shards(folder: str | Path) -> bool:
@@ -151,13 +179,17 @@ def holds_shards(folder: str | Path) -> bool:
     return (Path(folder) / IDENTITY_NAME).exists()
 
 
+def shard_files(folder: str | Path) -> list[Path]:
+    """The whole files of a stream in a folder, in order of their numbers; others that lie there are none."""
+    return sorted(file for file in Path(folder).glob(f"*{_SUFFIX}") if _SHARD.fullmatch(file.name))
+
+
 def numbers_in(folder: Path) -> set[int]:
     """Numbers of the pictures whose features are in a folder, by the names of its files."""
     found: set[int] = set()
-    for file in folder.glob(f"*{_SUFFIX}"):
-        start, _, stop = file.name.removesuffix(_SUFFIX).partition("-")
-        if start.isdigit() and stop.isdigit():
-            found.update(range(int(start), int(stop)))
+    for file in shard_files(folder):
+        start, stop = _SHARD.fullmatch(file.name).groups()
+        found.update(range(int(start), int(stop)))
     return found
 
 
@@ -172,12 +204,14 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
         raise ConfigError("an evaluation on several processes needs a result file (--out), beside which they work")
     with ExitStack() as stack:
         folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
-        stack.enter_context(sole_writer(folder, processes().is_main_process))
+        stack.enter_context(sole_run(folder))
+        begun = holds_shards(folder)
         try:
             yield Path(folder)
         except BaseException:
-            if processes().is_main_process and not any(Path(folder).glob(f"*{_SUFFIX}")):
-                remove_shards(folder)  # it would be in the way of a command with other settings
+            # What this run began and left no picture in would be in the way of a command with other settings.
+            if processes().is_main_process and not begun and holds_shards(folder) and not shard_files(folder):
+                remove_shards(folder)
             raise
 
 
@@ -187,10 +221,12 @@ def _sha256(tensor: Tensor) -> str:
 
 
 def remove_shards(folder: str | Path) -> None:
-    """Remove a folder of shards; what says whose it is goes last, so that a run cut short here is still known."""
-    for file in sorted(Path(folder).glob(f"*{_SUFFIX}")):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the files of a stream, and the folder if it holds nothing else.
+
+    What says whose it is goes last, so that a run cut short here is still known.
+    """
+    for names in (_PARTIAL, _SHARD, re.compile(re.escape(IDENTITY_NAME))):
+        remove_files(folder, names)
 
 
 def stream_features(
@@ -235,7 +271,7 @@ def stream_features(
             shards.write(run, batch, output, keep_pixels)
             bar.update(len(run))
             request.raise_if_set(lambda: _progress(shards, numbers))
-    state.wait_for_everyone()
+    wait_for_all()
 
 
 def _progress(shards: FeatureShards, numbers: range) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,17 +11,20 @@ import torch
 from PIL import Image
 
 from wvq.data import ImageDataset
+from wvq.errors import ConfigError
 from wvq.eval.features import FeatureNetwork
 from wvq.eval.generation import resized
 from wvq.eval.markdown import markdown_table
 from wvq.eval.metrics import AT_FLOOR_N, nearest_neighbours
-from wvq.eval.plan import class_plan, prompt_plan
+from wvq.eval.plan import condition_plan
 from wvq.eval.plots import code_histogram, metric_curves
 from wvq.eval.real_pictures import RealPictures
 from wvq.eval.references import PictureFeatures, evaluation_view
 from wvq.eval.report import Report
+from wvq.eval.results import is_result
 from wvq.images import image_grid, labelled_rows, to_pil, to_uint8
-from wvq.outputs import write_text
+from wvq.outputs import read_json, write_text
+from wvq.plain_output import one_line
 from wvq.unreadable import Reading
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ CLASSES, PER_CLASS = 16, 8  # rows and columns of the sheet of samples
 PROMPTED = 16  # samples on a sheet with prompts
 NEIGHBOURS, QUERIES = 4, 8
 TRIPLES = 8
+_TITLE = "Evaluation"
 
 
 def metric_rows(result: dict) -> list[tuple[str, float, float | None, int]]:
@@ -72,14 +77,12 @@ def markdown(result: dict) -> str:
 
     figures = [[name, shown(value), shown(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
     parts = [
-        f"# Evaluation of {result['kind']}",
+        f"# {_TITLE} of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
         markdown_table(["metric", "value", "real against real", "N"], figures),
-        *(f"Warning: {warning}." for warning in result["warnings"]),
+        *(f"Warning: {one_line(warning)}." for warning in result["warnings"]),
         *_sweep_table(result),
-        markdown_table(
-            ["setting", "value"], [[name, value.replace("|", "\\|")] for name, value in setting_rows(result)]
-        ),
+        markdown_table(["setting", "value"], setting_rows(result)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -89,6 +92,26 @@ def _sweep_table(result: dict) -> list[str]:
     names = list(rows[0]) if rows else []
     shown = [[f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
     return [markdown_table(names, shown)] if rows else []
+
+
+def _beside(file: str | Path) -> list[Path]:
+    file = Path(file)
+    stem = file.with_suffix("") if file.suffix == ".json" else file
+    return [stem.with_name(stem.name + ending) for ending in (".md", ".html")]
+
+
+def refuse_foreign_files(file: str | Path) -> None:
+    """Refuse a result file where it, or the text and page beside it, would take the place of something else.
+
+    Raises:
+        ConfigError: the file there is no result, or one beside it is not what was written with one.
+    """
+    file = Path(file)
+    if file.exists() and not is_result(read_json(file, ConfigError, f"{file} is gone")):
+        raise ConfigError(f"out: {file} is no result of wvq evaluate and would be written over; choose another name")
+    for other in filter(Path.exists, _beside(file)):
+        if not re.search(rf"(^# |<title>){_TITLE} of ", other.read_text(encoding="utf-8", errors="replace")):
+            raise ConfigError(f"out: {other} would be written over, and no evaluation wrote it; choose another name")
 
 
 def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, list]]) -> list[Path]:
@@ -102,11 +125,9 @@ def write_summary(file: str | Path, result: dict, blocks: list[tuple[str, str, l
     Returns:
         The two files.
     """
-    file = Path(file)
-    stem = file.with_suffix("") if file.suffix == ".json" else file
-    written = [stem.with_name(stem.name + ending) for ending in (".md", ".html")]
+    written = _beside(file)
     write_text(written[0], markdown(result))
-    report = Report(f"Evaluation of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
+    report = Report(f"{_TITLE} of {result['kind']}", f"{result['num_images']:,} pictures; {result['date']}")
     rows = metric_rows(result)
     report.cards(
         [
@@ -196,8 +217,8 @@ def _by_prompt(
     """Pictures, codes and sheet of the first samples that were measured, each over its prompt."""
     settings, count = result["settings"], result["num_images"]
     indices = [] if pool is None else pool.indices[:count]
-    texts = prompt_plan(dataset, indices, settings["prompts"], count)[:PROMPTED]
-    labels, _ = class_plan(pipeline, dataset, indices, settings["classes"], texts, count)
+    labels, _, texts = condition_plan(pipeline, dataset, indices, settings["classes"], settings["prompts"], count)
+    texts = texts[:PROMPTED]
     conditions = {} if labels is None else {"class_labels": labels[: len(texts)]}
     output = pipeline(**conditions, prompt=texts, seed=settings["seed"], output_type="pt", **sampling)
     sheet = image_grid(output.images, PER_CLASS // 2, scale=2 * _scale(output.images), captions=texts)

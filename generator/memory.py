@@ -1,61 +1,163 @@
-"""Memory that sampling and training need, estimated before they start. B pictures, S tokens, D width, K codes."""
+"""Memory that sampling and training need, estimated before they start: what PyTorch allocates beside its libraries.
+
+Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py holds them against what
+runs take.
+"""
 
 from __future__ import annotations
 
-import psutil
-import torch
-
-from wvq.errors import ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.sampling import SamplingSettings
 
-GIB = 2**30
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a device; None where that cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return psutil.virtual_memory().available if device.type == "cpu" else None
+FLOAT, INDEX = 4, 8  # bytes of float32, int64
 
 
-def sampling_bytes(config: ImageCodeTransformerConfig, rows: int, bytes_per_value: int = 4) -> int:
-    """Bytes of a batch of ``rows`` sequences in sampling, beside the weights: key/value cache, and logits on their way.
+# ---- sampling
 
-    A guided batch has two rows a picture.
+
+def sampling_bytes(
+    config: ImageCodeTransformerConfig,
+    batch: int,
+    settings: SamplingSettings,
+    bytes_per_value: int = FLOAT,
+    given: int = 0,
+) -> int:
+    """Bytes of drawing the codes of a batch, beside the weights.
+
+    Args:
+        config: of the generator.
+        batch: pictures at once.
+        settings: whether guidance, filters and a window are on.
+        bytes_per_value: of the weights' type, which keys and values have too.
+        given: codes ahead of the first that is drawn; they run in one pass.
     """
+    scales = settings.scales(config.sequence_length)
+    rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
     tokens = config.prefix_length + config.sequence_length
-    cache = config.num_layers * 2 * config.num_kv_heads * config.head_dim * tokens * bytes_per_value
-    # float32: logits of both halves, guided, filtered, sorted with their order, probabilities and their sums
-    drawing = 8 * 4 * config.num_codes
-    return rows * (cache + drawing)
+    cache = rows * tokens * config.num_layers * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
+    # A window runs both halves from the start; else the half without the condition catches up where guidance begins.
+    late = 0 if settings.window else next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
+    first = (batch if late > given else rows) * _pass_bytes(config, config.prefix_length + given, bytes_per_value)
+    catching_up = batch * _pass_bytes(config, config.prefix_length + late, bytes_per_value)
+    checking = rows * _pass_bytes(config, settings.window, bytes_per_value)
+    text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
+    prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
+    drawing = _drawing_bytes(config, batch, rows, settings, bytes_per_value)
+    return cache + prefix + max(text, first, catching_up, checking, drawing)
+
+
+def _pass_bytes(config: ImageCodeTransformerConfig, tokens: int, bytes_per_value: int) -> int:
+    """Bytes of a row in one pass over new tokens: residual, norm, gate, up, their product, its half; and a mask."""
+    values = tokens * (3 * config.hidden_size + 4 * config.intermediate_size) * bytes_per_value
+    mask = (1 + bytes_per_value) * tokens**2 if config.text_length else 0
+    return values + mask
+
+
+def _drawing_bytes(
+    config: ImageCodeTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
+) -> int:
+    """Bytes from logits to codes, of one position or of a window of them."""
+    most = config.sequence_length - 1  # the first code is drawn alone
+    window = min(settings.window, most)
+    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance has as many again
+    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
+    first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
+    guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
+    filtered = _filter_bytes(settings, held=bool(window))
+    if not window:  # the logits, over the temperature, filtered; or probabilities and their sums
+        return max(first, guided, logits * max(2 * FLOAT + filtered, 3 * FLOAT))
+    if settings.temperature == 0:
+        return max(first, guided)
+    noise = logits * FLOAT
+    # Then noise is added to the logits; a window that moves on has its noise copied, and some made anew.
+    drawn = logits * (3 if window < most else 2) * FLOAT
+    return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
+
+
+def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
+    """Bytes a logit that the filters need beside it at most; ``held``: their input is kept meanwhile."""
+    top_k, top_p, min_p = settings.top_k > 0, settings.top_p < 1, settings.min_p > 0
+    mask, again = 1, FLOAT
+    needed = [0]
+    if top_k:
+        needed.append(mask + FLOAT)
+    if top_p:  # sorted values and their order, probabilities, their sums, what goes
+        ordered = FLOAT + INDEX + 2 * FLOAT + mask
+        needed.append((again if top_k and held else 0) + ordered + FLOAT)
+    if min_p:
+        ordered = FLOAT + INDEX + FLOAT + mask if top_p else 0
+        needed.append((again if (top_k or top_p) and held else 0) + ordered + FLOAT + mask + FLOAT)
+    return max(needed)
+
+
+# ---- training
 
 
 def training_bytes(
-    config: ImageCodeTransformerConfig, parameters: int, batch: int, averaged: bool, checkpointing: bool
+    config: ImageCodeTransformerConfig,
+    parameters: int,
+    batch: int,
+    averaged: bool,
+    checkpointing: bool,
+    *,
+    mixed: bool = False,
+    fused: bool = True,
+    gradients: int = 0,
+    between: int = 0,
 ) -> int:
-    """Bytes of a training step, from below: weights, gradients, moments, average; activations of ``batch`` pictures.
+    """Bytes of training, in all: of a step, or of what is done between steps.
 
-    Activations in float32 (half of it under bf16 or fp16 but for the logits, which is left out of account): a block
-    keeps about its input, the norms, q, k, v, the attended values, and gate, up and product of the feed-forward layer;
-    with checkpointing its input alone. Attention itself keeps nothing of size S x S.
+    Args:
+        config: of the generator.
+        parameters: their number, all of them on this device.
+        batch: pictures of a forward pass.
+        averaged: whether a moving average of the weights is kept.
+        checkpointing: whether blocks are computed again in the backward pass.
+        mixed: products in half precision.
+        fused: whether norms and dropout are fused kernels, as on GPUs; they keep less.
+        gradients: bytes a parameter that are held through the step, as gradients are between the parts of an
+            accumulated one, and the buckets that several processes exchange.
+        between: bytes of what is done between steps, beside weights, moments and average.
     """
-    tokens = batch * (config.prefix_length + config.sequence_length)
-    kept = config.hidden_size
-    if not checkpointing:
-        attention = config.hidden_size * 4 + 2 * config.num_kv_heads * config.head_dim
-        kept = 2 * config.hidden_size + attention + config.hidden_size + 3 * config.intermediate_size
-    activations = 2 * tokens * kept * config.num_layers  # 2 bytes: what a run under bf16 keeps at least
-    logits = 2 * 4 * tokens * config.num_codes
-    return parameters * 4 * (4 + averaged) + activations + logits
+    weights = parameters * FLOAT * (3 + averaged)  # with both moments
+    kept = parameters * gradients
+    copies = 2 * _product_weights(config) if mixed else 0
+    step = _step_bytes(config, batch, checkpointing, mixed, fused) + copies
+    return weights + max(kept + step, parameters * FLOAT, between)  # in the end of a step there are all gradients
 
 
-def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """
-    Raises:
-        ConfigError: ``what`` needs more than is free.
-    """
-    free = available_memory(device)
-    if free is not None and needed > free:
-        raise ConfigError(
-            f"{what} needs about {needed / GIB:.1f} GiB of memory where {free / GIB:.1f} GiB are free; {remedy}"
-        )
+def _product_weights(config: ImageCodeTransformerConfig) -> int:
+    """Weights of the linear layers."""
+    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
+    block = width * (2 * width + 2 * keys + 3 * config.intermediate_size)
+    return config.num_layers * block + width * config.num_codes
+
+
+def _step_bytes(config: ImageCodeTransformerConfig, batch: int, checkpointing: bool, mixed: bool, fused: bool) -> int:
+    """Bytes of activations where the backward pass begins, or where it is in a block."""
+    value = 2 if mixed else FLOAT
+    width, inner, keys = config.hidden_size, config.intermediate_size, config.num_kv_heads * config.head_dim
+    tokens = batch * (config.prefix_length + config.sequence_length - 1)
+    norm = width * (FLOAT + value + (0 if fused else FLOAT))  # its input, its output, and what is scaled by its weight
+    mask = width * (1 if fused else value)
+    attention = norm + (3 * width + 3 * keys) * value + (mask if config.dropout else 0)
+    if config.qk_norm:
+        attention += (width + keys) * FLOAT
+    block = attention + norm + 4 * inner * value + (mask if config.feed_forward_dropout else 0)
+    kept = width * FLOAT if checkpointing else block
+    ends = norm + (width * (1 if fused else FLOAT) if config.token_dropout else 0)
+    text = batch * config.text_length * config.text_dim * FLOAT
+    # Log-probabilities, their gradient and that of the logits; or a block's gradients beside what they have not freed
+    # yet, and what was computed again.
+    logits = batch * config.sequence_length * 3 * config.num_codes * FLOAT
+    inside = tokens * (2 * inner * value + 2 * width * FLOAT + (block if checkpointing else 0))
+    return tokens * (config.num_layers * kept + ends) + text + max(logits, inside)
+
+
+def whole_pass_bytes(config: ImageCodeTransformerConfig, batch: int, bytes_per_value: int = FLOAT) -> int:
+    """Bytes of the losses of whole pictures without gradients: logits, as float32, and their log-probabilities."""
+    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
+    sums = FLOAT if config.code_dim else 0
+    logits = config.sequence_length * config.num_codes * (2 * FLOAT + wider + sums)
+    tokens = config.prefix_length + config.sequence_length - 1
+    return batch * (tokens * config.hidden_size * FLOAT + max(logits, _pass_bytes(config, tokens, bytes_per_value)))

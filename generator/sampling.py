@@ -1,12 +1,14 @@
 """Sampling of codes: settings, filters, draws and the loop over positions, one small function each.
 
 Every picture has a random generator of its own, so that its codes depend on the weights, its condition, the settings
-and its seed alone: not on the batch that it was sampled in, nor on the number of processes.
+and its seed: on the batch that it was sampled in, and so on the number of processes, only by rounding. Now and then a
+draw lies so close to the border of two codes that rounding decides it; with ``deterministic`` not even then.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import json
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from tqdm import tqdm
@@ -15,6 +17,7 @@ from wvq.errors import ConfigError, near_match
 from wvq.generator.conditioning import Condition
 from wvq.generator.decoding import Halves
 from wvq.generator.filters import FREE, filter_logits
+from wvq.generator.fixed_rows import ROWS, run_in_fixed_rows
 from wvq.generator.guidance import SCHEDULES, guidance_scales
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
@@ -39,6 +42,9 @@ class SamplingSettings:
         guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
         window: codes that are guessed and checked in one forward pass (:mod:`wvq.generator.speculative`): the same
             distribution, other pictures for a seed than without it; 0 draws one code a pass.
+        deterministic: the same picture to the bit whatever the batch, on one machine with one number of threads: all
+            batches run in groups of a fixed number of rows (:mod:`wvq.generator.fixed_rows`), with a window one picture
+            at a time.
 
     Raises:
         ConfigError: a value is out of range.
@@ -53,6 +59,7 @@ class SamplingSettings:
     guidance_power: float = 2.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     window: int = 0
+    deterministic: bool = False
 
     def __post_init__(self):
         if isinstance(self.guidance_interval, list):  # from JSON or YAML
@@ -70,6 +77,7 @@ class SamplingSettings:
         two = isinstance(ends, tuple) and len(ends) == 2 and all(map(is_number, ends)) and ends[0] < ends[1] <= 1
         self._require("guidance_interval", two, "two shares of the picture, 0 <= start < end <= 1")
         self._require("window", is_integer(self.window, 0), "an integer of at least 0 (0 draws one code a pass)")
+        self._require("deterministic", isinstance(self.deterministic, bool), "true or false")
 
     def _require(self, field: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -86,6 +94,28 @@ class SamplingSettings:
             if name not in known:
                 raise ConfigError(f'"{name}" is no sampling setting{near_match(name, known)}')
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def identity(self) -> dict:
+        """The settings as JSON, by which a job or an evaluation is known again.
+
+        Settings that earlier versions did not have are in it only if they are not at their default, so that what those
+        versions began can go on.
+        """
+        known = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in known.items() if name != "deterministic" or value}
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """Pictures that always run together, of which some may be fillers; None if batches run as they are.
+
+        A window moves on by what all pictures of its batch have guessed, so there each one runs alone.
+        """
+        return (1 if self.window else ROWS) if self.deterministic else None
+
+    def whole_batch(self, batch_size: int) -> int:
+        """The batch of at least so many pictures that leaves no row of a group without one."""
+        rows = self.fixed_rows or 1
+        return -(-batch_size // rows) * rows
 
     def scales(self, length: int) -> list[float]:
         """Guidance scale at each of ``length`` positions."""
@@ -141,8 +171,17 @@ def sample_codes(
     if fixed is not None:
         check_fixed(fixed, shape, config.num_codes)
         codes.copy_(fixed.flatten(1))
-    with packed_weights(model), torch.inference_mode():
-        _fill(codes, model, condition, seeds, settings, progress)
+
+    def fill(numbers: list[int]) -> torch.Tensor:
+        part = codes[numbers]
+        _fill(part, model, condition.rows(numbers), [seeds[number] for number in numbers], settings, progress)
+        return part
+
+    with packed_weights(model, settings.deterministic), torch.inference_mode():
+        if settings.fixed_rows is None:
+            _fill(codes, model, condition, seeds, settings, progress)
+        else:
+            codes.copy_(run_in_fixed_rows(seeds, settings.fixed_rows, fill))
     return codes.view(shape)
 
 
@@ -170,7 +209,9 @@ def _fill(
     open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
     if not open_places:
         return
-    start, given = open_places[0], bool((codes != FREE).any())
+    # A pass over given codes at once rounds in another way than one after the other, and the others' masks may differ.
+    start = 0 if (settings.fixed_rows or 0) > 1 else open_places[0]
+    given = bool((codes != FREE).any())
     if settings.window:
         speculation = Speculation(codes, model, condition, seeds, settings, settings.scales(length))
         speculation.fill(start, open_places[-1] + 1, settings.window, progress)

@@ -30,11 +30,14 @@ class GumbelNoise:
 
     def __call__(self, start: int, end: int) -> torch.Tensor:
         """Noise of the positions start..end; none before ``start`` is asked for again."""
-        missing = end - self.start - self.kept.shape[1]
-        if missing > 0:
-            new = [torch.empty(missing, self.num_codes).exponential_(generator=g) for g in self.generators]
-            self.kept = torch.cat((self.kept, -torch.stack(new).log().to(self.device)), 1)
+        there = self.start + self.kept.shape[1]
         self.kept, self.start = self.kept[:, start - self.start :], start
+        if (missing := end - there) > 0:
+            new = torch.empty(len(self.generators), missing, self.num_codes)
+            for rows, generator in zip(new, self.generators, strict=True):
+                rows.exponential_(generator=generator)
+            new = new[:, max(0, start - there) :].log_().neg_()
+            self.kept = torch.cat((self.kept, new.to(self.device)), 1)
         return self.kept[:, : end - start]
 
 
@@ -70,21 +73,22 @@ class Speculation:
     def fill(self, start: int, stop: int, window: int, progress: bool) -> None:
         """Draw the positions start..stop, in windows of at most ``window``."""
         with tqdm(total=stop - start, unit="code", disable=not progress, leave=False) as bar:
-            logits = self._logits(start, start + 1)
-            self.codes[:, start : start + 1] = self._draw(logits, start)
-            self._guess(logits, start + 1, min(start + window, stop))
-            known = start + 1
-            bar.update(1)
+            known = self._advance(start, start + 1, stop, window - 1)
+            bar.update(known - start)
             while known < stop:
-                end = min(known + window, stop)
-                logits = self._logits(known, end)
-                found = self._draw(logits, known)
-                right = (found == self.codes[:, known:end]).long().cumprod(1).sum(1).min()
-                self.codes[:, known:end] = found
-                before, known = known, min(known + int(right) + 1, end)
-                self.cache.length = self.model.config.prefix_length + known - 1  # what was fed beyond was a wrong guess
-                self._guess(logits, end, min(known + window, stop))
+                before, known = known, self._advance(known, min(known + window, stop), stop, window)
                 bar.update(known - before)
+
+    def _advance(self, known: int, end: int, stop: int, ahead: int) -> int:
+        """Check the guesses of known..end in one pass and guess at most ``ahead`` more; returns how many are known."""
+        logits = self._logits(known, end)
+        found = self._draw(logits, known)
+        right = (found == self.codes[:, known:end]).long().cumprod(1).sum(1).min()
+        self.codes[:, known:end] = found
+        known = min(known + int(right) + 1, end)
+        self.cache.length = self.model.config.prefix_length + known - 1  # what was fed beyond was a wrong guess
+        self._guess(logits, known, end, min(known + ahead, stop))
+        return known
 
     def _logits(self, start: int, end: int) -> torch.Tensor:
         """Guided, filtered logits (B, n, K) of the positions start..end, by the codes and guesses before each."""
@@ -101,7 +105,7 @@ class Speculation:
         if self.settings.temperature == 0:
             return logits
         kept = self.settings
-        rows = logits.flatten(0, 1) / kept.temperature
+        rows = logits.div_(kept.temperature).flatten(0, 1)  # in place: with a window these are the largest tensors
         return filter_logits(rows, kept.top_k, kept.top_p, kept.min_p).view_as(logits)
 
     def _draw(self, logits: torch.Tensor, start: int) -> torch.Tensor:
@@ -111,13 +115,14 @@ class Speculation:
         given = self.given[:, start:end]
         return torch.where(given == FREE, noisy.argmax(-1), given)
 
-    def _guess(self, logits: torch.Tensor, start: int, end: int) -> None:
-        """First guesses of positions that enter the window: each one's own noise on the last logits known."""
+    def _guess(self, logits: torch.Tensor, known: int, start: int, end: int) -> None:
+        """First guesses of positions that enter the window, which now begins at ``known``: each one's own noise on the
+        last logits.
+        """
         if end <= start:
             return
         last = logits[:, -1:].expand(-1, end - start, -1)
         if self.settings.temperature:
-            first = self.noise.start
-            last = last + self.noise(first, end)[:, start - first :]
+            last = last + self.noise(known, end)[:, start - known :]
         given = self.given[:, start:end]
         self.codes[:, start:end] = torch.where(given == FREE, last.argmax(-1), given)

@@ -10,6 +10,8 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,72 +24,94 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from wvq.codes import CodeDataset, CodeHeader
+from wvq.distributed import decided_by_first_process, gather_objects, process_rank, wait_for_all
 from wvq.errors import CacheError, ConfigError
-from wvq.generator.conditioning import Condition, TextEncoder
+from wvq.generator.captions import CaptionIndex
+from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.memory import require_memory, training_bytes
+from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.generator.sampling import SamplingSettings, sample_codes
-from wvq.generator.text_cache import cached_text_features
+from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.text_features import text_features
+from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
+from wvq.memory import require_memory
 from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, files_into, finished_run, start_stage, write_json
+from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start_stage, write_json
 from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.settings import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.task import StepLoss, Task
 from wvq.training import Trainer, build_accelerator
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
-_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "text_dim", "text_length", "tokenizer_hash")
+FITTED_AT_ONCE = 64
+EVALUATED = 64  # held-out pictures at once
+ON_SHEET, SHEET_SETTINGS = 24, SamplingSettings(guidance_scale=2.0)
+_FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "tokenizer_hash")
+_FROM_TEXT_ENCODER = ("text_dim", "text_length", "text_padding", "text_encoder_hash")
 
 
 class ConditionedCodes(Dataset):
     """Codes with what the generator is told about each picture.
 
-    Each caption is encoded a single time, and kept beside the codes for later runs. Of several captions of a picture,
-    one is drawn by the seed and the position in the run; an integer key reads the first.
+    Of several captions of a picture, one is drawn by the seed and the position in the run; an integer key reads the
+    first. Every process makes its own at the same time: they encode the captions together.
+
+    Args:
+        codes: the pictures.
+        classes: whether items hold ``class_labels``.
+        text_encoder: of the captions; without one, items hold none. It ends on the CPU.
+        text_cache: where the features of the captions lie: ``disk`` or ``memory``, where items hold ``text_features``
+            (L, E) float16 and ``text_mask`` (L,); or ``none``, where items hold the text itself as ``caption``.
+        device: where the encoder works.
+
+    Raises:
+        ConfigError, CacheError: see :func:`wvq.generator.text_features.text_features`.
     """
 
-    def __init__(self, codes: CodeDataset, classes: bool, text_encoder: TextEncoder | None):
+    def __init__(
+        self,
+        codes: CodeDataset,
+        classes: bool,
+        text_encoder: TextEncoder | None,
+        text_cache: str = "disk",
+        device: torch.device | str = "cpu",
+    ):
         self.codes, self.classes = codes, classes
-        self.text = None
+        self.captions = self.text = None
         if text_encoder is not None:
-            texts = [codes.texts(i) for i in range(len(codes))]
-            unique = {text: row for row, text in enumerate(dict.fromkeys(text for some in texts for text in some))}
-            self.text = cached_text_features(codes.folder / "text", list(unique), text_encoder)
-            self.rows = [[unique[text] for text in some] for some in texts]
+            self.captions = CaptionIndex(codes.caption_batches(4_096), codes.texts)
+            if text_cache != "none":
+                self.text = text_features(text_cache, codes.folder / "text", self.captions, text_encoder, device)
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
         return {name: values[0] for name, values in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: list) -> dict[str, torch.Tensor]:
+    def __getitems__(self, keys: list) -> dict:
         """A batch at once: rows cut apart and stacked again by the loader would take most of its time."""
         found = self.codes.batch(keys)
         batch = {"codes": found["codes"]}
         if self.classes:
             batch["class_labels"] = found["label"]
-        if self.text is not None:
-            batch["text_features"], batch["text_mask"] = self.text[np.array([self._text_row(key) for key in keys])]
+        if self.captions is not None:
+            numbers = self.captions.drawn(keys, self.codes.seed)
+            if self.text is None:
+                batch["caption"] = [self.captions.caption(int(number)) for number in numbers]
+            else:
+                batch["text_features"], batch["text_mask"] = self.text[self.captions.rows[numbers]]
         return batch
 
     @staticmethod
-    def collate_fn(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def collate_fn(batch: dict) -> dict:
         """A batch is whole as it comes."""
         return batch
-
-    def _text_row(self, key: int | tuple[int, int]) -> int:
-        if not isinstance(key, tuple):
-            return self.rows[key][0]
-        position, index = key
-        rows = self.rows[index]
-        if len(rows) == 1:
-            return rows[0]
-        return rows[np.random.default_rng((self.codes.seed, position, 1)).integers(len(rows))]
 
 
 class GeneratorTask(Task):
@@ -98,6 +122,7 @@ class GeneratorTask(Task):
         validation: held-out pictures.
         condition, objective, config: of the recipe.
         reference: figures of the data that go beside every evaluation.
+        text_encoder: of batches that hold captions and no features of them; on the device of the model.
     """
 
     name = "generator"
@@ -110,20 +135,37 @@ class GeneratorTask(Task):
         objective: ObjectiveConfig,
         config: TrainConfig,
         reference: dict,
+        text_encoder: TextEncoder | None = None,
     ):
         self.tokenizer, self.validation = tokenizer, validation
-        self.condition, self.objective, self.config, self.reference = condition, objective, config, reference
+        self.condition = settled_condition(condition)
+        self.objective, self.config, self.reference = objective, config, reference
+        self.text_encoder = text_encoder
 
     def parameter_groups(self, model: ImageCodeTransformer) -> list[dict]:
         return network_groups(list(model.parameters()), self.config)
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
+        batch = self._with_features(batch, batch["codes"].device)
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
-        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout)
+        shares = self.condition
+        kept = given.drop(shares.class_dropout, shares.text_dropout, shares.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
-        order = random_order(len(codes), codes[0].numel(), share).to(codes.device) if share else None
+        order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (kept.class_labels, kept.text_features, kept.text_mask)
         return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
+
+    @torch.no_grad()
+    def _with_features(self, batch: dict, device: torch.device) -> dict[str, torch.Tensor]:
+        """The batch on the device, its captions encoded."""
+        captions = batch.get("caption")
+        batch = {name: value.to(device) for name, value in batch.items() if name != "caption"}
+        if captions is not None:
+            # In float32, as features that are kept are made; texts that are cut were told of before the first step.
+            with torch.autocast(device.type, enabled=False), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                batch["text_features"], batch["text_mask"] = self.text_encoder.encode(captions)
+        return batch
 
     @torch.no_grad()
     def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, float]:
@@ -136,8 +178,9 @@ class GeneratorTask(Task):
         )
         length = self.validation.codes.header.sequence_length
         sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
-        for batch in DataLoader(share, batch_size=64, collate_fn=self.validation.collate_fn):
-            batch = {name: value.to(model.device) for name, value in batch.items()}
+        batches = DataLoader(share, batch_size=EVALUATED, collate_fn=self.validation.collate_fn)
+        for batch in self.stop.until_set(batches):
+            batch = self._with_features(batch, model.device)
             codes = batch["codes"].flatten(1)
             logits = model(**batch).logits.float()
             losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
@@ -157,11 +200,11 @@ class GeneratorTask(Task):
     @torch.no_grad()
     def picture(self, model: ImageCodeTransformer) -> Image.Image:
         """Samples under the conditions of the first held-out pictures (spread over the set)."""
-        count = min(24, len(self.validation))
-        items = [self.validation[i * len(self.validation) // count] for i in range(count)]
-        batch = {name: torch.stack([item[name] for item in items]).to(model.device) for name in items[0]}
+        count = min(ON_SHEET, len(self.validation))
+        batch = self.validation.__getitems__([i * len(self.validation) // count for i in range(count)])
+        batch = self._with_features(batch, model.device)
         batch.pop("codes")
-        codes = sample_codes(model, Condition(**batch), list(range(count)), SamplingSettings(guidance_scale=2.0))
+        codes = sample_codes(model, Condition(**batch), list(range(count)), SHEET_SETTINGS)
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
 
@@ -192,43 +235,86 @@ def train_generator(recipe: GeneratorRecipe, tokenizer, resume: bool = False) ->
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     accelerator = build_accelerator(recipe.train)
-    text_encoder = build_text_encoder(train, recipe.condition, accelerator.device)
-    config = build_config(recipe, train.header, text_encoder)
     out = Path(recipe.out) / "generator"
-    with sole_writer(out, accelerator.is_main_process):
-        with accelerator.main_process_first():
-            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-        if resume and (done := finished_run(out)):
+    padding = run_padding(out / TRAINING) if resume else "right"
+    text_encoder = build_text_encoder(train, recipe.condition, padding)
+    config = build_config(recipe, train.header, text_encoder)
+    condition = decided_by_first_process(lambda: settled_condition(recipe.condition, out, resume))
+    recipe = replace(recipe, condition=condition)
+    with sole_run(out):
+        folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
+        if resume and (done := decided_by_first_process(lambda: finished_run(out))):
             return done
+        if text_encoder is not None and resume:
+            require_same_encoder(folder, text_encoder, recipe.condition.text_encoder)
+        elif text_encoder is not None and accelerator.is_main_process:
+            keep_text_encoder(folder, text_encoder)
         classes = config.num_classes > 0
-        sets = [ConditionedCodes(codes, classes, text_encoder) for codes in (train, validation)]
+        kept = recipe.condition.text_cache
+        sets = [
+            ConditionedCodes(codes, classes, text_encoder, kept, accelerator.device) for codes in (train, validation)
+        ]
         set_seed(recipe.train.seed)
         model = ImageCodeTransformer(config)
         if config.code_dim:
             model.set_codebook(
                 tokenizer.quantizer.lookup(torch.arange(config.num_codes, device=tokenizer.device)).cpu()
             )
+        live_encoder = None
         if text_encoder is not None:
-            text = sets[0].text
-            some = torch.randperm(len(text), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
-            model.condition.fit_text(*text[some.numpy()])
+            if kept == "none":
+                live_encoder = text_encoder.to(accelerator.device)
+            if not resume:  # a checkpoint holds what came of it
+                fit_text(model, sets[0], live_encoder)
+            del text_encoder  # features that are kept need it no more
         _require_memory(model, recipe.train, accelerator)
         reference = {"unigram_entropy": train.unigram_entropy()}
         task = GeneratorTask(
-            tokenizer.to(accelerator.device), sets[1], recipe.condition, recipe.objective, recipe.train, reference
+            tokenizer.to(accelerator.device),
+            sets[1],
+            recipe.condition,
+            recipe.objective,
+            recipe.train,
+            reference,
+            live_encoder,
         )
         parameters = sum(p.numel() for p in model.parameters())
         trainer = Trainer(task, model, sets[0], recipe.train, folder, accelerator)
         result = trainer.run(resume=resume)
-        averaged = trainer.averaged_model
-        if accelerator.is_main_process:
+        averaged = trainer.model_to_save
+        if averaged is not None:
             averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
             result["parameters"] = parameters
             write_json(out / "result.json", result)
-        accelerator.wait_for_everyone()
+        wait_for_all()
         return result
+
+
+def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:
+    """Whiten the text projections by a sample of the captions: the first process's, for all.
+
+    Args:
+        model: on any device.
+        train_set: whose captions.
+        encoder: for a set that keeps no features.
+    """
+    if process_rank() == 0:
+        texts = train_set.captions
+        rows = np.random.default_rng(0).choice(len(texts), min(len(texts), MOST_FITTED), replace=False, shuffle=False)
+        rows.sort()  # neighbours lie together on disk
+        if train_set.text is not None:
+            batches = (
+                train_set.text[some] for some in np.split(rows, range(FITTED_AT_ONCE, len(rows), FITTED_AT_ONCE))
+            )
+        else:
+            batches = encoder.stream(texts.texts(rows), FITTED_AT_ONCE)
+        model.condition.fit_text(batches)
+    names = ("text_projection", "text_bias")
+    fitted = [getattr(model.condition, name).state_dict() for name in names if hasattr(model.condition, name)]
+    for name, state in zip(names, gather_objects(fitted if process_rank() == 0 else None)[0], strict=False):
+        getattr(model.condition, name).load_state_dict(state)
 
 
 def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerator: Accelerator) -> None:
@@ -236,8 +322,19 @@ def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerato
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return
     micro = max(1, config.batch_size // accelerator.num_processes // config.gradient_accumulation_steps)
-    parameters = sum(p.numel() for p in model.parameters())
-    needed = training_bytes(model.config, parameters, micro, config.ema_decay > 0, config.gradient_checkpointing)
+    # Gradients between the parts of a step, and the buckets in which processes exchange them.
+    gradients = 4 * (config.gradient_accumulation_steps > 1) + 4 * (accelerator.num_processes > 1)
+    needed = training_bytes(
+        model.config,
+        sum(p.numel() for p in model.parameters()),
+        micro,
+        config.ema_decay > 0,
+        config.gradient_checkpointing,
+        mixed=accelerator.mixed_precision != "no",
+        fused=accelerator.device.type == "cuda",
+        gradients=gradients,
+        between=max(whole_pass_bytes(model.config, EVALUATED), sampling_bytes(model.config, ON_SHEET, SHEET_SETTINGS)),
+    )
     remedy = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
     require_memory(needed, accelerator.device, f"training with {micro} pictures at once", remedy)
 
@@ -260,15 +357,15 @@ def check_cache(header: CodeHeader, tokenizer, recipe: GeneratorRecipe) -> None:
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
                 f"has {ours}; export the codes with this tokenizer"
             )
-    if header.tokenizer_hash != tokenizer.codes_hash():
+    if not tokenizer.made(header.tokenizer_hash):
         raise CacheError(
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
             "export the codes with this tokenizer"
         )
 
 
-def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -> TextEncoder | None:
-    """The text encoder of a text-conditional run, or None.
+def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, padding: str = "right") -> TextEncoder | None:
+    """The text encoder of a text-conditional run, on the CPU, or None.
 
     Raises:
         ConfigError: the codes have no captions.
@@ -281,7 +378,19 @@ def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, device) -
             "condition.text is on, but the code cache holds no captions; export it from data that has captions, or "
             "set condition.text to false"
         )
-    return TextEncoder(condition.text_encoder, condition.text_length, device)
+    return TextEncoder(condition.text_encoder, condition.text_length, padding=padding)
+
+
+def settled_condition(condition: ConditionConfig, run: Path | None = None, resume: bool = False) -> ConditionConfig:
+    """The condition with a joint dropout where it leaves that open: .1, or the resumed run's.
+
+    Raises:
+        ConfigError: there is no run to resume.
+    """
+    if condition.joint_dropout is not None:
+        return condition
+    share = recipe_of_run(run, GeneratorRecipe)["condition"]["joint_dropout"] if resume else JOINT_DROPOUT
+    return replace(condition, joint_dropout=share)
 
 
 def build_config(
@@ -292,7 +401,7 @@ def build_config(
     Raises:
         ConfigError: a field that comes from the cache is in the recipe, or one is out of range.
     """
-    for given in _FROM_CACHE:
+    for given in (*_FROM_CACHE, *_FROM_TEXT_ENCODER):
         if given in recipe.model:
             raise ConfigError(f"model.{given} comes from the code cache and the condition settings; leave it out")
     names = header.class_names if recipe.condition.classes else []
@@ -305,7 +414,6 @@ def build_config(
         grid=header.grid,
         num_classes=len(names),
         class_names=names,
-        text_dim=text_encoder.dim if text_encoder else 0,
-        text_length=text_encoder.length if text_encoder else 0,
         tokenizer_hash=header.tokenizer_hash,
+        **(text_encoder.config_fields() if text_encoder else {}),
     )

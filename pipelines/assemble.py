@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from wvq.generator.conditioning import TextEncoder
+from pathlib import Path
+
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import train_generator
-from wvq.pipelines.folders import already_holds
+from wvq.pipelines.folders import already_holds, refuse_foreign_files
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card, read_results
 from wvq.recipes import GeneratorRecipe
@@ -27,22 +29,28 @@ def train_pipeline(
         Figures of the run, and the pipeline.
 
     Raises:
-        CheckpointError: ``recipe.out`` holds another tokenizer.
+        CheckpointError: ``recipe.out`` holds another tokenizer or text encoder, or a README or index that is no
+            pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
     from wvq.codes import CodeHeader
-    from wvq.distributed import processes
+    from wvq.distributed import processes, wait_for_all
 
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    already_holds(recipe.out, "tokenizer", tokenizer)  # another one would be in the way after the training
+    # Others would be in the way after the training.
+    already_holds(recipe.out, "tokenizer", tokenizer)
+    if recipe.condition.text and (Path(recipe.out) / "text_encoder").exists():
+        encoder = TextEncoder(recipe.condition.text_encoder, recipe.condition.text_length)
+        already_holds(recipe.out, "text_encoder", encoder)
+    refuse_foreign_files(recipe.out)
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
-    state.wait_for_everyone()
     generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
     text_encoder = None
     if generator.config.text_dim:
-        text_encoder = TextEncoder(recipe.condition.text_encoder, generator.config.text_length, state.device)
+        text = generator.config
+        text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, text.text_padding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
     if state.is_main_process:
         card = model_card(
@@ -54,5 +62,5 @@ def train_pipeline(
             read_results(recipe.out),
         )
         pipeline.save_pretrained(recipe.out, card)
-    state.wait_for_everyone()
+    wait_for_all()
     return result, pipeline

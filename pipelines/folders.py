@@ -7,7 +7,9 @@ from pathlib import Path
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import TextEncoder
 from wvq.outputs import INDEX_NAME, read_json
+from wvq.pipelines.model_card import CARD_NAME, is_model_card
 from wvq.pretrained import weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -15,12 +17,13 @@ PIPELINE_CLASS = "ImageGenerationPipeline"
 PARTS = {
     "tokenizer": ["wvq", WassersteinVQModel.__name__],
     "generator": ["wvq", ImageCodeTransformer.__name__],
-    "text_encoder": ["transformers", "AutoModel"],
+    "text_encoder": ["wvq", TextEncoder.__name__],
 }  # what the index says of each; the last one may be null
+_FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
-def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer) -> bool:
-    """Whether the folder has this part with these very weights.
+def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer | TextEncoder) -> bool:
+    """Whether the folder has this very part: these weights and this config.
 
     Raises:
         CheckpointError: it has the part with others.
@@ -28,9 +31,39 @@ def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | Imag
     target = Path(folder) / name
     if not target.exists():
         return False
-    if weights_hash(type(part).from_pretrained(target)) != weights_hash(part):
+    if isinstance(part, TextEncoder):
+        if not _holds_encoder(target, part):
+            raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+        return True
+    there = type(part).from_pretrained(target)
+    if weights_hash(there) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
+    for field in sorted(part.config.fields()):
+        if getattr(there.config, field) != getattr(part.config, field):
+            raise CheckpointError(f"{target} already holds this {name} with another {field}; choose another folder")
     return True
+
+
+def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
+    """Refuse a folder in which saving a pipeline would write over a README or an index that is no pipeline's.
+
+    Args:
+        folder: where the pipeline is to go.
+        card: text of the model card, if it is known; a file that holds it already is in nobody's way.
+
+    Raises:
+        CheckpointError: such a file lies there.
+    """
+    index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
+    if index.exists():
+        if read_json(index, CheckpointError, f"{index} is gone").get("_class_name") != PIPELINE_CLASS:
+            raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
+        return
+    if not readme.exists():
+        return
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    if text != card and not is_model_card(text):
+        raise CheckpointError(f"{readme} is no model card of wvq and would be written over; choose another folder")
 
 
 def part_folder(folder: Path, name: str) -> Path:
@@ -57,7 +90,7 @@ def read_sampling(folder: Path) -> SamplingSettings:
     if index.get("_class_name") != PIPELINE_CLASS:
         raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
     for name, own in PARTS.items():
-        if index.get(name) != own and not (name == "text_encoder" and index.get(name) is None):
+        if index.get(name) != own and not (name == "text_encoder" and index.get(name) in (None, _FORMER_TEXT_ENCODER)):
             raise CheckpointError(
                 f"{file}: {name} is {index.get(name)!r}, not {own!r}: the parts of a pipeline lie in its own folder, "
                 "each under its name, and nothing is loaded from elsewhere"
@@ -69,3 +102,10 @@ def read_sampling(folder: Path) -> SamplingSettings:
         return SamplingSettings().updated(**sampling)
     except ConfigError as error:
         raise CheckpointError(f"{file}: sampling: {error}") from error
+
+
+def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
+    try:
+        return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
+    except ConfigError:  # it does not even read texts of this length
+        return False

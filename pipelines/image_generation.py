@@ -4,48 +4,40 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import wvq
-from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
-from wvq.generator.conditioning import NULL_CLASS, Condition, TextEncoder
+from wvq.errors import ConfigError, DownloadError, WVQError, first_line, near_match
+from wvq.generator.conditioning import NULL_CLASS, Condition
+from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
-from wvq.generator.memory import require_memory, sampling_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
-from wvq.images import to_pil, to_uint8
-from wvq.layout import layout_text
+from wvq.generator.text_encoder import TextEncoder
+from wvq.images import to_uint8
 from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
 from wvq.pipelines.conditions import Requested, check_call, requested
-from wvq.pipelines.folders import PARTS, PIPELINE_CLASS, already_holds, part_folder, read_sampling
-from wvq.pipelines.model_card import model_card, rename
-from wvq.pretrained import as_list, resolve_folder, weights_hash
+from wvq.pipelines.folders import (
+    PARTS,
+    PIPELINE_CLASS,
+    already_holds,
+    part_folder,
+    read_sampling,
+    refuse_foreign_files,
+)
+from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
+from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
+from wvq.pipelines.model_card import CARD_NAME, model_card, rename
+from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, as_type
+from wvq.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-
-OUTPUT_TYPES = ("pil", "np", "pt")
-
-
-@dataclass
-class ImagePipelineOutput:
-    """
-    Attributes:
-        images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
-        codes: (N, h, w) int64.
-        seeds: the seed of each picture.
-    """
-
-    images: list[Image.Image] | np.ndarray | torch.Tensor
-    codes: torch.Tensor
-    seeds: list[int]
 
 
 class ImageGenerationPipeline:
@@ -56,6 +48,12 @@ class ImageGenerationPipeline:
         generator: draws codes.
         text_encoder: needed by a text-conditional generator.
         sampling: settings that a call uses where it gives none.
+        ignore_tokenizer_mismatch: save a tokenizer other than the one that the generator was trained with.
+        ignore_text_encoder_mismatch: take a text encoder other than the one that the generator was trained with.
+
+    Raises:
+        ConfigError: sizes of the parts that do not fit.
+        CheckpointError: another text encoder than the one that the generator was trained with.
 
     Example::
 
@@ -70,22 +68,17 @@ class ImageGenerationPipeline:
         generator: ImageCodeTransformer,
         text_encoder: TextEncoder | None = None,
         sampling: SamplingSettings | None = None,
+        ignore_tokenizer_mismatch: bool = False,
+        ignore_text_encoder_mismatch: bool = False,
     ):
-        for name in ("num_codes", "grid"):
-            ours, theirs = (as_list(getattr(part.config, name)) for part in (tokenizer, generator))
-            if ours != theirs:
-                raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
-        layout = tokenizer.config.code_layout
-        if layout["kind"] != "grid":
-            raise ConfigError(
-                f"the tokenizer has {layout['kind']} codes ({layout_text(layout)}), and a generator draws one code a "
-                "position; take a tokenizer with num_groups 1 and without scales"
-            )
-        if generator.config.text_dim and text_encoder is None:
-            raise ConfigError("this generator is conditional on text: a text_encoder is needed")
+        require_sizes(generator.config, tokenizer.config, text_encoder)
+        if not ignore_text_encoder_mismatch:
+            require_text_encoder(generator.config, text_encoder)
         self.tokenizer, self.generator = tokenizer.eval(), generator.eval()
         self.text_encoder = text_encoder
         self.sampling = sampling or SamplingSettings()
+        self.ignore_tokenizer_mismatch = ignore_tokenizer_mismatch
+        self.ignore_text_encoder_mismatch = ignore_text_encoder_mismatch
         self.card: str | None = None
 
     @property
@@ -106,13 +99,26 @@ class ImageGenerationPipeline:
         """
         if self.generator.reduced == "int8" and torch.device(device).type != "cpu":
             raise ConfigError(f"weights int8 run on the CPU alone, not on {device}; load the pipeline with bf16")
-        for part in (self.tokenizer, self.generator, self.text_encoder and self.text_encoder.model):
+        for part in (self.tokenizer, self.generator, self.text_encoder):
             if part is not None:
                 part.to(device)
         return self
 
-    def weights_hashes(self) -> dict[str, str]:
-        """Hash of the weights of each part that pictures depend on."""
+    def weights_hashes(self, former: dict[str, str] | None = None) -> dict[str, str]:
+        """Hash of all that pictures depend on in each part: its weights, and what its config makes of them.
+
+        Args:
+            former: :meth:`former_hashes`, where they are known: hashing takes some .6 seconds a GB.
+        """
+        former = former or self.former_hashes()
+        parts = {"generator": self.generator, "tokenizer": self.tokenizer}
+        found = {name: model_hash(part, weights=former[name]) for name, part in parts.items()}
+        if self.text_encoder is not None:
+            found["text_encoder"] = self.text_encoder.identity()
+        return found
+
+    def former_hashes(self) -> dict[str, str]:
+        """What earlier versions wrote in the place of :meth:`weights_hashes`: the hash of each part's weights alone."""
         found = {"generator": self.generator.full_hash or weights_hash(self.generator)}
         found["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:
@@ -141,6 +147,7 @@ class ImageGenerationPipeline:
         dtype: torch.dtype | None = None,
         weights: str | None = None,
         ignore_tokenizer_mismatch: bool = False,
+        ignore_text_encoder_mismatch: bool = False,
         **hub_options,
     ) -> ImageGenerationPipeline:
         """Load a pipeline from a run folder or a Hub id.
@@ -152,6 +159,7 @@ class ImageGenerationPipeline:
             weights: ``bf16`` or ``int8`` (on the CPU) keeps the generator's linear layers so, for faster sampling; see
                 :mod:`wvq.generator.reduced`.
             ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.
+            ignore_text_encoder_mismatch: the same of the text encoder.
             hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
         Raises:
@@ -164,28 +172,29 @@ class ImageGenerationPipeline:
         options = {} if dtype is None else {"dtype": dtype}
         tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"))
         generator = ImageCodeTransformer.from_pretrained(part_folder(folder, "generator"), **options)
-        expected = generator.config.tokenizer_hash
-        if expected and not ignore_tokenizer_mismatch and tokenizer.codes_hash() != expected:
-            raise CheckpointError(
-                f"{folder}: the tokenizer is not the one that the generator was trained with; restore it, or pass "
-                "ignore_tokenizer_mismatch=True"
-            )
-        if dtype is not None:  # the hash is that of the weights as saved
-            tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
-        text_encoder = None
-        if generator.config.text_dim:
-            text_encoder = TextEncoder(part_folder(folder, "text_encoder"), generator.config.text_length)
-        pipeline = cls(tokenizer, generator, text_encoder, sampling).to(device)
+        config, text_encoder = generator.config, None
+        if config.text_dim:
+            source = part_folder(folder, "text_encoder")
+            text_encoder = TextEncoder(source, config.text_length, padding=config.text_padding)
+        try:
+            if not ignore_tokenizer_mismatch:
+                require_tokenizer(config, tokenizer)
+            if dtype is not None:  # the hash is that of the weights as saved
+                tokenizer = WassersteinVQModel.from_pretrained(folder / "tokenizer", **options)
+            ignored = (ignore_tokenizer_mismatch, ignore_text_encoder_mismatch)
+            pipeline = cls(tokenizer, generator, text_encoder, sampling, *ignored).to(device)
+        except WVQError as error:
+            raise type(error)(f"{folder}: {error}") from error
         if weights is not None:
             reduce_weights(pipeline.generator, weights)
-        card = folder / "README.md"
+        card = folder / CARD_NAME
         pipeline.card = card.read_text(encoding="utf-8") if card.is_file() else None
         return pipeline
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
 
-        A part that is there already with the same weights stays as it is.
+        A part that is there already with the same weights and config stays as it is.
 
         Args:
             folder: new or existing folder.
@@ -193,25 +202,31 @@ class ImageGenerationPipeline:
                 made from the configs.
 
         Raises:
-            CheckpointError: the folder holds a part with other weights.
+            CheckpointError: the folder holds a part that is another one, or a README or index that is no pipeline's; or
+                the parts are such that loading would refuse them.
             ConfigError: the generator's weights are reduced.
         """
         folder = Path(folder)
         if self.generator.reduced:
             raise ConfigError(f"a pipeline cannot be saved with {self.generator.reduced} weights; load it without")
+        if not self.ignore_tokenizer_mismatch:
+            require_tokenizer(self.generator.config, self.tokenizer)
+        if not self.ignore_text_encoder_mismatch:
+            require_text_encoder(self.generator.config, self.text_encoder)
+        card = card or self.card or model_card(self)
+        refuse_foreign_files(folder, card)
+        parts = {"tokenizer": self.tokenizer, "generator": self.generator, "text_encoder": self.text_encoder}
+        missing = {  # all looked at before any is written
+            name: part for name, part in parts.items() if part is not None and not already_holds(folder, name, part)
+        }
         folder.mkdir(parents=True, exist_ok=True)
-        for name, part in (("tokenizer", self.tokenizer), ("generator", self.generator)):
-            if already_holds(folder, name, part):
-                continue
+        for name, part in missing.items():
             with whole_folder(folder / name) as partial:
                 part.save_pretrained(partial)
                 if name == "tokenizer":
                     ImageProcessor(size=part.config.image_size).save_pretrained(partial)
-        if self.text_encoder is not None and not (folder / "text_encoder").exists():
-            with whole_folder(folder / "text_encoder") as partial:
-                self.text_encoder.save_pretrained(partial)
-        self.card = card or self.card or model_card(self)
-        write_text(folder / "README.md", self.card)
+        self.card = card
+        write_text(folder / CARD_NAME, card)
         write_json(
             folder / INDEX_NAME,
             {
@@ -258,6 +273,7 @@ class ImageGenerationPipeline:
         guidance_power: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         window: int | None = None,
+        deterministic: bool | None = None,
         fixed_codes: torch.Tensor | None = None,
         seed: int | None = None,
         batch_size: int = 32,
@@ -272,11 +288,12 @@ class ImageGenerationPipeline:
             num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
                 condition if None.
             guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval,
-                window: see :class:`SamplingSettings`; the pipeline's own if None.
+                window, deterministic: see :class:`SamplingSettings`; the pipeline's own if None.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
                 :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
-            batch_size: pictures drawn at once.
+            batch_size: pictures drawn at once. A picture depends on it by rounding alone, and not at all under
+                ``deterministic``, which runs groups of a fixed number of pictures.
             output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
             progress: show a progress bar.
 
@@ -298,6 +315,7 @@ class ImageGenerationPipeline:
             guidance_power=guidance_power,
             guidance_interval=guidance_interval,
             window=window,
+            deterministic=deterministic,
         )
         wanted = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
@@ -325,27 +343,30 @@ class ImageGenerationPipeline:
         Raises:
             ConfigError: a batch that does not fit into memory.
         """
-        self._require_memory(min(batch_size, len(seeds)), settings)
+        batch_size = settings.whole_batch(batch_size)
+        needed = require_room(self, min(batch_size, len(seeds)), settings, first_free(fixed_codes))
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
-        with packed_weights(self.generator):  # once for all batches
+        with packed_weights(self.generator, settings.deterministic, beside=needed):  # once for all batches
             for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
                 part = slice(start, start + batch_size)
-                condition = self._condition(wanted[part])
+                condition = self._condition(wanted[part], settings.deterministic)
                 fixed = None if fixed_codes is None else fixed_codes[part]
                 drawn = sample_codes(
                     self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
                 )
                 codes.append(drawn.cpu())
-                pictures.append(self.tokenizer.decode_codes(drawn).float().cpu())
-        return ImagePipelineOutput(_as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
+                decoded = self._decoded(drawn, seeds[part], settings).float().cpu()
+                pictures.append(decoded if output_type == "pt" else to_uint8(decoded))  # a quarter of the memory
+        return ImagePipelineOutput(as_type(torch.cat(pictures), output_type), torch.cat(codes), seeds)
 
-    def _require_memory(self, batch_size: int, settings: SamplingSettings) -> None:
-        config = self.generator.config
-        guided = any(scale != 1 for scale in settings.scales(config.sequence_length))
-        one = sampling_bytes(config, 2 if guided else 1, self.generator.dtype.itemsize)
-        remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
-        require_memory(batch_size * one, self.device, f"sampling with batch_size {batch_size}", remedy)
+    def _decoded(self, codes: torch.Tensor, seeds: list[int], settings: SamplingSettings) -> torch.Tensor:
+        """Pictures (B, 3, H, W) of drawn codes."""
+        if settings.fixed_rows is None:
+            return self.tokenizer.decode_codes(codes)
+        return run_in_fixed_rows(
+            seeds, settings.fixed_rows, lambda numbers: self.tokenizer.decode_codes(codes[numbers])
+        )
 
     def log_likelihood(
         self,
@@ -365,9 +386,10 @@ class ImageGenerationPipeline:
             (N,) float32, in nats; divided by ln 2 and the number of pixels it is bits per pixel of the codes.
 
         Raises:
-            ConfigError: codes or conditions that do not fit the model.
+            ConfigError: codes or conditions that do not fit the model, or a batch that does not fit into memory.
         """
         wanted = requested(self.generator.config, class_labels, prompt, len(codes))
+        require_room_for_losses(self, min(batch_size, len(codes)))
         parts = [slice(start, start + batch_size) for start in range(0, len(codes), batch_size)]
         conditions = (self._condition(wanted[part]) for part in parts)
         found = [
@@ -376,20 +398,18 @@ class ImageGenerationPipeline:
         ]
         return torch.cat(found)
 
-    def _condition(self, wanted: Requested) -> Condition:
+    def _condition(self, wanted: Requested, deterministic: bool = False) -> Condition:
         config, condition = self.generator.config, Condition()
         if config.num_classes:
             ids = [NULL_CLASS if label is None else label for label in wanted.labels]
             condition.class_labels = torch.tensor(ids, device=self.device)
         if config.text_dim:
-            features, mask = self.text_encoder.encode([prompt or "" for prompt in wanted.prompts])
+            prompts = [prompt or "" for prompt in wanted.prompts]
+            if deterministic:  # each text by itself, once
+                unique = list(dict.fromkeys(prompts))
+                rows = [unique.index(prompt) for prompt in prompts]
+                features, mask = (x[rows] for x in self.text_encoder.encode(unique, batch_size=1))
+            else:
+                features, mask = self.text_encoder.encode(prompts)
             condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
         return condition
-
-
-def _as_type(pictures: torch.Tensor, output_type: str):
-    if output_type == "pt":
-        return pictures
-    if output_type == "np":
-        return to_uint8(pictures).permute(0, 2, 3, 1).numpy()
-    return to_pil(pictures)

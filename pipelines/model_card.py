@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from wvq.errors import CheckpointError
+from wvq.outputs import read_json
+from wvq.plain_output import one_line
+
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
+CARD_NAME = "README.md"
+_LIBRARY = "wvq"  # as the card's metadata name it
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -75,9 +81,9 @@ def model_card(
         f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",
     ]
     if generator.class_names:
-        model.append(f"- classes: {', '.join(generator.class_names)}")
+        model.append(f"- classes: {', '.join(map(one_line, generator.class_names))}")
     card = ModelCard.from_template(
-        ModelCardData(license=licence, library_name="wvq", pipeline_tag="unconditional-image-generation"
+        ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
         template_str=_TEMPLATE,
         title=title,
@@ -92,6 +98,12 @@ def model_card(
     return str(card)
 
 
+def is_model_card(text: str) -> bool:
+    """Whether a README's metadata say that it is of a model of this library."""
+    parts = text.split("---", 2)
+    return len(parts) == 3 and not parts[0].strip() and f"library_name: {_LIBRARY}" in parts[1].splitlines()
+
+
 def rename(card: str, name: str) -> str:
     """The card with another folder or Hub id in its example."""
     return re.sub(r'(ImageGenerationPipeline\.from_pretrained\()"[^"\n]*"', lambda m: f'{m[1]}"{name}"', card)
@@ -102,7 +114,8 @@ def _table(results: dict[str, dict]) -> str:
     for stage, figures in results.items():
         for figure, value in figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                rows.append(f"| {stage} | {figure} | {value:,.4g} |")
+                name = one_line(figure).replace("|", "\\|")
+                rows.append(f"| {stage} | {name} | {value:,.4g} |")
     return "\n".join(rows)
 
 
@@ -112,5 +125,5 @@ def read_results(folder: str | Path) -> dict[str, dict]:
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            found[stage] = json.loads(file.read_text(encoding="utf-8"))
+            found[stage] = read_json(file, CheckpointError, f"{file} is gone")
     return found

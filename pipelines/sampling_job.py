@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,15 +12,19 @@ from tqdm import tqdm
 
 import wvq
 from wvq.codes import batched
-from wvq.distributed import processes
+from wvq.distributed import decided_by_first_process, processes, wait_for_all
 from wvq.errors import ConfigError
 from wvq.generator.sampling import SamplingSettings
 from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_writer
-from wvq.outputs import JOB_NAME, read_json, refuse_occupied, write_json
+from wvq.locks import sole_run
+from wvq.outputs import JOB_NAME, MAX_JOB_BYTES, former_identity, read_json, refuse_occupied, write_json
+from wvq.pictures import read_picture
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.memory import require_room
+from wvq.png_text import png_text
+from wvq.reading import parse_json
 
 SHEET_NAME = "sheet.png"
 PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON
@@ -43,14 +48,15 @@ def sample_to_folder(
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
     Each file appears when it is complete, so a job that was stopped, by whatever, goes on with the pictures that are
-    not there. Under several processes each draws its share; the pictures are the same on any number of them.
+    not there. Under several processes each draws its share; the pictures are the same on any number of them, as they
+    are for any ``batch_size``.
 
     Args:
         pipe: the pipeline.
         out: new or empty folder; with ``resume``, that of a job with the same settings and weights.
         class_labels, prompt, num_images: see :func:`wvq.pipelines.conditions.requested`.
         seed: picture i is drawn from seed + i.
-        batch_size: pictures at once; no picture depends on it.
+        batch_size: pictures at once; a picture depends on it by rounding alone, or with ``deterministic`` not at all.
         resume: go on with the job in ``out``.
         progress: show a progress bar.
         source: name of the pipeline, for the pictures' settings.
@@ -60,30 +66,34 @@ def sample_to_folder(
         The files of all pictures, in order.
 
     Raises:
-        ConfigError: settings out of range, a folder that holds something else, or a job with other settings.
+        ConfigError: settings out of range, a batch that does not fit into memory, a folder that holds something else,
+            or a job with other settings.
         RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
     """
     check_call(seed, batch_size)
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
     wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
-    with sole_writer(out, state.is_main_process):
-        if state.is_main_process:
-            _claim(out, _job(pipe, wanted, seed, settings), resume)
-        state.wait_for_everyone()
+    require_room(pipe, min(settings.whole_batch(batch_size), len(wanted)), settings)  # before the folder is claimed
+    with sole_run(out):
+        decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
         # Shares are told by number, not by what is missing: that changes while another process starts.
-        share = range(state.process_index, len(files), state.num_processes)
-        mine = [index for index in share if not files[index].exists()]
+        rows = settings.fixed_rows or 1  # so many in a row fill a group
+        mine = [
+            index
+            for index, file in enumerate(files)
+            if index // rows % state.num_processes == state.process_index and not file.exists()
+        ]
         bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
         with bar, stop_on_signal() as request:
-            for indices in batched(mine, batch_size):
+            for indices in batched(mine, settings.whole_batch(batch_size)):
                 _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
                 bar.update(len(indices))
                 request.raise_if_set(
                     lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
                 )
-        state.wait_for_everyone()
+        wait_for_all()
         if state.is_main_process:
             save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
         return files
@@ -92,28 +102,39 @@ def sample_to_folder(
 def read_settings(picture: str | Path) -> dict | None:
     """How a picture was made, from its PNG text chunk; None if it is none of ours."""
     try:
-        with Image.open(picture) as image:
-            found = json.loads(getattr(image, "text", {}).get(PNG_KEY, "null"))
-    except (OSError, ValueError, SyntaxError):
+        found = parse_json(png_text(picture, PNG_KEY) or "null")
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _job(pipe: ImageGenerationPipeline, wanted: Requested, seed: int, settings: SamplingSettings) -> dict:
+def _start(
+    pipe: ImageGenerationPipeline, out: Path, wanted: Requested, seed: int, settings: SamplingSettings, resume: bool
+) -> None:
+    former = pipe.former_hashes()
+    _claim(out, _job(pipe, pipe.weights_hashes(former), wanted, seed, settings), former, resume)
+
+
+def _job(
+    pipe: ImageGenerationPipeline, weights: dict, wanted: Requested, seed: int, settings: SamplingSettings
+) -> dict:
     return {
         "wvq_version": wvq.__version__,
-        "weights": pipe.weights_hashes(),
+        "weights": weights,
         "reduced": pipe.generator.reduced,
         "seed": seed,
         "num_images": len(wanted),
         "class_labels": wanted.labels,
         "prompts": wanted.prompts,
-        "sampling": json.loads(json.dumps(asdict(settings))),
+        "sampling": settings.identity(),
     }
 
 
-def _claim(out: Path, job: dict, resume: bool) -> None:
-    """Start a job's folder, or hold the job that is there against this one."""
+def _claim(out: Path, job: dict, former_weights: dict, resume: bool) -> None:
+    """Start a job's folder, or hold the job that is there against this one.
+
+    A job of an earlier version names its weights by ``former_weights``.
+    """
     file = out / JOB_NAME
     if not resume:
         if file.exists():
@@ -122,7 +143,10 @@ def _claim(out: Path, job: dict, resume: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, job)
         return
-    before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)")
+    before = read_json(file, ConfigError, f"{out} holds no job to resume ({JOB_NAME} is missing)", MAX_JOB_BYTES)
+    if before.get("weights") == former_weights:
+        warnings.warn(former_identity(file), stacklevel=3)
+        before["weights"] = job["weights"]
     for name in ("weights", "reduced", "seed", "num_images", "class_labels", "prompts", "sampling"):
         if before.get(name) != job[name]:
             raise ConfigError(f"{out} was started with another {name}; resume with the settings in {file}")
@@ -138,7 +162,7 @@ def _draw(
     source: str | None,
 ) -> None:
     """Draw one batch and write its files."""
-    images = pipe.draw(wanted, seeds, settings).images
+    images = pipe.draw(wanted, seeds, settings, len(seeds)).images
     names = pipe.class_names
     for seed, label, prompt, image in zip(seeds, wanted.labels, wanted.prompts, images, strict=True):
         given = {"pipeline": source, "weights": pipe.generator.reduced, "class_label": label, "prompt": prompt}
@@ -158,6 +182,6 @@ def _titles(pipe: ImageGenerationPipeline, wanted: Requested) -> list[str]:
 
 
 def _sheet(files: list[Path], titles: list[str]) -> Image.Image:
-    images = [Image.open(file).convert("RGB") for file in files]
+    images = [read_picture(file) for file in files]
     scale = max(1, 128 // images[0].width)
     return image_grid(images, min(COLUMNS, len(images)), scale=scale, captions=titles if any(titles) else None)

@@ -150,7 +150,7 @@ def prepare_evaluation(arguments: list[str], given: dict, place) -> list[str]:
     if "--num_images" in given:
         small += ["--num_images=9"]
     if "--reference" in given:
-        write_archive(given["--reference"], draw_pictures(12))
+        write_archive(given["--reference"], [draw_pictures(12)], 12)
         small = []
     return small
 

@@ -1,5 +1,6 @@
 """Tiny parts that several folders of tests build: a text encoder with its own vocabulary, generators, pipelines."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from wvq.generator.conditioning import TextEncoder
+from wvq.generator.captions import CaptionIndex
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.quickstart import stage_recipes
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -18,6 +20,10 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
 CLASS_NAMES = ["circle", "cross", "square"]
 TEXT_DIM = 16
+
+# The field by which transformers picks a class, by file.
+KINDS = {"config.json": "model_type", "tokenizer_config.json": "tokenizer_class"}
+KINDS["preprocessor_config.json"] = "image_processor_type"
 
 # Options of the commands that train in seconds.
 TINY_TOKENIZER = [
@@ -58,6 +64,22 @@ def save_text_encoder(folder: Path) -> Path:
     return folder
 
 
+def plant(folder: Path, name: str, classes: dict, mark: Path) -> None:
+    """Give a folder code of its own that writes the file ``mark``, and a JSON file that asks for its classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "planted.py").write_text(f"open({str(mark)!r}, 'w')")
+    file = folder / name
+    values = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(values | {KINDS[name]: "Planted", "auto_map": classes}))
+
+
+def index_captions(captions: Sequence[Sequence[str]], size: int = 2) -> CaptionIndex:
+    """An index of the captions of each picture, read ``size`` pictures at a time."""
+    return CaptionIndex(
+        (captions[i : i + size] for i in range(0, len(captions), size)), lambda picture: captions[picture]
+    )
+
+
 def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:
     """A generator of 32 codes on a 4 x 4 grid in eval mode, whose head is random instead of zero."""
     sizes = {"num_codes": 32, "grid": [4, 4], "hidden_size": 32, "num_layers": 2, "num_heads": 2}
@@ -81,7 +103,7 @@ def make_pipeline(
     text_encoder = None
     if text_encoder_dir is not None:
         text_encoder = TextEncoder(text_encoder_dir, 5)
-        conditions |= {"text_dim": TEXT_DIM, "text_length": 5}
+        conditions |= text_encoder.config_fields()
     generator = make_generator(seed, tokenizer_hash=tokenizer.codes_hash(), **conditions)
     return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))
 

@@ -6,13 +6,13 @@ Shapes: B pictures, M logits a picture.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from wvq.distributed import mean_over_processes
+from wvq.precision import no_float16
 from wvq.settings import DiscriminatorConfig
 from wvq.tokenizer.augmentation import diff_augment
 from wvq.tokenizer.discriminators import build_discriminator
@@ -78,6 +78,8 @@ class Adversary(nn.Module):
         self.discriminator_loss, self._generator_loss = ADVERSARIAL_LOSSES[config.loss]
         self.register_buffer("real_average", torch.zeros(()))
         self.register_buffer("fake_average", torch.zeros(()))
+        self._parts: int = 1  # batches that a training step is cut into
+        self._means: list[torch.Tensor] = []  # of real and fake logits (2,), of those of the step under way
 
     def trains(self, images_seen: int) -> bool:
         """Whether the discriminator trains in the step that begins at ``images_seen``."""
@@ -90,9 +92,13 @@ class Adversary(nn.Module):
             return 0.0
         return self.config.weight * (min(1.0, past / self.config.ramp_images) if self.config.ramp_images else 1.0)
 
+    def begin_step(self, parts: int) -> None:
+        """Say that the next training step comes in so many batches: LeCam's averages then move once, in the last."""
+        self._parts, self._means = parts, []
+
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:
         """Adversarial loss (0-d) of reconstructions (B, 3, H, W)."""
-        with _no_float16(reconstruction):
+        with no_float16(reconstruction):
             return self._generator_loss(self._logits(reconstruction.float()).float())
 
     def forward(
@@ -106,7 +112,7 @@ class Adversary(nn.Module):
             penalize: add the R1 penalty, weighted for all steps since the last one.
         """
         config = self.config
-        with _no_float16(real):
+        with no_float16(real):
             real_views, fake_views = self._views(real.float()), self._views(fake.float())
             features = self._real_features(real_views[0], penalize)
             real_logits = self.discriminator.judge(features).float()
@@ -144,9 +150,11 @@ class Adversary(nn.Module):
 
     def _lecam(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         value = (real - self.fake_average).square().mean() + (fake - self.real_average).square().mean()
-        with torch.no_grad():
-            for average, logits in ((self.real_average, real), (self.fake_average, fake)):
-                mean = mean_over_processes(logits.mean())
+        self._means.append(torch.stack([real.mean(), fake.mean()]).detach())
+        if len(self._means) == self._parts:
+            means = mean_over_processes(torch.stack(self._means).mean(0))
+            self._means = []
+            for average, mean in zip((self.real_average, self.fake_average), means, strict=True):
                 mean = torch.where(mean.isfinite(), mean, average)  # such a step is skipped: it must leave no trace
                 average.lerp_(mean, 1 - LECAM_DECAY)
         return value
@@ -180,7 +188,9 @@ def combined_gradient(
     The ratio is |gradient of others| / |gradient of adversarial| at the decoder's last layer, at most ``most`` (Esser
     et al. 2021, eq. 7); 1 if ``most`` is None. Each loss is taken back to the pixels once; the ratio then costs two
     gradients of one layer, where the usual form goes back through all loss networks twice. Norms are those of the
-    gradients of all processes together, so every process has the ratio of the joined batch.
+    gradients of all processes together, so every process has the ratio of the joined batch. It is NaN, and so is the
+    gradient, if a norm is not finite. A gradient at a layer is a sum over all pixels of the batch: the layer must run
+    in a type that holds it.
 
     Args:
         reconstruction: (B, 3, H, W) float32, attached to the decoder.
@@ -196,17 +206,11 @@ def combined_gradient(
     if most is not None:
         norms = []
         for gradient in (pixel_gradient, verdict_gradient):
-            # In units of its largest element: small gradients would vanish where the decoder runs in float16.
+            # In units of its largest element, so that small gradients are not lost in a type of narrow range.
             unit = gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)
             (at_layer,) = torch.autograd.grad(reconstruction, layer, gradient / unit, retain_graph=True)
             norms.append(mean_over_processes(at_layer.float() * unit).norm())
         ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, most)
+        # Clamped, an overflow would pass for a weight: left as it is, the step is skipped.
+        ratio = torch.where(torch.stack(norms).isfinite().all(), ratio, torch.nan)
     return pixel_gradient + weight * ratio * verdict_gradient, ratio
-
-
-def _no_float16(tensor: torch.Tensor) -> AbstractContextManager:
-    """Autocast off where it would be to float16: unscaled gradients through the discriminator would vanish there."""
-    kind = tensor.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()

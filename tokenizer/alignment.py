@@ -13,6 +13,7 @@ from collections import deque
 import torch
 
 from wvq.distributed import from_first_process, sum_over_processes, world_size
+from wvq.tokenizer.roots import iterates, root_trace, symmetric_roots
 
 _EPSILON = 1e-10  # inside the outer square root, as published: a finite gradient at a perfect match
 
@@ -93,8 +94,32 @@ def feature_scale(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def _root(matrix: torch.Tensor) -> torch.Tensor:
+    if iterates(matrix):
+        return symmetric_roots(matrix)[0]
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def _root_trace(matrix: torch.Tensor) -> torch.Tensor:
+    """Trace of the root of a symmetric matrix, with its gradient."""
+    if iterates(matrix):
+        return root_trace(matrix)
+    # Only eigenvalues are needed: no eigenvector gradients, which explode for equal values.
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    # Where codebook or features have lost a dimension, only rounding is left of its eigenvalue: 0, with gradient 0.
+    floor = eigenvalues.detach().max() * len(matrix) * torch.finfo(eigenvalues.dtype).eps + 1e-300
+    return torch.where(eigenvalues > floor, eigenvalues.clamp_min(floor).sqrt(), 0.0).sum()
+
+
+def _roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Root of a symmetric matrix, and the pseudo-inverse of that."""
+    if iterates(matrix):
+        return symmetric_roots(matrix)
+    values, vectors = torch.linalg.eigh(matrix)
+    spread = values > values.max() * len(values) * torch.finfo(values.dtype).eps
+    roots = values.clamp_min(0).sqrt()
+    inverse = torch.where(spread, 1 / roots.clamp_min(1e-300), 0.0)
+    return (vectors * roots) @ vectors.T, (vectors * inverse) @ vectors.T
 
 
 class _Moments(torch.autograd.Function):
@@ -149,11 +174,7 @@ def gaussian_wasserstein(
         covariance = covariance * target_scale**2
         root = _root(covariance)
         middle = root @ code_covariance @ root
-        # Only eigenvalues of a symmetric matrix are needed: no eigenvector gradients, which explode for equal values.
-        eigenvalues = torch.linalg.eigvalsh((middle + middle.T) / 2)
-        # Where codebook or features have lost a dimension, only rounding is left of its eigenvalue: 0, with gradient 0.
-        floor = eigenvalues.detach().max() * len(mean) * torch.finfo(eigenvalues.dtype).eps + 1e-300
-        cross = torch.where(eigenvalues > floor, eigenvalues.clamp_min(floor).sqrt(), 0.0).sum()
+        cross = _root_trace((middle + middle.T) / 2)
         bures = covariance.trace() + code_covariance.trace() - 2 * cross
         return ((mean - code_mean).square().sum() + bures.relu() + _EPSILON).sqrt().to(codebook.dtype)
 
@@ -282,11 +303,7 @@ def affine_map(
     codes = _wide(codebook)
     code_mean = codes.mean(0)
     centred = codes - code_mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(codes))
-    spread = values > values.max() * len(values) * torch.finfo(values.dtype).eps
-    roots = values.clamp_min(0).sqrt()
-    inverse = torch.where(spread, 1 / roots.clamp_min(1e-300), 0.0)
-    root, inverse_root = (vectors * roots) @ vectors.T, (vectors * inverse) @ vectors.T
+    root, inverse_root = _roots(centred.T @ centred / len(codes))
     middle = root @ (_wide(covariance) * target_scale**2) @ root
     transport = inverse_root @ _root((middle + middle.T) / 2) @ inverse_root
     return (_wide(mean) + centred @ transport).to(codebook.dtype)

@@ -53,6 +53,8 @@ class Quantizer(nn.Module):
         self.num_codes, self.dim = config.num_codes, config.code_dim
         self.weights = {name: first_given(getattr(config, name), value) for name, value in self.defaults.items()}
         self.estimate = GRADIENT_ESTIMATORS[config.gradient_estimator]
+        self._parts: int = 1  # batches that a training step is cut into
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and codes of those of the step under way
 
     @classmethod
     def check(cls, config) -> None:
@@ -89,8 +91,44 @@ class Quantizer(nn.Module):
         """Loss terms by name, from prepared features (N, D), their vectors (N, D) and codes (N,)."""
         raise NotImplementedError
 
+    def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:
+        """Loss terms by name that hold the codes against all features (N, D) of a step at once, detached ones.
+
+        Args:
+            joined: take in the features of all processes and count them in running statistics; else these alone,
+                without a trace and without waiting for others.
+        """
+        return {}
+
     def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
-        """Move codes without gradient after a training step's forward pass; features (N, D), codes (N,)."""
+        """Move codes without gradient after the forward pass of a whole training step; features (N, D), codes (N,)."""
+
+    def begin_step(self, parts: int) -> None:
+        """Say that the next training step comes in so many batches, one forward pass each; 1 until it is said.
+
+        Running statistics and updates without gradient then move once, in the last pass, over all of them joined.
+        """
+        self._parts, self._seen = parts, []
+
+    def terms(
+        self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor, update_statistics: bool
+    ) -> dict[str, torch.Tensor]:
+        """All loss terms of a forward pass, after which the updates without gradient are made; arguments of `losses`.
+
+        Of a step in several parts, the terms of :meth:`step_losses` are in the last one alone, as many times as there
+        are parts: the mean over the parts is the loss of one batch.
+        """
+        losses = self.losses(features, vectors, codes, update_statistics)
+        if not update_statistics:
+            return losses | self.step_losses(features.detach(), joined=False)
+        self._seen.append((features.detach(), codes))
+        if len(self._seen) < self._parts:
+            return losses
+        whole = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._seen, strict=True)]
+        self._seen = []
+        losses |= {name: self._parts * value for name, value in self.step_losses(whole[0], joined=True).items()}
+        self.update(*whole)
+        return losses
 
     def training_state(self) -> dict:
         """What an exact resume needs beside the weights."""
@@ -116,8 +154,8 @@ class Quantizer(nn.Module):
         Args:
             features: (..., D); the last dim is the code's.
             update_statistics: count this batch in running statistics of the features, and make the updates that need
-                no gradient (in training steps only). Features that are not finite then pass, and change no statistic:
-                the training loop skips such a step without waiting for the device.
+                no gradient (in training steps only; see :meth:`begin_step`). Features that are not finite then pass,
+                and change no statistic: the training loop skips such a step without waiting for the device.
 
         Raises:
             DataError: features of another width, or not finite.
@@ -129,11 +167,9 @@ class Quantizer(nn.Module):
             flat = self.prepare(flat)
             codes = self.assign(flat.detach())
             vectors = self.lookup(codes)
-            losses = self.losses(flat, vectors, codes, update_statistics)
+            losses = self.terms(flat, vectors, codes, update_statistics)
             loss = sum((self.weights[f"{name}_weight"] * value for name, value in losses.items()), flat.new_zeros(()))
             quantized = self.estimate(flat, vectors).reshape(features.shape)
-            if update_statistics:
-                self.update(flat.detach(), codes)
         return QuantizerOutput(
             quantized=quantized.to(features.dtype),
             codes=codes.reshape(features.shape[:-1]),

@@ -49,6 +49,11 @@ class WassersteinVQConfig(StrictConfig):
     """
 
     model_type = "wasserstein_vq"
+    outside_identity = frozenset(
+        {"dropout", "gradient_estimator", "codebook_weight", "commitment_weight", "alignment_weight", "entropy_weight"}
+        | {"target_scale", "window_size", "num_projections", "num_samples", "affine_interval", "ema_decay"}
+        | {"class_names"}
+    )
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
 from wvq.images import to_uint8
+from wvq.interruption import StopRequest
 from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading, join_left_out, summary
@@ -24,6 +25,7 @@ def evaluate_tokenizer(
     progress: bool = False,
     statistics: CodeStatistics | None = None,
     lpips: torch.nn.Module | None = None,
+    stop: StopRequest | None = None,
     num_workers: int | None = None,
 ) -> dict[str, float | int]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
@@ -38,6 +40,7 @@ def evaluate_tokenizer(
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
         lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
+        stop: ends the measurement early.
         num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
@@ -48,6 +51,7 @@ def evaluate_tokenizer(
 
     Raises:
         DataError: none of the pictures can be read; or one cannot, where the data set refuses that.
+        PassInterrupted: ``stop`` was set in one of the processes.
     """
     device = model.device
     rank, world = process_rank(), world_size()
@@ -58,7 +62,8 @@ def evaluate_tokenizer(
     alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     batches, total = share.batches(batch_size, device), -(-len(share) // batch_size)
-    for batch in tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False):
+    batches = tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False)
+    for batch in (stop or StopRequest()).until_set(batches):
         pixels = batch["pixel_values"]
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())

@@ -31,9 +31,9 @@ from wvq.errors import CacheError, DataError
 from wvq.images import from_uint8, to_pixels, to_uint8
 from wvq.interruption import StopRequest, stop_on_signal
 from wvq.layout import flatten_codes
+from wvq.loading import read_chunks, regrouped
 from wvq.locks import sole_writer
 from wvq.outputs import refuse_data_folder, refuse_occupied
-from wvq.reading import read_chunks, regrouped
 from wvq.recipes import ExportRecipe
 from wvq.splits import other_split
 from wvq.tokenizer.export_work import ExportWork

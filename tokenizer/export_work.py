@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from wvq.code_tables import finish_table, row_features, write_shard
 from wvq.codes import CodeHeader
 from wvq.errors import ConfigError, DataError
-from wvq.outputs import IDENTITY_NAME, read_json, write_json
+from wvq.outputs import IDENTITY_NAME, read_json, remove_files, write_json
 
 FEWEST, MOST = 64, 1024  # pictures of a file
 _FILES = 64  # of a set whose files are neither the smallest nor the largest
+_OWN = re.compile(
+    r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
+)
+_PARTIAL = re.compile(r"\..*\.partial")
+_IDENTITY = re.compile(rf"(\.{re.escape(IDENTITY_NAME)}\.\d+\.partial|{re.escape(IDENTITY_NAME)})")
 
 
 def picture_ranges(count: int) -> list[range]:
@@ -105,8 +109,7 @@ class ExportWork:
     def join(self) -> Path:
         """Make a table of the files of each split, which are all whole; returns the folder of the cache."""
         for folder in (self.cache, *(self.cache / split for split in self.ranges)):
-            for path in folder.glob(".*"):  # of a process that was killed while it wrote
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_files(folder, _PARTIAL)  # of a process that was killed while it wrote
         for split, ranges in self.ranges.items():
             folder = self.cache / split
             files = [self._file(split, number).name for number in range(len(ranges))]
@@ -124,12 +127,9 @@ class ExportWork:
 
     def remove(self) -> None:
         """Remove what the export has made; what says whose it is goes last, so that a process cut short is known."""
-        for folder in (self._marks, self.cache):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (*self.folder.glob(f".{IDENTITY_NAME}.*.partial"), self.folder / IDENTITY_NAME):
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody else's file lies there
-            self.folder.rmdir()
+        for folder in (self._marks, *(self.cache / split for split in self.ranges), self.cache):
+            remove_files(folder, _OWN)
+        remove_files(self.folder, _IDENTITY)
 
     def _file(self, split: str, number: int) -> Path:
         return self.cache / split / f"data-{number:05d}-of-{len(self.ranges[split]):05d}.arrow"

@@ -7,7 +7,7 @@ Shapes: B pictures, C channels, H W pixels, h w grid of codes, D dims of a code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from transformers.utils import ModelOutput
 
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.layout import unflatten_codes
-from wvq.pretrained import StrictPreTrainedModel, weights_hash
+from wvq.precision import no_float16
+from wvq.pretrained import StrictPreTrainedModel, model_hash, weights_hash
 from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers import build_quantizer
@@ -114,6 +115,8 @@ class Encoder(nn.Sequential):
 class Decoder(nn.Sequential):
     """Quantized features (B, F, h, w) -> pictures (B, C, H, W), not clamped."""
 
+    _compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels[::-1]
         layers: list[nn.Module] = [nn.Conv2d(config.encoder_dim, widths[0], 1), *middle(widths[0], config)]
@@ -126,6 +129,29 @@ class Decoder(nn.Sequential):
         if config.patch_size > 1:
             layers.append(nn.PixelShuffle(config.patch_size))
         super().__init__(*layers)
+        self.last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile all but the last convolution; arguments as of torch.compile.
+
+        The adaptive weight of a GAN takes that layer's gradient on its own, before the backward pass of the step: a
+        compiled part runs backward once only.
+        """
+        self._compiled = torch.compile(self._body, *args, **kwargs)
+
+    def _body(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in list(self)[: self.last]:
+            x = layer(x)
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (self._compiled or self._body)(x)
+        with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
+            if not torch.is_autocast_enabled(x.device.type):
+                x = x.to(self[self.last].weight.dtype)
+            for layer in list(self)[self.last :]:
+                x = layer(x)
+        return x
 
 
 class Projector(nn.Module):
@@ -240,10 +266,22 @@ class WassersteinVQModel(StrictPreTrainedModel):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
-        return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+        return self.decoder[self.decoder.last].weight
 
     def codes_hash(self) -> str:
-        """Hash of the weights that make codes of pictures: that of two tokenizers which differ in the decoder alone."""
+        """Hash of the weights and config that make codes of pictures: one for tokenizers that differ in the decoder."""
+        return model_hash(self, weights=self._codes_weights_hash())
+
+    def made(self, codes_hash: str) -> bool:
+        """Whether codes are this tokenizer's, by the hash in the header of a cache or in the config of a generator.
+
+        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a config that was
+        changed since goes unseen.
+        """
+        weights = self._codes_weights_hash()
+        return codes_hash in (weights, model_hash(self, weights=weights))
+
+    def _codes_weights_hash(self) -> str:
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:

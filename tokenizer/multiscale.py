@@ -65,6 +65,10 @@ class MultiScaleQuantizer(nn.Module):
         """Those of the codebook; the convolutions belong to the network."""
         return self.book.codebook_parameters()
 
+    def begin_step(self, parts: int) -> None:
+        """As :meth:`Quantizer.begin_step`."""
+        self.book.begin_step(parts)
+
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., D) in the space of the codes."""
         return self.book.prepare(features)
@@ -127,7 +131,7 @@ class MultiScaleQuantizer(nn.Module):
             tokens, codes, vectors = (torch.cat(parts) for parts in list(zip(*steps, strict=True))[:3])
             losses = self._losses(target, steps) | {
                 name: value
-                for name, value in self.book.losses(tokens, vectors, codes, update_statistics).items()
+                for name, value in self.book.terms(tokens, vectors, codes, update_statistics).items()
                 if name not in ("codebook", "commitment")  # those are taken on f_hat, after the convolutions
             }
             weights = self.weights
@@ -135,8 +139,6 @@ class MultiScaleQuantizer(nn.Module):
             flat = prepared.reshape(-1, self.dim)  # N D
             reached = steps[-1].quantized.permute(0, 2, 3, 1).reshape(-1, self.dim)
             quantized = self.book.estimate(flat, reached).reshape(features.shape)
-            if update_statistics:
-                self.book.update(tokens.detach(), codes)
         return QuantizerOutput(
             quantized=quantized.to(features.dtype),
             codes=self._flat([step.codes for step in steps]),

@@ -1,7 +1,8 @@
 """Builds nearest.cpp on first use and calls it; everything here is optional, and the caller has a form in plain torch.
 
-The library is compiled for this very machine with the system's C++ compiler (about two seconds), and kept in a cache
-folder under a name that holds the hash of source, flags, compiler and processor.
+The library is compiled for this very machine with the system's C++ compiler (about two seconds), and kept under a name
+that holds the hash of source, flags, compiler and processor. As it is code that runs, it lies where only this user can
+write; where there is no such folder, each process compiles one of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from wvq.ownership import private_folder, require_own_file, user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +38,10 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("WVQ_NATIVE", "1") == "0":
         return None
     try:
-        loaded = ctypes.CDLL(str(_built()))
-        function = loaded.wvq_nearest
-    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        return _loaded()
+    except (OSError, AttributeError, ValueError, subprocess.SubprocessError) as error:
         logger.info("the compiled nearest-code search is not available, using torch's products: %s", error)
         return None
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, pointer, pointer, integer, integer, integer, integer, pointer]
-    function.restype = None
-    return loaded
 
 
 def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.Tensor) -> torch.Tensor:
@@ -68,29 +68,62 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     return out
 
 
-def _built() -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
+def _loaded() -> ctypes.CDLL:
+    compiler = _compiler()
+    name = _file_name(compiler)
+    for folder in code_folders():
+        try:
+            return _open(_built(private_folder(folder), name, compiler))
+        except OSError as error:  # not private, not writable, mounted without execution, or a damaged file
+            logger.info("compiled code is not kept in %s: %s", folder, error)
+    with tempfile.TemporaryDirectory(prefix="wvq-native-") as folder:  # a loaded library needs its file no longer
+        return _open(_built(private_folder(Path(folder)), name, compiler))
+
+
+def code_folders() -> Iterator[Path]:
+    """Where compiled code may be kept, best first; not in ``WVQ_CACHE`` itself, which users may share."""
+    if cache := os.environ.get("WVQ_CACHE"):
+        yield Path(cache) / "native"
+    if cache := user_cache():
+        yield cache / "wvq-native"  # not in `wvq`, which others may be allowed to write
+
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler: ``CXX``, arguments included (``ccache g++``), or the system's."""
+    named = os.environ.get("CXX", "").strip()
+    command = [named] if shutil.which(named) else shlex.split(named)  # a path may hold blanks
+    found = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
+    if not found:
         raise FileNotFoundError("no C++ compiler on the path")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    return found
+
+
+def _file_name(compiler: list[str]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     # The processor is part of the name: a home folder may be shared by machines with other instruction sets.
-    parts = (SOURCE.read_text(), *FLAGS, compiler, version, platform.machine(), _processor())
-    name = f"nearest-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
-    path = cache_folder() / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
+    parts = (SOURCE.read_text(), *FLAGS, *compiler, version.decode(errors="replace"), platform.machine(), _processor())
+    return f"nearest-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+
+
+def _built(folder: Path, name: str, compiler: list[str]) -> Path:
+    path = folder / name
+    if not path.is_symlink() and not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as partial:
+            built = Path(partial) / name
+            command = [*compiler, *FLAGS, str(SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=300)
+            built.chmod(0o700)  # whatever the umask lets others do
             os.replace(built, path)  # whole or not at all, whichever process comes first
     return path
 
 
-def cache_folder() -> Path:
-    """Where compiled code is kept: WVQ_CACHE, or else ``wvq`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WVQ_CACHE") or Path(base) / "wvq")
+def _open(path: Path) -> ctypes.CDLL:
+    require_own_file(path)
+    loaded = ctypes.CDLL(str(path))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    loaded.wvq_nearest.argtypes = [pointer, pointer, pointer, integer, integer, integer, integer, pointer]
+    loaded.wvq_nearest.restype = None
+    return loaded
 
 
 def _processor() -> str:

@@ -45,6 +45,11 @@ class ProductQuantizer(nn.Module):
         """Those of all codebooks."""
         return [parameter for group in self.groups for parameter in group.codebook_parameters()]
 
+    def begin_step(self, parts: int) -> None:
+        """As :meth:`Quantizer.begin_step`."""
+        for group in self.groups:
+            group.begin_step(parts)
+
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Codes (..., G) int64 of features (..., D)."""
         return torch.stack([group.encode(part) for group, part in self._parts(features)], dim=-1)

@@ -59,11 +59,8 @@ class AlignedQuantizer(VectorQuantizer):
         """
         raise NotImplementedError
 
-    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
-        losses = super().losses(features, vectors, codes, update_statistics)
-        if self.weights.get("alignment_weight"):
-            losses["alignment"] = self.alignment(features.detach(), update_statistics)
-        return losses
+    def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:
+        return {"alignment": self.alignment(features, joined)} if self.weights.get("alignment_weight") else {}
 
 
 class WindowedQuantizer(AlignedQuantizer):

@@ -6,6 +6,7 @@ Shapes: N features, K codes, D dims.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,24 @@ import torch.nn.functional as F
 from wvq.distributed import sum_over_processes, world_size
 from wvq.errors import ConfigError
 from wvq.tokenizer.codebook import Quantizer
+
+
+class _Grid(NamedTuple):
+    # Of each dim (D,), all on one device.
+    levels: torch.Tensor
+    half: torch.Tensor
+    strides: torch.Tensor
+    reach: torch.Tensor
+    offset: torch.Tensor
+    shift: torch.Tensor
+
+
+def _make_grid(levels: torch.Tensor) -> _Grid:
+    strides = F.pad(levels.cumprod(0)[:-1], (1, 0), value=1)
+    # A little less than the outermost boundary; an even number of levels is shifted by half a step.
+    reach = (levels - 1) * (1 + 1e-3) / 2
+    offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+    return _Grid(levels, levels // 2, strides, reach, offset, (offset / reach).atanh())
 
 
 class FSQQuantizer(Quantizer):
@@ -24,6 +43,7 @@ class FSQQuantizer(Quantizer):
     def __init__(self, config):
         super().__init__(config)
         self.levels = config.levels
+        self._grids: dict[torch.device, _Grid] = {}
 
     @classmethod
     def check(cls, config) -> None:
@@ -37,26 +57,27 @@ class FSQQuantizer(Quantizer):
             product = math.prod(config.levels)
             raise ConfigError(f"num_codes must be {product:,}, the product of levels; got {config.num_codes:,}")
 
-    def _grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        levels = torch.tensor(self.levels, device=device)
-        return levels, levels // 2, F.pad(levels.cumprod(0)[:-1], (1, 0), value=1)
+    def _grid(self, device: torch.device) -> _Grid:
+        # Kept for each device: numbers from a list would wait for it. Not a buffer, which from_pretrained would leave
+        # without a value; nor an inference tensor, which training could not use.
+        if device not in self._grids:
+            with torch.inference_mode(False), torch.no_grad():
+                self._grids[device] = _make_grid(torch.tensor(self.levels, device=device))
+        return self._grids[device]
 
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        levels, half, _ = self._grid(features.device)
-        # A little less than the outermost boundary; an even number of levels is shifted by half a step.
-        reach = (levels - 1) * (1 + 1e-3) / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
-        return ((features + (offset / reach).atanh()).tanh() * reach - offset) / half
+        grid = self._grid(features.device)
+        return ((features + grid.shift).tanh() * grid.reach - grid.offset) / grid.half
 
     def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        levels, half, strides = self._grid(vectors.device)
-        steps = (vectors * half).round() + half  # NaN ends at some code, as in every other quantizer
-        steps = steps.nan_to_num(0.0).long().clamp(min=torch.zeros_like(levels), max=levels - 1)
-        return (steps * strides).sum(-1)
+        grid = self._grid(vectors.device)
+        steps = (vectors * grid.half).round() + grid.half  # NaN ends at some code, as in every other quantizer
+        steps = steps.nan_to_num(0.0).long().clamp(min=torch.zeros_like(grid.levels), max=grid.levels - 1)
+        return (steps * grid.strides).sum(-1)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        levels, half, strides = self._grid(codes.device)
-        return (codes[..., None] // strides % levels - half) / half
+        grid = self._grid(codes.device)
+        return (codes[..., None] // grid.strides % grid.levels - grid.half) / grid.half
 
     def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
         return {}

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from wvq.data import ImageDataset, load_images
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import ConfigError
 from wvq.images import image_grid
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.optimization import network_groups, parameter_group
-from wvq.outputs import TRAINING, files_into, finished_run, refuse_data_folder, start_stage, write_json
+from wvq.outputs import files_into, finished_run, refuse_data_folder, start_stage, write_json
 from wvq.recipes import TokenizerRecipe
 from wvq.settings import TrainConfig
 from wvq.task import StepLoss, Task
@@ -82,6 +83,11 @@ class TokenizerTask(Task):
     def compiled_parts(self, model: WassersteinVQModel) -> list[nn.Module]:
         return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
 
+    def begin_step(self, model: WassersteinVQModel, parts: int) -> None:
+        model.quantizer.begin_step(parts)
+        if self.adversary is not None:
+            self.adversary.begin_step(parts)
+
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         pixel_values, raw = batch["pixel_values"], unwrapped(model)
         if self.config.final_alignment != 1:
@@ -131,7 +137,8 @@ class TokenizerTask(Task):
         return self.usage.report(accelerator, images_seen, warm)
 
     def evaluate(self, model: WassersteinVQModel, accelerator: Accelerator) -> dict[str, float]:
-        return evaluate_tokenizer(model, self.validation, progress=True, num_workers=self.config.num_workers)
+        workers = self.config.num_workers
+        return evaluate_tokenizer(model, self.validation, progress=True, stop=self.stop, num_workers=workers)
 
     def picture(self, model: WassersteinVQModel) -> Image.Image:
         return reconstruction_sheet(model, self.validation)
@@ -196,16 +203,15 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
         raise ConfigError(
             "discriminator.adaptive_weight is measured at the decoder's last layer, which is frozen: set it to false"
         )
-    with sole_writer(out, accelerator.is_main_process):
-        with accelerator.main_process_first():
-            folder = start_stage(out, recipe, resume) if accelerator.is_main_process else out / TRAINING
-        if resume and (done := finished_run(out)):
+    with sole_run(out):
+        folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
+        if resume and (done := decided_by_first_process(lambda: finished_run(out))):
             return done
         task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
-        trainer = Trainer(task, model, images.train, recipe.train, folder, accelerator)
+        trainer = Trainer(task, model, images.train.spread_versions(), recipe.train, folder, accelerator)
         result = trainer.run(resume=resume)
-        averaged = trainer.averaged_model
-        if accelerator.is_main_process:
+        averaged = trainer.model_to_save
+        if averaged is not None:
             averaged.config.averaging_decay = recipe.train.ema_decay
             with files_into(out) as partial:
                 averaged.save_pretrained(partial)
@@ -213,5 +219,5 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
             result["data"] = images.source
             result["parameters"] = sum(p.numel() for p in model.parameters())
             write_json(out / "result.json", result)
-        accelerator.wait_for_everyone()
+        wait_for_all()
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
+from wvq.distributed import gather_objects, process_rank, world_size
 from wvq.tokenizer.metrics import code_perplexity
 
 ALARM_SHARE = 0.05  # of K; a codebook of lower perplexity has collapsed
@@ -51,10 +52,19 @@ class CodebookUsage:
         )
 
     def state_dict(self) -> dict:
-        """The state of an exact resume."""
-        return {"counts": None if self.counts is None else self.counts.cpu(), "alarmed": self.alarmed}
+        """The state of an exact resume, with the counts of each process. All processes ask together."""
+        counts = gather_objects(None if self.counts is None else self.counts.cpu())
+        return {"counts": counts, "alarmed": self.alarmed}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Take up the state that :meth:`state_dict` gave."""
-        self.counts = None if state["counts"] is None else state["counts"].to(device)
-        self.alarmed = state["alarmed"]
+        """Take up the state that :meth:`state_dict` gave; on another number of processes the first takes up the sum."""
+        counts, self.alarmed = state["counts"], state["alarmed"]
+        if not isinstance(counts, list):  # an older checkpoint: those of the first process
+            counts = [counts]
+        if counts[0] is None:
+            self.counts = None
+        elif len(counts) == world_size():
+            self.counts = counts[process_rank()].to(device)
+        else:
+            total = torch.stack(counts).sum(0).to(device)
+            self.counts = total if process_rank() == 0 else torch.zeros_like(total)

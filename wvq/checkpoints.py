@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
 from wvq.pretrained import DAMAGES
 
@@ -20,9 +22,9 @@ STATE_NAME = "run.pt"
 
 
 def find_checkpoints(folder: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Complete checkpoints of a run, oldest first; folders of other names are the user's own."""
     root = Path(folder) / CHECKPOINTS
-    return sorted(path for path in root.glob("*") if path.is_dir() and path.name.isdigit()) if root.is_dir() else []
+    return sorted(path for path in root.glob("*") if path.is_dir() and re.fullmatch(r"\d{12}", path.name))
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
@@ -65,16 +67,13 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
     """
     root = Path(folder) / CHECKPOINTS
     target, partial = root / f"{images_seen:012d}", root / f"{images_seen:012d}.partial"
-    if target.exists():
+    if decided_by_first_process(target.exists):
         return target
     try:
-        if accelerator.is_main_process:
-            for stale in root.glob("*.partial"):
-                shutil.rmtree(stale)
-        accelerator.wait_for_everyone()
+        decided_by_first_process(lambda: _remove_partial(root))
         accelerator.save_state(str(partial))
         state = run.state_dict()  # of all processes: it may gather from them
-        accelerator.wait_for_everyone()
+        wait_for_all()
         if accelerator.is_main_process:
             torch.save(state, partial / STATE_NAME)
             _flush(partial)
@@ -86,8 +85,14 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
         kept = find_checkpoints(folder)
         rest = f"the last good one is {kept[-1]}; make room and resume" if kept else "none was saved before"
         raise CheckpointError(f"checkpoint {target} could not be written ({first_line(error)}); {rest}") from error
-    accelerator.wait_for_everyone()
+    wait_for_all()
     return target
+
+
+def _remove_partial(root: Path) -> None:
+    for stale in root.glob("*.partial"):
+        if re.fullmatch(r"\d{12}\.partial", stale.name):  # and nothing that a user calls so
+            shutil.rmtree(stale)
 
 
 def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> None:
@@ -106,7 +111,9 @@ def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> Non
         )
     try:
         accelerator.load_state(str(checkpoint))
-        run.load_state_dict(torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True))
+        # Each process of a sharded run would read the whole average, of which the first hands out the shards.
+        mapped = accelerator.is_fsdp2
+        run.load_state_dict(torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True, mmap=mapped))
     except (torch.OutOfMemoryError, torch.distributed.DistError):  # nothing is wrong with the checkpoint
         raise
     except (SafetensorError, UnpicklingError, EOFError, *DAMAGES) as error:

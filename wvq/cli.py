@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import wvq
 from wvq import commands, evaluation_commands
 from wvq.errors import ConfigError, WVQError, near_match
+from wvq.failures import fail
 from wvq.interruption import RunInterrupted
 from wvq.parser import Parser, recipe_file
+from wvq.plain_output import one_line, plain_output
 from wvq.recipes import (
     AtomicRecipe,
     EvaluationRecipe,
@@ -35,11 +37,6 @@ class Command:
     help: str
     add_arguments: Callable[[Parser], None]
     run: Callable
-
-
-def _fail(program: str, line: str) -> None:
-    print(f"{program}: error: {line}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
@@ -64,6 +61,12 @@ def _sampling_arguments(parser: Parser) -> None:
     parser.add_argument("--guidance_power", type=float | None, help="of power_cosine")
     parser.add_argument("--guidance_interval", type=float, nargs=2, help="start and end of guidance, 0 to 1")
     parser.add_argument("--window", type=int | None, help="codes checked in one pass; 0 draws one code a pass")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="the same pictures to the bit whatever the batch; slower",
+    )
     parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
     parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
@@ -190,8 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP threads that spin long while they wait make a run slower as soon as another program wants a core; a short
     # spin costs nothing on a quiet machine. Read when torch is first imported, which is when a command runs.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no source lines for users
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"  # no source lines for users
+    with plain_output():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0
@@ -211,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             leave_processes()
     except WVQError as error:
-        _fail(program, " ".join(str(error).split()))
+        fail(program, error)
     except RunInterrupted as stop:
         again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
         print(f"\n{program}: {stop}{again}", file=sys.stderr)
@@ -222,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder without permission
         full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
         place = error.filename or (full and getattr(values, "out", None)) or "input/output"
-        _fail(program, f"{place}: {error.strerror or error}")
+        fail(program, f"{place}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130

@@ -29,7 +29,8 @@ class CodeHeader:
     """What a code cache was made of.
 
     Args:
-        tokenizer_hash: SHA-256 of the tokenizer's weights that make the codes.
+        tokenizer_hash: SHA-256 of the tokenizer's weights and config that make the codes; in caches of earlier versions
+            of its weights alone.
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.layout`); one code
@@ -233,6 +234,11 @@ class CodeDataset(Dataset):
         if position is None or self.num_crops == 1:
             return 0
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
+
+    def caption_batches(self, size: int) -> Iterator[list[tuple[str, ...]]]:
+        """The captions of consecutive pictures, of ``size`` pictures at a time."""
+        for start in range(0, len(self), size):
+            yield [self.texts(index) for index in range(start, min(start + size, len(self)))]
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import datasets
@@ -10,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from wvq.errors import ConfigError, DataError, UnreadablePictureError
-from wvq.images import TEN, center_crop, largest_resize, random_crop, ten_crop, to_pixels
+from wvq.images import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.pictures import PictureStore
 from wvq.recipes import UNREADABLE, DataConfig
 from wvq.sources import read_source
@@ -42,6 +43,7 @@ class ImageDataset(Dataset):
         texts: all texts of each picture, or None without captions.
         image_size: S, the side in pixels.
         crop_recipe: the augmentation in short, such as ``center``, ``ten(0.9)`` or ``random(0.8)+flip``.
+        spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class ImageDataset(Dataset):
         flip: bool = False,
         seed: int = 0,
         unreadable: str = "skip",
+        crop_scales: list[float] | None = None,
         store: PictureStore | None = None,
     ):
-        _check(image_size, crop, min_crop_fraction, seed, unreadable, flip)
+        _check(image_size, crop, min_crop_fraction, seed, unreadable, flip, crop_scales)
         self.table = table
         self.class_names = tuple(class_names)
         self.image_size = image_size
@@ -66,7 +69,10 @@ class ImageDataset(Dataset):
         self.flip = flip
         self.seed = seed
         self.unreadable = unreadable
-        self.store = store or PictureStore(table.pictures, largest_resize(image_size, min_crop_fraction))
+        self.crop_scales = crop_scales
+        self.spread = False
+        largest = largest_resize(image_size, min_crop_fraction, crop_scales or ())
+        self.store = store or PictureStore(table.pictures, largest)
 
     @property
     def labels(self) -> list[int] | None:
@@ -86,6 +92,8 @@ class ImageDataset(Dataset):
     @property
     def crop_recipe(self) -> str:
         """How pictures are cut out, such as ``random(0.8)+flip``."""
+        if self.crop == "ten" and self.crop_scales:
+            return f"ten({', '.join(f'x{scale:g}' for scale in self.crop_scales)})"
         crop = self.crop if self.crop == "center" else f"{self.crop}({self.min_crop_fraction:g})"
         return crop + ("+flip" if self.flip else "")
 
@@ -100,8 +108,24 @@ class ImageDataset(Dataset):
             flip=self.flip if flip is None else flip,
             seed=self.seed,
             unreadable=self.unreadable,
+            crop_scales=self.crop_scales if crop in (None, "ten") else None,
             store=self.store,
         )
+
+    @property
+    def num_versions(self) -> int:
+        """How many crops ``ten`` takes in turn."""
+        return TEN * len(self.crop_scales or (1,))
+
+    def spread_versions(self) -> ImageDataset:
+        """The same pictures for training: under ``ten`` each begins with another crop.
+
+        A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
+        Otherwise all pictures of pass p have crop p, as an export asks for.
+        """
+        spread = copy.copy(self)
+        spread.spread = True
+        return spread
 
     def picture(self, index: int) -> Image.Image:
         """The original picture. Raises UnreadablePictureError that names the file if it cannot be decoded."""
@@ -128,14 +152,26 @@ class ImageDataset(Dataset):
         if self.crop == "random":
             image = random_crop(image, self.image_size, self.min_crop_fraction, rng)
         elif self.crop == "ten":
-            version = position // len(self) % TEN if drawn else 0  # another one each time round
-            version = version if self._mirrors(index) else version % (TEN // 2)
-            image = ten_crop(image, self.image_size, self.min_crop_fraction, version)
+            image = self._one_of_ten(image, index, position // len(self) if drawn else 0)
         else:
             image = center_crop(image, self.image_size)
         if self.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return image, index, requested
+
+    def _one_of_ten(self, image: Image.Image, index: int, turn: int) -> Image.Image:
+        """The crop of a picture when it is drawn for the ``turn``-th time."""
+        versions = self.num_versions
+        if self.spread:
+            # Steps without a common divisor reach all versions, and do not show five mirror images in a row.
+            step = next(step for step in (7, 13, 17) if versions % step)
+            turn = int(np.random.default_rng((self.seed, index)).integers(versions)) + step * turn
+        version = turn % versions
+        if not self._mirrors(index) and version % TEN >= TEN // 2:
+            version -= TEN // 2
+        if self.crop_scales:
+            return scaled_ten_crop(image, self.image_size, self.crop_scales, version)
+        return ten_crop(image, self.image_size, self.min_crop_fraction, version)
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""
@@ -189,7 +225,8 @@ def load_images(config: DataConfig) -> ImageSplits:
             over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
-    _check(config.image_size, config.crop, config.min_crop_fraction, config.seed, config.unreadable, config.flip)
+    fields = ("image_size", "crop", "min_crop_fraction", "seed", "unreadable", "flip", "crop_scales")
+    _check(*(getattr(config, name) for name in fields))
     fraction = config.validation_fraction
     if not 0 < fraction < 1:
         raise ConfigError(f"validation_fraction must be above 0 and below 1, not {fraction}")
@@ -214,7 +251,9 @@ def load_images(config: DataConfig) -> ImageSplits:
     fields = ("image_size", "min_crop_fraction", "seed", "unreadable")
     common = {name: getattr(config, name) for name in fields}
     splits = ImageSplits(
-        train=ImageDataset(train, class_names, crop=config.crop, flip=config.flip, **common),
+        train=ImageDataset(
+            train, class_names, crop=config.crop, flip=config.flip, crop_scales=config.crop_scales, **common
+        ),
         validation=ImageDataset(validation, class_names, **common),
         class_names=class_names,
         source=config.path if config.subset is None else f"{config.path}/{config.subset}",
@@ -224,7 +263,15 @@ def load_images(config: DataConfig) -> ImageSplits:
     return splits
 
 
-def _check(image_size: int, crop: str, min_crop_fraction: float, seed: int, unreadable: str, flip: bool) -> None:
+def _check(
+    image_size: int,
+    crop: str,
+    min_crop_fraction: float,
+    seed: int,
+    unreadable: str,
+    flip: bool,
+    crop_scales: list[float] | None,
+) -> None:
     if image_size < 1:
         raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}")
     if crop not in ("random", "ten", "center"):
@@ -233,6 +280,11 @@ def _check(image_size: int, crop: str, min_crop_fraction: float, seed: int, unre
         raise ConfigError("flip: ten crops hold the mirror images already; set it to false")
     if not 0 < min_crop_fraction <= 1:
         raise ConfigError(f"min_crop_fraction must be above 0 and at most 1, not {min_crop_fraction}")
+    if crop_scales is not None:
+        if crop != "ten":
+            raise ConfigError("crop_scales go with crop ten; leave them out, or set crop to ten")
+        if not crop_scales or min(crop_scales) < 1:
+            raise ConfigError(f"crop_scales must be one or more numbers of at least 1, not {crop_scales}")
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, not {seed}")
     if unreadable not in UNREADABLE:

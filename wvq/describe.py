@@ -8,7 +8,7 @@ from pathlib import Path
 from wvq.codes import HEADER_NAME, CodeHeader
 from wvq.errors import CheckpointError, DataError
 from wvq.layout import layout_text
-from wvq.outputs import IDENTITY_NAME, INDEX_NAME, JOB_NAME, TRAINING, read_json
+from wvq.outputs import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING, read_json
 from wvq.pretrained import is_number, read_config
 from wvq.tracking import LOG_NAME
 from wvq.weight_files import verify_weights
@@ -159,7 +159,7 @@ def _samples(path: Path) -> str:
     from wvq.generator.sampling import SamplingSettings
 
     file = path / JOB_NAME
-    job = read_json(file, DataError, f"{file} is missing")
+    job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")

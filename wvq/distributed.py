@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+
+from wvq.errors import WVQError
+
+T = TypeVar("T")
 
 
 def processes() -> PartialState:
@@ -49,12 +53,54 @@ def wait_for_all() -> None:
     Raises:
         RuntimeError: another process has ended.
     """
-    if world_size() == 1:
-        return
-    work = dist.barrier(_patient_group(), async_op=True)
+    if world_size() > 1:
+        _finish(dist.barrier(_patient_group(), async_op=True))
+
+
+def _finish(work: dist.Work) -> None:
     while not work.is_completed():
         time.sleep(_POLL)
     work.wait()  # raises what went wrong
+
+
+def largest_later(values: list[float]) -> Callable[[], list[float]]:
+    """Begin to find the largest of each value over all processes; what is returned waits for the answer and gives it.
+
+    The work in between goes on, on a GPU too.
+    """
+    if world_size() == 1:
+        return lambda: values
+    found = torch.tensor(values, dtype=torch.float64)
+    work = dist.all_reduce(found, dist.ReduceOp.MAX, _patient_group(), async_op=True)
+
+    def answer() -> list[float]:
+        _finish(work)
+        return found.tolist()
+
+    return answer
+
+
+def decided_by_first_process(decide: Callable[[], T]) -> T:
+    """What ``decide`` gives in the first process, which alone runs it: a picklable value, in every process.
+
+    For what a look at the disk decides: on a network file system processes may see different things for a while.
+
+    Raises:
+        WVQError, OSError: raised by ``decide``; in every process, so that none waits for one that has given up.
+    """
+    processes()  # they may not have found each other yet
+    if world_size() == 1:
+        return decide()
+    value = error = None
+    if process_rank() == 0:
+        try:
+            value = decide()
+        except (WVQError, OSError) as found:
+            error = found
+    value, error = gather_objects((value, error))[0]
+    if error is not None:
+        raise error
+    return value
 
 
 @contextlib.contextmanager

@@ -152,6 +152,10 @@ def _check_out(out: str | None) -> None:
         raise ConfigError(f"out: {out} must be a JSON file; a text and a page are written beside it")
     if out and Path(out).is_dir():
         raise ConfigError(f"out: {out} is a folder; name a JSON file")
+    if out:
+        from wvq.eval.summary import refuse_foreign_files
+
+        refuse_foreign_files(out)
 
 
 def _work(out: str | None, name: str = "") -> str | None:

@@ -6,13 +6,13 @@ pictures without a word and fails on names with glob characters. The rules here 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import datasets
 
 from wvq.errors import DataError
+from wvq.reading import parse_json
 
 PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -115,13 +115,17 @@ def _read_split(folder: Path, class_names: list[str]) -> datasets.Dataset:
 def _read_metadata(folder: Path) -> datasets.Dataset:
     file = folder / METADATA_NAME
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # no other character ends a line of JSON
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file} line {number} is not JSON: {error.msg}") from None
+            row = parse_json(line)
+        except ValueError as error:
+            raise DataError(f"{file} line {number} is not JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise DataError(f'{file} line {number} must be an object with a "file_name", the path from {folder}')
         path = folder / row.pop("file_name")

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and how many processes read pictures beside the one that computes."""
+"""What a figure was measured on, how tensors get there, and how many processes read pictures beside it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def loader_processes(device: str, asked: int | None = None) -> int:
         return asked or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST_LOADERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # which the launcher sets
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor of the processor's on a device, by pinned memory where a plain copy would wait for the device."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def processor_name() -> str:

@@ -67,9 +67,9 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def largest_resize(size: int, min_fraction: float) -> int:
-    """Longest that :func:`random_crop` makes the shorter side before it cuts ``size`` pixels out of it."""
-    return math.ceil(size / min_fraction)
+def largest_resize(size: int, min_fraction: float, scales: Sequence[float] = ()) -> int:
+    """Longest that any crop makes the shorter side before it cuts ``size`` pixels out of it."""
+    return max([math.ceil(size / min_fraction), *(int(size * scale) for scale in scales)])
 
 
 def random_crop(image: Image.Image, size: int, min_fraction: float, rng: np.random.Generator) -> Image.Image:
@@ -92,13 +92,24 @@ def ten_crop(image: Image.Image, size: int, fraction: float, version: int) -> Im
 
     The corners are those of the square that :func:`center_crop` keeps, as that is all the tokenizer is measured on.
     """
-    corner = version % (TEN // 2)
-    if corner == 0:
-        image = center_crop(image, size)
-    else:
-        side = largest_resize(size, fraction)
-        left, top = (0 if corner in (1, 3) else side - size), (0 if corner in (1, 2) else side - size)
-        image = center_crop(image, side).crop((left, top, left + size, top + size))
+    return _one_of_ten(image, size, size if version % (TEN // 2) == 0 else largest_resize(size, fraction), version)
+
+
+def scaled_ten_crop(image: Image.Image, size: int, scales: Sequence[float], version: int) -> Image.Image:
+    """Version 0 to 10 x scales - 1 of a picture: for each scale in turn the centre, the four corners and the mirror
+    images of these five, all of the central square that measures ``scale x size`` pixels (rounded down) when the
+    shorter side is resized to it. Returns an RGB picture of ``size`` x ``size``.
+
+    Scales 1.1 and 1.05 are the crops that LlamaGen (arXiv 2406.06525) trains on.
+    """
+    return _one_of_ten(image, size, int(size * scales[version // TEN]), version % TEN)
+
+
+def _one_of_ten(image: Image.Image, size: int, side: int, version: int) -> Image.Image:
+    # Of the central square, resized to ``side`` pixels: its centre, its corners, and the mirror images of these.
+    corner, gap = version % (TEN // 2), side - size
+    left, top = ((gap // 2, gap // 2), (0, 0), (gap, 0), (0, gap), (gap, gap))[corner]
+    image = center_crop(image, side).crop((left, top, left + size, top + size))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if version >= TEN // 2 else image
 
 

@@ -6,7 +6,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class RunInterrupted(Exception):
@@ -21,15 +25,87 @@ class RunInterrupted(Exception):
         self.signal = signal
 
 
+class PassInterrupted(Exception):
+    """A pass over data was left early in all processes, since one of them was asked to stop.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(f"signal {signal}")
+        self.signal = signal
+
+
 class StopRequest:
-    """Which signal has asked the run to stop; 0 while none has."""
+    """Which signal has asked this process to stop; 0 while none has."""
 
     signal = 0
+
+    def until_set(self, items: Iterable[T]) -> Iterator[T]:
+        """The items of a pass that all processes make, each over its own; no more of them once a signal has come.
+
+        At the end each waits for the others, for as long as it takes.
+
+        Raises:
+            PassInterrupted: in all processes, if a signal has come to one of them.
+        """
+        from wvq.distributed import gather_objects
+
+        for item in items:
+            if self.signal:
+                break
+            yield item
+        if number := max(gather_objects(self.signal)):
+            raise PassInterrupted(number)
 
     def raise_if_set(self, where: Callable[[], str]) -> None:
         """Raise RunInterrupted, which says what is there, if a signal has come."""
         if self.signal:
             raise RunInterrupted(f"stopped by {signal.Signals(self.signal).name}; {where()}", self.signal)
+
+
+class StopAgreement:
+    """Lets all processes stop after the same step, though a signal may have come to one of them only.
+
+    Every few seconds each hands in what it knows, and all act on the joint answer one step later. That costs no wait
+    for a GPU, and hardly one for another process. When to hand in next follows from the pace that they agree on.
+
+    Args:
+        request: of this process.
+        seconds: from one round to the next, about; a round is each step where steps are longer.
+    """
+
+    def __init__(self, request: StopRequest, seconds: float = 4.0):
+        self.request, self.seconds = request, seconds
+        self._answer: Callable[[], list[float]] | None = None
+        self._interval = 1  # steps
+        self._steps, self._since = 0, time.perf_counter()
+
+    def after_step(self) -> int:
+        """The signal to stop for now, in all processes the same; 0 for none. All processes ask after each step."""
+        from wvq.distributed import largest_later, world_size
+
+        if world_size() == 1:
+            return self.request.signal
+        if self._answer is not None:
+            return self.settle()
+        self._steps += 1
+        if self._steps >= self._interval:
+            now = time.perf_counter()
+            self._answer = largest_later([self.request.signal, (now - self._since) / self._steps])
+            self._steps, self._since = 0, now
+        return 0
+
+    def settle(self) -> int:
+        """The answer that is still out, as of :meth:`after_step`; to be asked for when there are no more steps."""
+        if self._answer is None:
+            return 0
+        number, pace = self._answer()
+        self._answer = None
+        # No more than twice as long: steps of the start, or between two evaluations, are no measure of the next ones.
+        self._interval = max(1, min(2 * self._interval, int(self.seconds / max(pace, 1e-9))))
+        return int(number)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from wvq.errors import ConfigError
 
+_HOLDER = re.compile(r"process (\d+) on (.+)")  # what a lock file holds
 PATIENCE = 20.0  # seconds; loader processes of a killed run hold its lock until they notice
 
 try:
@@ -33,7 +35,8 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
         wait: wait for another run's end instead of an error.
 
     Raises:
-        ConfigError: another run holds it, it cannot be written, or it is the root of the file system.
+        ConfigError: another run holds it, it cannot be written, it is the root of the file system, or a file that is
+            no lock lies in the lock's place.
     """
     if not needed or fcntl is None:
         yield
@@ -54,6 +57,20 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
         if stream is not None:
             file.unlink(missing_ok=True)
             stream.close()
+
+
+@contextlib.contextmanager
+def sole_run(folder: str | Path) -> Iterator[None]:
+    """:func:`sole_writer` for all processes of a run: the first one holds the folder, and all learn if it cannot.
+
+    Raises:
+        ConfigError: see :func:`sole_writer`.
+    """
+    from wvq.distributed import decided_by_first_process
+
+    with contextlib.ExitStack() as stack:
+        decided_by_first_process(lambda: stack.enter_context(sole_writer(folder)))
+        yield
 
 
 def _locked(file: Path, folder: str | Path, wait: bool):
@@ -83,6 +100,10 @@ def _locked(file: Path, folder: str | Path, wait: bool):
         if same:
             break
         stream.close()  # the one who held it has just removed the file
+    stream.seek(0)
+    if not re.fullmatch(rf"({_HOLDER.pattern})?", stream.read(500)):
+        stream.close()
+        raise ConfigError(f"{file} is in the way of the lock of {folder}; move it, or choose another folder")
     stream.truncate(0)
     stream.write(f"process {os.getpid()} on {socket.gethostname()}")
     stream.flush()
@@ -91,13 +112,21 @@ def _locked(file: Path, folder: str | Path, wait: bool):
 
 def _gone(holder: str) -> bool:
     """Whether the process that a lock file names was one of this machine and is no more."""
-    named = re.fullmatch(r"process (\d+) on (.+)", holder)
-    if not named or named[2] != socket.gethostname():
-        return False
+    named = _HOLDER.fullmatch(holder)
+    return named is not None and named[2] == socket.gethostname() and process_is_gone(int(named[1]))
+
+
+def process_is_gone(number: int) -> bool:
+    """Whether this machine has no process of this number."""
     try:
-        os.kill(int(named[1]), 0)
+        os.kill(number, 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):  # it is another user's, or no process can have it
         return False
     return False
+
+
+def host_digest() -> str:
+    """A short hash of this machine's name, for the names of files on a disk that machines share."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]

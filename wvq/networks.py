@@ -78,7 +78,11 @@ class VisionBackbone(nn.Module):
         folder = resolve_folder(path, "vision model")
         try:
             model, info = AutoModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not load as a vision model ({first_line(error)})") from error

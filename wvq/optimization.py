@@ -41,7 +41,7 @@ def build_optimizer(groups: list[dict], lr: float, betas: tuple[float, float]) -
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, images_seen: int
 ) -> None:
-    """Set the rate of each scheduled group for the step that begins at ``images_seen``."""
+    """Set the rate of each scheduled group for the step that begins at ``images_seen``; see `learning_rate_factor`."""
     factor = learning_rate_factor(config, progress, images_seen)
     for group in optimizer.param_groups:
         if group["scheduled"]:
@@ -64,7 +64,13 @@ def clip_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> dict[str,
 
 
 def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int) -> float:
-    """Share of the peak learning rate: linear warm-up by pictures, then the schedule by progress in [0, 1]."""
+    """Share of the peak learning rate: linear warm-up by pictures, then the schedule.
+
+    Args:
+        config: its schedule, warm-up and batch size.
+        progress: share of what comes after the warm-up that is over, in [0, 1].
+        images_seen: pictures before this step.
+    """
     warmup = min(1.0, (images_seen + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
     floor = config.final_learning_rate
     decay = {

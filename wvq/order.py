@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -26,5 +27,7 @@ class RunSampler(Sampler):
                 if position // self.length != epoch:
                     epoch = position // self.length
                     generator = torch.Generator().manual_seed(self.seed * 2**31 + epoch)
-                    order = torch.randperm(self.length, generator=generator).tolist()
-                yield position, order[position % self.length]
+                    order = torch.randperm(self.length, generator=generator).numpy()
+                    if self.length < 2**31:  # half the memory: 200 MB for 50 million pictures
+                        order = order.astype(np.int32)
+                yield position, int(order[position % self.length])

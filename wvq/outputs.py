@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import warnings
@@ -16,10 +18,13 @@ from pathlib import Path
 import yaml
 
 from wvq.errors import ConfigError, WVQError
+from wvq.locks import host_digest, process_is_gone
+from wvq.reading import MAX_JSON_BYTES, parse_json, read_text, read_yaml
 
 RECIPE_NAME = "recipe.yaml"
 INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
 JOB_NAME = "job.json"  # of a folder of samples, written first
+MAX_JOB_BYTES = 2**28  # of that file, which has a class and a prompt for every picture
 IDENTITY_NAME = "identity.json"  # of a folder of features, written first
 CHECKSUMS_NAME = "wvq_checksums.json"  # of a folder's weight files, beside them
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights
@@ -50,22 +55,23 @@ def write_json(file: str | Path, value) -> None:
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(file: str | Path, error: type[WVQError], missing: str) -> dict:
+def read_json(file: str | Path, error: type[WVQError], missing: str, limit: int = MAX_JSON_BYTES) -> dict:
     """The JSON object in a file.
 
     Args:
         file: the file.
         error: what to raise.
         missing: what to say when there is no such file.
+        limit: most bytes that the file may have.
 
     Raises:
-        error: the file is missing, unreadable or no JSON object.
+        error: the file is missing, unreadable, too large or no JSON object.
     """
     try:
-        value = json.loads(Path(file).read_text(encoding="utf-8"))
+        value = parse_json(read_text(file, limit))
     except (FileNotFoundError, NotADirectoryError):
         raise error(missing) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as problem:
+    except (OSError, ValueError) as problem:
         raise error(f"{file} cannot be read as JSON ({problem})") from problem
     if not isinstance(value, dict):
         raise error(f"{file} must hold a JSON object")
@@ -83,10 +89,14 @@ def file_sha256(file: str | Path) -> str:
 
 @contextlib.contextmanager
 def whole_folder(target: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not."""
+    """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not.
+
+    Its own name tells which process made it: what a killed one has left goes with the next call, and a folder of
+    another name is never touched.
+    """
     target = Path(target)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove_abandoned(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{host_digest()}-{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -96,6 +106,32 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the temporary folders of ``target`` whose processes, of this machine, are no more."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-{host_digest()}-[0-9a-f]{{8}}\.partial")
+    for folder in target.parent.iterdir() if target.parent.is_dir() else ():
+        named = ours.fullmatch(folder.name)
+        if named and process_is_gone(int(named[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_files(folder: str | Path, names: re.Pattern) -> None:
+    """Remove the files and folders of ``folder`` whose whole names fit, and ``folder`` itself if nothing else is in it.
+
+    For what may lie beside a user's own files; a folder that is not there is no error.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not names.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -117,6 +153,11 @@ def files_into(folder: str | Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
 
 
+def former_identity(file: Path) -> str:
+    """What to say where a file of an earlier version, which knew models by their weights alone, is gone on with."""
+    return f"{file} is of an earlier version and knows models by their weights alone: a changed config would go unseen"
+
+
 def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
     """Raise ConfigError if the folder exists and is not empty."""
     folder = Path(folder)
@@ -135,6 +176,21 @@ def refuse_data_folder(folder: str | Path, data: str) -> None:
         raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
 
 
+def read_recipe(file: str | Path) -> dict:
+    """The fields of a recipe in YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = read_yaml(file)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"recipe {file} cannot be read as YAML ({problem})") from problem
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {file} must hold fields by name")
+    return values
+
+
 def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     """Claim the folder of a training stage and save the resolved recipe in it.
 
@@ -150,18 +206,55 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     file = folder / RECIPE_NAME
     values = asdict(recipe)
     if resume:
-        if not file.exists():
-            raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if changed := _differences(before, values):
-            raise ConfigError(f"{folder} was started with another {changed[0]}; resume with the recipe saved in {file}")
+        before = recipe_of_run(folder, type(recipe))
+        changes = _differences(before, values)
+        if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
+            raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
+        if told := [change for name, change in changes.items() if name != "out"]:
+            warnings.warn(f"the run goes on with another {', '.join(told)}", stacklevel=2)
     elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
         raise ConfigError(
             f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
         )
+    elif folder.exists() and (found := next(filter(_is_written_at_the_end, sorted(folder.iterdir())), None)):
+        raise ConfigError(f"{found} would be written over at the end of the run; choose another output folder")
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
+
+
+def _is_written_at_the_end(file: Path) -> bool:
+    names = {"result.json", "preprocessor_config.json", CHECKSUMS_NAME}
+    return file.name in names or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file.name) is not None
+
+
+# What a field stands for in runs that were started before there was the field, where that is not its default.
+_MEANT_BEFORE = {"condition.joint_dropout": 0.0}
+
+
+def recipe_of_run(folder: str | Path, recipe: type) -> dict:
+    """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    file = Path(folder) / RECIPE_NAME
+    if not file.exists():
+        raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
+    return _completed(read_recipe(file), asdict(recipe()))
+
+
+def _completed(saved, default, name: str = ""):
+    if not isinstance(default, dict):
+        return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
+    values = {} if saved is _ABSENT else saved
+    if not isinstance(values, dict):
+        return values
+    prefix = f"{name}." if name else ""
+    return values | {key: _completed(values.get(key, _ABSENT), default[key], f"{prefix}{key}") for key in default}
+
+
+_ABSENT = object()
 
 
 def finished_run(folder: str | Path) -> dict | None:
@@ -176,18 +269,29 @@ def finished_run(folder: str | Path) -> dict | None:
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, and go on past a picture that it had refused; all
-# else would make it another run.
-_FREE_ON_RESUME = {"train.max_minutes", "train.num_workers", "train.log_every", "train.save_every", "out"} | {
-    "train.keep_checkpoints",
-    "train.evaluate_every",
+# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
+# compute the same steps in another way, up to rounding; all else would make it another run.
+_FREE_ON_RESUME = {
+    "out",
+    "condition.text_cache",
     "data.unreadable",
+    "train.max_minutes",
+    "train.num_workers",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.compile",
+    "train.channels_last",
+    "train.gradient_checkpointing",
 }
 
 
-def _differences(before, after, prefix: str = "") -> list[str]:
+def _differences(before, after, prefix: str = "") -> dict[str, str]:
+    """What differs, such as ``train.seed (0, now 1)``, by dotted name."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [d for key in keys for d in _differences(before.get(key), after.get(key), f"{prefix}{key}.")]
+        found = [_differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
+        return {name: change for some in found for name, change in some.items()}
     name = prefix.removesuffix(".")
-    return [] if before == after or name in _FREE_ON_RESUME else [f"{name} ({before!r}, now {after!r})"]
+    return {} if before == after else {name: f"{name} ({before!r}, now {after!r})"}

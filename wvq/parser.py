@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from wvq.errors import ConfigError, near_match
+from wvq.outputs import read_recipe
 
 Recipe = TypeVar("Recipe")
 
@@ -71,26 +71,16 @@ def recipe_file(name: str | Path) -> Path:
     """A recipe's file: a path, or the name of a shipped one with or without ``configs/`` and ``.yaml``.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither, or no recipe.
     """
     if Path(name).is_file():
-        _check_yaml(Path(name))
+        read_recipe(name)  # the parser's own messages on broken YAML do not name the file
         return Path(name)
     shipped = shipped_recipes()
     short = str(name).removesuffix(".yaml").removeprefix("configs/")
     if short not in shipped:
         raise ConfigError(f"recipe {name}: no such file{near_match(short, shipped)}; shipped: {', '.join(shipped)}")
     return shipped[short]
-
-
-def _check_yaml(file: Path) -> None:
-    """The parser's own messages on broken YAML do not name the file."""
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"recipe {file} cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {file} must hold fields by name")
 
 
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -46,6 +47,18 @@ def decode(encoded: dict) -> Image.Image:
         raise DataError(f"more than {MAX_PIXELS:,} pixels: make it smaller")
     image.load()
     return image if image.getexif().get(ExifTags.Base.Orientation) is None else ImageOps.exif_transpose(image)
+
+
+def read_picture(file: str | Path) -> Image.Image:
+    """The picture in a file as RGB.
+
+    Raises:
+        UnreadablePictureError: it cannot be decoded.
+    """
+    try:
+        return to_rgb(decode({"bytes": None, "path": str(file)}))
+    except Exception as error:  # of many kinds, as above
+        raise _unreadable(str(file), _reason(error)) from error
 
 
 class PictureStore:

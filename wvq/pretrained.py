@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -33,14 +35,27 @@ class StrictConfig(PreTrainedConfig):
     """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen.
 
     Attributes:
+        outside_identity: fields that change nothing of what a trained model makes of its inputs: how it is trained, and
+            names. Hashes of other models (``..._hash``) are outside too.
         averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
             they are; 0 for the weights as trained; None if not known.
     """
+
+    outside_identity: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def fields(cls) -> set[str]:
         """Names of the model's own fields."""
         return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+
+    def identity(self) -> dict:
+        """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
+
+        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
+        """
+        plain, names = type(self)(), self.fields() - self.outside_identity
+        values = {name: getattr(self, name) for name in sorted(names) if not name.endswith("_hash")}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
 
     def __init__(self, **kwargs):
         self.averaging_decay = kwargs.pop("averaging_decay", None)
@@ -204,5 +219,21 @@ def weights_hash(model: torch.nn.Module, without: tuple[str, ...] = ()) -> str:
         if name.startswith(without):
             continue
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
+
+
+def tensor_bytes(value: torch.Tensor) -> bytes:
+    """The bytes of a tensor of any type on any device, in the order of its elements."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def model_hash(model: StrictPreTrainedModel, weights: str | None = None) -> str:
+    """SHA-256 of all that a model's outputs depend on: its weights and :meth:`StrictConfig.identity`.
+
+    Args:
+        model: the model.
+        weights: the hash of its weights, or of some of them; that of all if None.
+    """
+    fields = json.dumps(model.config.identity(), sort_keys=True)
+    return hashlib.sha256(f"{weights or weights_hash(model)} {fields}".encode()).hexdigest()

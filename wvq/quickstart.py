@@ -14,8 +14,8 @@ from PIL import Image
 from wvq.codes import CodeDataset
 from wvq.data import load_images
 from wvq.errors import CheckpointError, DataError, DownloadError
-from wvq.generator.conditioning import resolve_text_encoder
 from wvq.generator.sampling import SamplingSettings
+from wvq.generator.text_encoder import resolve_text_encoder
 from wvq.outputs import refuse_data_folder, refuse_occupied, write_json
 from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline

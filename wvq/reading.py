@@ -1,109 +1,92 @@
-"""Pictures read ahead by loader processes, in order, without those that cannot be read."""
+"""JSON and YAML that anyone may have written: read up to a size, and whatever is wrong with it is one kind of error.
+
+Python's own parsers end in a RecursionError over deep nesting and fill memory from large files; PyYAML turns a few
+lines of aliases of aliases into values without end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+import yaml
 
-from wvq.errors import UnreadablePictureError, WVQError, from_worker
-from wvq.hardware import loader_processes
-from wvq.interruption import end_with_parent_only
-
-
-class Attempts(Dataset):
-    """Each picture of a set as (item, None), or (None, file name and reason) where it cannot be read.
-
-    Raises:
-        UnreadablePictureError: on access, where the data set refuses unreadable pictures.
-    """
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[dict | None, str | None]:
-        try:
-            return self.dataset[index], None
-        except UnreadablePictureError:
-            if self.dataset.unreadable == "refuse":
-                raise
-            return None, self.dataset.store.failure(index)
+MAX_JSON_BYTES = 32 * 2**20  # values take up to some 20 times as much in memory
+MAX_YAML_BYTES = 2**20
+_MAX_YAML_VALUES = 100_000  # aliases written out
+_MAX_DIGITS = 20  # 64 bits, with a sign
+_PIECE = 2**16
 
 
-def read_chunks(
-    dataset: Dataset,
-    chunks: Sequence[Sequence[int]],
-    device: str | torch.device = "cpu",
-    num_workers: int | None = None,
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[int, str]]]:
-    """Read chunks of pictures in loader processes, in the order given.
-
-    Args:
-        dataset: with whole-number keys, and dicts of tensors and numbers as items.
-        chunks: the pictures of each; a loader process reads a whole one.
-        device: where ``pixel_values`` go, through pinned memory where that is a GPU; all else stays on the CPU.
-        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
-
-    Yields:
-        The items of a chunk, stacked (nothing if none could be read), and the file name and reason of each picture
-        left out, by index.
+def read_text(file: str | Path, limit: int) -> str:
+    """The text of a UTF-8 file, of which no more than ``limit`` bytes are read.
 
     Raises:
-        UnreadablePictureError: one cannot be read, and the data set refuses that.
+        OSError: it cannot be read.
+        ValueError: it is larger, or no UTF-8.
     """
-    device = torch.device(device)
-    loader = DataLoader(
-        Attempts(dataset),
-        batch_sampler=chunks,
-        collate_fn=_stacked,
-        num_workers=min(loader_processes(device.type, num_workers), len(chunks)),
-        pin_memory=device.type == "cuda",
-        worker_init_fn=end_with_parent_only,
-    )
+    content = bytearray()
+    with Path(file).open("rb") as opened:
+        # Piece by piece: a read of so many bytes takes the memory for all of them, however small the file is.
+        while len(content) <= limit and (piece := opened.read(_PIECE)):
+            content += piece
+    if len(content) > limit:
+        raise ValueError(f"larger than {limit / 2**20:g} MiB")
+    return content.decode("utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or holds a whole number of more than 64 bits.
+    """
     try:
-        for chunk, (batch, failures) in zip(chunks, loader, strict=True):
-            if batch:
-                batch["pixel_values"] = batch["pixel_values"].to(device, non_blocking=True)
-            yield batch, {index: why for index, why in zip(chunk, failures, strict=True) if why is not None}
-    except WVQError as error:
-        raise (from_worker(error) if loader.num_workers else error) from None
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
-def read_all(
-    dataset: Dataset,
-    chunks: Sequence[Sequence[int]],
-    device: str | torch.device = "cpu",
-    num_workers: int | None = None,
-) -> Iterator[torch.Tensor]:
-    """Pixels (B, 3, S, S) of chunks of pictures that have been read before, as :func:`read_chunks` reads them.
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
+
+
+def read_yaml(file: str | Path) -> Any:
+    """The value of a YAML file, of plain types only.
 
     Raises:
-        UnreadablePictureError: one cannot be read any more.
+        OSError: it cannot be read.
+        ValueError: it is too large, is no YAML, is nested too deeply, or holds too much once its aliases are written
+            out.
     """
-    for batch, left_out in read_chunks(dataset, chunks, device, num_workers):
-        if left_out:
-            raise UnreadablePictureError(f"{next(iter(left_out.values()))} cannot be read any more; start again")
-        yield batch["pixel_values"]
+    try:
+        loader = yaml.SafeLoader(read_text(file, MAX_YAML_BYTES))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
-def _stacked(found: list[tuple[dict | None, str | None]]) -> tuple[dict[str, torch.Tensor], list[str | None]]:
-    items = [item for item, _ in found if item is not None]
-    return default_collate(items) if items else {}, [failure for _, failure in found]
-
-
-def regrouped(parts: Iterable[dict[str, torch.Tensor]], size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The rows of batches of any size in batches of ``size``, the last of which may be smaller."""
-    held: dict[str, torch.Tensor] = {}
-    for part in parts:
-        held = {name: torch.cat([held[name], values]) for name, values in part.items()} if held else part
-        count = len(next(iter(held.values())))
-        for start in range(0, count - size + 1, size):
-            yield {name: values[start : start + size] for name, values in held.items()}
-        rest = count % size
-        held = {name: values[count - rest :] for name, values in held.items()} if rest else {}
-    if held:
-        yield held
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Number of values of a node; ``known`` has those of the nodes seen so far, 0 while a node is being counted."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias of what it is part of")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in parts for part in pair]
+    count = 1 + sum(_count(part, known) for part in parts)
+    if count > _MAX_YAML_VALUES:
+        raise ValueError(f"its aliases stand for more than {_MAX_YAML_VALUES:,} values")
+    known[id(node)] = count
+    return count

@@ -28,6 +28,8 @@ class DataConfig:
         crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
             or ``center`` (validation is always centre).
         min_crop_fraction: smallest share of the shorter side that a random crop keeps, or that of a corner, in (0, 1].
+        crop_scales: of ``ten``, in place of ``min_crop_fraction``: the crops are taken from the picture's central
+            square of each of so many times ``image_size`` pixels, ten from each; numbers of at least 1.
         flip: mirror training pictures at random.
         seed: seed of the hold-out and of the random crops.
         unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
@@ -47,6 +49,7 @@ class DataConfig:
     image_size: int = 32
     crop: str = "random"
     min_crop_fraction: float = 0.8
+    crop_scales: list[float] | None = None
     flip: bool = False
     seed: int = 0
     unreadable: str = "skip"
@@ -86,7 +89,8 @@ class ExportRecipe:
         out: folder for the code cache.
         tokenizer: folder or Hub id of the tokenizer.
         data: the pictures; its ``crop`` and ``flip`` make the versions.
-        num_crops: versions of each training picture; the first is the centre crop, the others follow ``data.crop``.
+        num_crops: versions of each training picture; the first is the centre crop (of the first of
+            ``data.crop_scales``, if there are any), the others follow ``data.crop``.
         batch_size: pictures encoded at once.
         num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
             16), and none on a CPU.
@@ -105,7 +109,9 @@ class ExportRecipe:
         for name in ("num_crops", "batch_size"):
             check(name, "at least 1", lambda value: value >= 1)
         check("num_workers", "at least 0, or null", lambda value: value is None or value >= 0)
-        check("num_crops", "10 where data.crop is ten", lambda value: self.data.crop != "ten" or value == 10)
+        versions = 10 * len(self.data.crop_scales or (1,))
+        wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
+        check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)
 
 
 @dataclass

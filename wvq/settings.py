@@ -17,14 +17,16 @@ class TrainConfig:
     Args:
         images: pictures to train on in all; every repetition counts.
         batch_size: pictures of one optimiser step, over all processes and accumulation steps together.
-        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory.
+        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory. Statistics and
+            alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
+            pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
         learning_rate: peak learning rate of the network.
         codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
             rate and schedule if None.
         codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
         final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
             linearly over the run (tokenizer only).
-        schedule: ``constant``, ``cosine`` or ``linear`` decay over the whole run, times the warm-up.
+        schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
@@ -203,6 +205,12 @@ class ConditionConfig:
         text_length: tokens of a caption; longer ones are cut.
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
+        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition: what
+            guidance contrasts with is a picture without any condition, which dropouts of .1 each show in 1% of
+            pictures. If None, .1, or in a resumed run what it was started with.
+        text_cache: where the captions' features lie in training: ``disk``, beside the codes, for all later runs, where
+            they take 2 bytes a value and token; ``memory``, as much in each process; ``none``, nowhere: each step
+            encodes its captions, and the encoder stays on the device.
     """
 
     classes: bool = True
@@ -211,6 +219,8 @@ class ConditionConfig:
     text_length: int = 16
     class_dropout: float = 0.1
     text_dropout: float = 0.1
+    joint_dropout: float | None = None
+    text_cache: str = "disk"
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
@@ -218,6 +228,8 @@ class ConditionConfig:
         check("text_length", "at least 1", lambda value: value >= 1)
         for name in ("class_dropout", "text_dropout"):
             check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check("joint_dropout", "in [0, 1)", lambda value: value is None or 0 <= value < 1)
+        check("text_cache", f"one of {', '.join(TEXT_CACHES)}", TEXT_CACHES.__contains__)
 
 
 @dataclass
@@ -253,6 +265,8 @@ class ObjectiveConfig:
 
 
 SCHEDULES = ("constant", "cosine", "linear")
+JOINT_DROPOUT = 0.1  # where a recipe does not say
+TEXT_CACHES = ("disk", "memory", "none")
 PRECISIONS = (None, "no", "bf16", "fp16")
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 DISCRIMINATORS = ("none", "patchgan", "dino")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from wvq.outputs import RECIPE_NAME
+from wvq.outputs import RECIPE_NAME, read_recipe
 from wvq.recipes import DataConfig
 
 _OF_THE_SPLIT = ("subset", "train_split", "validation_split", "validation_fraction", "label_column", "classes", "seed")
@@ -16,12 +14,15 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
     """A warning if the run in ``folder`` read the same data and held out other pictures of it; None if not.
 
     What is held out here may then be what that run was trained on.
+
+    Raises:
+        ConfigError: the run's recipe cannot be read.
     """
     file = Path(folder) / RECIPE_NAME
     if not file.is_file():
         return None
-    before = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("data") or {}
-    if _place(before.get("path")) != _place(data.path):
+    before = read_recipe(file).get("data")
+    if not isinstance(before, dict) or _place(before.get("path")) != _place(data.path):
         return None
     for name in _OF_THE_SPLIT:
         if name in before and before[name] != getattr(data, name):
@@ -32,5 +33,5 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
     return None
 
 
-def _place(path: str | None) -> str | Path | None:
-    return Path(path).resolve() if path and Path(path).exists() else path
+def _place(path) -> str | Path | None:
+    return Path(path).resolve() if isinstance(path, str) and path and Path(path).exists() else path

@@ -10,6 +10,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from wvq.distributed import gather_objects, process_rank, world_size
+from wvq.interruption import StopRequest
+
 
 @dataclass
 class StepLoss:
@@ -33,10 +36,12 @@ class Task:
     Attributes:
         name: shown beside the progress bar.
         adversary: a module that trains against the model, with an optimiser of its own; None for none.
+        stop: set by the loop; a long pass over data goes through ``stop.until_set``, so that a signal ends it.
     """
 
     name: str
     adversary: nn.Module | None = None
+    stop = StopRequest()
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Optimiser groups, made by :func:`wvq.optimization.parameter_group`."""
@@ -49,6 +54,13 @@ class Task:
     def compiled_parts(self, model: nn.Module) -> list[nn.Module]:
         """Modules that torch.compile makes faster, each as a whole."""
         return [model]
+
+    def begin_step(self, model: nn.Module, parts: int) -> None:
+        """A step begins, in which :meth:`loss` is asked for ``parts`` batches; ``model`` is the one behind wrappers.
+
+        What moves without a gradient moves once a step, over all of them.
+        """
+        pass
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
@@ -98,3 +110,16 @@ class RunningMeans:
         means = dict(zip(self.sums, accelerator.reduce(values, "mean").tolist(), strict=True))
         self.sums, self.counts = {}, {}
         return means
+
+    def state_dict(self) -> dict:
+        """The state of an exact resume. All processes ask together."""
+        return {"sums": gather_objects({name: value.cpu() for name, value in self.sums.items()}), "counts": self.counts}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`state_dict` gave; on another number of processes each takes up the mean."""
+        sums, self.counts = state["sums"], dict(state["counts"])
+        if len(sums) == world_size():
+            own = sums[process_rank()]
+        else:
+            own = {name: torch.stack([one[name] for one in sums]).mean(0) for name in self.counts}
+        self.sums = {name: value.to(device) for name, value in own.items()}

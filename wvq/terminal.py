@@ -9,6 +9,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+from wvq.plain_output import behind
+
 
 def as_blocks(picture: Image.Image, columns: int) -> str:
     """A picture as lines of 24-bit ANSI half blocks, shrunk to at most ``columns`` characters."""
@@ -32,4 +34,4 @@ def as_blocks(picture: Image.Image, columns: int) -> str:
 def show(picture: Image.Image) -> None:
     """Print a picture if the output is a terminal that takes colours; else do nothing."""
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ:
-        print(as_blocks(picture, shutil.get_terminal_size().columns - 1))
+        print(as_blocks(picture, shutil.get_terminal_size().columns - 1), file=behind(sys.stdout))

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from wvq.outputs import write_text
+from wvq.reading import parse_json
 
 LOG_NAME = "log.jsonl"
 
@@ -45,14 +46,17 @@ class RunLog:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Rows of a run's ``log.jsonl``; a last line cut short by a crash is left out."""
+    """Rows of a run's ``log.jsonl`` up to the first that is none, such as a last line cut short by a crash."""
     file = Path(folder) / LOG_NAME
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except ValueError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("images"), int):
+            break
+        rows.append(row)
     return rows
 
 

@@ -10,29 +10,48 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import ConfigError, WVQError, from_worker
-from wvq.interruption import RunInterrupted, StopRequest, end_with_parent_only, stop_on_signal
+from wvq.interruption import (
+    PassInterrupted,
+    RunInterrupted,
+    StopAgreement,
+    StopRequest,
+    end_with_parent_only,
+    stop_on_signal,
+)
 from wvq.optimization import build_optimizer, clip_groups, set_learning_rates
 from wvq.order import RunSampler
+from wvq.ownership import keep_torch_code_private
 from wvq.settings import TrainConfig
-from wvq.sharding import ShardedModel, whole_copy
+from wvq.sharding import ShardedModel, skeleton
 from wvq.task import RunningMeans, Task
 from wvq.tracking import RunLog, truncate_log
 from wvq.unreadable import DrawnPictures
 
 UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+# While the first process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
+COLLECTIVE_LIMIT = timedelta(hours=1)
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -75,22 +94,26 @@ class Trainer:
         if config.gradient_checkpointing:
             enable_checkpointing(model)
         optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
-        whole = whole_copy(model, accelerator)
+        structure = skeleton(model) if accelerator.is_fsdp2 else None
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.optimizers = {"": self.optimizer}
         self.adversary = None
         if task.adversary is not None:
             self._prepare_adversary(task.adversary)
-        if whole is not None:
-            self.ema = ShardedModel(whole, self.raw_model, config.ema_decay, accelerator.device)
+        if structure is not None:
+            self.ema = ShardedModel(structure, self.raw_model, config.ema_decay, accelerator.device)
         else:
             self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
         if config.compile:
+            keep_torch_code_private()
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
         self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
+        self.decay_start = 0.0  # progress when the rate was first at its peak, and began to decay
         self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
         self.warnings: list[str] = []
+        self.window = RunningMeans()
+        self.evaluating = False
 
     def _prepare_adversary(self, adversary: nn.Module) -> None:
         if self.config.channels_last:
@@ -106,8 +129,18 @@ class Trainer:
 
     @property
     def averaged_model(self) -> nn.Module:
-        """The weights to evaluate and keep: the moving average where there is one. All processes ask together."""
+        """The weights to evaluate and keep: the moving average where there is one. All processes ask together.
+
+        Of a sharded model this is a whole one on each device: let go of it soon.
+        """
         return self.ema.model if self.ema else self.raw_model
+
+    @property
+    def model_to_save(self) -> nn.Module | None:
+        """The averaged model in the first process, None in the others. All processes ask together."""
+        if isinstance(self.ema, ShardedModel):
+            return self.ema.model_of_first_process
+        return self.averaged_model if self.accelerator.is_main_process else None
 
     # ---- the loop
 
@@ -120,8 +153,8 @@ class Trainer:
             decoded, ``unreadable_pictures``: training pictures asked for that could not be read.
 
         Raises:
-            RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, at the
-                next log line.
+            RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, a few
+                seconds later.
             CheckpointError: there is nothing to resume, or a checkpoint could not be written.
         """
         if resume:
@@ -129,7 +162,10 @@ class Trainer:
         log = RunLog(self.folder, self.images_seen) if self.accelerator.is_main_process else None
         try:
             with stop_on_signal() as request:
-                figures = self._run(log, request)
+                try:
+                    figures = self._run(log, request)
+                except PassInterrupted as stop:
+                    self._stop(stop.signal)
         finally:
             if log:
                 log.close()
@@ -149,27 +185,33 @@ class Trainer:
         bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
         batches = self._watched(iter(self._loader()))
         self._last_step_at = time.perf_counter()
-        window, figures, evaluated_at = RunningMeans(), {}, -1
+        self.task.stop, agreement = request, StopAgreement(request)
+        figures, evaluated_at = {}, -1
         with bar:
+            if self.evaluating:  # the run that goes on here was stopped in an evaluation
+                figures, evaluated_at = self._evaluate(log, bar), self.images_seen
             while self.images_seen < config.images and not self._out_of_time():
-                window.add(self._step(batches))
+                self.window.add(self._step(batches))
                 bar.update(min(config.batch_size, config.images - bar.n))
                 if self._due(config.log_every):
-                    self._log_training(log, bar, window.collect(self.accelerator))
-                    self._agree(request)
+                    self._log_training(log, bar, self.window.collect(self.accelerator))
                 if config.evaluate_every and self._due(config.evaluate_every):
                     figures, evaluated_at = self._evaluate(log, bar), self.images_seen
                 if config.save_every and self._due(config.save_every):
                     self.save()
-                if request.signal and (self.accelerator.num_processes == 1 or self._due(config.log_every)):
-                    name = signal.Signals(request.signal).name
-                    saved = self.save()
-                    raise RunInterrupted(f"stopped by {name}; checkpoint saved in {saved}", request.signal)
+                if number := agreement.after_step():
+                    self._stop(number)
+            if number := agreement.settle():
+                self._stop(number)
             if config.save_every:
                 self.save()  # a run that the clock cut short can go on from here
             if evaluated_at != self.images_seen:
                 figures = self._evaluate(log, bar)
         return figures
+
+    def _stop(self, number: int) -> NoReturn:
+        saved = self.save()
+        raise RunInterrupted(f"stopped by {signal.Signals(number).name}; checkpoint saved in {saved}", number)
 
     def _watched(self, batches: Iterator[dict]) -> Iterator[dict]:
         """The same batches, with an eye on pictures that were replaced."""
@@ -209,8 +251,9 @@ class Trainer:
         torch.manual_seed(config.seed + self.images_seen + accelerator.process_index)
         figures: dict[str, torch.Tensor] = {}
         turns = [""]
+        self.task.begin_step(self.raw_model, config.gradient_accumulation_steps)
         for _ in range(config.gradient_accumulation_steps):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
+            batch = {k: self._moved(v) for k, v in next(batches).items()}
             with accelerator.accumulate(*modules):
                 with accelerator.autocast():
                     step = self.task.loss(self.model, batch, self.images_seen, self.progress)
@@ -230,15 +273,21 @@ class Trainer:
         self.elapsed, self._last_step_at = self.elapsed + now - self._last_step_at, now
         return figures
 
+    def _moved(self, value: torch.Tensor | list) -> torch.Tensor | list:
+        """A part of a batch on the device; texts have no place there."""
+        return value.to(self.accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
     def _update(self, turns: list[str]) -> dict[str, torch.Tensor]:
         """Clip each group and step; an optimiser with a gradient that is not finite is skipped on the device."""
         scaler, figures = self.accelerator.scaler, {}
+        if self.images_seen < self.config.warmup_images:
+            self.decay_start = self.progress
         # Accelerate's own step would update the shared scaler once an optimiser, between unscaling and stepping.
         optimizers = {name: self.optimizers[name].optimizer for name in turns}
         for name, optimizer in optimizers.items():
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            set_learning_rates(optimizer, self.config, self.progress, self.images_seen)
+            set_learning_rates(optimizer, self.config, self.decay_progress, self.images_seen)
             norms = clip_groups(optimizer, self.config.clip_norm)
             figures |= {f"gradient_norm_{group}": norm for group, norm in norms.items()}
             finite = torch.stack([torch.isfinite(norm) for norm in norms.values()]).all().float()
@@ -261,18 +310,17 @@ class Trainer:
         clock = self.elapsed / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
         return min(1.0, max(self.images_seen / self.config.images, clock))
 
+    @property
+    def decay_progress(self) -> float:
+        """Share of what comes after the warm-up that is over; 0 in the warm-up, 1 at the end of the run."""
+        return (self.progress - self.decay_start) / max(1 - self.decay_start, 1e-9)
+
     def _out_of_time(self) -> bool:
         if self.config.max_minutes is None:
             return False
         if self.accelerator.num_processes > 1:  # clocks differ: all ranks follow the first one's, or they would part
             self.elapsed = broadcast_object_list([self.elapsed])[0]
         return self.elapsed >= 60 * self.config.max_minutes
-
-    def _agree(self, request: StopRequest) -> None:
-        """All processes learn of a signal that one of them was sent."""
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor([request.signal], device=self.accelerator.device)
-            request.signal = int(self.accelerator.gather(flag).max())
 
     def _due(self, interval: int) -> bool:
         return self.images_seen // interval > (self.images_seen - self.config.batch_size) // interval
@@ -300,6 +348,7 @@ class Trainer:
             log.row("train", self.images_seen, row)
 
     def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, float]:
+        self.evaluating = True
         model = self.averaged_model.eval()
         figures = self.task.evaluate(model, self.accelerator)
         if log:
@@ -307,9 +356,8 @@ class Trainer:
             log.row("validation", self.images_seen, figures)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
             bar.write(f"{self.task.name}, held out after {self.images_seen:,} images: {shown}")
-        if isinstance(self.ema, ShardedModel):
-            self.ema.release()
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
+        self.evaluating = False
         self._last_step_at = time.perf_counter()  # evaluation does not count as training time
         return figures
 
@@ -320,22 +368,29 @@ class Trainer:
         return {
             "images_seen": self.images_seen,
             "elapsed": self.elapsed,
+            "decay_start": self.decay_start,
             "skipped": {name: count.cpu() for name, count in self.skipped.items()},
             "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
             "unreadable": self.unreadable.found,
+            "window": self.window.state_dict(),
+            "evaluating": self.evaluating,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Take up the state that :meth:`state_dict` gave."""
         device = self.accelerator.device
         self.images_seen, self.elapsed, self.warnings = state["images_seen"], state["elapsed"], state["warnings"]
+        self.decay_start = state.get("decay_start", 0.0)  # before there was one, rates decayed from the start
         self.skipped = {name: count.to(device) for name, count in state["skipped"].items()}
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
         self.unreadable.found |= state["unreadable"]
+        if "window" in state:  # not in older checkpoints
+            self.window.load_state_dict(state["window"], device)
+            self.evaluating = state["evaluating"]
 
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.checkpoints.save_checkpoint`."""
@@ -350,7 +405,7 @@ class Trainer:
         Raises:
             CheckpointError: the folder holds none, or a damaged one.
         """
-        load_checkpoint(self.accelerator, self, latest_checkpoint(self.folder))
+        load_checkpoint(self.accelerator, self, decided_by_first_process(lambda: latest_checkpoint(self.folder)))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
 
@@ -372,7 +427,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
     # Accelerate holds a process to the precision of its first run; the two stages may well differ.
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=accumulation)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_plugin=accumulation,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_LIMIT)],
+    )
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
         raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
@@ -380,4 +439,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         plugin = accelerator.state.fsdp_plugin
         plugin.state_dict_config = plugin.optim_state_dict_config = None
         plugin.set_state_dict_type("FULL_STATE_DICT")
+        if plugin.mixed_precision_policy is not None:  # what travels in half precision is the weights alone
+            in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **in_float32)
     return accelerator

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from wvq.distributed import gather_objects
 from wvq.errors import DataError
-from wvq.reading import Attempts, read_chunks, regrouped
+from wvq.loading import Attempts, read_chunks, regrouped
 
 # More unreadable pictures than both are a broken data set and not a few broken files.
 MOST_COUNT, MOST_SHARE = 10, 0.05

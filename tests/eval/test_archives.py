@@ -37,9 +37,12 @@ def save(file, network=None, real=None, pictures=None, **arrays):
 
 def test_pictures_and_classes_survive_the_round_trip(pictures, tmp_path):
     images = pictures(5)
-    write_archive(tmp_path / "deep" / "samples.npz", images, [3, 1, 2, 0, 1])
+    write_archive(tmp_path / "deep" / "samples.npz", images.split(2), 5, [3, 1, 2, 0, 1])
     found = read_archive(tmp_path / "deep" / "samples.npz")
-    assert torch.equal(found.pictures, images)
+    assert found.pictures.shape == (5, 3, 16, 16)
+    assert torch.equal(found.pictures[:], images)
+    assert torch.equal(found.pictures[3:9], images[3:])
+    assert torch.equal(found.pictures[1:2], images[1:2])
     assert (found.moments, found.spatial) == (None, None)
     with np.load(tmp_path / "deep" / "samples.npz") as stored:
         assert stored["arr_0"].shape == (5, 16, 16, 3)

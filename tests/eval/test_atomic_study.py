@@ -37,6 +37,13 @@ def study(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "atomic")
 
 
+def test_a_folder_that_holds_other_things_is_refused(tmp_path):
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(ConfigError, match="already holds files; choose another output folder"):
+        run_study(recipe(tmp_path, **TINY))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("table.md", "mine")]
+
+
 # ---- cells
 
 

@@ -1,10 +1,13 @@
 """The CLIP score is the cosine of both embeddings, of any CLIP model in a folder; other folders are refused."""
 
+import contextlib
+import shutil
+
 import pytest
 import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from tests.tiny import save_text_encoder
+from tests.tiny import plant, save_text_encoder
 from wvq.errors import CheckpointError, DownloadError
 from wvq.eval.clip_score import CLIPScore
 
@@ -38,6 +41,16 @@ def test_scores_are_those_of_each_pair(clip_dir, pictures):
 
 def test_long_texts_are_cut(clip_dir, pictures):
     assert CLIPScore(clip_dir)(pictures(1), ["red circle " * 40]).shape == (1,)
+
+
+def test_code_that_comes_with_a_model_is_not_run(clip_dir, tmp_path, monkeypatch):
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    plant(folder, "preprocessor_config.json", {"AutoImageProcessor": "planted.P"}, tmp_path / "ran")
+    (folder / "processor_config.json").unlink(missing_ok=True)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    with contextlib.suppress(CheckpointError):  # or the model's own processor is taken
+        CLIPScore(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_other_folders_and_unreachable_ids(tmp_path, tiny_tokenizer_dir):

@@ -30,8 +30,11 @@ class FakePipeline:
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []
 
-    def weights_hashes(self):
+    def former_hashes(self):
         return {"generator": "a", "tokenizer": "b"}
+
+    def weights_hashes(self, former):
+        return {name: f"{value} and config" for name, value in former.items()}
 
     def numerics(self):
         return {"dtype": {"generator": "float32"}, "averaging_decay": {"generator": 0.5}, "device": "cpu"}
@@ -92,6 +95,39 @@ def test_prompts_cycle_and_captions_can_serve(labelled, projection):
     evaluate(pipeline, labelled, 6, projection, prompts="reference")
     assert len(set(pipeline.prompts)) == 6
     assert set(pipeline.prompts) <= set(labelled.captions)
+
+
+@pytest.fixture
+def partly_labelled(pictures, picture_set):
+    """A third of the pictures has no class; each caption names its picture."""
+    labels = [0, -1, 1, 2, 1, -1] * 5
+    captions = [f"picture {index}" for index in range(30)]
+    return picture_set(pictures(30), labels, CLASSES, captions)
+
+
+@pytest.mark.parametrize("num_images", [12, 45])
+def test_classes_and_captions_of_the_reference_are_of_the_same_pictures(partly_labelled, projection, num_images):
+    pipeline = FakePipeline()
+    asked = {"classes": "reference", "prompts": "reference"}
+    result = evaluate(pipeline, partly_labelled, num_images, projection, **asked)
+    assert len(pipeline.labels) == len(pipeline.prompts) == num_images
+    shown = [CLASSES[partly_labelled.labels[int(prompt.split()[1])]] for prompt in pipeline.prompts]
+    assert pipeline.labels == shown
+    assert not any("captions" in line for line in result["warnings"])
+
+
+def test_captions_of_the_reference_beside_other_classes_are_warned_of(partly_labelled, projection):
+    for classes, warned in (("balanced", True), (["food"], True), (None, False), ("reference", False)):
+        result = evaluate(FakePipeline(), partly_labelled, 6, projection, classes=classes, prompts="reference")
+        assert any("takes both from the same pictures" in line for line in result["warnings"]) == warned
+
+
+def test_pictures_without_a_class_do_not_count_as_one(pictures, picture_set, projection):
+    data = picture_set(pictures(40), [-1] * 28 + [0, 1, 2] * 4, CLASSES)
+    assert not any("balanced" in line for line in evaluate(FakePipeline(), data, 39, projection)["warnings"])
+    data = picture_set(pictures(8), [-1] * 8, CLASSES)
+    with pytest.raises(DataError, match="none of the reference pictures has a class"):
+        evaluate(FakePipeline(), data, 6, projection, classes="reference")
 
 
 def test_no_condition_where_the_pipeline_has_none(labelled, projection):
@@ -298,7 +334,7 @@ def test_samples_can_be_kept_as_pictures_or_as_an_archive(labelled, projection, 
 
 
 def test_an_archive_can_be_the_reference(labelled, projection, pictures, tmp_path):
-    write_archive(tmp_path / "r.npz", pictures(24, seed=5))
+    write_archive(tmp_path / "r.npz", [pictures(24, seed=5)], 24)
     archive = read_archive(tmp_path / "r.npz")
     result = evaluate(FakePipeline(), archive, 12, projection)
     assert (result["num_reference"], result["num_floor"]) == (12, 12)

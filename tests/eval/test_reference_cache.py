@@ -6,7 +6,7 @@ import torch
 from wvq.errors import DataError
 from wvq.eval import reference_cache
 from wvq.eval.archives import ReferenceArchive
-from wvq.eval.reference_cache import archive_features, cached_reference_features, default_cache
+from wvq.eval.reference_cache import archive_features, cached_reference_features, default_cache, usable_cache
 from wvq.eval.references import reference_features
 
 
@@ -102,6 +102,13 @@ def test_an_archives_pictures_are_cached_too(counting, pictures, tmp_path):
     assert archive_features(archive, counting, "train", 4, None, progress=False).num_images == 9
     empty = ReferenceArchive(tmp_path / "a.npz", "ab", None, None, None)
     assert archive_features(empty, counting, "train").num_images == 0
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    monkeypatch.delenv("WVQ_CACHE", raising=False)
+    monkeypatch.setattr("wvq.eval.reference_cache.user_cache", lambda: None)
+    with pytest.warns(UserWarning, match=r"a cache cannot be written \(this user has no home folder\).*set WVQ_CACHE"):
+        assert usable_cache() is None
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

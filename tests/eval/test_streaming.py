@@ -11,7 +11,7 @@ from safetensors.torch import save
 from wvq.errors import ConfigError, DataError
 from wvq.eval import streaming
 from wvq.eval.references import collect_features
-from wvq.eval.streaming import Batch, FeatureShards, collected, remove_shards, stream_features
+from wvq.eval.streaming import Batch, FeatureShards, collected, remove_shards, stream_features, working_folder
 from wvq.interruption import RunInterrupted
 
 COUNT = 11
@@ -91,9 +91,7 @@ def test_processes_share_a_stream(images, projection, tmp_path, monkeypatch):
     drawn = {0: [], 1: []}
     there = set()
     for rank in (0, 1):  # one after the other; both are told what was missing when the first one looked
-        process = SimpleNamespace(
-            process_index=rank, num_processes=2, is_main_process=rank == 0, wait_for_everyone=lambda: None
-        )
+        process = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
         monkeypatch.setattr(streaming, "processes", lambda process=process: process)
         monkeypatch.setattr(streaming, "gather_objects", lambda _: [sorted(set(range(COUNT)) - there)])
         stream(images, projection, tmp_path / "s", 3, drawn[rank])
@@ -156,3 +154,56 @@ def test_a_full_disk_is_one_line_and_the_rest_stays(images, projection, tmp_path
     assert len(list((tmp_path / "s").iterdir())) == 2  # the identity and the first batch
     monkeypatch.undo()
     assert collected(stream(images, projection, tmp_path / "s"), "none", COUNT).num_images == COUNT
+
+
+# ---- folders that hold other things
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def users_folder(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("thesis.txt", "deep/notes.txt", ".hidden"):
+        (folder / name).write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_refused_folder_keeps_all_that_it_holds(users_folder, marked):
+    if marked:  # a file of the user's that is called as ours is
+        (users_folder / "identity.json").write_text('{"name": "me"}')
+    before = files_below(users_folder)
+    with pytest.raises(ConfigError), working_folder(users_folder) as folder:
+        FeatureShards(folder, {"seed": 0})
+    assert files_below(users_folder) == before
+
+
+def test_an_error_before_the_first_picture_frees_the_folder_for_other_settings(tmp_path):
+    def begin(folder, seed):
+        with working_folder(folder) as found:
+            FeatureShards(found, {"seed": seed})
+            raise DataError("no picture")
+
+    for seed in (0, 1):
+        with pytest.raises(DataError, match="no picture"):
+            begin(tmp_path / "s", seed)
+        assert not (tmp_path / "s").exists()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".note").write_text("mine")
+    with pytest.raises(DataError, match="no picture"):
+        begin(tmp_path / "s", 2)
+    assert files_below(tmp_path / "s") == {".note": b"mine"}
+
+
+def test_removing_shards_leaves_the_files_of_others(images, projection, tmp_path):
+    stream(images, projection, tmp_path / "s")
+    (tmp_path / "s" / ".00000000-00000004.safetensors.77.partial").write_text("of a killed process")
+    for name in ("notes.txt", "model.safetensors", "1-2.safetensors"):
+        (tmp_path / "s" / name).write_text("mine")
+    assert collected(FeatureShards(tmp_path / "s", {"seed": 0}), "none", COUNT).num_images == COUNT
+    remove_shards(tmp_path / "s")
+    assert sorted(files_below(tmp_path / "s")) == ["1-2.safetensors", "model.safetensors", "notes.txt"]

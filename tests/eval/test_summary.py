@@ -5,9 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from wvq.errors import ConfigError
 from wvq.eval.real_pictures import RealPictures
-from wvq.eval.results import make_result
-from wvq.eval.summary import generation_blocks, markdown, metric_rows, setting_rows, write_summary
+from wvq.eval.results import make_result, write_result
+from wvq.eval.summary import (
+    generation_blocks,
+    markdown,
+    metric_rows,
+    refuse_foreign_files,
+    setting_rows,
+    write_summary,
+)
 from wvq.eval.sweeps import parse_sweep
 
 
@@ -45,6 +53,20 @@ def test_the_text_says_all(result):
         "a\\|b",
     ):
         assert part in text
+
+
+def test_a_former_result_is_replaced_and_nothing_else(result, tmp_path):
+    file = tmp_path / "fid.json"
+    refuse_foreign_files(file)
+    write_result(file, result)
+    written = write_summary(file, result, [])
+    refuse_foreign_files(file)
+    for path, text in ((file, '{"metrics": 3}'), (written[0], "# Notes"), (written[1], "<title>Home</title>")):
+        before = path.read_text()
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"^out: .*{path.name} .*would be written over.*choose another name$"):
+            refuse_foreign_files(file)
+        path.write_text(before)
 
 
 def drawing(class_names, asked):
@@ -94,6 +116,16 @@ def test_measured_samples_are_shown_under_their_prompts(result, projection, pict
     result["settings"] |= {"prompts": ["red", "blue"], "classes": ["cats"]}
     generation_blocks(drawing(("cats", "dogs"), asked), result, projection)
     assert asked[1] == (["cats"] * 10, ["red", "blue"] * 5, 3)
+
+
+def test_classes_and_captions_on_the_page_are_of_the_same_pictures(result, projection, pictures, picture_set):
+    labels = [0, -1, 1] * 4
+    data, asked = picture_set(pictures(12), labels, ("cats", "dogs"), [f"{label}" for label in labels]), []
+    result["settings"] |= {"prompts": "reference", "classes": "reference"}
+    generation_blocks(drawing(("cats", "dogs"), asked), result, projection, RealPictures(data))
+    classes, prompts, _ = asked[0]
+    assert len(classes) == 10
+    assert classes == [{"0": "cats", "1": "dogs"}[prompt] for prompt in prompts]
 
 
 def test_sweeps():

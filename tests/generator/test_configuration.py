@@ -66,6 +66,7 @@ def test_unknown_size_names_the_near_match():
         ("class_names", "abc"),
         ("class_names", None),
         ("text_length", 5),
+        ("text_padding", "both"),
         ("rope_theta", 0),
         ("norm_eps", -1.0),
         ("initializer_range", "big"),
@@ -110,6 +111,7 @@ def test_round_trip_keeps_every_field(tmp_path):
         dropout=0.2, token_dropout=0.3, feed_forward_dropout=0.4, drop_path=0.1, head="normal", target_positions=True,
         rope_theta=100.0, norm_eps=1e-6, initializer_range=0.05, code_dim=4,
         condition_bias=True, num_classes=2, class_names=("a", "b"), text_dim=8, text_length=5, tokenizer_hash="abc",
+        text_padding="right", text_encoder_hash="def",
     )  # fmt: skip
     config.save_pretrained(tmp_path)
     again = ImageCodeTransformerConfig.from_pretrained(tmp_path)

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from tests.tiny import index_captions, save_text_encoder
 from wvq.checkpoints import find_checkpoints
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.text_features import text_features
 from wvq.tracking import read_log
 
 SIZES = ["--model.hidden_size=32", "--model.num_layers=2", "--model.num_heads=2", "--model.dropout=0"]
@@ -31,17 +35,24 @@ LAUNCH = {
 WORKER = Path(__file__).with_name("sharded_worker.py")
 
 
-def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str) -> None:
-    command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
-    launcher = [] if LAUNCH[kind] is None else ["-m", "accelerate.commands.launch", *LAUNCH[kind]]
-    launcher += ["--num_processes=2", "--main_process_port=0"] if launcher else []
-    program = [str(WORKER)] if kind == "sharded" else ["-m", "wvq"]
+def launched(program: list[str], launcher: list[str] | None, **variables: str) -> None:
+    """Run a program alone, or as two processes with these options of the launcher."""
+    if launcher is not None:
+        launcher = ["-m", "accelerate.commands.launch", *launcher, "--num_processes=2", "--main_process_port=0"]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *launcher, *program, *command, *options],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        [sys.executable, *(launcher or []), *program],
+        env={**os.environ, **environment, **variables},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str, gradients: Path | None = None) -> None:
+    command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
+    program = [str(WORKER)] if kind == "sharded" or gradients else ["-m", "wvq"]
+    variables = {"WVQ_TEST_GRADIENTS": str(gradients)} if gradients else {}
+    launched([*program, *command, *options], LAUNCH[kind], **variables)
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -79,6 +90,41 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     assert losses(out) == whole
     again = json.loads((out / "generator" / "result.json").read_text())
     assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
+
+
+def test_bfloat16_sharded_has_the_losses_and_gradients_of_plain(tmp_path, tiny_codes_dir, tiny_tokenizer_dir):
+    gradients, logged = {}, {}
+    for kind, precision in (("two", "no"), ("two", "bf16"), ("sharded", "bf16")):
+        out, file = tmp_path / f"{kind}-{precision}", tmp_path / f"{kind}-{precision}.pt"
+        run(kind, out, tiny_codes_dir, tiny_tokenizer_dir, f"--train.mixed_precision={precision}", gradients=file)
+        gradients[kind, precision] = torch.load(file, weights_only=True)
+        logged[kind, precision] = [loss for _, loss in losses(out)]
+    assert logged["sharded", "bf16"] == pytest.approx(logged["two", "bf16"], rel=3e-4)
+    exact, plain, sharded = gradients.values()
+    assert sharded.keys() == plain.keys() == exact.keys()
+    for name, expected in exact.items():
+        norm = expected.norm()
+        assert (sharded[name] - plain[name]).norm() < 0.05 * norm, name
+        assert (sharded[name] - expected).norm() < 1.25 * (plain[name] - expected).norm() + 1e-3 * norm, name
+
+
+def test_two_processes_share_the_encoding_of_captions(tmp_path):
+    """Each encodes its parts once, both find the features of one process, and both learn of what fails in one."""
+    encoder = save_text_encoder(tmp_path / "encoder")
+    texts = [f"red {'circle ' * (i % 3)}{i}" for i in range(150)]
+    settings = {"texts": texts, "encoder": str(encoder), "out": str(tmp_path)}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    launched([str(WORKER.with_name("text_worker.py")), str(tmp_path / "settings.json")], LAUNCH["two"])
+    index = index_captions([(text,) for text in texts])
+    features, mask = text_features("memory", tmp_path, index, TextEncoder(encoder, 5))[np.arange(150)]
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for found in both:
+        assert "No space left on device" in found["error"]
+        for kept in ("disk", "memory"):
+            assert torch.equal(found[kept][0][0], features)
+            assert torch.equal(found[kept][0][1], mask)
+    for kept in ("disk", "memory"):
+        assert [found[kept][1] for found in both] == [texts[:64] + texts[128:], texts[64:128]]
 
 
 class Payload:

@@ -1,8 +1,10 @@
 """Training the generator: falling loss, written files, refusals before training starts, exact resume."""
 
+import gc
 import json
 import math
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,10 +12,12 @@ import torch
 import yaml
 
 from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
+from wvq.checkpoints import find_checkpoints
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
-from wvq.generator.conditioning import TextEncoder
+from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.text_encoder import TextEncoder
 from wvq.generator.train import ConditionedCodes, random_order, train_generator
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
@@ -139,7 +143,8 @@ def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_di
     monkeypatch.setattr(CodeDataset, "texts", lambda self, index: several.get(index, ("red circle",)))
     encoder = TextEncoder(encoder_dir, 5)
     items = ConditionedCodes(CodeDataset(tiny_codes_dir, "train"), True, encoder)
-    first, second, third = (encoder.encode([text])[0][0].half() for text in several[0])
+    encoded = [encoder.encode([text]) for text in several[0]]
+    first, second, third = (features[0].half() * mask[0, :, None] for features, mask in encoded)  # padding is 0
     assert torch.equal(items[0]["text_features"], first)
     drawn = [items[position, 0]["text_features"] for position in range(60)]
     counts = [sum(torch.equal(features, text) for features in drawn) for text in (first, second, third)]
@@ -147,6 +152,70 @@ def test_of_several_captions_one_is_drawn_by_position(tiny_codes_dir, encoder_di
     assert min(counts) > 10
     assert all(torch.equal(items[position, 0]["text_features"], drawn[position]) for position in (3, 41))
     assert torch.equal(items[9, 1]["text_features"], second)
+
+
+def test_captions_may_lie_on_disk_in_memory_or_nowhere(recipe, tokenizer, tmp_path, tiny_codes_dir, text_condition):
+    """The losses of each step and held out: the same to the bit from disk and memory, to half precision on the fly."""
+    found = {}
+    shutil.copytree(tiny_codes_dir, tmp_path / "codes", ignore=shutil.ignore_patterns("text"))
+    for kept in ("memory", "none", "disk"):
+        condition = replace(text_condition, text_cache=kept)
+        settings = recipe(model={"condition_bias": True}, codes=str(tmp_path / "codes"), condition=condition)
+        result = train_generator(replace(settings, out=str(tmp_path / kept)), tokenizer)
+        rows = read_log(tmp_path / kept / "generator" / "training")
+        found[kept] = [result["loss"], *(row["loss"] for row in rows if row["kind"] == "train")]
+        assert (tmp_path / "codes" / "text").exists() == (kept == "disk")
+    assert found["disk"] == found["memory"]
+    assert found["none"] == pytest.approx(found["disk"], rel=2e-3)
+    assert found["none"] != found["disk"]
+
+
+def test_the_encoder_works_on_the_device_and_then_leaves_it(recipe, tokenizer, tmp_path, text_condition, monkeypatch):
+    places, alive = [], []
+    to, start = TextEncoder.to, TextEncoder.__init__
+
+    def moved(self, device):
+        places.append(str(device))
+        return to(self, device)
+
+    def started(self, *arguments, **options):
+        start(self, *arguments, **options)
+        alive.append(weakref.ref(self))
+
+    def run(trainer, resume):
+        gc.collect()
+        raise InterruptedError([reference() is not None for reference in alive])
+
+    monkeypatch.setattr(TextEncoder, "to", moved)
+    monkeypatch.setattr(TextEncoder, "__init__", started)
+    monkeypatch.setattr("wvq.training.Trainer.run", run)
+    for kept, stays, expected in (("memory", False, "cpu"), ("none", True, None)):
+        places.clear()
+        alive.clear()
+        condition = replace(text_condition, text_cache=kept)
+        with pytest.raises(InterruptedError) as raised:
+            train_generator(recipe(out=str(tmp_path / kept), condition=condition), tokenizer)
+        assert raised.value.args == ([stays],)
+        assert expected is None or places[-1] == expected
+    assert len(places) == 1  # where nothing is kept, it stays
+
+
+def test_whitening_takes_a_bounded_sample(recipe, tokenizer, tmp_path, text_condition, monkeypatch):
+    taken = []
+    fit = ConditionEmbedder.fit_text
+
+    def counted(self, batches):
+        batches = list(batches)
+        taken.append([len(mask) for _, mask in batches])
+        return fit(self, batches)
+
+    monkeypatch.setattr(ConditionEmbedder, "fit_text", counted)
+    monkeypatch.setattr("wvq.generator.train.MOST_FITTED", 7)
+    monkeypatch.setattr("wvq.generator.train.FITTED_AT_ONCE", 3)
+    for kept in ("memory", "none"):
+        condition = replace(text_condition, text_cache=kept)
+        train_generator(recipe({"images": 16}, out=str(tmp_path / kept), condition=condition), tokenizer)
+    assert taken == [[3, 3, 1]] * 2
 
 
 def test_the_same_recipe_gives_the_same_weights(recipe, tokenizer, tmp_path):
@@ -187,10 +256,44 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
     assert weights_hash(first) == weights_hash(second)
 
 
+def test_a_run_with_both_conditions_also_drops_them_together(recipe, tokenizer, tmp_path, text_condition):
+    """The default of a recipe that does not say; what a run of an earlier version goes on with; what it is saved as."""
+    train = {"images": 96, "save_every": 48, "keep_checkpoints": 9}
+    results = {}
+    for name, share in (("open", None), ("none", 0.0), ("some", 0.1)):
+        condition = replace(text_condition, joint_dropout=share)
+        results[name] = train_generator(recipe(train, out=str(tmp_path / name), condition=condition), tokenizer)["loss"]
+    assert results["open"] == results["some"] != results["none"]
+    file = tmp_path / "none" / "generator" / "recipe.yaml"
+    saved = yaml.safe_load(file.read_text())
+    assert (
+        yaml.safe_load((tmp_path / "open" / "generator" / "recipe.yaml").read_text())["condition"]["joint_dropout"]
+        == 0.1
+    )
+    del saved["condition"]["joint_dropout"]
+    file.write_text(yaml.safe_dump(saved))
+    (file.parent / "model.safetensors").unlink()
+    shutil.rmtree(find_checkpoints(file.parent / "training")[-1])
+    settings = recipe(train, out=str(tmp_path / "none"), condition=text_condition)
+    assert train_generator(settings, tokenizer, resume=True)["loss"] == results["none"]
+
+
 # ---- refusals
 
 
-@pytest.mark.parametrize("field", ["num_codes", "grid", "num_classes", "class_names", "text_dim", "tokenizer_hash"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_codes",
+        "grid",
+        "num_classes",
+        "class_names",
+        "text_dim",
+        "text_padding",
+        "text_encoder_hash",
+        "tokenizer_hash",
+    ],
+)
 def test_fields_that_come_from_the_cache_are_refused(field, recipe, tokenizer, tmp_path):
     settings = recipe(model={field: 1})
     with pytest.raises(ConfigError, match=rf"model\.{field} comes from the code cache"):
@@ -275,7 +378,7 @@ def test_folder_of_another_run_is_refused(recipe, tokenizer):
 
 
 def test_a_run_beyond_the_memory_is_refused_before_it_starts(recipe, tokenizer, monkeypatch):
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 10_000)
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: 10_000)
     with pytest.raises(
         ConfigError, match=r"^training with 8 pictures at once needs about .* raise train\.gradient_acc"
     ):

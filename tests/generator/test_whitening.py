@@ -2,9 +2,10 @@
 
 import torch
 
-from wvq.generator.conditioning import Condition, ConditionEmbedder, whitening
+from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.whitening import Moments, whitening
 
 
 def alike_captions(count: int = 400, dim: int = 12) -> torch.Tensor:
@@ -14,9 +15,36 @@ def alike_captions(count: int = 400, dim: int = 12) -> torch.Tensor:
     return 3 + torch.randn(count, dim, generator=generator) * spread
 
 
+def moments_of(rows: torch.Tensor, size: int = 60) -> Moments:
+    moments = Moments()
+    for part in rows.split(size):
+        moments.add(part)
+    return moments
+
+
+def test_moments_of_batches_are_those_of_all_rows_at_once():
+    rows = 1e3 + alike_captions(997).double()  # far from 0, where sums of squares would lose half of their digits
+    for size in (1, 64, 997):
+        moments = moments_of(rows, size)
+        assert moments.count == 997
+        torch.testing.assert_close(moments.mean, rows.mean(0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(moments.covariance, torch.cov(rows.T, correction=0), rtol=1e-9, atol=1e-12)
+
+
+def test_rows_that_are_all_the_same_or_none_leave_the_weight():
+    weight = torch.randn(4, 12, dtype=torch.float64)
+    for rows in (torch.full((130, 12), 0.1), torch.zeros(0, 12)):
+        moments = moments_of(rows)
+        assert not moments.spread
+        kept, bias = whitening(moments, weight)
+        assert torch.equal(kept, weight)
+        assert not bias.any()
+    assert moments_of(torch.cat([torch.ones(70, 12), torch.zeros(1, 12)])).spread
+
+
 def test_whitened_rows_have_zero_mean_and_about_unit_variance():
     rows = alike_captions().double()
-    weight, bias = whitening(rows, torch.eye(12, dtype=torch.float64))
+    weight, bias = whitening(moments_of(rows), torch.eye(12, dtype=torch.float64))
     out = rows @ weight.T + bias
     assert out.mean(0).abs().max() < 1e-9
     variances = torch.linalg.eigvalsh(torch.cov(out.T, correction=0))
@@ -29,7 +57,7 @@ def test_whitened_rows_have_zero_mean_and_about_unit_variance():
 def test_directions_without_variance_are_not_blown_up():
     rows = alike_captions().double()
     rows[:, 0] = 5.0
-    weight, bias = whitening(rows, torch.eye(12, dtype=torch.float64))
+    weight, bias = whitening(moments_of(rows), torch.eye(12, dtype=torch.float64))
     moved = rows[:1] + 0.01 * torch.eye(12, dtype=torch.float64)[:1]
     assert ((moved - rows[:1]) @ weight.T).norm() < 1
     assert torch.isfinite(weight).all()
@@ -54,7 +82,7 @@ def test_fit_text_separates_captions_that_are_alike():
         return float((unit @ unit.T).mean().detach())
 
     before = similarity()
-    embedder.fit_text(features, mask)
+    embedder.fit_text(zip(features.split(64), mask.split(64), strict=True))
     assert before > 0.5
     assert abs(similarity()) < 0.05
 
@@ -80,7 +108,7 @@ def test_a_missing_text_adds_no_bias():
     embedder = ConditionEmbedder(text_config(condition_bias=True))
     features = alike_captions(30).view(10, 3, 12)
     mask = torch.ones(10, 3, dtype=torch.bool)
-    embedder.fit_text(features, mask)
+    embedder.fit_text([(features, mask)])
     mask[4] = False
     bias = embedder(Condition(text_features=features, text_mask=mask), 10).bias
     assert torch.equal(bias[4], torch.zeros_like(bias[4]))

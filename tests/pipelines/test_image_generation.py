@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import make_generator, make_pipeline
+from tests.tiny import make_generator, make_pipeline, save_pipeline
 from wvq.errors import ConfigError
 from wvq.images import to_uint8
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -183,3 +183,22 @@ def test_parts_that_do_not_fit_are_refused(pipe):
         ImageGenerationPipeline(pipe.tokenizer, make_generator(grid=[2, 8]))
     with pytest.raises(ConfigError, match="a text_encoder is needed"):
         ImageGenerationPipeline(pipe.tokenizer, pipe.generator)
+
+
+# ---- deterministic
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("settings", [{}, {"guidance_scale": 1.0}, {"window": 3}], ids=["guided", "plain", "window"])
+def test_deterministic_pictures_are_the_same_to_the_bit_in_any_batch(dtype, settings, tiny_tokenizer_dir, tmp_path):
+    saved = save_pipeline(tiny_tokenizer_dir, tmp_path)
+    pipe = ImageGenerationPipeline.from_pretrained(saved, dtype=dtype)
+    call = {"class_labels": 1, "prompt": ["red circle", "", "blue"], "num_images": 33, "seed": 2, **settings}
+    call |= {"deterministic": True, "output_type": "pt"}
+    alone = pipe(batch_size=1, **call)
+    for batch_size in (2, 3, 5, 8, 32):
+        other = pipe(batch_size=batch_size, **call)
+        assert torch.equal(other.codes, alone.codes), batch_size
+        assert torch.equal(other.images, alone.images), batch_size
+    single = pipe(class_labels=1, prompt="", seed=2 + 12, **settings, deterministic=True, output_type="pt")
+    assert torch.equal(single.images[0], alone.images[12])

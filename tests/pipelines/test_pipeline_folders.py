@@ -64,6 +64,26 @@ def test_saving_again_keeps_equal_parts_and_refuses_others(pipe, copied, tiny_to
         other.save_pretrained(copied)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("README.md", "# My project"), ("model_index.json", '{"_class_name": "StableDiffusionPipeline"}')],
+)
+def test_a_readme_or_index_of_another_project_is_not_written_over(name, text, class_pipe, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=f"{name} is .* would be written over; choose another folder"):
+        class_pipe.save_pretrained(tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+
+
+def test_saving_that_was_cut_short_before_the_index_goes_on(class_pipe, tmp_path):
+    for card in (None, "# A card of my own"):
+        folder = tmp_path / str(card)
+        class_pipe.save_pretrained(folder, card)
+        (folder / "model_index.json").unlink()
+        class_pipe.save_pretrained(folder, card)
+        assert (folder / "model_index.json").exists()
+
+
 def test_dtype(saved):
     half = ImageGenerationPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.generator.dtype == torch.bfloat16

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from wvq.errors import ConfigError
+from wvq.generator.sampling import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.pipelines.memory import drawing_bytes
 from wvq.pipelines.sampling_job import read_settings, sample_to_folder
 
 ASKED = {"class_labels": ["circle", "cross"], "num_images": 6, "seed": 3, "guidance_scale": 2.0, "progress": False}
@@ -111,14 +113,13 @@ def test_processes_share_a_job(class_pipe, finished, tmp_path, monkeypatch):
         def __init__(self, rank):
             self.process_index, self.is_main_process = rank, rank == 0
 
-        def wait_for_everyone(self):
-            pass
-
     drawn, draw = [], ImageGenerationPipeline.draw
     monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda self, *a: drawn.append(a[1]) or draw(self, *a))
     monkeypatch.setattr("wvq.pipelines.sampling_job._sheet", lambda *_: Image.new("RGB", (8, 8)))
     for rank in (0, 1):  # the second starts when the first has drawn its share
         monkeypatch.setattr("wvq.pipelines.sampling_job.processes", lambda rank=rank: Process(rank))
+        decided = (lambda decide: decide()) if rank == 0 else (lambda _: None)
+        monkeypatch.setattr("wvq.pipelines.sampling_job.decided_by_first_process", decided)
         sample_to_folder(class_pipe, tmp_path / "s", batch_size=2, **ASKED)
     assert sorted(seed for seeds in drawn for seed in seeds) == list(range(3, 9))
     pictures = {name: data for name, data in contents(tmp_path / "s").items() if name != "sheet.png"}
@@ -168,11 +169,50 @@ def test_occupied_and_empty_folders(class_pipe, tmp_path):
     assert not (tmp_path / "u").exists()
 
 
-def test_a_batch_beyond_the_memory_is_refused_before_it_starts(class_pipe, monkeypatch):
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: 100_000)
-    class_pipe(num_images=1, guidance_scale=1.0, seed=0)
+def test_a_batch_beyond_the_memory_is_refused_before_it_starts(class_pipe, tmp_path, monkeypatch):
+    one, many = (drawing_bytes(class_pipe, batch, SamplingSettings(guidance_scale=2.0)) for batch in (1, 64))
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: (one + many) // 2)
+    class_pipe(num_images=64, batch_size=1, guidance_scale=2.0, seed=0)
     message = r"^sampling with batch_size 64 needs about 0\.0 GiB of memory where 0\.0 GiB are free; take a smaller"
+    call = {"class_labels": [0], "num_images": 64, "batch_size": 64, "guidance_scale": 2.0}
     with pytest.raises(ConfigError, match=message):
-        class_pipe(num_images=64, batch_size=64, seed=0)
-    monkeypatch.setattr("wvq.generator.memory.available_memory", lambda _: None)
+        class_pipe(**call, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        sample_to_folder(class_pipe, tmp_path / "s", **call)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(ConfigError, match=r"^log_likelihood with batch_size 4000 needs about"):
+        class_pipe.log_likelihood(torch.zeros(4000, 4, 4, dtype=torch.int64), batch_size=4000)
+    monkeypatch.setattr("wvq.memory.available_memory", lambda _: None)
     assert torch.is_tensor(class_pipe(num_images=64, batch_size=64, seed=0).codes)
+
+
+def test_a_job_draws_as_many_at_once_as_it_is_told(class_pipe, tmp_path, monkeypatch):
+    batches, run = [], type(class_pipe.tokenizer).decode_codes
+
+    def watched(self, codes):
+        batches.append(len(codes))
+        return run(self, codes)
+
+    monkeypatch.setattr(type(class_pipe.tokenizer), "decode_codes", watched)
+    call = {"class_labels": [0], "num_images": 45, "seed": 0, "progress": False}
+    sample_to_folder(class_pipe, tmp_path / "s", batch_size=40, **call)
+    assert batches == [40, 5]
+
+
+def test_deterministic_files_are_the_same_for_any_batch_and_say_so(class_pipe, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, batch_size in ((whole, 32), (parts, 1)):
+        sample_to_folder(class_pipe, folder, batch_size=batch_size, deterministic=True, **ASKED)
+    assert contents(whole) == contents(parts)
+    assert read_settings(whole / "000003.png")["deterministic"] is True
+    assert json.loads((whole / "job.json").read_text())["sampling"]["deterministic"] is True
+    with pytest.raises(ConfigError, match="was started with another sampling"):
+        sample_to_folder(class_pipe, whole, resume=True, **ASKED)
+
+
+def test_a_job_that_does_not_know_the_setting_goes_on(class_pipe, finished, tmp_path):
+    sample_to_folder(class_pipe, tmp_path / "s", batch_size=4, **ASKED)
+    assert "deterministic" not in json.loads((tmp_path / "s" / "job.json").read_text())["sampling"]
+    (tmp_path / "s" / "000004.png").unlink()
+    sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
+    assert contents(tmp_path / "s") == finished

@@ -332,3 +332,45 @@ def test_float16_keeps_small_gradients():
     (ratio, gradient), (small_ratio, small_gradient) = found
     assert small_ratio == pytest.approx(ratio, rel=0.02)
     assert F.cosine_similarity(small_gradient, gradient, dim=0) > 0.99
+
+
+def adaptive_ratio(dtype: torch.dtype | None, size: int = 8) -> float:
+    """The ratio at the last layer of a decoder whose verdict is the same at every pixel; in float64 if no ``dtype``."""
+    torch.manual_seed(0)
+    sizes = {"base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "attention": False}
+    config = WassersteinVQConfig(image_size=2 * size, patch_size=1, num_codes=16, code_dim=4, **sizes)
+    decoder = WassersteinVQModel(config).decoder
+    features, target = torch.randn(16, config.encoder_dim, size, size), pictures(0, 2 * size, 16)
+    nn.init.constant_(decoder[decoder.last - 2].bias, 30.0)  # what the last convolution sees is large everywhere
+    if dtype is None:
+        decoder, features, target = decoder.double(), features.double(), target.double()
+    with torch.autocast("cpu", dtype or torch.float16, enabled=dtype is not None):
+        reconstruction = decoder(features)
+    reconstruction = reconstruction if dtype is None else reconstruction.float()
+    leaf = reconstruction.detach().requires_grad_()
+    others, verdict = F.l1_loss(leaf, target), -leaf.mean()
+    layer = decoder[decoder.last].weight
+    return combined_gradient(reconstruction, others, verdict, layer, leaf, 1.0, 1e4)[1].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_adaptive_ratio_of_a_large_batch_is_that_of_float64(dtype):
+    """4,096 pixels of one sign times activations of 30 sum up to more than float16 holds."""
+    exact = adaptive_ratio(None)
+    assert 0.1 < exact < 10
+    assert adaptive_ratio(dtype) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_norm_that_is_not_finite_is_no_weight(which):
+    """Half tensors throughout: the sum of 65,536 products is inf in one of the two gradients."""
+    layer = torch.full((1,), 1.0, dtype=torch.float16, requires_grad=True)
+    reconstruction = (torch.full((256, 256), 2.0, dtype=torch.float16) * layer).float()
+    leaf = reconstruction.detach().requires_grad_()
+    alternating = torch.tensor([1.0, -1.0]).repeat(256, 128)
+    losses = [leaf.mean(), (leaf * alternating).mean() + 1e-6 * leaf.sum()]
+    if which:
+        losses.reverse()
+    gradient, ratio = combined_gradient(reconstruction, *losses, layer, leaf, 1.0, 1e4)
+    assert ratio.isnan()
+    assert gradient.isnan().all()

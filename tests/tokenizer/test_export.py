@@ -12,9 +12,11 @@ from wvq.codes import CodeDataset, CodeHeader
 from wvq.data import load_images
 from wvq.errors import CacheError, CheckpointError, ConfigError, DataError
 from wvq.images import to_uint8
+from wvq.parser import load_recipe
 from wvq.recipes import ExportRecipe
 from wvq.tokenizer import export, export_work
 from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.export_work import ExportWork
 from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.unreadable import Reading
@@ -91,6 +93,24 @@ def test_ten_crops(recipe, tokenizer):
         assert torch.equal(cache.codes([10 * i + crop for i in range(len(train))]), expected)
     with pytest.raises(ConfigError, match=r"num_crops must be 10 where data\.crop is ten, got 4"):
         export_codes(recipe(num_crops=4, crop="ten"))
+
+
+def test_scaled_ten_crops(recipe, tokenizer):
+    settings = recipe(num_crops=20, crop="ten", crop_scales=[1.5, 1.25])
+    header = export_codes(settings)
+    assert (header.num_crops, header.crop_recipe["train"]) == (20, "ten(x1.5, x1.25)")
+    train, cache = load_images(settings.data).train, CodeDataset(settings.out)
+    for crop in (0, 4, 10, 19):
+        expected = encode(tokenizer, train, [(crop * len(train) + i, i) for i in range(len(train))])
+        assert torch.equal(cache.codes([20 * i + crop for i in range(len(train))]), expected)
+    with pytest.raises(ConfigError, match=r"num_crops must be 20 where data\.crop is ten, ten a scale, got 10"):
+        export_codes(recipe(num_crops=10, crop="ten", crop_scales=[1.5, 1.25]))
+
+
+def test_the_shipped_recipe_is_llamagens():
+    shipped = load_recipe(ExportRecipe, "imagenet_256/codes", {})
+    shipped.check()
+    assert [int(shipped.data.image_size * scale) for scale in shipped.data.crop_scales] == [281, 268]
 
 
 def test_the_batch_size_does_not_matter(recipe):
@@ -415,3 +435,19 @@ def test_settings_out_of_range_are_errors(recipe, field, value):
     setattr(settings, field, value)
     with pytest.raises(ConfigError, match=f"{field} must be at least {value + 1}"):
         export_codes(settings)
+
+
+def test_the_working_folder_goes_and_other_files_in_it_stay(recipe, tmp_path, monkeypatch):
+    settings = recipe()
+    work = tmp_path / f".{Path(settings.out).name}.export"
+    claim = ExportWork.claim
+
+    def with_a_file_of_the_users(self):
+        claim(self)
+        (work / "marks").mkdir()
+        (work / "marks" / "mine.txt").write_text("a")
+
+    monkeypatch.setattr(ExportWork, "claim", with_a_file_of_the_users)
+    export_codes(settings)
+    assert len(CodeDataset(settings.out, "train")) > 0
+    assert [str(path.relative_to(work)) for path in sorted(work.rglob("*"))] == ["marks", "marks/mine.txt"]

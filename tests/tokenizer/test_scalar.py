@@ -1,7 +1,9 @@
 """Fixed grids against the published code: FSQ's values, indices and gradient, LFQ's bits and its entropy."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -29,6 +31,22 @@ def lfq(bits, **fields):
 
 
 # ---- FSQ
+
+
+def test_the_grid_is_made_once_a_device_and_serves_every_mode(monkeypatch):
+    """First needed by sampling, in inference mode; then trained with, copied and pickled."""
+    quantizer, made, tensor = fsq([4, 3]), [], torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args) or tensor(*args, **kwargs))
+    with torch.inference_mode():
+        codes = quantizer.encode(draw(5, 2))
+    for copied in (quantizer, copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
+        features = draw(5, 2).requires_grad_()
+        output = copied(features)
+        assert torch.equal(output.codes, codes)
+        output.quantized.sum().backward()
+        assert features.grad.abs().sum() > 0
+    assert len(made) == 1
+    assert quantizer.state_dict() == {}
 
 
 @pytest.mark.parametrize("levels", LEVELS)

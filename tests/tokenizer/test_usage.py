@@ -101,7 +101,21 @@ def test_the_state_is_safe_to_save(accelerator, tmp_path):
     torch.save(usage.state_dict(), tmp_path / "state")
     state = torch.load(tmp_path / "state", weights_only=True)
     assert state["alarmed"] is False
-    assert torch.equal(state["counts"], usage.counts)
+    assert torch.equal(state["counts"][0], usage.counts)
+
+
+@pytest.mark.parametrize(("world", "rank", "share"), [(2, 0, 0), (2, 1, 1), (1, 0, "sum"), (4, 0, "sum"), (4, 3, None)])
+def test_each_process_takes_its_counts_up_again_or_the_first_one_all(world, rank, share, monkeypatch):
+    counts = [torch.tensor([[1, 2]]), torch.tensor([[30, 40]])]
+    monkeypatch.setattr("wvq.tokenizer.usage.world_size", lambda: world)
+    monkeypatch.setattr("wvq.tokenizer.usage.process_rank", lambda: rank)
+    usage = CodebookUsage()
+    usage.load_state_dict({"counts": counts, "alarmed": True}, torch.device("cpu"))
+    expected = {0: counts[0], 1: counts[1], "sum": counts[0] + counts[1], None: 0 * counts[0]}[share]
+    assert torch.equal(usage.counts, expected)
+    # Older checkpoints: the counts of the first process alone.
+    usage.load_state_dict({"counts": counts[0], "alarmed": True}, torch.device("cpu"))
+    assert torch.equal(usage.counts, counts[0] if rank == 0 else 0 * counts[0])
 
 
 def test_a_product_of_two_codebooks(accelerator):

@@ -30,7 +30,6 @@ from wvq.training import Trainer, build_accelerator
 # name: fields of the tokenizer's config that differ from those of `train`
 CASES = {
     "vanilla": {"quantizer": "vanilla"},
-    "accumulated": {"quantizer": "vanilla"},  # each of two processes in two parts
     "rotation": {"quantizer": "vanilla", "gradient_estimator": "rotation"},
     "ema": {"quantizer": "ema"},
     "online": {"quantizer": "online"},
@@ -49,8 +48,18 @@ CASES = {
 ADVERSARIES = {
     "patchgan": {"network": "patchgan", "base_channels": 8, "num_layers": 1, "r1_weight": 0.1, "r1_interval": 1},
     "dino": {"network": "dino", "loss": "non_saturating"},
+    # Adaptive weight and consistency are taken in each part.
+    "patchgan-linear": {"network": "patchgan", "base_channels": 8, "num_layers": 1, "r1_weight": 0.1, "r1_interval": 1}
+    | {"adaptive_weight": False, "consistency_weight": 0.0},
 }
 CASES |= {name: {"quantizer": "sliced"} for name in ADVERSARIES}
+CASES["lfq-linear"] = {**CASES["lfq"], "entropy_weight": 0.0}  # the entropy of a mean is taken in each part
+ACCUMULATED = "accumulated-"  # before the name of a case: each of two processes in two parts
+CASES |= {
+    ACCUMULATED + name: fields
+    for name, fields in CASES.items()
+    if name not in ("rotation", "lfq", "multi-scale-lfq", "patchgan", "dino")
+}
 STEPS = 3
 
 
@@ -68,11 +77,11 @@ class Pictures(Dataset):
 
 def train(case: str, folder: Path, world: int) -> dict:
     """Train one case; return the gradients of its first step, its weights, running statistics and figures."""
-    parts = 2 if case == "accumulated" else 1
+    parts, case = (2 if case.startswith(ACCUMULATED) else 1), case.removeprefix(ACCUMULATED)
     config = TrainConfig(
         images=8 * STEPS,
         batch_size=8,
-        gradient_accumulation_steps=parts if world > 1 else 1,
+        gradient_accumulation_steps=parts,
         learning_rate=1e-3,
         codebook_learning_rate=0.02,
         clip_norm=0.0,
@@ -145,6 +154,8 @@ def backbone(folder: Path) -> Path:
 def main(settings: dict) -> None:
     out = Path(settings["out"])
     for case in CASES:
+        if case.startswith(ACCUMULATED) and settings["world"] == 1:
+            continue  # held against the whole batch in one process
         held = train(case, out / case, settings["world"])
         torch.save(held, out / f"{case}-{PartialState().process_index}.pt")
     if settings["export"]:

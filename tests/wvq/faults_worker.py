@@ -3,7 +3,8 @@
     python faults_worker.py '{"arguments": [...], "fault": "kill", "step": 7, "rank": 1}'
 
 Faults: ``kill`` (SIGKILL in the middle of the step), ``kill_while_saving`` (SIGKILL when the checkpoint of that step is
-written but not complete), ``terminate`` (SIGTERM), ``full_disk`` (files above ``limit`` bytes fail from then on), null.
+written but not complete), ``terminate`` and ``terminate_while_saving`` (SIGTERM), ``full_disk`` (files above ``limit``
+bytes fail from then on), null.
 With ``rank`` only in that process of several.
 """
 
@@ -19,7 +20,7 @@ from wvq.training import Trainer
 
 
 def install(fault: str | None, step: int, limit: int) -> None:
-    done, take_step, flush = 0, Trainer._step, checkpoints._flush
+    done, take_step, flush, terminated = 0, Trainer._step, checkpoints._flush, []
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -39,6 +40,9 @@ def install(fault: str | None, step: int, limit: int) -> None:
     def faulty_flush(folder):
         if done >= step and fault == "kill_while_saving":
             kill()
+        if done >= step and fault == "terminate_while_saving" and not terminated:
+            terminated.append(step)  # a second one would act at once
+            os.kill(os.getpid(), signal.SIGTERM)
         flush(folder)
 
     Trainer._step, checkpoints._flush = faulty_step, faulty_flush

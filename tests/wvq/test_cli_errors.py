@@ -52,6 +52,13 @@ def test_wrong_sampling(arguments, parts, fails, pipeline_dir, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_evaluation_does_not_write_over_files_that_none_wrote(fails, pipeline_dir, tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    line = fails("evaluate", "generation", pipeline_dir, f"--out={tmp_path / 'notes.json'}")
+    assert "notes.md would be written over" in line
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("notes.md", "mine")]
+
+
 def test_a_prompt_file_without_prompts(fails, pipeline_dir, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n  \n")
     line = fails("sample", pipeline_dir, f"--prompt_file={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 's'}")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+import wvq.data
 import wvq.pictures
 from wvq.data import ImageDataset, load_images
 from wvq.errors import ConfigError, DataError
-from wvq.images import center_crop, random_crop, ten_crop, to_pixels
+from wvq.images import center_crop, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.recipes import DataConfig
 
 
@@ -205,6 +206,36 @@ class TestItems:
         with pytest.raises(ConfigError, match="flip: ten crops hold the mirror images already"):
             load_images(config_for(folder, crop="ten", flip=True))
 
+    def test_scaled_ten_crops(self, folder):
+        train = load_images(config_for(folder, crop="ten", crop_scales=[1.5, 1.25])).train
+        assert train.crop_recipe == "ten(x1.5, x1.25)"
+        assert train.num_versions == 20
+        for version in (0, 4, 9, 10, 17):
+            found = train[(version * len(train), 3)]["pixel_values"]
+            assert torch.equal(found, to_pixels(scaled_ten_crop(train.picture(3), 16, (1.5, 1.25), version)))
+        train.table.flippable = [False] * len(train)
+        unturned = to_pixels(scaled_ten_crop(train.picture(3), 16, (1.5, 1.25), 12))
+        assert torch.equal(train[(17 * len(train), 3)]["pixel_values"], unturned)
+        assert train.with_crop(crop="center").crop_recipe == "center"
+
+    @pytest.mark.parametrize("scales", [None, [1.5, 1.25], [1.5] * 7])
+    def test_training_spreads_ten_crops_over_each_pass(self, tmp_path, monkeypatch, scales):
+        write_class_folders(tmp_path / "many", per_class=100, size=(24, 24))
+        train = load_images(config_for(tmp_path / "many", crop="ten", crop_scales=scales)).train.spread_versions()
+        shown = []
+        for name in ("ten_crop", "scaled_ten_crop"):
+            crop = lambda image, size, fraction, version: shown.append(version) or image  # noqa: E731
+            monkeypatch.setattr(wvq.data, name, crop)
+        for position in range(train.num_versions * len(train)):
+            train[(position, position % len(train))]
+        shown = np.array(shown).reshape(train.num_versions, len(train))  # pass, picture
+        assert (np.sort(shown, axis=0) == np.arange(train.num_versions)[:, None]).all()  # each crop once a picture
+        shares = np.array([np.bincount(row % 10, minlength=10) for row in shown]) / len(train)
+        assert 0.02 < shares.min() <= shares.max() < 0.2  # and about equally often in each pass
+        assert (shown[:, :-1] != shown[:, 1:]).mean() > 0.8
+        mirrored = np.concatenate([shown, shown]) % 10 >= 5
+        assert not (mirrored[:-2] & mirrored[1:-1] & mirrored[2:]).any()  # at most two in a row
+
     def test_index_out_of_range(self, folder):
         train = load_images(config_for(folder)).train
         with pytest.raises(IndexError):
@@ -217,6 +248,12 @@ class TestBadInput:
         ("settings", "message"),
         [
             ({"image_size": 0}, "image_size must be at least 1 pixel, not 0"),
+            ({"crop_scales": [1.1]}, "crop_scales go with crop ten"),
+            (
+                {"crop": "ten", "crop_scales": [0.9]},
+                r"crop_scales must be one or more .* at least 1, not \[0.9\]",
+            ),
+            ({"crop": "ten", "crop_scales": []}, r"crop_scales must be one or more .* at least 1, not \[\]"),
             ({"crop": "middle"}, "crop must be random, ten or center, not 'middle'"),
             ({"min_crop_fraction": 0.0}, "min_crop_fraction must be above 0"),
             ({"min_crop_fraction": 1.2}, "min_crop_fraction must be above 0"),

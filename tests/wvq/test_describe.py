@@ -140,7 +140,7 @@ def test_features_and_unfinished_evaluations(projection, pictures, picture_set, 
 
 
 def test_archives(pictures, tmp_path):
-    write_archive(tmp_path / "a.npz", pictures(5))
+    write_archive(tmp_path / "a.npz", [pictures(5)], 5)
     assert "5 of 16 x 16 px" in describe(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
     rows = [line.split(maxsplit=1) for line in describe(tmp_path / "b.npz").splitlines()]

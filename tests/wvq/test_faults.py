@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import run_ranks
 from tests.tiny import TINY_TOKENIZER
 from wvq.checkpoints import find_checkpoints
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -44,16 +45,15 @@ OPTIONS = [
 ]
 
 
+def command(folder, out, fault=None, resume=False, options=(), **settings):
+    arguments = ["train-tokenizer", f"--data.path={folder}", f"--out={out}", *OPTIONS, *options]
+    arguments += ["--resume"] if resume else []
+    return [sys.executable, str(WORKER), json.dumps({"arguments": arguments, "fault": fault, **settings})]
+
+
 def start(folder, out, fault=None, resume=False, **settings):
-    arguments = [
-        "train-tokenizer",
-        f"--data.path={folder}",
-        f"--out={out}",
-        *OPTIONS,
-        *(["--resume"] if resume else []),
-    ]
-    command = [sys.executable, str(WORKER), json.dumps({"arguments": arguments, "fault": fault, **settings})]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    line = command(folder, out, fault, resume, **settings)
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 def rows(out):
@@ -103,6 +103,34 @@ def test_sigterm_saves_and_ends_with_one_line(picture_folder, whole, tmp_path):
     done = start(picture_folder, out, resume=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_the_same_run(out, whole)
+
+
+# A log line every 64 pictures: a stop and its checkpoint fall between two.
+BETWEEN_LINES = ["--train.log_every=64", "--train.keep_checkpoints=9"]
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(picture_folder, tmp_path_factory):
+    """An uninterrupted run of two processes."""
+    out = tmp_path_factory.mktemp("faults") / "two"
+    for code, error in run_ranks(command(picture_folder, out, options=BETWEEN_LINES)):
+        assert code == 0, error[-2000:]
+    return out
+
+
+@pytest.mark.parametrize(("fault", "rank", "step"), [("terminate", 1, 6), ("terminate_while_saving", 0, 12)])
+def test_a_signal_to_one_process_of_two_stops_both_after_the_same_step(
+    fault, rank, step, picture_folder, whole_of_two, tmp_path
+):
+    out, options = tmp_path / "run", BETWEEN_LINES
+    for code, error in run_ranks(command(picture_folder, out, fault, step=step, rank=rank, options=options)):
+        assert code == 128 + signal.SIGTERM, error[-2000:]
+        assert "stopped by SIGTERM; checkpoint saved in " in error
+    stopped = int(find_checkpoints(out / "training")[-1].name)
+    assert step * 16 <= stopped < STEPS * 16
+    for code, error in run_ranks(command(picture_folder, out, resume=True, options=options)):
+        assert code == 0, error[-2000:]
+    assert_the_same_run(out, whole_of_two)
 
 
 def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(picture_folder, whole, tmp_path):

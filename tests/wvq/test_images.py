@@ -14,6 +14,7 @@ from wvq.images import (
     image_grid,
     largest_resize,
     random_crop,
+    scaled_ten_crop,
     ten_crop,
     to_pil,
     to_pixels,
@@ -128,6 +129,17 @@ class TestCrops:
             assert np.array_equal(np.asarray(crop), corner)
         for crop, mirrored in zip(crops[:5], crops[5:], strict=True):
             assert np.array_equal(np.asarray(mirrored), np.asarray(crop)[:, ::-1])
+
+    def test_scaled_ten_crops_are_those_of_each_scale(self):
+        """With 256 pixels and scales 1.1 and 1.05: of 281 and 268 pixels, the centre 12 and 6 pixels from the edge."""
+        image = noise(700, 600)
+        crops = [np.asarray(scaled_ten_crop(image, 256, (1.1, 1.05), version)) for version in range(20)]
+        for first, side, edge in ((0, 281, 12), (10, 268, 6)):
+            square, end = np.asarray(center_crop(image, side)), side - 256
+            for corner, (left, top) in enumerate([(edge, edge), (0, 0), (end, 0), (0, end), (end, end)]):
+                assert np.array_equal(crops[first + corner], square[top : top + 256, left : left + 256])
+                assert np.array_equal(crops[first + 5 + corner], crops[first + corner][:, ::-1])
+        assert len({crop.tobytes() for crop in crops}) == 20
 
     def test_random_crop_keeps_at_least_the_fraction(self):
         # A left-to-right ramp shows which share of the width a crop has kept.

@@ -69,3 +69,13 @@ def test_two_runs_on_one_folder(tiny_tokenizer_recipe, tmp_path):
     with sole_writer(tmp_path / "t"), pytest.raises(ConfigError, match="t is being written by another run"):
         train_tokenizer(tiny_tokenizer_recipe(tmp_path / "t"))
     assert not (tmp_path / "t").exists()
+
+
+def test_a_file_that_is_no_lock_stays_as_it_is(tmp_path):
+    (tmp_path / ".poetry.lock").write_text("# @generated")
+    with (
+        pytest.raises(ConfigError, match=r"\.poetry\.lock is in the way of the lock"),
+        sole_writer(tmp_path / "poetry"),
+    ):
+        pytest.fail("taken")
+    assert (tmp_path / ".poetry.lock").read_text() == "# @generated"

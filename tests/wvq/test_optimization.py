@@ -6,6 +6,8 @@ import pytest
 from torch import nn
 
 from wvq.optimization import learning_rate_factor, network_groups, parameter_group
+from wvq.parser import load_recipe
+from wvq.recipes import GeneratorRecipe
 from wvq.settings import TrainConfig
 
 # ---- learning rate
@@ -25,6 +27,19 @@ def test_decay_follows_progress(schedule, expected):
     config = TrainConfig(schedule=schedule, final_learning_rate=0.2)
     factors = [learning_rate_factor(config, progress, 10**6) for progress in (0, 0.25, 0.5, 1)]
     assert factors == pytest.approx(expected)
+
+
+def test_the_random_order_recipe_reaches_its_peak():
+    """RAR (arXiv 2411.00776): 4e-4 after 100 of 400 epochs, then a cosine down to 1e-5; no dropout of tokens."""
+    recipe = load_recipe(GeneratorRecipe, "imagenet_256/generator_random_order", {})
+    assert recipe.model["token_dropout"] == 0
+    config, rates = recipe.train, {}
+    start = (config.warmup_images - config.batch_size) / config.images
+    for epoch in (50, 100, 250, 400):
+        seen = epoch * 1_281_167 - config.batch_size
+        decayed = max(0.0, (seen / config.images - start) / (1 - start))
+        rates[epoch] = config.learning_rate * learning_rate_factor(config, decayed, seen)
+    assert rates == pytest.approx({50: 2e-4, 100: 4e-4, 250: 2.05e-4, 400: 1e-5}, rel=1e-4)
 
 
 def test_groups_decay_matrices_only_and_keep_their_own_rate():

@@ -55,6 +55,8 @@ OUT_OF_RANGE = [
     (ConditionConfig, "condition.text_length", 0),
     (ConditionConfig, "condition.class_dropout", 1.0),
     (ConditionConfig, "condition.text_dropout", -0.1),
+    (ConditionConfig, "condition.joint_dropout", 1.0),
+    (ConditionConfig, "condition.text_cache", "ram"),
     (DiscriminatorConfig, "discriminator.network", "stylegan"),
     (DiscriminatorConfig, "discriminator.loss", "wgan"),
     (DiscriminatorConfig, "discriminator.base_channels", 0),

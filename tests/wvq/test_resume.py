@@ -67,14 +67,26 @@ def rows_without_clock(folder):
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in read_log(folder)]
 
 
-@pytest.mark.parametrize(("quantizer", "workers"), [("vanilla", 0), ("wasserstein", 0), ("sliced", 0), ("sliced", 1)])
-def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(tmp_path, quantizer, workers):
-    whole = tokenizer_trainer(tmp_path / "whole", quantizer)
+@pytest.mark.parametrize(
+    ("quantizer", "workers", "parts", "log_every"),
+    [
+        ("vanilla", 0, 1, 8),
+        ("wasserstein", 0, 1, 8),
+        ("wasserstein", 0, 2, 8),
+        ("ema", 0, 2, 8),
+        ("sliced", 1, 1, 8),
+        ("sliced", 0, 1, 32),
+    ],
+)
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(tmp_path, quantizer, workers, parts, log_every):
+    """Also with the checkpoint between two log lines: a row is the mean of all steps since the last one."""
+    options = {"gradient_accumulation_steps": parts, "log_every": log_every}
+    whole = tokenizer_trainer(tmp_path / "whole", quantizer, **options)
     result = whole.run()
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000096")
     torch.manual_seed(99)
-    cut = tokenizer_trainer(tmp_path / "cut", quantizer, num_workers=workers)
+    cut = tokenizer_trainer(tmp_path / "cut", quantizer, num_workers=workers, **options)
     resumed = cut.run(resume=True)
     assert rows_without_clock(tmp_path / "cut") == rows_without_clock(tmp_path / "whole")
     for a, b in ((whole.raw_model, cut.raw_model), (whole.ema.model, cut.ema.model)):

@@ -1,8 +1,11 @@
 """The training loop: data order, schedule, averaging, accumulation, skipped steps, exact resume, the clock."""
 
 import itertools
+import os
 import shutil
+import signal
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import find_checkpoints
 from wvq.errors import CheckpointError, ConfigError
 from wvq.images import image_grid
+from wvq.interruption import RunInterrupted
 from wvq.optimization import network_groups
 from wvq.order import RunSampler
 from wvq.settings import TrainConfig
@@ -46,6 +50,19 @@ def test_the_shares_of_two_processes_join_to_the_batch_of_one(length):
     first, second = (take(RunSampler(length, 4, 0, rank, 2), 20) for rank in (0, 1))
     joined = [pair for i in range(0, 20, 2) for pair in first[i : i + 2] + second[i : i + 2]]
     assert joined == one
+
+
+def test_a_permutation_is_kept_as_four_bytes_a_picture():
+    """Not as Python's numbers, which take 40 bytes each; and in torch's order."""
+    length = 1_000_000
+    tracemalloc.start()
+    pairs = take(RunSampler(length, 4, seed=2), 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * length
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(2 * 2**31))
+    assert pairs == list(enumerate(order[:8].tolist()))
+    assert all(type(index) is int for _, index in pairs)
 
 
 @pytest.mark.parametrize("start", [4, 8, 20])
@@ -118,6 +135,7 @@ class Points(Dataset):
 
 class Regression(Task):
     name = "regression"
+    interrupted_at = None  # number of the evaluation amid which SIGTERM comes
 
     def __init__(self, config, seconds=0.0):
         self.config, self.seconds, self.evaluations, self.draws = config, seconds, 0, []
@@ -134,6 +152,10 @@ class Regression(Task):
     def evaluate(self, model, accelerator):
         self.evaluations += 1
         assert not model.training
+        for item in self.stop.until_set(range(3)):
+            if self.evaluations == self.interrupted_at:
+                assert item == 0  # and no more of them
+                os.kill(os.getpid(), signal.SIGTERM)
         return {"weight": model.linear.weight.detach().sum().item()}
 
     def picture(self, model):
@@ -180,8 +202,33 @@ def test_the_rate_that_is_logged_is_the_schedules(tmp_path):
     run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
     run.run()
     rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
-    expected = [0.05 * min(1, (i + 1) / 2) * (1 - i / 10) for i in range(10)]
+    # Up to the peak in two steps; the decay begins there.
+    expected = [0.025] + [0.05 * (1 - i / 9) for i in range(9)]
     assert rates == pytest.approx(expected)
+
+
+def test_a_resumed_run_goes_on_with_its_decay(tmp_path):
+    settings = {"schedule": "cosine", "final_learning_rate": 0.0, "warmup_images": 32, "save_every": 40}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.run()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000080")
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    rates = [[row.get("learning_rate_matrices") for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert rates[0] == rates[1]
+    assert max(rates[0][:10]) == rates[0][3] == 0.05
+
+
+def test_a_checkpoint_without_the_start_of_its_decay_keeps_its_schedule(tmp_path):
+    """Rates used to decay from the start of the run, and would jump."""
+    run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
+    state = run.state_dict() | {"images_seen": 40}
+    del state["decay_start"]
+    run.load_state_dict(state)
+    assert run.decay_progress == run.progress == 0.5
+    run.load_state_dict(state | {"images_seen": 0})
+    run.run()
+    assert run.decay_start == 0.1  # one still in the warm-up reaches its peak
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -279,6 +326,16 @@ def test_the_clock_cuts_a_run_short_and_the_rate_still_falls(tmp_path):
     assert run.progress == 1.0
 
 
+def test_the_clock_of_a_run_cut_short_takes_nothing_from_the_peak(tmp_path):
+    run = trainer(tmp_path, images=10**6, seconds=0.01, max_minutes=0.4 / 60, schedule="linear", warmup_images=64)
+    run.run()
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rates[:8] == pytest.approx([0.05 * (i + 1) / 8 for i in range(8)])
+    assert all(b < a for a, b in itertools.pairwise(rates[7:]))
+    assert run.decay_progress == 1.0
+    assert run.decay_start > 0.1  # by the clock; of the pictures, next to nothing
+
+
 def test_evaluation_does_not_count_as_training_time(tmp_path):
     run = trainer(tmp_path, images=32, evaluate_every=8)
     evaluate = run.task.evaluate
@@ -297,6 +354,22 @@ def test_the_last_batch_may_pass_the_number_of_pictures(tmp_path):
     result = trainer(tmp_path, images=20).run()
     assert result["images"] == 24
     assert result["cut_short"] is False
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_signal_ends_an_evaluation_which_the_resumed_run_makes_up_for(tmp_path, number):
+    settings = {"images": 64, "evaluate_every": 24, "log_every": 16, "save_every": 8 * 1000}
+    trainer(tmp_path / "whole", **settings).run()
+    stopped = trainer(tmp_path / "cut", **settings)
+    stopped.task.interrupted_at = number  # at 24, 48 or, after the last step, 64 pictures
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; checkpoint saved in"):
+        stopped.run()
+    images = [row["images"] for row in read_log(tmp_path / "cut") if row["kind"] == "validation"]
+    assert images == [24, 48, 64][: number - 1]
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    clock = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in r.items() if k not in clock} for r in read_log(tmp_path / n)] for n in ("whole", "cut")]
+    assert rows[0] == rows[1]
 
 
 # ---- settings
@@ -319,6 +392,16 @@ def test_the_last_checkpoints_are_kept(tmp_path):
     trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
     assert [folder.name for folder in find_checkpoints(tmp_path)] == ["000000000064", "000000000080"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_folders_of_the_users_among_the_checkpoints_stay(tmp_path):
+    mine = ["2024", "best.partial", "000000000016-best"]
+    for name in mine:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
+    kept = ["000000000064", "000000000080"]
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted([*kept, *mine])
 
 
 def test_no_checkpoints_unless_asked(tmp_path):

@@ -1,5 +1,7 @@
 """Options of the training loop that change how a step is computed and not what: checkpointing, compilation, scaling."""
 
+from functools import partial
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -34,14 +36,16 @@ class Noise(Dataset):
         return {"pixel_values": self.pictures[index] * (float("nan") if position in self.spoiled else 1.0)}
 
 
-def make_trainer(folder, data=None, scale=None, **settings):
+def make_trainer(folder, data=None, scale=None, judge=None, freeze=(), **settings):
     config = TrainConfig(
         **{"images": 48, "batch_size": 8, "learning_rate": 1e-3, "log_every": 8, "ema_decay": 0.5, **settings}
     )
     torch.manual_seed(0)
     shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
     model = WassersteinVQModel(WassersteinVQConfig(**shape, num_codes=16, code_dim=3, dropout=0.1))
-    adversary = Adversary(DiscriminatorConfig(network="patchgan", base_channels=8, num_layers=1, lecam_weight=0.1))
+    model.freeze(freeze)
+    sizes = {"network": "patchgan", "base_channels": 8, "num_layers": 1}
+    adversary = Adversary(DiscriminatorConfig(**sizes, lecam_weight=0.1, **(judge or {})))
     task = TokenizerTask(ReconstructionLoss(LossConfig()), Noise(), config, adversary)
     accelerator = build_accelerator(config)
     if scale is not None:  # accelerate makes one on GPUs only
@@ -87,13 +91,72 @@ def test_both_optimisers_skip_a_step_that_is_not_finite_and_count_it(tmp_path, s
         assert run.accelerator.scaler.get_scale() == scale / 2
 
 
+def test_a_weight_of_the_adversary_that_is_not_finite_skips_the_step_of_the_model(tmp_path, monkeypatch):
+    run, losses = make_trainer(tmp_path, judge={"generator_start_images": 16}), []
+    generator_loss = run.task.adversary.generator_loss
+
+    def overflowing(reconstruction):
+        losses.append(generator_loss(reconstruction))
+        return losses[-1] * (1e30 if len(losses) == 2 else 1)  # a finite gradient whose norm is not
+
+    monkeypatch.setattr(run.task.adversary, "generator_loss", overflowing)
+    result = run.run()
+    assert result["skipped_steps"] == 1
+    assert result["skipped_discriminator_steps"] == 0
+    assert all(torch.isfinite(value).all() for value in run.raw_model.state_dict().values())
+
+
 def test_compilation_leaves_names_and_average_alone(tmp_path):
     run = make_trainer(tmp_path, compile=True)
     model, average = run.raw_model, run.ema.model
     assert model.encoder._compiled_call_impl is not None
-    assert model.decoder._compiled_call_impl is not None
+    assert model.decoder._compiled is not None
     assert average.encoder._compiled_call_impl is None
+    assert average.decoder._compiled is None
     assert model.state_dict().keys() == average.state_dict().keys()
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """torch.compile that traces forward and backward as ever, but runs the traced operations without a compiler."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    yield
+    torch.compiler.reset()
+
+
+# Nothing of the adversary in the first two steps; two in which it trains alone; two of the ramp; two at full weight. R1
+# falls on every second one.
+PHASES = {"start_images": 16, "generator_start_images": 32, "ramp_images": 16, "r1_weight": 0.1, "r1_interval": 2}
+PHASES |= {"consistency_weight": 0.1}
+
+
+@pytest.mark.usefixtures("captured")
+@pytest.mark.parametrize(
+    ("judge", "freeze", "settings"),
+    [
+        ({}, [], {}),
+        ({}, [], {"gradient_accumulation_steps": 2}),
+        ({}, [], {"gradient_checkpointing": True}),
+        ({"augment": True}, [], {"channels_last": True}),
+        ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {}),
+        ({"adaptive_weight": False}, ["decoder"], {}),
+    ],
+)
+def test_a_compiled_run_goes_through_every_phase_of_the_adversary(judge, freeze, settings, tmp_path):
+    settings |= {"images": 72, "evaluate_every": 24, "judge": {**PHASES, **judge}, "freeze": freeze}
+    for flag in (False, True):
+        make_trainer(tmp_path / str(flag), compile=flag, **settings).run()
+    logs = [read_log(tmp_path / name) for name in ("False", "True")]
+    rows, compiled = ([row for row in log if row["kind"] == "train"] for log in logs)
+    assert ["adversarial_weight" in row for row in rows] == [False, False, *[True] * 7]
+    assert [row.get("adversarial_weight", 0.0) > 0 for row in rows] == [*[False] * 5, *[True] * 4]
+    assert ["r1" in row for row in rows] == [i >= 2 and i % 2 == 0 for i in range(9)]
+    for row, other in zip(rows, compiled, strict=True):
+        assert row.keys() == other.keys()
+        names = ("loss", "l2", "adversarial_weight", "discriminator_loss", "gradient_norm_network")
+        for name in row.keys() & set(names):
+            assert other[name] == pytest.approx(row[name], rel=1e-3), (name, row["images"])
 
 
 @pytest.mark.study

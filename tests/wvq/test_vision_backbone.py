@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from tests.tiny import save_text_encoder
+from tests.tiny import plant, save_text_encoder
 from tests.vision import save_convnext, save_vit
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.networks import VisionBackbone
@@ -159,6 +159,13 @@ def test_a_damaged_preprocessor_file_is_refused(vit_dir, tmp_path):
 def test_a_model_of_text_is_refused(tmp_path):
     folder = save_text_encoder(tmp_path / "bert")
     assert str(folder) in refused(folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, monkeypatch):
+    plant(tmp_path / "model", "config.json", {"AutoConfig": "planted.C", "AutoModel": "planted.M"}, tmp_path / "ran")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    assert str(tmp_path) in refused(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):

@@ -124,9 +124,93 @@ def test_checksums_of_files_that_are_not_there(name, copied):
     assert f"of {CHECKSUMS_NAME}, is missing" in refusal(copied)
 
 
-def test_weights_that_were_not_saved_with_the_others_are_refused(copied):
-    shutil.copy(copied / "tokenizer" / "model.safetensors", copied / "generator" / "other.safetensors")
-    assert "was not saved with the other files" in refusal(copied)
+def sharded(model, folder) -> None:
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_unlisted_weights_that_would_be_loaded_are_refused(name, copied):
+    folder, other = copied / "generator", copied / "other"
+    model = ImageCodeTransformer.from_pretrained(folder)
+    if name == "model.safetensors":  # it comes before the index of shards
+        sharded(model, folder)
+        model.save_pretrained(other)
+    else:
+        sharded(model, other)
+    shutil.copy(other / name, folder / name)
+    assert f"{name} was not saved with the other files of {folder} and would be loaded" in refusal(copied)
+
+
+def test_a_shard_that_the_checksums_leave_out_is_refused(copied):
+    folder = copied / "generator"
+    sharded(ImageCodeTransformer.from_pretrained(folder), folder)
+    sums = json.loads((folder / CHECKSUMS_NAME).read_text())
+    shard = next(name for name in sums if name.startswith("model-00001"))
+    del sums[shard]
+    (folder / CHECKSUMS_NAME).write_text(json.dumps(sums))
+    assert f"{shard} was not saved with the other files" in refusal(copied)
+
+
+def test_weights_that_the_config_names_are_refused_if_they_are_not_listed(copied):
+    folder = copied / "text_encoder"
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors"}))
+    assert "other.safetensors was not saved with the other files" in refusal(copied)
+
+
+def test_an_adapter_that_would_go_into_the_model_is_refused(copied, monkeypatch):
+    (copied / "generator" / "adapter_config.json").write_text("{}")
+    ImageGenerationPipeline.from_pretrained(copied)
+    monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda name: name == "peft")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: transformers would put this adapter into"):
+        weight_files.verify_weights(copied / "generator")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_of_others_beside_a_model_stay_and_are_in_nobodys_way(part, copied):
+    folder = copied / part
+    before = {}
+    for name in ("lora.safetensors", "vae.safetensors", "vae.safetensors.index.json"):
+        (folder / name).write_text(f"mine, {name}")
+        before[name] = f"mine, {name}"
+    pipe = ImageGenerationPipeline.from_pretrained(copied)
+    saved = pipe.text_encoder if part == "text_encoder" else getattr(pipe, part)
+    saved.save_pretrained(folder)
+    if part != "text_encoder":
+        sharded(saved, folder)
+        saved.save_pretrained(folder)
+    assert {name: (folder / name).read_text() for name in before} == before
+    assert not before.keys() & json.loads((folder / CHECKSUMS_NAME).read_text()).keys()
+    ImageGenerationPipeline.from_pretrained(copied)
+
+
+def test_shards_of_a_model_without_checksums_go_by_its_index(copied):
+    folder = copied / "generator"
+    model = ImageCodeTransformer.from_pretrained(folder)
+    sharded(model, folder)
+    (folder / CHECKSUMS_NAME).unlink()
+    (folder / "model-lora.safetensors").write_text("mine")
+    model.save_pretrained(folder)
+    assert sorted(file.name for file in folder.glob("*.safetensors*")) == [
+        "model-lora.safetensors",
+        "model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../../kept.safetensors", "/kept.safetensors", "notes.txt", 3])
+def test_damaged_checksums_remove_nothing_but_weights_of_the_folder(name, copied, tmp_path):
+    folder = copied / "generator"
+    model = ImageCodeTransformer.from_pretrained(folder)
+    (tmp_path / "kept.safetensors").write_text("mine")
+    (folder / "notes.txt").write_text("mine")
+    (folder / CHECKSUMS_NAME).write_text(json.dumps({name: "0"}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    model.save_pretrained(folder)
+    assert (tmp_path / "kept.safetensors").exists()
+    assert (folder / "notes.txt").exists()
+    ImageCodeTransformer.from_pretrained(folder)
 
 
 def test_a_file_that_cannot_be_read_is_one_of_our_errors(copied, monkeypatch):

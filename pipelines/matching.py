@@ -1,0 +1,74 @@
+"""Whether the parts of a pipeline belong together: the generator's config says which others it was trained with."""
+
+from __future__ import annotations
+
+from wvq.errors import CheckpointError, ConfigError
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.text_encoder import TextEncoder
+from wvq.layout import layout_text
+from wvq.pretrained import as_list
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+def require_sizes(
+    generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQConfig, encoder: TextEncoder | None
+) -> None:
+    """
+    Raises:
+        ConfigError: the tokenizer's codes are not of the generator's number, grid or layout; or the generator is
+            conditional on text, and there is no encoder, or one of another width or length.
+    """
+    for name in ("num_codes", "grid"):
+        ours, theirs = (as_list(getattr(config, name)) for config in (tokenizer, generator))
+        if ours != theirs:
+            raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
+    layout = tokenizer.code_layout
+    if layout["kind"] != "grid":
+        raise ConfigError(
+            f"the tokenizer has {layout['kind']} codes ({layout_text(layout)}), and a generator draws one code a "
+            "position; take a tokenizer with num_groups 1 and without scales"
+        )
+    if not generator.text_dim:
+        return
+    if encoder is None:
+        raise ConfigError("this generator is conditional on text: a text_encoder is needed")
+    if (encoder.length, encoder.dim) != (generator.text_length, generator.text_dim):
+        raise ConfigError(
+            f"the generator takes {generator.text_length} text tokens of width {generator.text_dim}, and the text "
+            f"encoder gives {encoder.length} of width {encoder.dim}; take the one that it was trained with"
+        )
+
+
+def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQModel) -> None:
+    """Hold a tokenizer, in the type that it was saved in, against the hash in the generator's config, if it has one.
+
+    Raises:
+        CheckpointError: it is another one, or its weights were cast.
+    """
+    if generator.tokenizer_hash and not tokenizer.made(generator.tokenizer_hash):
+        raise CheckpointError(
+            "the tokenizer is not the one that the generator was trained with, or its weights were cast to another "
+            "type; restore it, or pass ignore_tokenizer_mismatch=True"
+        )
+
+
+def require_text_encoder(generator: ImageCodeTransformerConfig, encoder: TextEncoder | None) -> None:
+    """Hold a text encoder against its identity in the generator's config, if it has one.
+
+    Raises:
+        CheckpointError: it is another one, or encodes in another way.
+    """
+    if not generator.text_dim or encoder is None:
+        return
+    if encoder.padding != generator.text_padding:
+        raise CheckpointError(
+            f'the generator was trained on captions with padding "{generator.text_padding}" inside the text '
+            f'encoder, and this one has "{encoder.padding}"; make it with padding="{generator.text_padding}", or pass '
+            "ignore_text_encoder_mismatch=True"
+        )
+    if generator.text_encoder_hash and encoder.identity() != generator.text_encoder_hash:
+        raise CheckpointError(
+            "the text encoder is not the one that the generator was trained with; restore it, or pass "
+            "ignore_text_encoder_mismatch=True"
+        )

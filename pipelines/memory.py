@@ -1,0 +1,69 @@
+"""Memory that drawing pictures needs, estimated before it starts: text, codes, decoding, and the pictures kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from wvq.generator.filters import FREE
+from wvq.generator.linear import packed_bytes
+from wvq.generator.memory import sampling_bytes, whole_pass_bytes
+from wvq.generator.sampling import SamplingSettings
+from wvq.memory import require_memory
+from wvq.tokenizer.memory import decoding_bytes
+
+if TYPE_CHECKING:
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+ENCODED = 64  # texts at once
+
+
+def require_room(pipeline: ImageGenerationPipeline, batch_size: int, settings: SamplingSettings, given: int = 0) -> int:
+    """Bytes that drawing a batch takes; arguments as in :func:`drawing_bytes`.
+
+    Raises:
+        ConfigError: they are not free.
+    """
+    needed = drawing_bytes(pipeline, batch_size, settings, given)
+    remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
+    require_memory(needed, pipeline.device, f"sampling with batch_size {batch_size}", remedy)
+    return needed
+
+
+def drawing_bytes(
+    pipeline: ImageGenerationPipeline, batch_size: int, settings: SamplingSettings, given: int = 0
+) -> int:
+    """Bytes of drawing one batch on the pipeline's device, beside the weights.
+
+    Args:
+        pipeline: whose parts draw.
+        batch_size: pictures at once.
+        settings: of the call.
+        given: codes ahead of the first that is drawn.
+    """
+    config, tokenizer = pipeline.generator.config, pipeline.tokenizer
+    rows = settings.fixed_rows or batch_size
+    codes = sampling_bytes(config, rows, settings, pipeline.generator.dtype.itemsize, given)
+    features = batch_size * config.text_length * config.text_dim * 4
+    # A layer of a text encoder: what goes in, query, key, value, what was attended to, and twice the four-fold width.
+    encoding = min(batch_size, ENCODED) * config.text_length * 13 * config.text_dim * 4
+    decoding = decoding_bytes(tokenizer.config, rows, next(tokenizer.decoder.parameters()).dtype.itemsize)
+    copies = packed_bytes(pipeline.generator) if settings.deterministic else 0  # made elsewhere only if they fit beside
+    return copies + features + max(encoding, codes, decoding)
+
+
+def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) -> None:
+    """
+    Raises:
+        ConfigError: the likelihoods of a batch need more than is free.
+    """
+    needed = whole_pass_bytes(pipeline.generator.config, batch_size, pipeline.generator.dtype.itemsize)
+    require_memory(needed, pipeline.device, f"log_likelihood with batch_size {batch_size}", "take a smaller batch_size")
+
+
+def first_free(fixed_codes: torch.Tensor | None) -> int:
+    """Most codes that a picture has given ahead of the first that is drawn; 0 without fixed codes (N, h, w)."""
+    if fixed_codes is None:
+        return 0
+    return int((fixed_codes.flatten(1) != FREE).long().cumprod(1).sum(1).max())

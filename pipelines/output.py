@@ -1,0 +1,36 @@
+"""What a pipeline gives back: pictures of the type that was asked for, their codes and their seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wvq.images import uint8_to_pil
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass
+class ImagePipelineOutput:
+    """
+    Attributes:
+        images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
+        codes: (N, h, w) int64.
+        seeds: the seed of each picture.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    codes: torch.Tensor
+    seeds: list[int]
+
+
+def as_type(pictures: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    """Pictures (N, 3, H, W), float for ``pt`` and else uint8, as :class:`ImagePipelineOutput` has them."""
+    if output_type == "pt":
+        return pictures
+    if output_type == "np":
+        return pictures.permute(0, 2, 3, 1).numpy()
+    return uint8_to_pil(pictures)

@@ -1,0 +1,62 @@
+"""What drawing needs: the largest of text, codes and decoding, with what stays, within a tenth of what is alive."""
+
+import pytest
+import torch
+
+from tests.live_bytes import LiveBytes
+from tests.tiny import make_pipeline
+from wvq.generator.linear import packed_bytes
+from wvq.generator.sampling import SamplingSettings
+from wvq.pipelines.memory import drawing_bytes, first_free
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.memory import decoding_bytes
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+SMALL = {"image_size": 32, "base_channels": 16, "num_codes": 16, "code_dim": 4}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channel_multipliers": [1, 1, 2, 2]},
+        {"channel_multipliers": [1, 2], "attention": False},
+        {"channel_multipliers": [1, 4], "num_res_blocks": 1},
+        {"channel_multipliers": [1, 2.5], "patch_size": 2, "attention": False},
+        {"channel_multipliers": [1], "attention": False},
+    ],
+)
+def test_decoding(dtype, changes):
+    torch.manual_seed(0)
+    tokenizer = WassersteinVQModel(WassersteinVQConfig(**SMALL | changes)).to(dtype).eval()
+    codes = torch.zeros(8, *tokenizer.config.grid, dtype=torch.int64)
+    with torch.no_grad():
+        tokenizer.decode_codes(codes)
+        with LiveBytes() as live:
+            tokenizer.decode_codes(codes)
+    assert decoding_bytes(tokenizer.config, 8, dtype.itemsize) == pytest.approx(live.peak, rel=0.1)
+
+
+def test_a_call_needs_its_largest_part(class_pipe, tiny_tokenizer_dir, tmp_path):
+    plain, many = SamplingSettings(), SamplingSettings(window=8)
+    decoding = decoding_bytes(class_pipe.tokenizer.config, 4)
+    assert drawing_bytes(class_pipe, 4, plain) == decoding
+    assert drawing_bytes(class_pipe, 8, plain) == 2 * decoding
+    pipe = make_pipeline(tiny_tokenizer_dir)
+    pipe.generator.config.num_codes = 2**20
+    assert drawing_bytes(pipe, 4, many) > 3 * drawing_bytes(pipe, 4, plain) > decoding
+
+
+def test_a_fixed_group_needs_the_same_for_any_batch(class_pipe):
+    fixed = SamplingSettings(deterministic=True)
+    assert drawing_bytes(class_pipe, 1, fixed) == drawing_bytes(class_pipe, 100, fixed)
+    plain = drawing_bytes(class_pipe, fixed.fixed_rows, SamplingSettings())
+    assert drawing_bytes(class_pipe, 1, fixed) == plain + packed_bytes(class_pipe.generator)
+
+
+def test_how_many_codes_are_given_ahead():
+    codes = torch.full((3, 2, 2), -1)
+    assert first_free(None) == first_free(codes) == 0
+    codes[1].flatten()[:3] = 5
+    codes[2, 1, 1] = 5
+    assert first_free(codes) == 3

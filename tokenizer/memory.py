@@ -1,0 +1,30 @@
+"""Memory that decoding needs, estimated before it starts; benchmarks/memory.py holds it against what is taken."""
+
+from __future__ import annotations
+
+from wvq.tokenizer.configuration import WassersteinVQConfig
+
+
+def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int = 4) -> int:
+    """Bytes of decoding pictures, beside the weights: the largest moment of :class:`wvq.tokenizer.modeling.Decoder`.
+
+    Args:
+        config: of the tokenizer.
+        batch: pictures at once.
+        bytes_per_value: of the network's type.
+    """
+    widths = config.channels[::-1]
+    side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)
+    most = 0
+    for index, width in enumerate(widths):
+        before = widths[max(index - 1, 0)]
+        # A residual block: its input, normed and activated; or its input, what it adds up, normed and activated.
+        values = max(3 * before, before + 3 * width)
+        if index == 0 and config.attention:
+            values = max(values, 6 * width)  # input, its norm, query, key and value, what is attended to
+        if index < len(widths) - 1:
+            values = max(values, 9 * width)  # the input, four times as large as it, and convolved
+        most = max(most, values * side**2)
+        if index < len(widths) - 1:
+            side *= 2
+    return batch * most * bytes_per_value

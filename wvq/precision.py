@@ -1,0 +1,15 @@
+"""Where autocast must not go."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def no_float16(tensor: torch.Tensor) -> AbstractContextManager:
+    """Autocast off where it would be to float16, whose range unscaled gradients and sums over a batch leave."""
+    kind = tensor.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
