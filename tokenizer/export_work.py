@@ -18,6 +18,8 @@ _FILES = 64  # of a set whose files are neither the smallest nor the largest
 _OWN = re.compile(
     r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
 )
+_PARTIAL = re.compile(r"\..*\.partial")
+_IDENTITY = re.compile(rf"(\.{re.escape(IDENTITY_NAME)}\.\d+\.partial|{re.escape(IDENTITY_NAME)})")
 
 
 def picture_ranges(count: int) -> list[range]:
@@ -107,8 +109,7 @@ class ExportWork:
     def join(self) -> Path:
         """Make a table of the files of each split, which are all whole; returns the folder of the cache."""
         for folder in (self.cache, *(self.cache / split for split in self.ranges)):
-            for path in folder.glob(".*.partial"):  # of a process that was killed while it wrote
-                path.unlink()
+            remove_files(folder, _PARTIAL)  # of a process that was killed while it wrote
         for split, ranges in self.ranges.items():
             folder = self.cache / split
             files = [self._file(split, number).name for number in range(len(ranges))]
@@ -128,7 +129,7 @@ class ExportWork:
         """Remove what the export has made; what says whose it is goes last, so that a process cut short is known."""
         for folder in (self._marks, *(self.cache / split for split in self.ranges), self.cache):
             remove_files(folder, _OWN)
-        remove_files(self.folder, re.compile(re.escape(IDENTITY_NAME)))
+        remove_files(self.folder, _IDENTITY)
 
     def _file(self, split: str, number: int) -> Path:
         return self.cache / split / f"data-{number:05d}-of-{len(self.ranges[split]):05d}.arrow"

@@ -87,7 +87,7 @@ def finish_table(folder: Path, files: Sequence[str], features: datasets.Features
         fingerprint: what `datasets` knows the table by; the same for the same rows.
     """
     empty = datasets.Dataset(features.arrow_schema.empty_table(), fingerprint=fingerprint)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as described:
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as described:
         empty.save_to_disk(described, num_shards=1)  # in the library's own words
         state = read_json(Path(described) / "state.json", OSError, f"{described} holds no state.json")
         write_json(folder / "state.json", state | {"_data_files": [{"filename": name} for name in files]})
