@@ -54,8 +54,8 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    if arguments.out:
-        write_json(arguments.out, {"hardware": hardware(), "torch": torch.__version__, "rows": rows})
+        if arguments.out:
+            write_json(arguments.out, {"hardware": hardware(), "torch": torch.__version__, "rows": rows})
 
 
 if __name__ == "__main__":
