@@ -166,8 +166,8 @@ def main() -> None:
             found = subprocess.run(command, check=True, capture_output=True, text=True)
             rows.append(json.loads(found.stdout.splitlines()[-1]))
             print(rows[-1], flush=True)
-    if arguments.out:
-        write_json(arguments.out, {"hardware": hardware(), "torch": torch.__version__, "rows": rows})
+            if arguments.out:
+                write_json(arguments.out, {"hardware": hardware(), "torch": torch.__version__, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def evaluate_generation(
     """Draws samples and compares them with as many real pictures (fewer only if there are fewer).
 
     Samples are measured as they are drawn. Under several processes each draws its share; pictures and figures are the
-    same on any number of them.
+    same on any number of them but for rounding.
 
     Where a data set holds twice ``num_images``, the floor is measured at that N, against the same reference. Otherwise,
     and from 50,000 samples on, it compares the two halves of the pictures, and metrics that end in ``_at_floor_n``
@@ -71,7 +71,7 @@ def evaluate_generation(
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
         seed: seed of the samples; the reference pictures do not depend on it.
-        batch_size: samples and pictures in a batch; the result does not depend on it.
+        batch_size: samples and pictures in a batch; the result depends on it by rounding alone.
         feature_network: network of the distances; the default one if not given.
         progress: whether to show progress bars.
         resize: side in pixels that samples are brought to before they are measured (:func:`resized`); as drawn if None.

@@ -48,15 +48,15 @@ def sample_to_folder(
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
     Each file appears when it is complete, so a job that was stopped, by whatever, goes on with the pictures that are
-    not there. Under several processes each draws its share; the pictures are the same on any number of them, as they
-    are for any ``batch_size``.
+    not there. Under several processes each draws its share; their number changes a picture no more than ``batch_size``
+    does.
 
     Args:
         pipe: the pipeline.
         out: new or empty folder; with ``resume``, that of a job with the same settings and weights.
         class_labels, prompt, num_images: see :func:`wvq.pipelines.conditions.requested`.
         seed: picture i is drawn from seed + i.
-        batch_size: pictures at once; a picture depends on it by rounding alone, or with ``deterministic`` not at all.
+        batch_size: pictures at once; a picture depends on it by rounding alone, with ``deterministic`` not at all.
         resume: go on with the job in ``out``.
         progress: show a progress bar.
         source: name of the pipeline, for the pictures' settings.

@@ -30,8 +30,9 @@ def condition(config: ImageCodeTransformerConfig) -> Condition:
     return given
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("dtype", "guidance"), [(torch.float32, 1.0), (torch.bfloat16, 2.0)], ids=["float32", "guided bfloat16"]
+)
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [

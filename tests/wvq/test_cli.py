@@ -173,6 +173,12 @@ def test_dashes_and_underscores_are_the_same(parsed):
     assert (values.classes, values.prompt) == (["a-b"], ["c-d_e"])
 
 
+def test_deterministic_is_the_pipelines_own_unless_it_is_given(parsed):
+    assert parsed("sample", "folder").deterministic is None
+    assert parsed("sample", "folder", "--deterministic", "--seed=3").deterministic is True
+    assert parsed("evaluate", "generation", "folder", "--deterministic").deterministic is True
+
+
 @pytest.mark.parametrize("name", ["openmoji_32/tokenizer", "configs/openmoji_32/tokenizer.yaml"])
 def test_shipped_recipes_are_found_by_name(name, parsed):
     values = parsed("train-tokenizer", "--config", name, "--resume")
