@@ -1,7 +1,8 @@
 """Features of a numbered stream of pictures: drawn or read batch by batch, by any number of processes, resumable.
 
 Each batch leaves one file when it is whole. What a process, or a run that was stopped, has left is taken up again, so
-nothing is computed twice and the pictures are the same on any number of processes. The order is that of the numbers.
+nothing is computed twice and the pictures are the same on any number of processes, but for rounding. The order is that
+of the numbers.
 """
 
 from __future__ import annotations
