@@ -24,13 +24,34 @@ class Parser(ArgumentParser):
         super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:
-        """As jsonargparse parses; a switch without a value (``--force-reference``) is on."""
+        """As jsonargparse parses; a switch without a value (``--force-reference``) is on.
+
+        Raises:
+            ConfigError: what is wrong with the arguments or the recipe.
+        """
+        for index, word in enumerate(args):
+            if word.startswith("--config="):
+                self._check_groups(word.partition("=")[2])
+            elif word == "--config" and index + 1 < len(args):
+                self._check_groups(args[index + 1])
         switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
         whole = list(args)
         for index in reversed([index for index, word in enumerate(args) if word in switches]):
             if index + 1 == len(args) or args[index + 1].startswith("--"):
                 whole.insert(index + 1, "true")
         return super().parse_args(whole, **options)
+
+    def _check_groups(self, recipe: str) -> None:
+        """Refuse a recipe that names a class in place of fields: jsonargparse imports it, which runs its module."""
+        if not Path(recipe).is_file():
+            return  # said by jsonargparse
+        values = read_recipe(recipe)
+        for name in self.groups:
+            group = values
+            for part in name.split("."):
+                group = group.get(part) if isinstance(group, dict) else None
+            if group is not None and (not isinstance(group, dict) or "class_path" in group):
+                raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, and no class")
 
     def instantiate(self, values: Namespace) -> Namespace:
         """Recipes and configs of the parsed values, after a check that each group holds fields."""

@@ -223,3 +223,20 @@ def test_shipped_recipes_of_one_folder_fit_together():
             assert codes.data.image_size == tokenizer.data.image_size
             assert codes.data.path == tokenizer.data.path
             assert codes.data.seed == tokenizer.data.seed  # the same pictures are held out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {class_path: planted_module.X}",
+        "train: {class_path: planted_module.X, init_args: {}}",
+        "loss: planted_module.X",
+    ],
+)
+def test_a_recipe_imports_nothing(text, tmp_path, monkeypatch):
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n\nclass X: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=r"must hold fields by name, and no class"):
+        load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "ran").exists()
