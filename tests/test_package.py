@@ -143,6 +143,8 @@ def test_the_version_is_the_same_everywhere():
 BASE = {
     "data",
     "codes",
+    "code_tables",
+    "loading",
     "layout",
     "training",
     "optimization",

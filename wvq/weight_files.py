@@ -97,7 +97,7 @@ def verify_weights(folder: str | Path) -> None:
                 f"{folder / name} is not the file that was saved: its SHA-256 differs from {CHECKSUMS_NAME}. It was "
                 f"damaged, and must be saved or downloaded again; if it was changed on purpose, remove {file}"
             )
-    for name in _would_be_loaded(folder) - sums.keys():
+    for name in sorted(_would_be_loaded(folder) - sums.keys(), key=lambda name: (name != _INDEX, name)):
         raise CheckpointError(
             f"{folder / name} was not saved with the other files of {folder} and would be loaded: remove it, or {file}"
         )

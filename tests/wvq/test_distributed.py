@@ -160,5 +160,5 @@ def test_codes_exported_by_two_processes_are_those_of_one(runs):
         assert a.labels.tolist() == b.labels.tolist()
         assert [a.texts(i) for i in range(len(a))] == [b.texts(i) for i in range(len(b))]
         files = [{file.name: file.read_bytes() for file in (folder / split).iterdir()} for folder in (one, two)]
-        assert len(files[0]) > 3
+        assert split == "validation" or len(files[0]) > 3  # each process has written some
         assert all(files[0][name] == files[1][name] for name in files[0] if name.endswith(".arrow"))
