@@ -24,13 +24,14 @@ from torch.utils.data import Dataset
 
 from benchmarks.sampling import CLASSES, build_llama
 from benchmarks.training import rate
+from wvq.acceleration import build_accelerator
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.train import GeneratorTask
 from wvq.hardware import processor_name
 from wvq.outputs import write_json
 from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 
 class Codes(Dataset):

@@ -23,8 +23,8 @@ from wvq.data import load_images
 from wvq.eval.features import default_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.real_pictures import RealPictures
+from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
-from wvq.generator.train import ConditionedCodes
 from wvq.hardware import hardware
 from wvq.outputs import write_json
 from wvq.parser import load_recipe

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.generator import Codes
+from wvq.acceleration import build_accelerator
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import training_bytes
@@ -36,7 +37,7 @@ from wvq.pipelines.memory import drawing_bytes
 from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 GENERATOR = {"hidden_size": 384, "num_layers": 6, "num_heads": 6, "grid": [8, 8], "num_codes": 16_384}

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 import wvq
 from wvq.codes import CodeDataset, CodeHeader, write_rows
 from wvq.generator.captions import CaptionIndex
+from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.text_cache import PartSizes, TextFeatures
-from wvq.generator.train import ConditionedCodes
 from wvq.hardware import processor_name
 from wvq.order import RunSampler
 from wvq.outputs import write_json

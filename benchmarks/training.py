@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from wvq.acceleration import build_accelerator
 from wvq.hardware import processor_name
 from wvq.order import RunSampler
 from wvq.outputs import write_json
@@ -34,7 +35,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 # The network of the quick start, and one of the usual kind at 64 x 64.
 NETWORKS = {

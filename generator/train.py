@@ -21,12 +21,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
+from wvq.acceleration import build_accelerator
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.distributed import decided_by_first_process, gather_objects, process_rank, wait_for_all
 from wvq.errors import CacheError, ConfigError
-from wvq.generator.captions import CaptionIndex
+from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
@@ -34,7 +35,6 @@ from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.text_encoder import TextEncoder
-from wvq.generator.text_features import text_features
 from wvq.hardware import send
 from wvq.images import image_grid
 from wvq.layout import layout_text
@@ -45,7 +45,7 @@ from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start
 from wvq.recipes import GeneratorRecipe
 from wvq.settings import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig, TrainConfig
 from wvq.task import StepLoss, Task
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 FITTED_AT_ONCE = 64
@@ -53,65 +53,6 @@ EVALUATED = 64  # held-out pictures at once
 ON_SHEET, SHEET_SETTINGS = 24, SamplingSettings(guidance_scale=2.0)
 _FROM_CACHE = ("num_codes", "grid", "num_classes", "class_names", "tokenizer_hash")
 _FROM_TEXT_ENCODER = ("text_dim", "text_length", "text_padding", "text_encoder_hash")
-
-
-class ConditionedCodes(Dataset):
-    """Codes with what the generator is told about each picture.
-
-    Of several captions of a picture, one is drawn by the seed and the position in the run; an integer key reads the
-    first. Every process makes its own at the same time: they encode the captions together.
-
-    Args:
-        codes: the pictures.
-        classes: whether items hold ``class_labels``.
-        text_encoder: of the captions; without one, items hold none. It ends on the CPU.
-        text_cache: where the features of the captions lie: ``disk`` or ``memory``, where items hold ``text_features``
-            (L, E) float16 and ``text_mask`` (L,); or ``none``, where items hold the text itself as ``caption``.
-        device: where the encoder works.
-
-    Raises:
-        ConfigError, CacheError: see :func:`wvq.generator.text_features.text_features`.
-    """
-
-    def __init__(
-        self,
-        codes: CodeDataset,
-        classes: bool,
-        text_encoder: TextEncoder | None,
-        text_cache: str = "disk",
-        device: torch.device | str = "cpu",
-    ):
-        self.codes, self.classes = codes, classes
-        self.captions = self.text = None
-        if text_encoder is not None:
-            self.captions = CaptionIndex(codes.caption_batches(4_096), codes.texts)
-            if text_cache != "none":
-                self.text = text_features(text_cache, codes.folder / "text", self.captions, text_encoder, device)
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        return {name: values[0] for name, values in self.__getitems__([key]).items()}
-
-    def __getitems__(self, keys: list) -> dict:
-        """A batch at once: rows cut apart and stacked again by the loader would take most of its time."""
-        found = self.codes.batch(keys)
-        batch = {"codes": found["codes"]}
-        if self.classes:
-            batch["class_labels"] = found["label"]
-        if self.captions is not None:
-            numbers = self.captions.drawn(keys, self.codes.seed)
-            if self.text is None:
-                batch["caption"] = [self.captions.caption(int(number)) for number in numbers]
-            else:
-                batch["text_features"], batch["text_mask"] = self.text[self.captions.rows[numbers]]
-        return batch
-
-    @staticmethod
-    def collate_fn(batch: dict) -> dict:
-        """A batch is whole as it comes."""
-        return batch
 
 
 class GeneratorTask(Task):

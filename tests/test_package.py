@@ -147,6 +147,7 @@ BASE = {
     "loading",
     "layout",
     "training",
+    "acceleration",
     "optimization",
     "images",
     "errors",

@@ -18,6 +18,7 @@ from accelerate.utils import set_seed
 from PIL import Image
 from torch import nn
 
+from wvq.acceleration import build_accelerator
 from wvq.data import ImageDataset, load_images
 from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import ConfigError
@@ -36,7 +37,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.tokenizer.quantizers import AlignedQuantizer
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 from wvq.unreadable import Reading
 
 

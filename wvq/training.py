@@ -10,24 +10,19 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import (
-    DistributedType,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
     broadcast_object_list,
 )
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from wvq.acceleration import enable_checkpointing
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from wvq.distributed import decided_by_first_process, wait_for_all
@@ -49,9 +44,6 @@ from wvq.task import RunningMeans, Task
 from wvq.tracking import RunLog, truncate_log
 from wvq.unreadable import DrawnPictures
 
-UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
-# While the first process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
-COLLECTIVE_LIMIT = timedelta(hours=1)
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -64,7 +56,7 @@ class Trainer:
         train_set: items as dicts of tensors; indexed by (position, index) pairs.
         config: the loop's settings.
         folder: where logs, pictures and checkpoints go.
-        accelerator: made by :func:`build_accelerator`.
+        accelerator: made by :func:`wvq.acceleration.build_accelerator`.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the number of processes.
@@ -408,38 +400,3 @@ class Trainer:
         load_checkpoint(self.accelerator, self, decided_by_first_process(lambda: latest_checkpoint(self.folder)))
         if self.accelerator.is_main_process:
             truncate_log(self.folder, self.images_seen)
-
-
-def enable_checkpointing(model: nn.Module) -> None:
-    """Have the model compute activations again in the backward pass."""
-    # transformers 5.20 has renamed the method, and warns of the old name.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-
-
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """The Accelerator of a run; device and number of processes come from the launcher.
-
-    Raises:
-        ConfigError: the launcher asks for a way of training that is not supported.
-    """
-    # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
-    accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
-    # Accelerate holds a process to the precision of its first run; the two stages may well differ.
-    AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_plugin=accumulation,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_LIMIT)],
-    )
-    kind = accelerator.distributed_type
-    if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
-        raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
-    if accelerator.is_fsdp2:  # whole states: torch's sharded ones are unpickled without restrictions
-        plugin = accelerator.state.fsdp_plugin
-        plugin.state_dict_config = plugin.optim_state_dict_config = None
-        plugin.set_state_dict_type("FULL_STATE_DICT")
-        if plugin.mixed_precision_policy is not None:  # what travels in half precision is the weights alone
-            in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
-            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **in_float32)
-    return accelerator

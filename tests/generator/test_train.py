@@ -15,10 +15,11 @@ from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
 from wvq.checkpoints import find_checkpoints
 from wvq.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
+from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.text_encoder import TextEncoder
-from wvq.generator.train import ConditionedCodes, random_order, train_generator
+from wvq.generator.train import random_order, train_generator
 from wvq.pretrained import weights_hash
 from wvq.recipes import GeneratorRecipe
 from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTModel
 
+from wvq.acceleration import build_accelerator
 from wvq.recipes import DataConfig, ExportRecipe
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer import export_work
@@ -25,7 +26,7 @@ from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 # name: fields of the tokenizer's config that differ from those of `train`
 CASES = {

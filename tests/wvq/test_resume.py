@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from wvq.acceleration import build_accelerator
 from wvq.errors import CheckpointError
 from wvq.settings import LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -15,10 +16,7 @@ from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
 from wvq.tracking import read_log
-from wvq.training import (
-    Trainer,
-    build_accelerator,
-)
+from wvq.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

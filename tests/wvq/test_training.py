@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 from torch.utils.data import Dataset
 
+from wvq.acceleration import build_accelerator
 from wvq.averaging import ExponentialAverage
 from wvq.checkpoints import find_checkpoints
 from wvq.errors import CheckpointError, ConfigError
@@ -23,7 +24,7 @@ from wvq.order import RunSampler
 from wvq.settings import TrainConfig
 from wvq.task import StepLoss, Task
 from wvq.tracking import read_log
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.utils.data import Dataset
 
+from wvq.acceleration import build_accelerator
 from wvq.errors import ConfigError
 from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer.adversarial import Adversary
@@ -16,7 +17,7 @@ from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import ResBlock, WassersteinVQModel
 from wvq.tokenizer.train import TokenizerTask
 from wvq.tracking import read_log
-from wvq.training import Trainer, build_accelerator
+from wvq.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
