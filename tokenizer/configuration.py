@@ -142,9 +142,8 @@ class WassersteinVQConfig(StrictConfig):
         self._require("levels", levels is None or integers, "a list of integers of at least 2, or null")
         multipliers = self.channel_multipliers
         numbers = isinstance(multipliers, list) and all(is_number(m) and m > 0 for m in multipliers)
-        self._require(
-            "channel_multipliers", numbers and 0 < len(multipliers) <= 32, "a list of 1 to 32 positive numbers"
-        )
+        self._require("channel_multipliers", numbers and len(multipliers) > 0, "a list of positive numbers")
+        self._require("channel_multipliers", len(multipliers) <= 32, "a list of at most 32 numbers")
         names = isinstance(self.class_names, list) and all(isinstance(name, str) for name in self.class_names)
         self._require("class_names", names, "a list of names")
         self._require("attention", isinstance(self.attention, bool), "true or false")
