@@ -139,6 +139,8 @@ class ImageCodeTransformerConfig(StrictConfig):
     def _check(self) -> None:
         for field in ("num_codes", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
+        # A file that declares millions of layers would fill memory before its weights could contradict it.
+        self._require("num_layers", self.num_layers <= 10_000, "at most 10,000")
         for field in ("code_dim", "num_classes", "text_dim", "text_length"):
             self._require(field, is_integer(getattr(self, field), 0), "an integer of at least 0")
         two = isinstance(self.grid, list) and len(self.grid) == 2

@@ -127,6 +127,8 @@ class WassersteinVQConfig(StrictConfig):
 
         for field in ("image_size", "in_channels", "patch_size", "base_channels", "num_res_blocks"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
+        # A file that declares millions of layers would fill memory before its weights could contradict it.
+        self._require("num_res_blocks", self.num_res_blocks <= 1_000, "at most 1,000")
         for field in ("num_codes", "code_dim", "num_groups", "window_size", "num_projections", "num_samples"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
         self._require("feature_dim", self.feature_dim is None or is_integer(self.feature_dim), "an integer, or null")
@@ -146,6 +148,7 @@ class WassersteinVQConfig(StrictConfig):
         multipliers = self.channel_multipliers
         numbers = isinstance(multipliers, list) and all(is_number(m) and m > 0 for m in multipliers)
         self._require("channel_multipliers", numbers and len(multipliers) > 0, "a list of positive numbers")
+        self._require("channel_multipliers", len(multipliers) <= 32, "a list of at most 32 numbers")
         names = isinstance(self.class_names, list) and all(isinstance(name, str) for name in self.class_names)
         self._require("class_names", names, "a list of names")
         self._require("attention", isinstance(self.attention, bool), "true or false")

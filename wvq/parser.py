@@ -50,7 +50,7 @@ class Parser(ArgumentParser):
             group = values
             for part in name.split("."):
                 group = group.get(part) if isinstance(group, dict) else None
-            if group is not None and (not isinstance(group, dict) or "class_path" in group):
+            if isinstance(group, str) or (isinstance(group, dict) and "class_path" in group):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, and no class")
 
     def instantiate(self, values: Namespace) -> Namespace:

@@ -156,6 +156,19 @@ def test_a_full_disk_is_one_line_and_the_rest_stays(images, projection, tmp_path
     assert collected(stream(images, projection, tmp_path / "s"), "none", COUNT).num_images == COUNT
 
 
+def test_pixels_come_in_order_and_once_a_file_at_a_time(images, projection, tmp_path):
+    shards = stream(images, projection, tmp_path / "s", batch_size=4, keep_pixels=True)
+    for run in (range(2, 5), range(3, 8)):  # as two runs at once may leave
+        batch = Batch(images[run.start : run.stop], list(run))
+        shards.write(run, batch, projection(batch.images), keep_pixels=True)
+    parts = list(shards.pictures())
+    assert max(map(len, parts)) <= 4
+    assert torch.equal(torch.cat(parts), images)
+    shards.files()[0].write_bytes(b"cut")
+    with pytest.raises(DataError, match="is damaged"):
+        next(shards.pictures())
+
+
 # ---- folders that hold other things
 
 

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+import zlib
 
 import pytest
 import torch
 from PIL import Image
 
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, UnreadablePictureError
 from wvq.generator.sampling import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -85,6 +86,17 @@ def test_a_stopped_job_goes_on_with_what_is_missing(class_pipe, finished, tmp_pa
     sample_to_folder(class_pipe, tmp_path / "s", batch_size=3, resume=True, **ASKED)
     assert drawn == [[3, 4], [3, 5, 6], [7, 8]]
     assert contents(tmp_path / "s") == finished
+
+
+def test_a_picture_of_another_make_in_the_folder_is_named(class_pipe, tmp_path):
+    sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
+    picture = next((tmp_path / "s").glob("0*.png"))
+    content = bytearray(picture.read_bytes())
+    content[16:24] = (50_000).to_bytes(4, "big") * 2  # width and height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    picture.write_bytes(bytes(content))
+    with pytest.raises(UnreadablePictureError, match=rf"{picture.name} cannot be read as a picture \(more than 178"):
+        sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
 
 
 def test_a_picture_that_was_being_written_is_drawn_again(class_pipe, finished, tmp_path, monkeypatch):

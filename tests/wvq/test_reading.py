@@ -7,6 +7,7 @@ import pytest
 from wvq.describe import describe
 from wvq.errors import CheckpointError, ConfigError, DataError
 from wvq.folders import read_folder
+from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.outputs import RECIPE_NAME, read_json, read_recipe
 from wvq.parser import recipe_file
 from wvq.pretrained import read_config
@@ -132,3 +133,16 @@ def test_a_result_of_numbers_without_end_is_none(tmp_path):
     file.write_text(f'{{"kind": "generation", "metrics": {{"fid": {"9" * 400}}}}}')
     with pytest.raises(DataError, match="is no result file"):
         describe(file)
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value"),
+    [
+        (WassersteinVQConfig, "num_res_blocks", 10**7),
+        (WassersteinVQConfig, "channel_multipliers", [1] * 10**5),
+        (ImageCodeTransformerConfig, "num_layers", 10**7),
+    ],
+)
+def test_a_config_has_as_many_layers_as_can_be(make, field, value):
+    with pytest.raises(ConfigError, match=rf"{field} must be (at most|a list of at most 32)"):
+        make(**{field: value})
