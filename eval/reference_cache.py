@@ -27,7 +27,7 @@ from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features
 from wvq.hardware import loader_processes
 from wvq.images import to_uint8
 from wvq.loading import read_all
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.ownership import user_cache
 from wvq.unreadable import Reading, refuse_too_many, summary
 
@@ -238,7 +238,7 @@ def _kept_features(
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     identity = {**described, "kind": kind, **network_settings(network, described["image_size"])}
     count, folder = described["num_images"], cache / f"{kind}-{key}"
-    with sole_writer(folder, processes().is_main_process, wait=True):
+    with sole_run(folder, wait=True):
         shards = FeatureShards(folder, identity)
         shown = "real features" if progress else None
         stream_features(draw, range(count), network, shards, batch_size, shown, read=read)

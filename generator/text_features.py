@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wvq.distributed import gather_objects, process_rank, world_size
+from wvq.distributed import decided_by_first_process, gather_objects, process_rank, world_size
 from wvq.errors import CacheError, ConfigError, WVQError
 from wvq.generator.captions import CaptionIndex
 from wvq.generator.text_cache import (
@@ -37,6 +38,7 @@ from wvq.generator.text_encoder import TextEncoder
 from wvq.memory import GIB, available_memory
 
 _SAMPLE = 256  # texts that the room for all is estimated from
+_SEEN_LATE = 90.0  # seconds until a file of another machine is seen; network file systems remember for a minute
 
 
 def text_features(
@@ -87,10 +89,20 @@ def _on_disk(target: Path, texts: CaptionIndex, encoder: TextEncoder, device, si
         except WVQError as error:
             problem = error
         _agree(problem)
-    if rank == 0:
-        finish(target, sizes)
-    gather_objects(None)
+    decided_by_first_process(lambda: _finish(target, sizes))
     return open_features(target)
+
+
+def _finish(target: Path, sizes: PartSizes) -> None:
+    deadline = time.monotonic() + _SEEN_LATE
+    while missing_parts(target, sizes):
+        if time.monotonic() >= deadline:
+            raise CacheError(
+                f"{target} lacks what other processes have written: it is not the same folder for all of them; put the "
+                "codes where every machine sees them, or set condition.text_cache to memory or none"
+            )
+        time.sleep(0.5)
+    finish(target, sizes)
 
 
 def _in_memory(texts: CaptionIndex, encoder: TextEncoder, device, sizes: PartSizes) -> TextFeatures:

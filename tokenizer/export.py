@@ -26,13 +26,13 @@ from tqdm import tqdm
 import wvq
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.data import ImageDataset, load_images
-from wvq.distributed import gather_objects, processes, wait_for_all
+from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import CacheError, DataError
 from wvq.images import from_uint8, to_pixels, to_uint8
 from wvq.interruption import StopRequest, stop_on_signal
 from wvq.layout import flatten_codes
 from wvq.loading import read_chunks, regrouped
-from wvq.locks import sole_writer
+from wvq.locks import sole_run
 from wvq.outputs import refuse_data_folder, refuse_occupied
 from wvq.recipes import ExportRecipe
 from wvq.splits import other_split
@@ -56,7 +56,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     recipe.check()
     state = processes()
     refuse_data_folder(recipe.out, recipe.data.path)
-    refuse_occupied(recipe.out, "files")
+    decided_by_first_process(lambda: refuse_occupied(recipe.out, "files"))
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
     if state.is_main_process and (warning := other_split(recipe.tokenizer, recipe.data)):
@@ -80,11 +80,9 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         has_captions=images.train.captions is not None,
         library_version=wvq.__version__,
     )
-    with sole_writer(recipe.out, state.is_main_process):
+    with sole_run(recipe.out):
         work = ExportWork(recipe.out, header, _identity(recipe, header, sets), header.num_images)
-        if state.is_main_process:
-            work.claim()
-        wait_for_all()
+        decided_by_first_process(work.claim)
         # Nothing is lost by leaving at any moment: a file is whole, or it is written anew.
         with stop_on_signal(at_once=work.progress) as request:
             try:
@@ -93,8 +91,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
                 if state.num_processes == 1 and not any(work.done().values()):
                     work.remove()  # it would be in the way of a command with other settings
                 raise
-            _finish(work, sets, left_out, tokenizer, header)
-    return header
+            return _finish(work, sets, left_out, tokenizer, header)
 
 
 def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
@@ -111,35 +108,42 @@ def _crop_recipe(dataset: ImageDataset, num_crops: int) -> str:
     return f"center, then {dataset.crop_recipe}"
 
 
-def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader, warn: bool = True) -> None:
+def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader) -> None:
     """Enter the counts into the header. Raises DataError if too many pictures could not be read."""
     for split, dataset in sets.items():
         failures = left_out[split].values()
         refuse_too_many(failures, len(dataset))
-        if failures and warn:
+        if failures:
             text = f"{summary(failures, len(dataset))} and have no rows in the {split} codes"
             warnings.warn(text, stacklevel=2)
     header.num_images = {split: len(dataset) - len(left_out[split]) for split, dataset in sets.items()}
     header.unreadable_pictures = {split: len(left_out[split]) for split in sets}
 
 
-def _finish(work: ExportWork, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header) -> None:
-    """Make the cache of the files, check it and give it its name; the first process does, the others wait."""
-    first = processes().is_main_process
-    try:
-        _count(sets, left_out, header, warn=first)
-        if first:
+def _finish(
+    work: ExportWork, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header: CodeHeader
+) -> CodeHeader:
+    """Make the cache of the files, check it and give it its name; the first process does, the others wait.
+
+    Returns:
+        The header, with counts and figures.
+    """
+
+    def finish() -> CodeHeader:
+        try:
+            _count(sets, left_out, header)
             folder = work.join()
             header.save(folder)
             for split, dataset in sets.items():
                 header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
             header.save(folder)
             work.publish()
-    except (CacheError, DataError):  # the files are of no use
-        if first:
+        except (CacheError, DataError):  # the files are of no use
             work.remove()
-        raise
-    header.psnr_rgb = gather_objects(header.psnr_rgb)[0]
+            raise
+        return header
+
+    return decided_by_first_process(finish)
 
 
 def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDataset]:

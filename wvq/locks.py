@@ -23,7 +23,7 @@ except ImportError:  # not on Windows, where nothing is locked
 
 
 @contextlib.contextmanager
-def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> Iterator[None]:
+def sole_writer(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder, which need not exist yet, for as long as the block runs; the hold ends with the process.
 
     The lock is a file beside the folder, ``.<name>.lock``, which goes at the end. File systems without locks, as some
@@ -31,14 +31,13 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
 
     Args:
         folder: the output folder.
-        needed: hold nothing if False, as in all processes of a run but the first.
         wait: wait for another run's end instead of an error.
 
     Raises:
         ConfigError: another run holds it, it cannot be written, it is the root of the file system, or a file that is
             no lock lies in the lock's place.
     """
-    if not needed or fcntl is None:
+    if fcntl is None:
         yield
         return
     whole = Path(folder).resolve()  # "." has no name
@@ -60,8 +59,12 @@ def sole_writer(folder: str | Path, needed: bool = True, wait: bool = False) -> 
 
 
 @contextlib.contextmanager
-def sole_run(folder: str | Path) -> Iterator[None]:
+def sole_run(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """:func:`sole_writer` for all processes of a run: the first one holds the folder, and all learn if it cannot.
+
+    Args:
+        folder: the output folder.
+        wait: wait for another run's end instead of an error.
 
     Raises:
         ConfigError: see :func:`sole_writer`.
@@ -69,7 +72,7 @@ def sole_run(folder: str | Path) -> Iterator[None]:
     from wvq.distributed import decided_by_first_process
 
     with contextlib.ExitStack() as stack:
-        decided_by_first_process(lambda: stack.enter_context(sole_writer(folder)))
+        decided_by_first_process(lambda: stack.enter_context(sole_writer(folder, wait=wait)))
         yield
 
 

@@ -71,6 +71,8 @@ class Reading:
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[dict[str, torch.Tensor]]:
         """The same items, stacked, ``size`` at a time (the last ones may be fewer), the pixels on ``device``."""
         indices = list(map(int, self.indices))
+        if getattr(self.dataset, "unreadable", None) == "refuse":
+            indices = indices[: self.limit]  # nothing is left out, and those behind are not asked for
         chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
         return regrouped(self._chunks(chunks, device), size)
 

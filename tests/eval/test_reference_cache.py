@@ -1,8 +1,12 @@
 """Features of real pictures are computed once for the same pixels and network, and never taken for others'."""
 
+import sys
+
 import pytest
 import torch
 
+from tests import stand_ins
+from tests.processes import run_ranks
 from wvq.errors import DataError
 from wvq.eval import reference_cache
 from wvq.eval.archives import ReferenceArchive
@@ -90,6 +94,31 @@ def test_processes_share_the_reading(projection, pictures, picture_set, tmp_path
     joined = {index: digest for found, _ in parts for index, digest in found.items()}
     assert joined == {index: expected[0][index] for index in range(8) if index != 3}
     assert expected[0].keys() == {0, 1, 2, 4, 5, 6, 7, 8}
+
+
+def test_of_two_processes_both_learn_that_the_first_cannot_hold_the_folder(tmp_path):
+    script = """
+import runpy
+import sys
+from pathlib import Path
+from wvq import locks
+from wvq.distributed import leave_processes, processes
+from wvq.errors import ConfigError
+from wvq.eval import reference_cache
+processes()
+def locked(*_):
+    raise OSError(30, "Read-only file system")
+locks._locked = locked
+made = runpy.run_path(sys.argv[2])
+data, network = made["PictureSet"](made["draw_pictures"](4)), made["ProjectionNetwork"]()
+try:
+    reference_cache.cached_reference_features(data, network, Path(sys.argv[1]), "train", progress=False, num_workers=0)
+except ConfigError:
+    leave_processes()
+    sys.exit(2)
+"""
+    for code, error in run_ranks([sys.executable, "-c", script, str(tmp_path), stand_ins.__file__]):
+        assert code == 2, error
 
 
 def test_an_archives_pictures_are_cached_too(counting, pictures, tmp_path):

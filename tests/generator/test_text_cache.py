@@ -146,6 +146,19 @@ def test_a_disk_that_fills_up_leaves_what_is_done(encoder, texts, tmp_path, monk
     assert len(text_features("disk", tmp_path, texts, encoder)) == 203
 
 
+def test_parts_of_other_processes_are_waited_for_and_missed(encoder, texts, tmp_path, monkeypatch):
+    late = []
+    monkeypatch.setattr("wvq.generator.text_features.write_part", lambda *part: late.append(part))
+    monkeypatch.setattr("wvq.generator.text_features._SEEN_LATE", 0)
+    with pytest.raises(CacheError, match="lacks what other processes have written: it is not the same folder"):
+        text_features("disk", tmp_path, texts, encoder)
+    late.clear()
+    monkeypatch.setattr("wvq.generator.text_features._SEEN_LATE", 60)
+    monkeypatch.setattr("time.sleep", lambda _: text_cache.write_part(*late.pop(0)))  # they come to be seen
+    assert torch.equal(text_features("disk", tmp_path, texts, encoder)[0][0], encoded(encoder, TEXTS)[0][0])
+    assert late == []
+
+
 def test_room_is_told_before_work_begins(encoder, texts, tmp_path, monkeypatch):
     monkeypatch.setattr("wvq.generator.text_features.encode_part", lambda *_: pytest.fail("encoded"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2_000}))

@@ -1,12 +1,14 @@
 """Exporting codes: the cache equals direct encoding, its header says how it was made, failures leave nothing."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import wvq
+from tests.processes import run_ranks
 from wvq import pictures
 from wvq.codes import CodeDataset, CodeHeader
 from wvq.data import load_images
@@ -340,6 +342,35 @@ def test_a_folder_of_somebody_elses_is_refused_and_kept(recipe):
     with pytest.raises(ConfigError, match="holds other files"):
         export_codes(settings)
     assert (other / "notes.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("obstacle", ["claim", "check"])
+def test_of_two_processes_both_end_with_the_first_ones_reason(obstacle, recipe, tmp_path):
+    settings = recipe(num_crops=1)
+    out = Path(settings.out)
+    if obstacle == "claim":
+        other = out.with_name(f".{out.name}.export")
+        other.mkdir()
+        (other / "notes.txt").write_text("keep")
+    data = [f"--data.path={settings.data.path}", "--data.image_size=16", "--data.validation_fraction=0.2"]
+    command = ["export-codes", f"--out={out}", f"--tokenizer={settings.tokenizer}", "--num_workers=0", *data]
+    script = f"""
+import sys
+from wvq.cli import main
+from wvq.errors import CacheError
+from wvq.tokenizer import export
+def out_of_order(*_):
+    raise CacheError("the rows are out of order")
+if {obstacle == "check"}:
+    export._self_check = out_of_order
+sys.exit(main({command}))
+"""
+    reason = {"claim": "holds other files", "check": "the rows are out of order"}[obstacle]
+    for code, error in run_ranks([sys.executable, "-c", script]):
+        assert code == 2, error
+        assert reason in error
+        assert "Traceback" not in error
+    assert not out.exists()
 
 
 def test_nothing_is_left_where_nothing_was_whole(recipe):

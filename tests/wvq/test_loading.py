@@ -46,6 +46,16 @@ def test_a_pass_in_batches_is_the_pass_item_by_item(num_workers):
         assert torch.equal(pixels, torch.stack([item["pixel_values"] for item in expected]))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_picture_behind_the_last_one_wanted_refuses_nothing(num_workers):
+    dataset = PictureSet(draw_pictures(8), broken=(5,))
+    dataset.unreadable = "refuse"
+    reading = Reading(dataset, limit=4, num_workers=num_workers)
+    assert [batch["index"].tolist() for batch in reading.batches(8)] == [[0, 1, 2, 3]]
+    with pytest.raises(UnreadablePictureError, match="5"):
+        list(Reading(dataset, limit=6, num_workers=num_workers).batches(8))
+
+
 def test_a_chunk_without_readable_pictures_is_empty():
     dataset = PictureSet(draw_pictures(6), broken=(2, 3))
     (_, one), (batch, two), _ = read_chunks(dataset, [[0, 1], [2, 3], [4, 5]])

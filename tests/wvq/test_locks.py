@@ -45,9 +45,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     assert not (tmp_path / ".run.lock").exists()
 
 
-def test_processes_after_the_first_and_systems_without_locks_hold_nothing(tmp_path, monkeypatch):
-    with sole_writer(tmp_path / "run"), sole_writer(tmp_path / "run", needed=False):
-        pass
+def test_systems_without_locks_hold_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
     with sole_writer(tmp_path / "run"), sole_writer(tmp_path / "run"):
         pass
