@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -101,16 +100,6 @@ def decided_by_first_process(decide: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value
-
-
-@contextlib.contextmanager
-def first_process_first() -> Iterator[None]:
-    """The first process runs the block, then the others do; they wait for as long as it takes."""
-    if process_rank() != 0:
-        wait_for_all()
-    yield
-    if process_rank() == 0:
-        wait_for_all()
 
 
 def world_size() -> int:

@@ -7,6 +7,7 @@ nobody else may write there. A folder with the sticky bit (as ``/tmp``) may lie 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import stat
@@ -17,11 +18,18 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def user_cache() -> Path | None:
-    """The user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; None for a user without a home."""
+    """The user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; None for a user without a home.
+
+    It is made if need be, with mode 0700 as the XDG specification has it: many systems let a user's group write folders
+    that are made in passing, and compiled code is not kept in such a one.
+    """
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a number without an entry among the users, as containers have
         return None
+    with contextlib.suppress(OSError):  # said by whoever writes there
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def private_folder(folder: Path) -> Path:

@@ -42,15 +42,22 @@ class Parser(ArgumentParser):
         return super().parse_args(whole, **options)
 
     def _check_groups(self, recipe: str) -> None:
-        """Refuse a recipe that names a class in place of fields: jsonargparse imports it, which runs its module."""
+        """Refuse a recipe that names a class or another recipe: jsonargparse imports the class, which runs its module.
+
+        It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
+        """
         if not Path(recipe).is_file():
             return  # said by jsonargparse
         values = read_recipe(recipe)
+        if "config" in values:
+            raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
+        if place := _class_named(values):
+            raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
         for name in self.groups:
             group = values
             for part in name.split("."):
-                group = group.get(part) if isinstance(group, dict) else None
-            if isinstance(group, str) or (isinstance(group, dict) and "class_path" in group):
+                group = group.get(part, {}) if isinstance(group, dict) else None
+            if isinstance(group, str):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, and no class")
 
     def instantiate(self, values: Namespace) -> Namespace:
@@ -79,6 +86,22 @@ class Parser(ArgumentParser):
             options = [s.lstrip("-") for a in self._actions for s in a.option_strings if a.dest != "help"]
             line = f"unknown option {name}{near_match(name, options)}"
         raise ConfigError(line)
+
+
+def _class_named(values: Any, place: str = "") -> str | None:
+    """Dotted name of the first field in place of which a class is named; None if there is none."""
+    if isinstance(values, list):
+        found = (_class_named(value, place) for value in values)
+        return next(filter(None, found), None)
+    if not isinstance(values, dict):
+        return None
+    for key, value in values.items():
+        name = f"{place}.{key}".lstrip(".")
+        if "class_path" in str(key).split("."):
+            return name.partition(".class_path")[0]
+        if found := _class_named(value, name):
+            return found
+    return None
 
 
 def shipped_recipes() -> dict[str, Path]:

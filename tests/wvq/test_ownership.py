@@ -61,6 +61,17 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
     assert user_cache() is None
 
 
+def test_a_cache_that_is_missing_is_made_for_the_user_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = os.umask(0o002)
+    try:
+        assert private_folder(user_cache() / "code") == tmp_path / "cache" / "code"
+    finally:
+        os.umask(before)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "missing" / "cache"))
+    assert not user_cache().exists()
+
+
 def test_torch_compile_keeps_its_code_in_a_private_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")

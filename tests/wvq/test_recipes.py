@@ -231,6 +231,10 @@ def test_shipped_recipes_of_one_folder_fit_together():
         "data: {class_path: planted_module.X}",
         "train: {class_path: planted_module.X, init_args: {}}",
         "loss: planted_module.X",
+        "data.class_path: planted_module.X",
+        "model: {channels: {class_path: planted_module.X}}",
+        "model: {channels: [{class_path: planted_module.X}]}",
+        "data: null",
     ],
 )
 def test_a_recipe_imports_nothing(text, tmp_path, monkeypatch):
@@ -240,3 +244,10 @@ def test_a_recipe_imports_nothing(text, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"must hold fields by name, and no class"):
         load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_recipe_loads_no_other_one(tmp_path):
+    (tmp_path / "other.yaml").write_text("train: {images: 1}\n")
+    (tmp_path / "recipe.yaml").write_text(f"config: {tmp_path / 'other.yaml'}\n")
+    with pytest.raises(ConfigError, match=r"a recipe cannot load another one"):
+        load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
