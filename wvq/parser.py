@@ -57,7 +57,7 @@ class Parser(ArgumentParser):
             group = values
             for part in name.split("."):
                 group = group.get(part, {}) if isinstance(group, dict) else None
-            if isinstance(group, str):
+            if not isinstance(group, dict):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, and no class")
 
     def instantiate(self, values: Namespace) -> Namespace:
