@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -30,10 +31,12 @@ class Parser(ArgumentParser):
             ConfigError: what is wrong with the arguments or the recipe.
         """
         for index, word in enumerate(args):
-            if word.startswith("--config="):
-                self._check_groups(word.partition("=")[2])
-            elif word == "--config" and index + 1 < len(args):
-                self._check_groups(args[index + 1])
+            name, given, value = word.removeprefix("--").partition("=")
+            value = value if given else next(iter(args[index + 1 : index + 2]), "")
+            if word.startswith("--") and name == "config":
+                self._check_groups(value)
+            elif word.startswith("--") and name in self.groups and os.path.isfile(value):  # its fields in a file
+                _refuse_class(value, {name: read_recipe(value)})
         switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
         whole = list(args)
         for index in reversed([index for index, word in enumerate(args) if word in switches]):
@@ -46,19 +49,18 @@ class Parser(ArgumentParser):
 
         It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
         """
-        if not Path(recipe).is_file():
+        if not os.path.isfile(recipe):  # a long value is no error, as for pathlib
             return  # said by jsonargparse
         values = read_recipe(recipe)
         if "config" in values:
             raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
-        if place := _class_named(values):
-            raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
+        _refuse_class(recipe, values)
         for name in self.groups:
             group = values
             for part in name.split("."):
-                group = group.get(part, {}) if isinstance(group, dict) else None
+                group = group.get(part, {}) if isinstance(group, dict) else group
             if not isinstance(group, dict):
-                raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, and no class")
+                raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
 
     def instantiate(self, values: Namespace) -> Namespace:
         """Recipes and configs of the parsed values, after a check that each group holds fields."""
@@ -86,6 +88,11 @@ class Parser(ArgumentParser):
             options = [s.lstrip("-") for a in self._actions for s in a.option_strings if a.dest != "help"]
             line = f"unknown option {name}{near_match(name, options)}"
         raise ConfigError(line)
+
+
+def _refuse_class(recipe: str, values: dict) -> None:
+    if place := _class_named(values):
+        raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
 
 
 def _class_named(values: Any, place: str = "") -> str | None:

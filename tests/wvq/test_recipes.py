@@ -8,7 +8,7 @@ import yaml
 
 from wvq.errors import ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.parser import load_recipe, recipe_file, shipped_recipes
+from wvq.parser import Parser, load_recipe, recipe_file, shipped_recipes
 from wvq.recipes import DataConfig, EvaluationRecipe, ExportRecipe, GeneratorRecipe, QuickstartRecipe, TokenizerRecipe
 from wvq.settings import ConditionConfig, DiscriminatorConfig, LossConfig, TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -241,7 +241,7 @@ def test_a_recipe_imports_nothing(text, tmp_path, monkeypatch):
     (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n\nclass X: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "recipe.yaml").write_text(text + "\n")
-    with pytest.raises(ConfigError, match=r"must hold fields by name, and no class"):
+    with pytest.raises(ConfigError, match=r"must hold fields by name, (and no class|got)"):
         load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
     assert not (tmp_path / "ran").exists()
 
@@ -251,3 +251,18 @@ def test_a_recipe_loads_no_other_one(tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"config: {tmp_path / 'other.yaml'}\n")
     with pytest.raises(ConfigError, match=r"a recipe cannot load another one"):
         load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_file_of_one_group_imports_nothing_either(joined, tmp_path, monkeypatch):
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n\nclass X: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "data.yaml").write_text("class_path: planted_module.X\n")
+    parser = Parser()
+    parser.add_class_arguments(TokenizerRecipe)
+    words = ["--data", str(tmp_path / "data.yaml")]
+    with pytest.raises(ConfigError, match=r"data must hold fields by name, and no class"):
+        parser.parse_args(["=".join(words)] if joined else words)
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "data.yaml").write_text("image_size: 48\n")
+    assert parser.parse_args(words).data.image_size == 48
