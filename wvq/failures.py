@@ -48,7 +48,9 @@ def _is_first_to_say(line: str) -> bool:
             opened.write(rank)
         return True
     except FileExistsError:
-        return said.read_text() == rank  # the same process's second command
+        with contextlib.suppress(OSError):  # the launcher has removed it meanwhile
+            return said.read_text() == rank  # the same process's second command
+        return True
     except OSError:
         return True
 

@@ -58,6 +58,8 @@ class PlainStream:
             self.write(line)
 
     def __getattr__(self, name: str):
+        if name == "stream":  # while a copy is made there is none yet
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 

@@ -1,5 +1,6 @@
 """What files hold is shown, and never obeyed by the terminal; progress bars and pictures of our own still work."""
 
+import copy
 import io
 import json
 import subprocess
@@ -115,3 +116,9 @@ def test_a_page_shows_markup_as_text(text):
     page = report.html()
     assert "<script>alert" not in page
     assert "<img src=x" not in page
+
+
+def test_a_copy_of_a_plain_stream_is_one_too():
+    stream = io.StringIO()
+    copy.copy(PlainStream(stream)).write("\x1b[2Ja")
+    assert stream.getvalue() == "\\x1b[2Ja"
