@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from wvq.errors import CheckpointError, first_line
+from wvq.networks import surplus_weights
 from wvq.pretrained import DAMAGES
 
 
@@ -91,6 +92,11 @@ def load_text_model(folder: Path) -> tuple[TextFamily, Any, Any]:
     except (SafetensorError, *DAMAGES) as error:
         raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
     _check_complete(folder, tokenizer, info["missing_keys"])
+    if surplus := sorted(surplus_weights(model, info["unexpected_keys"], ("pooler",))):
+        raise CheckpointError(
+            f"{folder}: the text encoder cannot be loaded (its config has no place for {len(surplus)} of its weights, "
+            f"{surplus[0]} first)"
+        )
     return family, model.eval(), tokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -85,22 +86,34 @@ def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...
         )
     except (SafetensorError, *DAMAGES) as error:
         raise CheckpointError(f"{folder} does not load as a {kind} ({first_line(error)})") from error
-    # Heads for other tasks lie outside of the model's parts: they are nobody's concern.
-    parts = {name.partition(".")[0] for name in model.state_dict()}
     problems = {
         "missing": [name for name in info["missing_keys"] if not any(part in name for part in unused)],
-        "more than its config has a place for": [
-            name
-            for name in info["unexpected_keys"]
-            if name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
-            and not any(part in name for part in (*unused, *_LEFTOVERS))
-        ],
+        "more than its config has a place for": surplus_weights(model, info["unexpected_keys"], unused),
     }
     for problem, names in problems.items():
         if names:
             first = f"{min(names)} is the first of {len(names)}"
             raise CheckpointError(f"{folder}: weights of the {kind} are {problem} ({first})")
     return model.requires_grad_(False).eval(), folder
+
+
+def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[str, ...] = ()) -> list[str]:
+    """Names of weights in a file that belong to a part of a model whose config has no place for them.
+
+    Heads for other tasks lie outside of the model's parts: they are nobody's concern.
+
+    Args:
+        model: of transformers.
+        unexpected: names that loading found no place for.
+        unused: parts of names of weights that are not used here.
+    """
+    parts = {name.partition(".")[0] for name in model.state_dict()}
+    return [
+        name
+        for name in unexpected
+        if name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+        and not any(part in name for part in (*unused, *_LEFTOVERS))
+    ]
 
 
 class VisionBackbone(nn.Module):

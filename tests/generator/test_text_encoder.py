@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import TEXT_DIM, save_text_encoder
 from wvq.errors import CheckpointError, ConfigError, DownloadError
@@ -128,6 +129,10 @@ def damage(folder, kind: str) -> None:
     elif kind == "no tokenizer":
         for file in folder.glob("*token*"):
             file.unlink()
+    elif kind == "another layer":
+        tensors = load_file(weights)
+        name = next(name for name in tensors if "layer.0.output.dense.weight" in name)
+        save_file(tensors | {name.replace("layer.0", "layer.1"): tensors[name].clone()}, weights, {"format": "pt"})
     elif kind == "no config":
         (folder / "config.json").unlink()
     elif kind == "broken config":
@@ -141,7 +146,16 @@ def damage(folder, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["no weights", "cut weights", "no tokenizer", "no config", "broken config", "a layer without weights"]
+    "kind",
+    [
+        "no weights",
+        "cut weights",
+        "another layer",
+        "no tokenizer",
+        "no config",
+        "broken config",
+        "a layer without weights",
+    ],
 )
 def test_damaged_folder_is_one_line_that_names_it(kind, encoder_dir, tmp_path):
     folder = tmp_path / "damaged"
