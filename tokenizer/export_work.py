@@ -11,7 +11,7 @@ from pathlib import Path
 from wvq.code_tables import finish_table, row_features, write_shard
 from wvq.codes import CodeHeader
 from wvq.errors import ConfigError, DataError
-from wvq.outputs import IDENTITY_NAME, read_json, remove_files, write_json
+from wvq.outputs import IDENTITY_NAME, differences, read_json, remove_files, write_json
 
 FEWEST, MOST = 64, 1024  # pictures of a file
 _FILES = 64  # of a set whose files are neither the smallest nor the largest
@@ -63,7 +63,7 @@ class ExportWork:
             write_json(file, self._identity)
             return
         before = read_json(file, ConfigError, f"{file} is gone")
-        for name, (then, now) in _differences(before, self._identity):
+        for name, (then, now) in differences(before, self._identity).items():
             raise ConfigError(
                 f"{self.folder} was left by an export with another {name} ({then!r}, now {now!r}); finish that one, "
                 "remove the folder or choose another output folder"
@@ -136,13 +136,3 @@ class ExportWork:
 
     def _mark(self, split: str, number: int) -> Path:
         return self._marks / f"{split}-{number:05d}.json"
-
-
-def _differences(before: dict, now: dict, prefix: str = "") -> Iterable[tuple[str, tuple]]:
-    """Names of the fields that differ, those of inner objects by their dotted names, with both values."""
-    for name in {**before, **now}:
-        a, b = before.get(name), now.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            yield f"{prefix}{name}", (a, b)

@@ -207,7 +207,7 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
     values = asdict(recipe)
     if resume:
         before = recipe_of_run(folder, type(recipe))
-        changes = _differences(before, values)
+        changes = {name: f"{name} ({then!r}, now {now!r})" for name, (then, now) in differences(before, values).items()}
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if told := [change for name, change in changes.items() if name != "out"]:
@@ -287,11 +287,10 @@ _FREE_ON_RESUME = {
 }
 
 
-def _differences(before, after, prefix: str = "") -> dict[str, str]:
-    """What differs, such as ``train.seed (0, now 1)``, by dotted name."""
+def differences(before, after, prefix: str = "") -> dict[str, tuple]:
+    """Values that differ between two nested objects, as (before, after) by dotted name; None for what is not there."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        found = [_differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
+        found = [differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
         return {name: change for some in found for name, change in some.items()}
-    name = prefix.removesuffix(".")
-    return {} if before == after else {name: f"{name} ({before!r}, now {after!r})"}
+    return {} if before == after else {prefix.removesuffix("."): (before, after)}
