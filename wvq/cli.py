@@ -233,6 +233,11 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if "torch.distributed" in sys.modules:
+            from wvq.distributed import drop_processes
+
+            drop_processes()
     return 0
 
 

@@ -33,6 +33,18 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
+def drop_processes() -> None:
+    """Close the CPU groups of this process without a word to the others, after an error or a signal.
+
+    An interpreter that ends while their threads are at work may abort, and its exit code would not say why it ended.
+    """
+    if world_size() > 1:
+        groups = [group for group in (*_patient.values(), dist.group.WORLD) if dist.get_backend(group) == "gloo"]
+        _patient.clear()
+        for group in groups:
+            dist.destroy_process_group(group)
+
+
 _POLL = 0.02  # seconds between two looks at a wait: signals are handled in between
 _patient: dict[Any, Any] = {}  # a group of CPU processes by the default group that it goes with
 

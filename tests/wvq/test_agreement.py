@@ -17,6 +17,7 @@ from wvq.locks import sole_run, sole_writer
 START = """
 import os, signal, sys, time
 from pathlib import Path
+from wvq import distributed
 from wvq.distributed import decided_by_first_process, gather_objects, largest_later, processes, wait_for_all
 from wvq.errors import ConfigError, WVQError
 folder, rank = Path(sys.argv[1]), processes().process_index
@@ -79,8 +80,25 @@ assert gather_objects("in between") == ["in between"] * 2
 assert answer() == [1, 5]
 """
 
+LEAVE = "\ndistributed.leave_processes()\n"
+# One process ends with an error, as a command does, while the other waits for it: each keeps its own exit code.
+DROP = """
+wait_for_all()
+try:
+    if rank == 1:
+        raise ConfigError("no")
+    wait_for_all()
+except (ConfigError, RuntimeError):
+    pass
+distributed.drop_processes()
+assert distributed.world_size() == 1
+"""
 
-@pytest.mark.parametrize("script", [A_LATE_PROCESS, A_PROCESS_THAT_ENDS, A_SIGNAL_WHILE_WAITING, DECISIONS])
+
+@pytest.mark.parametrize(
+    "script",
+    [A_LATE_PROCESS + LEAVE, A_PROCESS_THAT_ENDS, A_SIGNAL_WHILE_WAITING + LEAVE, DECISIONS + LEAVE, DROP],
+)
 def test_two_processes(script, tmp_path):
     for code, error in run_ranks([sys.executable, "-c", START + script, str(tmp_path)]):
         assert code == 0, error
