@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 import wvq
-from wvq.code_tables import finish_table, row_features, write_shard
-from wvq.codes import CodeDataset, CodeHeader
+from wvq.data.code_tables import finish_table, row_features, write_shard
+from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.order import RunSampler
-from wvq.outputs import write_json
 from wvq.tokenizer.export_work import MOST
+from wvq.training.order import RunSampler
 
 NUM_CODES, LENGTH, CROPS, BATCH = 16_384, 256, 10, 256
 FILE_ROWS, SMALL_PIECE = MOST * CROPS, 1_000

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import transformers
 
-from wvq.generator.captions import CaptionIndex
-from wvq.generator.text_encoder import TextEncoder
-from wvq.generator.text_features import text_features
+from wvq.files.atomic import write_json
+from wvq.generator.text.captions import CaptionIndex
+from wvq.generator.text.encoder import TextEncoder
+from wvq.generator.text.features import text_features
 from wvq.hardware import hardware
-from wvq.outputs import write_json
 
 WORDS = ["a", "the", "small", "large", "red", "blue", "old", "new", "house", "tree", "river", "dog", "cat", "bird"]
 WORDS += ["on", "under", "near", "behind", "with", "and", "of", "light"]

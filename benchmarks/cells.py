@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from wvq.errors import DataError
-from wvq.outputs import read_json, write_json
+from wvq.files.atomic import read_json, write_json
 
 
 @contextlib.contextmanager

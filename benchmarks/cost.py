@@ -20,13 +20,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from wvq.outputs import write_json
-from wvq.parser import load_recipe
-from wvq.recipes import TokenizerRecipe
+from wvq.files.atomic import write_json
+from wvq.settings.parser import load_recipe
 from wvq.tokenizer.adversarial import build_adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.train import TokenizerTask
 
 GPUS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16, by the maker's data sheets

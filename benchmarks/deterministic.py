@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.memory import TOKENIZER, build
+from wvq.files.atomic import write_json
 from wvq.hardware import hardware
-from wvq.outputs import write_json
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel

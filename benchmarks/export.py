@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wvq.data import ImageDataset, load_images
+from wvq.data.dataset import ImageDataset, load_images
+from wvq.data.pictures import decode
+from wvq.files.atomic import write_json
 from wvq.hardware import hardware
-from wvq.outputs import write_json
-from wvq.pictures import decode
-from wvq.recipes import DataConfig, ExportRecipe
+from wvq.settings.data import DataConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.export import Versions, export_codes
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import ExportRecipe
 
 CROPS, WIDTH, HEIGHT = 10, 500, 375
 

@@ -22,22 +22,26 @@ import torch
 
 from benchmarks.cells import claimed, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
-from wvq.data import ImageDataset, load_images
+from wvq.data.dataset import ImageDataset, load_images
+from wvq.data.pixels import to_uint8
+from wvq.data.sheets import image_grid
+from wvq.data.unreadable import Reading
 from wvq.errors import DataError
-from wvq.eval.features import FeatureNetwork, load_feature_network
+from wvq.eval.features.networks import FeatureNetwork, load_feature_network
+from wvq.eval.features.pictures import collect_features, evaluation_view, pixel_batches, reference_features
+from wvq.eval.figures.metrics import distribution_metrics, real_floor
 from wvq.eval.generation import sample_pictures
-from wvq.eval.metrics import distribution_metrics, real_floor
-from wvq.eval.references import collect_features, evaluation_view, pixel_batches, reference_features
-from wvq.images import image_grid, to_uint8
-from wvq.outputs import RECIPE_NAME, read_json
-from wvq.parser import load_recipe
+from wvq.files.atomic import read_json
+from wvq.files.names import RECIPE_NAME
+from wvq.generator.recipes import GeneratorRecipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.recipes import DataConfig, ExportRecipe, GeneratorRecipe
+from wvq.settings.data import DataConfig
+from wvq.settings.parser import load_recipe
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import ExportRecipe
 from wvq.tokenizer.train import train_tokenizer
-from wvq.unreadable import Reading
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 NUM_SAMPLES = 5_000

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from wvq.errors import DataError
-from wvq.eval.markdown import markdown_table
-from wvq.outputs import read_json
+from wvq.eval.report.markdown import markdown_table
+from wvq.files.atomic import read_json
 
 FD, KD = "fd_efficientnet_lite0", "kd_efficientnet_lite0"
 CHANGES = {"model.code_dim": "codes as plain indices", "objective.random_order": "random order first"}

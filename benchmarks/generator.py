@@ -24,14 +24,15 @@ from torch.utils.data import Dataset
 
 from benchmarks.sampling import CLASSES, build_llama
 from benchmarks.training import rate
-from wvq.acceleration import build_accelerator
+from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.train import GeneratorTask
 from wvq.hardware import processor_name
-from wvq.outputs import write_json
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
-from wvq.training import Trainer
+from wvq.settings.train import TrainConfig
+from wvq.training.acceleration import build_accelerator
+from wvq.training.trainer import Trainer
 
 
 class Codes(Dataset):

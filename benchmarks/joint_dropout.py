@@ -18,19 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from wvq.codes import CodeDataset
-from wvq.data import load_images
-from wvq.eval.features import default_feature_network
+from wvq.data.codes import CodeDataset
+from wvq.data.dataset import load_images
+from wvq.eval.features.networks import default_feature_network
 from wvq.eval.generation import evaluate_generation
-from wvq.eval.real_pictures import RealPictures
+from wvq.eval.real.reference import RealPictures
+from wvq.files.atomic import write_json
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
+from wvq.generator.recipes import GeneratorRecipe
 from wvq.hardware import hardware
-from wvq.outputs import write_json
-from wvq.parser import load_recipe
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.recipes import DataConfig, GeneratorRecipe
+from wvq.settings.data import DataConfig
+from wvq.settings.parser import load_recipe
 
 RECIPE = "openmoji_32/generator"
 JOINT = (0.0, 0.1)

@@ -23,21 +23,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.generator import Codes
-from wvq.acceleration import build_accelerator
+from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.sampling import SamplingSettings
 from wvq.generator.train import GeneratorTask
 from wvq.hardware import hardware
-from wvq.outputs import write_json
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import drawing_bytes
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.training import Trainer
+from wvq.training.acceleration import build_accelerator
+from wvq.training.trainer import Trainer
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 GENERATOR = {"hidden_size": 384, "num_layers": 6, "num_heads": 6, "grid": [8, 8], "num_codes": 16_384}

@@ -21,12 +21,13 @@ import torch
 from benchmarks.tokenizers import cell_recipe, method_cells
 from benchmarks.training import CODES, NETWORKS, trainer_step
 from benchmarks.training import compare as rates_of
+from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.outputs import write_json
-from wvq.settings import LossConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import LossConfig
 from wvq.tokenizer.train import TokenizerTask
 
 NUM_CODES = 16_384

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.outputs import write_json
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.nearest import nearest_codes
-from wvq.tokenizer.quantizers import build_quantizer
+from wvq.tokenizer.quantizers.nearest import nearest_codes
+from wvq.tokenizer.quantizers.registry import build_quantizer
 
 N, K, D = 8_192, 16_384, 8
 OURS = ("vanilla", "ema", "online", "linear", "wasserstein", "sliced")

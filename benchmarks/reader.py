@@ -23,13 +23,13 @@ import torch
 from torch.utils.data import DataLoader
 
 import wvq
-from wvq.codes import CodeDataset, CodeHeader, write_rows
-from wvq.generator.captions import CaptionIndex
+from wvq.data.codes import CodeDataset, CodeHeader, write_rows
+from wvq.files.atomic import write_json
 from wvq.generator.conditioned_codes import ConditionedCodes
-from wvq.generator.text_cache import PartSizes, TextFeatures
+from wvq.generator.text.cache import PartSizes, TextFeatures
+from wvq.generator.text.captions import CaptionIndex
 from wvq.hardware import processor_name
-from wvq.order import RunSampler
-from wvq.outputs import write_json
+from wvq.training.order import RunSampler
 
 PICTURES, CROPS, BATCH = 50_000, 10, 256
 

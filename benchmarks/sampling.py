@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from wvq.files.atomic import write_json
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.decoding import begin
@@ -38,7 +39,6 @@ from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.hardware import processor_name
-from wvq.outputs import write_json
 
 CLASSES = 1000
 SETTINGS = SamplingSettings(guidance_scale=2.0)

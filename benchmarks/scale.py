@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.cost import GPUS, UTILIZATION, Operations
-from wvq.eval.markdown import markdown_table
+from wvq.eval.report.markdown import markdown_table
+from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
 from wvq.hardware import hardware
 from wvq.memory import GIB
-from wvq.outputs import write_json
 
 SIZES = ("B", "L", "3B")
 WORLDS = (1, 8, 64)

@@ -12,7 +12,7 @@ from statistics import mean
 
 from benchmarks.tokenizers import SIZES
 from wvq.errors import DataError
-from wvq.outputs import read_json
+from wvq.files.atomic import read_json
 
 COLUMNS = {
     "U": ("utilization", "{:.1%}"),

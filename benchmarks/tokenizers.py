@@ -19,17 +19,19 @@ from torch.utils.data import DataLoader
 from transformers import initialization as init
 
 from benchmarks.cells import join, run_cells
-from wvq.data import ImageSplits, load_images
+from wvq.data.dataset import ImageSplits, load_images
 from wvq.errors import DataError
-from wvq.eval.features import load_feature_network
+from wvq.eval.features.networks import load_feature_network
 from wvq.eval.reconstruction import evaluate_reconstruction
-from wvq.outputs import RECIPE_NAME, read_json, write_json
-from wvq.parser import load_recipe
-from wvq.recipes import TokenizerRecipe
-from wvq.tokenizer.codebook import VectorQuantizer
-from wvq.tokenizer.metrics import CodeStatistics
+from wvq.files.atomic import read_json, write_json
+from wvq.files.names import RECIPE_NAME
+from wvq.settings.parser import load_recipe
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.quantizers import QUANTIZERS, SlicedWassersteinQuantizer
+from wvq.tokenizer.quantizers.aligned import SlicedWassersteinQuantizer
+from wvq.tokenizer.quantizers.codebook import VectorQuantizer
+from wvq.tokenizer.quantizers.registry import QUANTIZERS
+from wvq.tokenizer.quantizers.statistics import CodeStatistics
+from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.train import train_tokenizer
 
 RECIPE = Path(__file__).with_suffix(".yaml")

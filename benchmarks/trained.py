@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from wvq.codes import CodeDataset
+from wvq.data.codes import CodeDataset
+from wvq.files.atomic import write_json
 from wvq.generator.conditioning import Condition
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_weights
@@ -24,7 +25,6 @@ from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 from wvq.generator.speculative import Speculation
-from wvq.outputs import write_json
 
 PICTURES = 256
 

@@ -25,17 +25,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from wvq.acceleration import build_accelerator
+from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.order import RunSampler
-from wvq.outputs import write_json
-from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
 from wvq.tokenizer.train import TokenizerTask
-from wvq.training import Trainer
+from wvq.training.acceleration import build_accelerator
+from wvq.training.order import RunSampler
+from wvq.training.trainer import Trainer
 
 # The network of the quick start, and one of the usual kind at 64 x 64.
 NETWORKS = {

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from wvq.data import ImageDataset
+from wvq.data.dataset import ImageDataset
+from wvq.data.pixels import save_png, to_uint8, uint8_to_pil
 from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import ConfigError, DataError
-from wvq.eval.archives import ReferenceArchive, write_archive
-from wvq.eval.clip_score import CLIPScore
-from wvq.eval.features import FeatureNetwork, default_feature_network
+from wvq.eval.features.clip_score import CLIPScore
+from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
+from wvq.eval.features.shards import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
 from wvq.eval.plan import condition_plan, plan_warnings
-from wvq.eval.real_pictures import RealPictures
-from wvq.eval.results import make_result, network_settings
-from wvq.eval.streaming import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
+from wvq.eval.real.archive import ReferenceArchive, write_archive
+from wvq.eval.real.reference import RealPictures
+from wvq.eval.results import make_result
+from wvq.files.stage_folder import refuse_occupied
 from wvq.generator.conditioning import class_ids
-from wvq.images import save_png, to_uint8, uint8_to_pil
-from wvq.outputs import refuse_occupied
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -62,7 +62,7 @@ def evaluate_generation(
 
     Args:
         pipeline: the pipeline to evaluate.
-        reference: training pictures or an archive of them; a :class:`wvq.eval.real_pictures.RealPictures` for others,
+        reference: training pictures or an archive of them; a :class:`wvq.eval.real.reference.RealPictures` for others,
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those

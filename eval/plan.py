@@ -10,7 +10,7 @@ from wvq.errors import ConfigError, DataError
 from wvq.generator.conditioning import class_ids
 
 if TYPE_CHECKING:
-    from wvq.data import ImageDataset
+    from wvq.data.dataset import ImageDataset
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from wvq.data import ImageDataset
+from wvq.data.dataset import ImageDataset
+from wvq.data.loading import read_all
+from wvq.data.pixels import to_uint8
 from wvq.distributed import gather_objects, processes
 from wvq.errors import DataError
-from wvq.eval.features import FeatureNetwork, default_feature_network
-from wvq.eval.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
-from wvq.eval.reference_cache import real_features
-from wvq.eval.references import evaluation_view, require_kind
-from wvq.eval.results import make_result, network_settings
-from wvq.eval.streaming import Batch, FeatureShards, collected, stream_features, working_folder
+from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
+from wvq.eval.features.pictures import evaluation_view, require_kind
+from wvq.eval.features.shards import Batch, FeatureShards, collected, stream_features, working_folder
+from wvq.eval.figures.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
+from wvq.eval.real.cache import real_features
+from wvq.eval.results import make_result
 from wvq.hardware import loader_processes
-from wvq.images import to_uint8
-from wvq.loading import read_all
-from wvq.pretrained import model_hash, weights_hash
+from wvq.models.pretrained import model_hash, weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -60,7 +60,7 @@ def evaluate_reconstruction(
         force_reference: allow others; the result says so.
         work: folder for the features of the reconstructions made so far: an evaluation that was stopped goes on there.
             It can be removed when the result is kept. A temporary one if None; several processes need one.
-        cache: folder of features of real pictures (:mod:`wvq.eval.reference_cache`); none are kept if None.
+        cache: folder of features of real pictures (:mod:`wvq.eval.real.cache`); none are kept if None.
         num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:

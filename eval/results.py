@@ -8,9 +8,8 @@ import math
 import platform
 from pathlib import Path
 
-from wvq.eval.features import FeatureNetwork
+from wvq.files.atomic import write_json
 from wvq.hardware import hardware
-from wvq.outputs import write_json
 
 _LIBRARIES = ("wvq", "torch", "transformers", "datasets", "torch-fidelity", "numpy", "pillow")
 
@@ -24,15 +23,6 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[library] = "not installed"
     return versions
-
-
-def network_settings(network: FeatureNetwork, image_size: int) -> dict[str, str]:
-    """What a reader needs to repeat the features: network, weight hash and resize recipe."""
-    return {
-        "feature_network": network.name,
-        "feature_network_sha256": network.weights_sha256,
-        "feature_network_input": network.recipe(image_size),
-    }
 
 
 def make_result(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
-from wvq.codes import CodeDataset
-from wvq.generator.captions import CaptionIndex
-from wvq.generator.text_encoder import TextEncoder
-from wvq.generator.text_features import text_features
+from wvq.data.codes import CodeDataset
+from wvq.generator.text.captions import CaptionIndex
+from wvq.generator.text.encoder import TextEncoder
+from wvq.generator.text.features import text_features
 
 
 class ConditionedCodes(Dataset):
@@ -26,7 +26,7 @@ class ConditionedCodes(Dataset):
         device: where the encoder works.
 
     Raises:
-        ConfigError, CacheError: see :func:`wvq.generator.text_features.text_features`.
+        ConfigError, CacheError: see :func:`wvq.generator.text.features.text_features`.
     """
 
     def __init__(

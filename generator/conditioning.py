@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.whitening import Moments, whitening
+from wvq.generator.text.whitening import Moments, whitening
 from wvq.hardware import send
 
 NULL_CLASS = -1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from wvq.checks import as_list, is_integer, is_number
 from wvq.errors import ConfigError, near_match
-from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
+from wvq.generator.text.families import TEXT_PADDINGS
+from wvq.models.pretrained import StrictConfig
 
 # Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
 # size of 100 falls out of the fast attention kernels.
@@ -16,7 +18,6 @@ GENERATOR_SIZES = {
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
 }
 HEADS = ("zero", "normal", "tied")
-TEXT_PADDINGS = ("right", "left")
 
 
 class ImageCodeTransformerConfig(StrictConfig):

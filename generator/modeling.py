@@ -26,7 +26,7 @@ from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.linear import Projection
-from wvq.pretrained import StrictPreTrainedModel
+from wvq.models.pretrained import StrictPreTrainedModel
 
 
 @lru_cache(maxsize=16)

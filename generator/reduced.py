@@ -14,7 +14,7 @@ from torch import nn
 from wvq.errors import ConfigError, near_match
 from wvq.generator.linear import Projection
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.pretrained import weights_hash
+from wvq.models.pretrained import weights_hash
 
 
 class BFloat16Linear(Projection):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import torch
 from tqdm import tqdm
 
+from wvq.checks import is_integer, is_number
 from wvq.errors import ConfigError, near_match
 from wvq.generator.conditioning import Condition
 from wvq.generator.decoding import Halves
@@ -22,7 +23,6 @@ from wvq.generator.guidance import SCHEDULES, guidance_scales
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.speculative import Speculation
-from wvq.pretrained import is_integer, is_number
 
 
 @dataclass(frozen=True)

@@ -23,29 +23,31 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from wvq.acceleration import build_accelerator
-from wvq.codes import CodeDataset, CodeHeader
+from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.data.layout import layout_text
+from wvq.data.sheets import image_grid
 from wvq.distributed import decided_by_first_process, gather_objects, process_rank, wait_for_all
 from wvq.errors import CacheError, ConfigError
+from wvq.files.atomic import files_into, write_json
+from wvq.files.locks import sole_run
+from wvq.files.names import TRAINING
+from wvq.files.stage_folder import finished_run, recipe_of_run, start_stage
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.run_text import keep_text_encoder, require_same_encoder, run_padding
+from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.generator.sampling import SamplingSettings, sample_codes
-from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.text.encoder import TextEncoder
+from wvq.generator.text.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.hardware import send
-from wvq.images import image_grid
-from wvq.layout import layout_text
-from wvq.locks import sole_run
 from wvq.memory import require_memory
-from wvq.optimization import network_groups
-from wvq.outputs import TRAINING, files_into, finished_run, recipe_of_run, start_stage, write_json
-from wvq.recipes import GeneratorRecipe
-from wvq.settings import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig, TrainConfig
-from wvq.task import StepLoss, Task
-from wvq.training import Trainer
+from wvq.settings.train import TrainConfig
+from wvq.training.acceleration import build_accelerator
+from wvq.training.optimization import network_groups
+from wvq.training.task import StepLoss, Task
+from wvq.training.trainer import Trainer
 
 MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
 FITTED_AT_ONCE = 64

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling import SamplingSettings
-from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.pipelines.folders import already_holds, refuse_foreign_files
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card, read_results
-from wvq.recipes import GeneratorRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 
@@ -33,7 +33,7 @@ def train_pipeline(
             pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
-    from wvq.codes import CodeHeader
+    from wvq.data.codes import CodeHeader
     from wvq.distributed import processes, wait_for_all
 
     header = CodeHeader.read(recipe.codes)

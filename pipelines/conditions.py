@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex
 
+from wvq.checks import is_integer
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import class_ids
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.pretrained import is_integer
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from wvq.errors import CheckpointError, ConfigError
+from wvq.files.atomic import read_json
+from wvq.files.names import INDEX_NAME
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
-from wvq.generator.text_encoder import TextEncoder
-from wvq.outputs import INDEX_NAME, read_json
+from wvq.generator.text.encoder import TextEncoder
+from wvq.models.pretrained import weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
-from wvq.pretrained import weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 PIPELINE_CLASS = "ImageGenerationPipeline"

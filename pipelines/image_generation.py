@@ -11,7 +11,10 @@ import torch
 from tqdm import tqdm
 
 import wvq
+from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError, DownloadError, WVQError, first_line, near_match
+from wvq.files.atomic import whole_folder, write_json, write_text
+from wvq.files.names import INDEX_NAME
 from wvq.generator.conditioning import NULL_CLASS, Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
@@ -19,9 +22,8 @@ from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
-from wvq.generator.text_encoder import TextEncoder
-from wvq.images import to_uint8
-from wvq.outputs import INDEX_NAME, whole_folder, write_json, write_text
+from wvq.generator.text.encoder import TextEncoder
+from wvq.models.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.folders import (
     PARTS,
@@ -35,7 +37,6 @@ from wvq.pipelines.matching import require_sizes, require_text_encoder, require_
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
 from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, as_type
-from wvq.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 

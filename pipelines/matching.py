@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from wvq.checks import as_list
+from wvq.data.layout import layout_text
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.text_encoder import TextEncoder
-from wvq.layout import layout_text
-from wvq.pretrained import as_list
+from wvq.generator.text.encoder import TextEncoder
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import ModelCard, ModelCardData
 
 from wvq.errors import CheckpointError
-from wvq.outputs import read_json
+from wvq.files.atomic import read_json
 from wvq.plain_output import one_line
 
 if TYPE_CHECKING:

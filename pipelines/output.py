@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wvq.images import uint8_to_pil
+from wvq.data.pixels import uint8_to_pil
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 

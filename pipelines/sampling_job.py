@@ -11,20 +11,23 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import wvq
-from wvq.codes import batched
+from wvq.data.codes import batched
+from wvq.data.pictures import read_picture
+from wvq.data.pixels import save_png
+from wvq.data.sheets import image_grid
 from wvq.distributed import decided_by_first_process, processes, wait_for_all
 from wvq.errors import ConfigError
+from wvq.files.atomic import read_json, write_json
+from wvq.files.locks import sole_run
+from wvq.files.names import JOB_NAME, MAX_JOB_BYTES
+from wvq.files.png_text import png_text
+from wvq.files.reading import parse_json
+from wvq.files.stage_folder import former_identity, refuse_occupied
 from wvq.generator.sampling import SamplingSettings
-from wvq.images import image_grid, save_png
 from wvq.interruption import stop_on_signal
-from wvq.locks import sole_run
-from wvq.outputs import JOB_NAME, MAX_JOB_BYTES, former_identity, read_json, refuse_occupied, write_json
-from wvq.pictures import read_picture
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import require_room
-from wvq.png_text import png_text
-from wvq.reading import parse_json
 
 SHEET_NAME = "sheet.png"
 PNG_KEY = "wvq"  # of the text chunk that holds a picture's settings as JSON

@@ -21,9 +21,10 @@ from torchvision.models import vgg
 
 from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from tests.vision import vgg_file
-from wvq.eval.features import load_feature_network
-from wvq.recipes import DataConfig, ExportRecipe, TokenizerRecipe
-from wvq.settings import LossConfig, TrainConfig
+from wvq.eval.features.networks import load_feature_network
+from wvq.settings.data import DataConfig
+from wvq.settings.train import TrainConfig
+from wvq.tokenizer.recipes import ExportRecipe, LossConfig, TokenizerRecipe
 
 transformers.utils.logging.disable_progress_bar()
 

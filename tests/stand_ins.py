@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from wvq.errors import UnreadablePictureError
-from wvq.eval.features import FeatureNetwork, FeatureOutput
+from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
 
 
 def draw_pictures(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:

@@ -8,15 +8,16 @@ import torch
 
 from tests.tiny import save_text_encoder
 from wvq import CodeDataset, ImageGenerationPipeline, WassersteinVQModel
-from wvq.data import load_images
-from wvq.eval.features import load_feature_network
+from wvq.data.dataset import load_images
+from wvq.eval.features.networks import load_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.generator.sampling import SamplingSettings
 from wvq.pipelines.assemble import train_pipeline
-from wvq.recipes import ExportRecipe, GeneratorRecipe
-from wvq.settings import ConditionConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.export import export_codes
+from wvq.tokenizer.recipes import ExportRecipe
 from wvq.tokenizer.train import train_tokenizer
 
 

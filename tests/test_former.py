@@ -61,7 +61,7 @@ def test_generators_have_the_same_first_losses(name, here):
 
 
 def test_every_method_and_layout_is_among_them():
-    from wvq.tokenizer.quantizers import QUANTIZERS
+    from wvq.tokenizer.quantizers.registry import QUANTIZERS
 
     assert {*QUANTIZERS, "product", "multiscale"} <= set(LOSSES["tokenizers"])
 

@@ -1,6 +1,7 @@
 """The package: a built wheel works outside of the checkout, public names are lazy, imports run one way."""
 
 import ast
+import graphlib
 import importlib
 import os
 import re
@@ -15,12 +16,12 @@ import pytest
 import wvq
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"wvq": "wvq", "wvq.tokenizer": "tokenizer", "wvq.generator": "generator"} | {
-    "wvq.pipelines": "pipelines",
-    "wvq.eval": "eval",
-    "wvq.configs": "configs",
-    "wvq.assets": "wvq/assets",
-}
+ROOMS = ("tokenizer", "generator", "pipelines", "eval", "configs")  # folders beside wvq/ that hold its sub-packages
+# The floors, from the ground up: what stands on one may import from those before it. Folders of wvq/ are floors of
+# their own; any other folder is a room of the floor that it lies in.
+FLOORS = ("wvq", "wvq.files", "wvq.settings", "wvq.models", "wvq.data", "wvq.training", "wvq.tokenizer")
+FLOORS += ("wvq.generator", "wvq.pipelines", "wvq.eval", "wvq.app")
+APART = {("wvq.tokenizer", "wvq.generator")}  # on one level: neither imports the other
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "PIL")
 
 
@@ -39,9 +40,9 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     copy.mkdir()
-    for name in ("wvq", "tokenizer", "generator", "pipelines", "eval", "configs"):
+    for name in ("wvq", *ROOMS):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -63,13 +64,11 @@ def installed(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_every_source_and_data_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for package, folder in FOLDERS.items():
-        files = [f for f in (ROOT / folder).glob("*") if f.is_file()]
-        for file in files:
-            assert f"{package.replace('.', '/')}/{file.name}" in names, file
-    for recipe in (ROOT / "configs").rglob("*.yaml"):
-        assert f"wvq/configs/{recipe.relative_to(ROOT / 'configs').as_posix()}" in names
-    assert "wvq/py.typed" in names
+    for top in ("wvq", *ROOMS):
+        package = top if top == "wvq" else f"wvq/{top}"
+        for file in (ROOT / top).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                assert f"{package}/{file.relative_to(ROOT / top).as_posix()}" in names, file
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"wvq"}
@@ -78,10 +77,10 @@ def test_the_wheel_holds_every_source_and_data_file(wheel):
 def test_the_wheel_works_outside_of_the_checkout(installed):
     options, target = installed
     code = (
-        "import wvq, wvq.tokenizer.modeling, wvq.pipelines.image_generation, wvq.eval.report\n"
-        "from wvq.parser import load_recipe, shipped_recipes\n"
-        "from wvq.recipes import TokenizerRecipe\n"
-        "from wvq.openmoji import __file__ as openmoji\n"
+        "import wvq, wvq.tokenizer.modeling, wvq.pipelines.image_generation, wvq.eval.report.page\n"
+        "from wvq.settings.parser import load_recipe, shipped_recipes\n"
+        "from wvq.tokenizer.recipes import TokenizerRecipe\n"
+        "from wvq.data.openmoji import __file__ as openmoji\n"
         "print(wvq.__file__, wvq.tokenizer.modeling.__file__, openmoji, sep='\\n')\n"
         "print(load_recipe(TokenizerRecipe, 'openmoji_32/tokenizer').data.path, *shipped_recipes())\n"
     )
@@ -100,7 +99,7 @@ def test_the_command_of_the_wheel_runs(installed):
 
 
 def test_the_wheel_reads_its_built_in_data(installed):
-    code = "from wvq.data import load_images\nfrom wvq.recipes import DataConfig\n"
+    code = "from wvq.data.dataset import load_images\nfrom wvq.settings.data import DataConfig\n"
     code += "print(load_images(DataConfig(classes=['clocks'])).class_names)"
     assert "clocks" in run(code, **installed[0])
 
@@ -108,7 +107,9 @@ def test_the_wheel_reads_its_built_in_data(installed):
 # ---- public names
 
 
-@pytest.mark.parametrize("statement", ["import wvq", "import wvq.cli", "import wvq.recipes, wvq.parser, wvq.errors"])
+@pytest.mark.parametrize(
+    "statement", ["import wvq", "import wvq.app.cli", "import wvq.settings.parser, wvq.tokenizer.recipes"]
+)
 def test_importing_loads_nothing_heavy(statement):
     assert run(f"import sys\n{statement}\nprint([m for m in {HEAVY} if m in sys.modules])").strip() == "[]"
 
@@ -139,76 +140,27 @@ def test_the_version_is_the_same_everywhere():
 
 # ---- direction of imports
 
-# Each layer may import the layers before it and itself; data, codes, training and what they need are the base.
-BASE = {
-    "data",
-    "codes",
-    "code_tables",
-    "loading",
-    "layout",
-    "training",
-    "acceleration",
-    "optimization",
-    "images",
-    "errors",
-    "ownership",
-    "reading",
-    "plain_output",
-    "failures",
-    "png_text",
-    "recipes",
-    "outputs",
-    "pretrained",
-    "networks",
-    "tracking",
-    "distributed",
-    "hardware",
-    "precision",
-    "weight_files",
-} | {
-    "folders",
-    "sources",
-    "splits",
-    "tables",
-    "openmoji",
-    "pictures",
-    "averaging",
-    "sharding",
-    "checkpoints",
-    "interruption",
-    "locks",
-    "memory",
-    "order",
-    "settings",
-    "task",
-    "unreadable",
-    "parser",
-    "terminal",
-}
-MAY_IMPORT = {
-    "base": {"base"},
-    "tokenizer": {"base", "tokenizer"},
-    "generator": {"base", "generator"},
-    "pipelines": {"base", "tokenizer", "generator", "pipelines"},
-    "eval": {"base", "tokenizer", "generator", "pipelines", "eval"},
-    "top": {"base", "tokenizer", "generator", "pipelines", "eval", "top"},
-}
-
-
-def layer(module: str) -> str:
-    """Layer of a module such as wvq.tokenizer.train or wvq.data."""
-    name = module.split(".")[1] if "." in module else ""
-    if name in MAY_IMPORT:
-        return name
-    return "base" if name in BASE or name in ("", "assets", "configs") else "top"
-
 
 def modules() -> dict[str, Path]:
+    """Files by module, as the folders show them; `wvq/__init__.py` and `__main__.py` only name the others."""
     found = {}
-    for package, folder in FOLDERS.items():
-        for file in (ROOT / folder).glob("*.py"):
-            found[package if file.stem == "__init__" else f"{package}.{file.stem}"] = file
-    return found
+    for top in ("wvq", *ROOMS):
+        for file in (ROOT / top).rglob("*.py"):
+            parts = file.relative_to(ROOT / top).with_suffix("").parts
+            name = ".".join(("wvq", *([] if top == "wvq" else [top]), *parts)).removesuffix(".__init__")
+            found[name] = file
+    return {name: file for name, file in found.items() if name not in ("wvq", "wvq.__main__")}
+
+
+def room(module: str) -> str:
+    """The folder that a module lies in, as a package."""
+    is_package = modules()[module].stem == "__init__"
+    return module if is_package else module.rpartition(".")[0]
+
+
+def floor(module: str) -> str:
+    """The floor that a module stands on."""
+    return next(name for name in reversed(FLOORS) if name == room(module) or room(module).startswith(f"{name}."))
 
 
 def imports(file: Path) -> set[str]:
@@ -235,18 +187,43 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", sorted(modules()))
-def test_imports_run_one_way(module):
-    for imported in imports(modules()[module]):
-        allowed = MAY_IMPORT[layer(module)]
-        assert layer(imported) in allowed, f"{module} ({layer(module)}) imports {imported} ({layer(imported)})"
+def arrows() -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    known = modules()
+    return {module: {name for name in imports(file) if name in known} for module, file in known.items()}
+
+
+def test_folders_are_floors():
+    """Each folder of wvq/ is a floor, and so is each that lies beside it: none is forgotten here."""
+    folders = {f"wvq.{file.parent.name}" for file in (ROOT / "wvq").glob("*/*.py")} - {"wvq.assets"}
+    assert folders | {"wvq"} | {f"wvq.{room}" for room in ROOMS if room != "configs"} == set(FLOORS)
+
+
+def test_imports_run_down_the_floors():
+    order = {name: level for level, name in enumerate(FLOORS)}
+    for module, targets in arrows().items():
+        for target in targets - {module}:
+            there, here = floor(target), floor(module)
+            assert order[there] <= order[here], f"{module} imports {target}, of a floor above its own"
+            assert (there, here) not in APART, f"{module} imports {target}: neither floor knows the other"
+
+
+def test_no_module_and_no_room_leads_back_to_itself():
+    """Neither among modules nor among folders of one floor do imports run in a circle."""
+    graph = arrows()
+    between = {}
+    for module, targets in graph.items():
+        between.setdefault(room(module), set()).update(room(target) for target in targets)
+    for found in (graph, {name: targets - {name} for name, targets in between.items()}):
+        graphlib.TopologicalSorter(found).prepare()  # raises CycleError, with the circle
 
 
 def test_the_walk_over_imports_sees_them():
     found = imports(ROOT / "pipelines" / "image_generation.py")
     assert {"wvq.generator.modeling", "wvq.tokenizer.modeling", "wvq.errors"} <= found
-    assert len(modules()) > 30
-    assert {layer(m) for m in modules()} == set(MAY_IMPORT)
+    assert {floor(module) for module in modules() if not module.startswith(("wvq.configs", "wvq.assets"))} == set(
+        FLOORS
+    )
 
 
 @pytest.mark.parametrize("module", sorted(modules()))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_pipeline, save_text_encoder
-from wvq.cli import COMMANDS, main
-from wvq.parser import shipped_recipes
+from wvq.app.cli import COMMANDS, main
+from wvq.settings.parser import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

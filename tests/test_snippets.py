@@ -18,10 +18,10 @@ from tests.stand_ins import draw_pictures
 from tests.test_readme import ROOT, WVQ_LINES, command_lines, wvq_arguments
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER, make_pipeline, save_text_encoder, tiny_stage_recipes
 from tests.vision import save_vit
-from wvq import quickstart
-from wvq.cli import main
+from wvq.app import quickstart
+from wvq.app.cli import main
 from wvq.eval import presets
-from wvq.eval.archives import write_archive
+from wvq.eval.real.archive import write_archive
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 PICTURES = ("path/to/pictures", "path/to/imagenet", "path/to/ffhq", "path/to/folder")

@@ -8,13 +8,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from wvq.generator.captions import CaptionIndex
+from wvq.app.quickstart import stage_recipes
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings
-from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.text.captions import CaptionIndex
+from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.quickstart import stage_recipes
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")

@@ -6,11 +6,11 @@ import warnings
 
 import torch
 
+from wvq.data.splits import other_split
 from wvq.errors import CheckpointError, ConfigError, DownloadError
-from wvq.recipes import TokenizerRecipe
-from wvq.splits import other_split
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import TokenizerRecipe
 
 # Settings of one method, which another one may not have.
 _OF_THE_METHOD = {"codebook_weight", "commitment_weight", "alignment_weight", "entropy_weight", "target_scale"}

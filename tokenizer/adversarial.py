@@ -13,9 +13,9 @@ from torch import nn
 
 from wvq.distributed import mean_over_processes
 from wvq.precision import no_float16
-from wvq.settings import DiscriminatorConfig
 from wvq.tokenizer.augmentation import diff_augment
 from wvq.tokenizer.discriminators import build_discriminator
+from wvq.tokenizer.recipes import DiscriminatorConfig
 
 LECAM_DECAY = 0.99
 

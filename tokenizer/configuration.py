@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from wvq.checks import as_list, is_integer, is_number
+from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
-from wvq.layout import make_layout, sequence_length
-from wvq.pretrained import StrictConfig, as_list, is_integer, is_number
+from wvq.models.pretrained import StrictConfig
 
 
 class WassersteinVQConfig(StrictConfig):
@@ -122,8 +123,8 @@ class WassersteinVQConfig(StrictConfig):
 
     def _check(self) -> None:
         # Not at the top: these need torch.
-        from wvq.tokenizer.estimators import GRADIENT_ESTIMATORS
-        from wvq.tokenizer.quantizers import check_quantizer
+        from wvq.tokenizer.quantizers.estimators import GRADIENT_ESTIMATORS
+        from wvq.tokenizer.quantizers.registry import check_quantizer
 
         for field in ("image_size", "in_channels", "patch_size", "base_channels", "num_res_blocks"):
             self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
@@ -199,7 +200,7 @@ class WassersteinVQConfig(StrictConfig):
 
     @property
     def code_layout(self) -> dict:
-        """What the codes of a picture stand for, as plain values (:mod:`wvq.layout`); in ``header.json`` of a cache."""
+        """What the codes of a picture stand for (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
         return make_layout(self.grid, self.num_groups, self.scales)
 
     @property

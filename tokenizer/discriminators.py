@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError
-from wvq.networks import VisionBackbone
-from wvq.settings import DiscriminatorConfig
+from wvq.models.networks import VisionBackbone
+from wvq.tokenizer.recipes import DiscriminatorConfig
 
 
 class Discriminator(nn.Module):

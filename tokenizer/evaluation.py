@@ -8,13 +8,14 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from wvq.data.pixels import to_uint8
+from wvq.data.unreadable import Reading, join_left_out, summary
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
-from wvq.images import to_uint8
 from wvq.interruption import StopRequest
-from wvq.tokenizer.metrics import CodeStatistics, ScaleAlignment, luma, psnr, ssim
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.unreadable import Reading, join_left_out, summary
+from wvq.tokenizer.picture_metrics import luma, psnr, ssim
+from wvq.tokenizer.quantizers.statistics import CodeStatistics, ScaleAlignment
 
 
 @torch.no_grad()

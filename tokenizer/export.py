@@ -24,22 +24,22 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import wvq
-from wvq.codes import CodeDataset, CodeHeader
-from wvq.data import ImageDataset, load_images
+from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.data.dataset import ImageDataset, load_images
+from wvq.data.layout import flatten_codes
+from wvq.data.loading import read_chunks, regrouped
+from wvq.data.pixels import from_uint8, to_pixels, to_uint8
+from wvq.data.splits import other_split
+from wvq.data.unreadable import join_left_out, refuse_too_many, summary
 from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import CacheError, DataError
-from wvq.images import from_uint8, to_pixels, to_uint8
+from wvq.files.locks import sole_run
+from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.interruption import StopRequest, stop_on_signal
-from wvq.layout import flatten_codes
-from wvq.loading import read_chunks, regrouped
-from wvq.locks import sole_run
-from wvq.outputs import refuse_data_folder, refuse_occupied
-from wvq.recipes import ExportRecipe
-from wvq.splits import other_split
 from wvq.tokenizer.export_work import ExportWork
-from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.unreadable import join_left_out, refuse_too_many, summary
+from wvq.tokenizer.picture_metrics import psnr
+from wvq.tokenizer.recipes import ExportRecipe
 
 CHECKED_ROWS = 32
 

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from wvq.code_tables import finish_table, row_features, write_shard
-from wvq.codes import CodeHeader
+from wvq.data.code_tables import finish_table, row_features, write_shard
+from wvq.data.codes import CodeHeader
 from wvq.errors import ConfigError, DataError
-from wvq.outputs import IDENTITY_NAME, differences, read_json, remove_files, write_json
+from wvq.files.atomic import read_json, remove_files, write_json
+from wvq.files.names import IDENTITY_NAME
+from wvq.files.stage_folder import differences
 
 FEWEST, MOST = 64, 1024  # pictures of a file
 _FILES = 64  # of a set whose files are neither the smallest nor the largest
@@ -90,7 +92,7 @@ class ExportWork:
         Args:
             split: of its pictures.
             number: of the file.
-            batches: as :func:`wvq.code_tables.write_shard` takes them.
+            batches: as :func:`wvq.data.code_tables.write_shard` takes them.
             left_out: pictures that cannot be read, complete when the batches have been read.
 
         Raises:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
-from wvq.settings import LossConfig
+from wvq.tokenizer.recipes import LossConfig
 
 
 class ReconstructionLoss(nn.Module):
@@ -79,11 +79,11 @@ def build_perceptual(config: LossConfig) -> nn.Module:
     if config.perceptual_network == "lpips":
         return LPIPS(config.perceptual_weights)
     if config.perceptual_network == "efficientnet_lite0":
-        from wvq.networks import efficientnet_lite0, perceptual_layers
+        from wvq.models.networks import efficientnet_lite0, perceptual_layers
 
         network, _ = efficientnet_lite0()
         return FeatureDistance(lambda pictures: perceptual_layers(network, pictures), network)
-    from wvq.networks import VisionBackbone
+    from wvq.models.networks import VisionBackbone
 
     network = VisionBackbone(config.perceptual_network)
     return FeatureDistance(network, network)
@@ -131,7 +131,7 @@ class LPIPS(nn.Module):
 
 def _load_heads(network: nn.Module, file: Path) -> None:
     # The package itself would leave heads that the file lacks at random.
-    from wvq.networks import read_state_dict
+    from wvq.models.networks import read_state_dict
 
     try:
         saved = read_state_dict(file.read_bytes(), file)
@@ -143,7 +143,7 @@ def _load_heads(network: nn.Module, file: Path) -> None:
 
 def _load_vgg(backbone: nn.Module, file: Path) -> None:
     # The package splits the layers over slices, and keeps their numbers.
-    from wvq.networks import read_state_dict
+    from wvq.models.networks import read_state_dict
 
     if not file.is_file():
         raise CheckpointError(f"loss.perceptual_weights: {file} does not exist")

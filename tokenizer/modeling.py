@@ -19,13 +19,13 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.layout import unflatten_codes
+from wvq.models.pretrained import StrictPreTrainedModel, model_hash, weights_hash
 from wvq.precision import no_float16
-from wvq.pretrained import StrictPreTrainedModel, model_hash, weights_hash
-from wvq.tokenizer.codebook import Quantizer
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.quantizers import build_quantizer
+from wvq.tokenizer.quantizers.interface import Quantizer
+from wvq.tokenizer.quantizers.registry import build_quantizer
 
 
 def norm(channels: int) -> nn.GroupNorm:

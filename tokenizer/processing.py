@@ -8,10 +8,11 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
+from wvq.checks import is_integer
+from wvq.data.pixels import center_crop, to_pil, to_pixels
 from wvq.errors import CheckpointError, ConfigError, first_line
-from wvq.images import center_crop, to_pil, to_pixels
-from wvq.outputs import read_json
-from wvq.pretrained import DAMAGES, is_integer, resolve_folder, take_hub_options
+from wvq.files.atomic import read_json
+from wvq.models.pretrained import DAMAGES, resolve_folder, take_hub_options
 
 
 class ImageProcessor(ImageProcessingMixin):

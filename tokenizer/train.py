@@ -18,27 +18,28 @@ from accelerate.utils import set_seed
 from PIL import Image
 from torch import nn
 
-from wvq.acceleration import build_accelerator
-from wvq.data import ImageDataset, load_images
+from wvq.data.dataset import ImageDataset, load_images
+from wvq.data.sheets import image_grid
+from wvq.data.unreadable import Reading
 from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.errors import ConfigError
-from wvq.images import image_grid
-from wvq.locks import sole_run
-from wvq.optimization import network_groups, parameter_group
-from wvq.outputs import files_into, finished_run, refuse_data_folder, start_stage, write_json
-from wvq.recipes import TokenizerRecipe
-from wvq.settings import TrainConfig
-from wvq.task import StepLoss, Task
+from wvq.files.atomic import files_into, write_json
+from wvq.files.locks import sole_run
+from wvq.files.stage_folder import finished_run, refuse_data_folder, start_stage
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.adversarial import Adversary, build_adversary, combined_gradient
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.tokenizer.quantizers import AlignedQuantizer
+from wvq.tokenizer.quantizers.aligned import AlignedQuantizer
+from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
-from wvq.training import Trainer
-from wvq.unreadable import Reading
+from wvq.training.acceleration import build_accelerator
+from wvq.training.optimization import network_groups, parameter_group
+from wvq.training.task import StepLoss, Task
+from wvq.training.trainer import Trainer
 
 
 class TokenizerTask(Task):

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from wvq.distributed import gather_objects, process_rank, world_size
-from wvq.tokenizer.metrics import code_perplexity
+from wvq.tokenizer.quantizers.statistics import code_perplexity
 
 ALARM_SHARE = 0.05  # of K; a codebook of lower perplexity has collapsed
 WARM_SHARE = 0.05  # of the run's pictures; before that a codebook may still be finding its features

@@ -11,13 +11,13 @@ _PUBLIC = {
     "WassersteinVQConfig": "wvq.tokenizer.configuration",
     "WassersteinVQModel": "wvq.tokenizer.modeling",
     "ImageProcessor": "wvq.tokenizer.processing",
-    "nearest_codes": "wvq.tokenizer.nearest",
-    "gaussian_wasserstein": "wvq.tokenizer.alignment",
-    "sliced_wasserstein": "wvq.tokenizer.alignment",
+    "nearest_codes": "wvq.tokenizer.quantizers.nearest",
+    "gaussian_wasserstein": "wvq.tokenizer.quantizers.alignment",
+    "sliced_wasserstein": "wvq.tokenizer.quantizers.alignment",
     "ImageCodeTransformerConfig": "wvq.generator.configuration",
     "ImageCodeTransformer": "wvq.generator.modeling",
     "ImageGenerationPipeline": "wvq.pipelines.image_generation",
-    "CodeDataset": "wvq.codes",
+    "CodeDataset": "wvq.data.codes",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -2,6 +2,6 @@
 
 import sys
 
-from wvq.cli import main
+from wvq.app.cli import main
 
 sys.exit(main())

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 
-from wvq.cli import main
+from wvq.app.cli import main
 from wvq.distributed import processes
-from wvq.eval import streaming
+from wvq.eval.features import shards as streaming
 
 
 def install(kill_at: int) -> None:

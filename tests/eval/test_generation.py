@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from wvq.errors import ConfigError, DataError
-from wvq.eval import streaming
-from wvq.eval.archives import read_archive, write_archive
+from wvq.eval.features import shards as streaming
 from wvq.eval.generation import evaluate_generation, resized, sample_pictures
-from wvq.eval.real_pictures import RealPictures
+from wvq.eval.real.archive import read_archive, write_archive
+from wvq.eval.real.reference import RealPictures
+from wvq.files.locks import sole_writer
 from wvq.generator.sampling import SamplingSettings
-from wvq.locks import sole_writer
 
 CLASSES = ("animals", "flags", "food")
 

@@ -5,10 +5,10 @@ import torch
 from torch.utils.data import TensorDataset
 from torch_fidelity import calculate_metrics
 
-from wvq.eval.comparison import compare
-from wvq.eval.features import SPATIAL_CHANNELS
-from wvq.eval.metrics import FeatureStatistics, frechet_distance
-from wvq.eval.references import collect_features
+from wvq.eval.features.networks import SPATIAL_CHANNELS
+from wvq.eval.features.pictures import collect_features
+from wvq.eval.figures.comparison import compare
+from wvq.eval.figures.metrics import FeatureStatistics, frechet_distance
 
 COUNT = 24
 

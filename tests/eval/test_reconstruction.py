@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError, DataError
 from wvq.eval.reconstruction import evaluate_reconstruction
-from wvq.images import to_uint8
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 

@@ -88,10 +88,9 @@ def machine() -> dict[str, str]:
 
 def run(*arguments: str) -> None:
     """Run a command of this version."""
-    from importlib.metadata import entry_points
+    from wvq.app.cli import main as command
 
-    (command,) = [point for point in entry_points(group="console_scripts") if point.name == "wvq"]
-    if code := command.load()(list(arguments)):
+    if code := command(list(arguments)):
         raise SystemExit(f"wvq {' '.join(arguments)} ended with {code}")
 
 

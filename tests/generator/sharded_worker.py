@@ -13,9 +13,9 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from wvq.cli import main
-from wvq.sharding import full
-from wvq.training import Trainer
+from wvq.app.cli import main
+from wvq.training.sharding import full
+from wvq.training.trainer import Trainer
 
 
 def keep_gradients(file: str) -> None:

@@ -14,11 +14,11 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.tiny import index_captions, save_text_encoder
-from wvq.checkpoints import find_checkpoints
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.text_encoder import TextEncoder
-from wvq.generator.text_features import text_features
-from wvq.tracking import read_log
+from wvq.generator.text.encoder import TextEncoder
+from wvq.generator.text.features import text_features
+from wvq.training.checkpoints import find_checkpoints
+from wvq.training.tracking import read_log
 
 SIZES = ["--model.hidden_size=32", "--model.num_layers=2", "--model.num_heads=2", "--model.dropout=0"]
 SIZES += ["--model.token_dropout=0", "--condition.class_dropout=0"]  # each process has random numbers of its own

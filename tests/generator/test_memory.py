@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.live_bytes import LiveBytes
-from wvq.acceleration import enable_checkpointing
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling import SamplingSettings, sample_codes
-from wvq.optimization import build_optimizer
+from wvq.training.acceleration import enable_checkpointing
+from wvq.training.optimization import build_optimizer
 
 SIZES = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "grid": [8, 8], "num_codes": 512, "num_classes": 3}
 MANY_CODES = {"num_codes": 16_384, "hidden_size": 32, "grid": [4, 4]}

@@ -6,8 +6,9 @@ import torch
 from tests.waiting import allow_meta, no_waiting
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.train import GeneratorTask
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 
 BATCH = {
     "codes": ((3, 16), torch.int64),

@@ -12,19 +12,19 @@ import torch
 import yaml
 
 from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
-from wvq.checkpoints import find_checkpoints
-from wvq.codes import CodeDataset
+from wvq.data.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
+from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import random_order, train_generator
-from wvq.pretrained import weights_hash
-from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, ObjectiveConfig, TrainConfig
+from wvq.models.pretrained import weights_hash
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tracking import read_log
+from wvq.training.checkpoints import find_checkpoints
+from wvq.training.tracking import read_log
 
 MODEL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.1, "token_dropout": 0.0}
 
@@ -189,7 +189,7 @@ def test_the_encoder_works_on_the_device_and_then_leaves_it(recipe, tokenizer, t
 
     monkeypatch.setattr(TextEncoder, "to", moved)
     monkeypatch.setattr(TextEncoder, "__init__", started)
-    monkeypatch.setattr("wvq.training.Trainer.run", run)
+    monkeypatch.setattr("wvq.training.trainer.Trainer.run", run)
     for kept, stays, expected in (("memory", False, "cpu"), ("none", True, None)):
         places.clear()
         alive.clear()
@@ -234,7 +234,7 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
     class Interruption(Exception):
         pass
 
-    from wvq.training import Trainer
+    from wvq.training.trainer import Trainer
 
     step = Trainer._step
 

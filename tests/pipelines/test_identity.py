@@ -13,9 +13,9 @@ from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.train import check_cache
+from wvq.models.pretrained import model_hash, weights_hash
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder
-from wvq.pretrained import model_hash, weights_hash
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 

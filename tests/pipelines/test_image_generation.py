@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from tests.tiny import make_generator, make_pipeline, save_pipeline
+from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError
-from wvq.images import to_uint8
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 # ---- conditions and counts

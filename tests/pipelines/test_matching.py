@@ -11,11 +11,11 @@ from tests.text_encoders import ONE_A_FAMILY, save_encoder, save_stack
 from tests.tiny import TEXT_DIM, make_generator, make_pipeline, save_text_encoder
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.text_encoder import TextEncoder
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
+from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.recipes import GeneratorRecipe
-from wvq.settings import ConditionConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 ANOTHER = "the text encoder is not the one that the generator was trained with"

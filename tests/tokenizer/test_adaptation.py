@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wvq.data import load_images
+from wvq.data.dataset import load_images
 from wvq.errors import CheckpointError, ConfigError
-from wvq.recipes import TokenizerRecipe
-from wvq.settings import DiscriminatorConfig
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import DiscriminatorConfig, TokenizerRecipe
 from wvq.tokenizer.train import train_tokenizer
-from wvq.tracking import read_log
+from wvq.training.tracking import read_log
 
 FROM_DATA = {"image_size": 16, "class_names": ["circle", "cross", "square"]}
 TRANSPLANTS = [

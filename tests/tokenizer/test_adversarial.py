@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.settings import DiscriminatorConfig, LossConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer import adversarial
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, LECAM_DECAY, Adversary, combined_gradient, gradient_penalty
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.discriminators import Discriminator
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
 from wvq.tokenizer.train import TokenizerTask
 
 LOGITS = (-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0)

@@ -5,9 +5,9 @@ import torch
 
 from tests.vision import save_convnext, save_vit
 from wvq.errors import CheckpointError, ConfigError, DownloadError
-from wvq.settings import DiscriminatorConfig
 from wvq.tokenizer.adversarial import Adversary, gradient_penalty
 from wvq.tokenizer.discriminators import FeatureDiscriminator, PatchDiscriminator, build_discriminator
+from wvq.tokenizer.recipes import DiscriminatorConfig
 
 
 @pytest.fixture(scope="module")

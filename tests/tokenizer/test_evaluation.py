@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from wvq.data import load_images
+from wvq.data.dataset import load_images
 from wvq.errors import DataError
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -44,7 +44,7 @@ def test_figures_are_those_of_the_set_without_them(tokenizer, pictures):
 
 
 def test_no_error_at_the_end_of_a_run_unless_nothing_is_left(tokenizer, pictures, monkeypatch):
-    monkeypatch.setattr("wvq.data.probe", lambda dataset: None)
+    monkeypatch.setattr("wvq.data.dataset.probe", lambda dataset: None)
     dataset = pictures(*(f"{shape}/{i:02d}.png" for shape in ("circle", "cross", "square") for i in range(1, 20)))
     with pytest.warns(UserWarning, match="57 of 60 pictures cannot be read"):
         assert evaluate_tokenizer(tokenizer, dataset)["num_images"] == 3

@@ -9,19 +9,19 @@ import torch
 
 import wvq
 from tests.processes import run_ranks
-from wvq import pictures
-from wvq.codes import CodeDataset, CodeHeader
-from wvq.data import load_images
+from wvq.data import pictures
+from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.data.dataset import load_images
+from wvq.data.pixels import to_uint8
+from wvq.data.unreadable import Reading
 from wvq.errors import CacheError, CheckpointError, ConfigError, DataError
-from wvq.images import to_uint8
-from wvq.parser import load_recipe
-from wvq.recipes import ExportRecipe
+from wvq.settings.parser import load_recipe
 from wvq.tokenizer import export, export_work
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.export_work import ExportWork
-from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.unreadable import Reading
+from wvq.tokenizer.picture_metrics import psnr
+from wvq.tokenizer.recipes import ExportRecipe
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_one_unreadable_picture_is_refused_where_that_is_asked(spoilt):
 
 def test_too_many_unreadable_pictures_are_an_error(spoilt, monkeypatch):
     settings = spoilt(*(f"circle/{i:02d}.png" for i in range(19)))
-    monkeypatch.setattr("wvq.data.probe", lambda dataset: None)
+    monkeypatch.setattr("wvq.data.dataset.probe", lambda dataset: None)
     with pytest.raises(DataError, match=r"1\d of 48 pictures cannot be read: .*too many to go on without"):
         export_codes(settings)
     assert_nothing_left(settings)
@@ -356,7 +356,7 @@ def test_of_two_processes_both_end_with_the_first_ones_reason(obstacle, recipe, 
     command = ["export-codes", f"--out={out}", f"--tokenizer={settings.tokenizer}", "--num_workers=0", *data]
     script = f"""
 import sys
-from wvq.cli import main
+from wvq.app.cli import main
 from wvq.errors import CacheError
 from wvq.tokenizer import export
 def out_of_order(*_):
@@ -410,7 +410,7 @@ def test_a_picture_is_decoded_once_for_all_its_crops(recipe, decoded):
 
 
 def test_loader_processes_decode_and_the_rows_are_the_same(recipe, decoded, monkeypatch):
-    monkeypatch.setattr("wvq.data.probe", lambda dataset: None)
+    monkeypatch.setattr("wvq.data.dataset.probe", lambda dataset: None)
     settings = [recipe(num_crops=3, crop="random", batch_size=size) for size in (16, 17)]
     export_codes(settings[0])
     before = decoded()

@@ -4,23 +4,24 @@ import pytest
 import torch
 
 from tests.tiny import make_generator
-from wvq.codes import CodeDataset, CodeHeader
-from wvq.data import load_images
-from wvq.describe import describe
+from wvq.app.describe import describe
+from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.data.dataset import load_images
+from wvq.data.pixels import to_uint8
 from wvq.errors import CacheError, ConfigError, DataError
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.generator.train import train_generator
-from wvq.images import to_uint8
+from wvq.models.pretrained import weights_hash
 from wvq.pipelines.image_generation import ImageGenerationPipeline
-from wvq.pretrained import weights_hash
-from wvq.recipes import ExportRecipe, GeneratorRecipe
-from wvq.settings import ConditionConfig, TrainConfig
+from wvq.settings.train import TrainConfig
 from wvq.tokenizer import export
-from wvq.tokenizer.alignment import gaussian_wasserstein
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.export import export_codes
-from wvq.tokenizer.metrics import psnr
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.picture_metrics import psnr
+from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein
+from wvq.tokenizer.recipes import ExportRecipe
 from wvq.tokenizer.train import train_tokenizer
 
 FIELDS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}

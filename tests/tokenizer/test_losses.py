@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.vision import save_vit, vgg_file
 from wvq.errors import CheckpointError, ConfigError, DownloadError
-from wvq.networks import VisionBackbone
-from wvq.settings import LossConfig
+from wvq.models.networks import VisionBackbone
 from wvq.tokenizer import losses
 from wvq.tokenizer.losses import LPIPS, FeatureDistance, ReconstructionLoss
+from wvq.tokenizer.recipes import LossConfig
 
 
 def pair(seed=0, size=8):

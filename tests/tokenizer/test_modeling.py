@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, WVQError
-from wvq.outputs import CHECKSUMS_NAME
+from wvq.files.names import CHECKSUMS_NAME
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 

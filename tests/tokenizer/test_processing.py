@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from wvq.data.pixels import center_crop, to_pixels
 from wvq.errors import ConfigError
-from wvq.images import center_crop, to_pixels
 from wvq.tokenizer.processing import ImageProcessor
 
 

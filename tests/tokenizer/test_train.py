@@ -10,14 +10,14 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wvq.data import load_images
+from wvq.data.dataset import load_images
 from wvq.errors import CheckpointError, ConfigError, DataError
-from wvq.outputs import RECIPE_NAME
+from wvq.files.names import RECIPE_NAME
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.tokenizer.train import reconstruction_sheet, train_tokenizer
-from wvq.tracking import read_log
+from wvq.training.tracking import read_log
 
 
 def test_a_run_learns(tiny_tokenizer_dir):

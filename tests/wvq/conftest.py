@@ -3,7 +3,7 @@
 import pytest
 
 from tests.tiny import save_pipeline
-from wvq.cli import main
+from wvq.app.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 
 from tests.processes import run_ranks
 from wvq import distributed
-from wvq.checkpoints import save_checkpoint
 from wvq.errors import ConfigError
+from wvq.files.locks import sole_run, sole_writer
 from wvq.interruption import PassInterrupted, StopAgreement, StopRequest
-from wvq.locks import sole_run, sole_writer
+from wvq.training.checkpoints import save_checkpoint
 
 START = """
 import os, signal, sys, time

@@ -7,7 +7,7 @@ import sys
 import pytest
 from torch.utils.data import DataLoader
 
-from wvq.codes import CodeHeader
+from wvq.data.codes import CodeHeader
 from wvq.interruption import RunInterrupted, end_with_parent_only, stop_on_signal
 
 HELD = """
@@ -37,7 +37,7 @@ def test_a_signal_may_end_the_block_at_once():
 
 EXPORT = """
 import sys, time
-from wvq.cli import main
+from wvq.app.cli import main
 from wvq.tokenizer import export, export_work
 export_work.FEWEST = 8
 codes, done = export._codes, []

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from wvq import terminal
-from wvq.cli import main
-from wvq.eval.markdown import markdown_table
+from wvq.app import terminal
+from wvq.app.cli import main
+from wvq.eval.report.markdown import markdown_table
 from wvq.pipelines.model_card import _table
 from wvq.pipelines.sampling_job import PNG_KEY
 from wvq.plain_output import PlainStream, one_line, plain_output, printable
@@ -108,7 +108,7 @@ def test_no_cell_of_a_table_leaves_its_place():
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])
 def test_a_page_shows_markup_as_text(text):
-    from wvq.eval.report import Report
+    from wvq.eval.report.page import Report
 
     report = Report(text, text).section(text, text).warning(text).code(text, text)
     report.table([[text, text]], [text, "b"], text).cards([(text, text, text)])

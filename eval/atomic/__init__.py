@@ -1,0 +1,1 @@
+"""The atomic study: codebooks against features of a known distribution."""

@@ -1,0 +1,117 @@
+"""Two or more results side by side; ranked only where they were measured in the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wvq.errors import DataError
+from wvq.eval.figures.metrics import AT_FLOOR_N
+from wvq.eval.report.markdown import markdown_table
+from wvq.eval.results import is_result
+from wvq.files.atomic import read_json
+
+# What a figure depends on beside the model. Sampling settings are the model's own affair: they are shown, not required.
+PROTOCOL = (
+    "kind",
+    "num_images",
+    "num_reference",
+    "num_floor",
+    "settings.feature_network",
+    "settings.feature_network_sha256",
+    "settings.feature_network_input",
+    "settings.reference.sha256",
+    "settings.reference.kind",
+    "settings.reference.forced",
+    "settings.reference.image_size",
+    "settings.reference.crop",
+    "settings.classes",
+    "settings.prompts",
+    "settings.clip_sha256",
+    "settings.lpips_sha256",
+)
+SAMPLING = ("guidance_scale", "guidance_schedule", "guidance_power", "guidance_interval", "temperature", "top_k")
+SAMPLING += ("top_p", "min_p", "window", "resize", "dtype", "averaging_decay", "seed")
+HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "utilization", "perplexity")
+HIGHER += ("clip_score", "codes")
+
+
+def compare_results(files: list[str | Path]) -> str:
+    """A Markdown table of results, best figures in bold, with floors and with what their sampling differs in.
+
+    Args:
+        files: results of ``wvq evaluate``, at least two.
+
+    Raises:
+        DataError: fewer than two, no results, or results of another protocol; the line says which field differs.
+    """
+    if len(files) < 2:
+        raise DataError("compare needs at least two results")
+    results = [_read(file) for file in files]
+    problems = []
+    for name in PROTOCOL:
+        values = [_field(result, name) for result in results]
+        other = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
+        problems += [
+            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in other
+        ]
+    if problems:
+        raise DataError(f"not comparable: {'; '.join(problems)}")
+    names = [name for name in results[0]["metrics"] if all(_number(result, name) for result in results)]
+    if not names:
+        raise DataError("not comparable: the results have no metric in common")
+    head = ["metric", "better", *(str(file) for file in files), "real against real"]
+    rows = []
+    for name in names:
+        higher = name.removesuffix(AT_FLOOR_N).removeprefix("joint_").startswith(HIGHER)
+        values = [result["metrics"][name] for result in results]
+        best = f"{max(values) if higher else min(values):.4f}"  # as printed: what looks equal is equal
+        figures = [f"**{value:.4f}**" if f"{value:.4f}" == best else f"{value:.4f}" for value in values]
+        floor = results[0]["floor"].get(name.removesuffix(AT_FLOOR_N))
+        at_n = results[0]["num_floor"] == results[0]["num_images"] or name.endswith(AT_FLOOR_N)
+        rows.append(
+            [name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None and at_n else ""]
+        )
+    first = results[0]
+    note = f"{first['kind']}, N = {first['num_images']:,} against {first['num_reference']:,}; {_network(first)}"
+    return "\n".join([note, "", markdown_table(head, rows), *_differences(files, results)])
+
+
+def _differences(files: list, results: list[dict]) -> list[str]:
+    """What the results were sampled with, where they differ."""
+    lines = []
+    for name in SAMPLING:
+        values = [result["settings"].get(name) for result in results]
+        if any(value != values[0] for value in values):
+            shown = ", ".join(f"{value} in {file}" for file, value in zip(files, values, strict=True))
+            lines.append(f"{name}: {shown}")
+    return ["", *lines] if lines else []
+
+
+def _read(file: str | Path) -> dict:
+    result = read_json(file, DataError, f"{file} does not exist")
+    if not is_result(result):
+        raise DataError(f"{file} is no result of wvq evaluate")
+    return result
+
+
+def _field(result: dict, name: str):
+    value = result
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _number(result: dict, name: str) -> bool:
+    value = result["metrics"].get(name)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _network(result: dict) -> str:
+    reference = result["settings"].get("reference") or {}
+    name = result["settings"].get("feature_network")
+    return f"features of {name}, {reference.get('kind', 'unknown')} reference {str(reference.get('sha256'))[:8]}"
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"

@@ -1,0 +1,319 @@
+"""Features of a numbered stream of pictures: drawn or read batch by batch, by any number of processes, resumable.
+
+Each batch leaves one file when it is whole. What a process, or a run that was stopped, has left is taken up again, so
+nothing is computed twice and the pictures are the same on any number of processes, but for rounding. The order is that
+of the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from wvq.distributed import decided_by_first_process, gather_objects, processes, wait_for_all
+from wvq.errors import ConfigError, DataError, first_line
+from wvq.eval.features.networks import FeatureNetwork
+from wvq.eval.features.pictures import PictureFeatures, picture_digests
+from wvq.files.atomic import read_json, remove_files, whole_file, write_json
+from wvq.files.locks import sole_run
+from wvq.files.names import IDENTITY_NAME
+from wvq.files.stage_folder import former_identity
+from wvq.interruption import stop_on_signal
+
+_SUFFIX = ".safetensors"
+_SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
+_PARTIAL = re.compile(rf"\.({_SHARD.pattern}|{re.escape(IDENTITY_NAME)})\.\d+\.partial")  # a killed process's
+
+
+@dataclass
+class Batch:
+    """Pictures of some numbers of the stream.
+
+    Attributes:
+        images: uint8 (B, 3, S, S).
+        numbers: the number of each picture in the stream.
+        scores: further figures of each picture, (B,), by name.
+    """
+
+    images: Tensor
+    numbers: list[int]
+    scores: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FeatureShards:
+    """The files of a stream in a folder.
+
+    Args:
+        folder: new, empty, or left by a run of the same ``identity``.
+        identity: what the pictures and features depend on.
+        lasting: whether a later run can find the folder.
+        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
+
+    Raises:
+        ConfigError: the folder holds something else, or the shards of another identity.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
+        self.folder, self.lasting = Path(folder), lasting
+        values = [json.loads(json.dumps(value or {})) for value in (identity, former)]  # as they are read back
+        decided_by_first_process(lambda: self._claim(*values))
+
+    def _claim(self, identity: dict, former: dict) -> None:
+        file = self.folder / IDENTITY_NAME
+        if not holds_shards(self.folder):
+            if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
+                raise ConfigError(f"{self.folder} holds other files; remove it or choose another result file")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, identity)
+            return
+        before = read_json(file, ConfigError, f"{file} is gone")
+        if any(before.get(name) == value != identity[name] for name, value in former.items()):
+            warnings.warn(former_identity(file), stacklevel=4)
+        for name in identity:
+            then, now = before.get(name), identity[name]
+            if name in former and then == former[name]:
+                continue
+            if then != now:
+                if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
+                    part = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+                    name, then, now = f"{name}: {part}", then.get(part), now.get(part)
+                raise ConfigError(
+                    f"{self.folder} was left by an evaluation with another {name} ({then!r}, now {now!r}); finish that "
+                    "one, remove the folder or choose another result file"
+                )
+
+    def files(self) -> list[Path]:
+        """The files that are whole, in order of their numbers."""
+        return shard_files(self.folder)
+
+    def done(self) -> set[int]:
+        """Numbers that need no more work."""
+        return numbers_in(self.folder)
+
+    def write(self, numbers: range, batch: Batch, output, keep_pixels: bool) -> None:
+        """Leave the whole file of one batch.
+
+        Raises:
+            DataError: the disk is full or cannot be written.
+        """
+        tensors = {"numbers": torch.tensor(batch.numbers, dtype=torch.int64)}
+        pixels = batch.images.cpu().contiguous()
+        digests = np.frombuffer(b"".join(picture_digests(pixels)), np.uint8)
+        tensors["digests"] = torch.from_numpy(digests.copy()).view(-1, 32)
+        for name, value in zip(output._fields, output, strict=True):
+            if value is not None:
+                tensors[name] = value.cpu().contiguous().clone()  # views of one tensor cannot be saved
+        tensors |= {name: value.cpu().contiguous() for name, value in batch.scores.items()}
+        if keep_pixels:
+            tensors["pixels"] = pixels
+        file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
+        metadata = {"image_size": str(pixels.shape[-1])} | {name: _sha256(value) for name, value in tensors.items()}
+        try:
+            with whole_file(file) as partial:
+                save_file(tensors, partial, metadata=metadata)
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"{file} could not be written ({first_line(error)}); make room, and the same command goes on from there"
+            ) from error
+
+    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+        """Tensors of all pictures in order, and the pictures' side.
+
+        Raises:
+            DataError: a file that is damaged, or no picture at all.
+        """
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        size = 0
+        for file in self.files():
+            tensors, side = _tensors(file, names)
+            size = max(size, side)
+            for name, value in tensors.items():
+                parts[name].append(value)
+        if not any(len(part) for part in parts["numbers"]):
+            raise DataError("there are no pictures to compute features of")
+        return {name: torch.cat(values) for name, values in parts.items() if values}, size
+
+    def pictures(self) -> Iterator[Tensor]:
+        """The pixels of all pictures, uint8 (B, 3, S, S), in order and each once; one file's in memory at a time.
+
+        Raises:
+            DataError: a file that is damaged.
+        """
+        next_number = 0
+        for file in self.files():
+            found, _ = _tensors(file, ("numbers", "pixels"))
+            new = found["numbers"] >= next_number  # two runs may have left a picture each
+            if new.any():
+                yield found["pixels"][new]
+                next_number = int(found["numbers"].max()) + 1
+
+
+def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """Those of the named tensors that a file holds, and the pictures' side."""
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            found = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
+        for name, value in found.items():
+            if _sha256(value) != metadata.get(name):
+                raise SafetensorError(f"{name} is not what was written")
+        return found, int(metadata["image_size"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
+
+
+def holds_shards(folder: str | Path) -> bool:
+    """Whether an earlier run has begun in a folder."""
+    return (Path(folder) / IDENTITY_NAME).exists()
+
+
+def shard_files(folder: str | Path) -> list[Path]:
+    """The whole files of a stream in a folder, in order of their numbers; others that lie there are none."""
+    return sorted(file for file in Path(folder).glob(f"*{_SUFFIX}") if _SHARD.fullmatch(file.name))
+
+
+def numbers_in(folder: Path) -> set[int]:
+    """Numbers of the pictures whose features are in a folder, by the names of its files."""
+    found: set[int] = set()
+    for file in shard_files(folder):
+        start, stop = _SHARD.fullmatch(file.name).groups()
+        found.update(range(int(start), int(stop)))
+    return found
+
+
+@contextmanager
+def working_folder(work: str | Path | None) -> Iterator[Path]:
+    """The folder that an evaluation works in, held by no other: the given one, or a temporary one of one process.
+
+    Raises:
+        ConfigError: several processes without a folder, or one that another run holds.
+    """
+    if work is None and processes().num_processes > 1:
+        raise ConfigError("an evaluation on several processes needs a result file (--out), beside which they work")
+    with ExitStack() as stack:
+        folder = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wvq-evaluation-"))
+        stack.enter_context(sole_run(folder))
+        begun = holds_shards(folder)
+        try:
+            yield Path(folder)
+        except BaseException:
+            # What this run began and left no picture in would be in the way of a command with other settings.
+            if processes().is_main_process and not begun and holds_shards(folder) and not shard_files(folder):
+                remove_shards(folder)
+            raise
+
+
+def _sha256(tensor: Tensor) -> str:
+    """Hash of a tensor's bytes: a safetensors file has no checksum of its own."""
+    return hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def remove_shards(folder: str | Path) -> None:
+    """Remove the files of a stream, and the folder if it holds nothing else.
+
+    What says whose it is goes last, so that a run cut short here is still known.
+    """
+    for names in (_PARTIAL, _SHARD, re.compile(re.escape(IDENTITY_NAME))):
+        remove_files(folder, names)
+
+
+def stream_features(
+    draw: Callable[..., Batch],
+    numbers: range,
+    network: FeatureNetwork,
+    shards: FeatureShards,
+    batch_size: int,
+    progress: str | None = None,
+    keep_pixels: bool = False,
+    read: Callable[[list[range]], Iterator[Tensor]] | None = None,
+) -> None:
+    """Draw the pictures of ``numbers`` that are not there yet, each process its share, and leave their features.
+
+    Args:
+        draw: pictures of consecutive numbers, from these (a range) and, where there is ``read``, what that gives.
+        numbers: of the stream.
+        network: the feature network.
+        shards: where the files go.
+        batch_size: most pictures at once.
+        progress: what the progress bar says; none if None.
+        keep_pixels: whether the files hold the pictures too.
+        read: what ``draw`` needs for each of some ranges, read ahead of it.
+
+    Raises:
+        RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are whole.
+    """
+    state = processes()
+    # The first process looks: what is there changes while the others start.
+    missing = gather_objects(sorted(set(numbers) - shards.done()) if state.is_main_process else None)[0]
+    batches = list(_runs(missing, batch_size))
+    mine = batches[state.process_index :: state.num_processes]
+    total, there = sum(map(len, mine)), len(numbers) - len(missing)
+    shown = progress is not None and state.is_main_process
+    with (
+        tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
+        stop_on_signal() as request,
+    ):
+        for run, needed in zip(mine, ((pixels,) for pixels in read(mine)) if read else repeat(()), strict=False):
+            batch = draw(run, *needed)
+            output = network(batch.images)
+            shards.write(run, batch, output, keep_pixels)
+            bar.update(len(run))
+            request.raise_if_set(lambda: _progress(shards, numbers))
+    wait_for_all()
+
+
+def _progress(shards: FeatureShards, numbers: range) -> str:
+    there = f"{len(shards.done()):,} of {numbers.stop:,} pictures were measured"
+    return f"{there}; the same command goes on with those in {shards.folder}" if shards.lasting else there
+
+
+def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFeatures:
+    """Features of the pictures 0 to ``count`` - 1, in order.
+
+    Raises:
+        DataError: a file that is damaged, or pictures that are missing.
+    """
+    names = ("numbers", "digests", "features", "logits", "spatial")
+    found, size = shards.read(names)
+    numbers, first = np.unique(found["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
+    if len(numbers) != count:
+        there = f"{len(numbers):,} of {count:,} pictures"
+        raise DataError(f"{shards.folder} holds the features of {there}; remove it and start again")
+    found = {name: value[torch.from_numpy(first)] for name, value in found.items()}
+    digest = hashlib.sha256(found["digests"].numpy().tobytes()).hexdigest()
+    return PictureFeatures(
+        found["features"],
+        found.get("logits"),
+        digest,
+        size,
+        crop_recipe,
+        indices=found["numbers"].tolist(),
+        spatial=found.get("spatial"),
+    )
+
+
+def _runs(numbers: list[int], batch_size: int) -> Iterator[range]:
+    """Consecutive numbers in ranges of at most ``batch_size``."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) == batch_size):
+            yield range(run[0], run[-1] + 1)
+            run = []
+        run.append(number)
+    if run:
+        yield range(run[0], run[-1] + 1)

@@ -1,0 +1,1 @@
+"""The real pictures that samples are compared with: data sets and archives."""

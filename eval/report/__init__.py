@@ -1,0 +1,1 @@
+"""What a result looks like: text, tables, plots and pages."""

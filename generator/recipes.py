@@ -1,0 +1,105 @@
+"""What the command of stage two is told: its recipe and groups of settings. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wvq.checks import Checker
+from wvq.settings.train import TrainConfig
+
+JOINT_DROPOUT = 0.1  # where a recipe does not say
+TEXT_CACHES = ("disk", "memory", "none")
+
+
+@dataclass
+class ConditionConfig:
+    """What the generator is told about a picture.
+
+    Args:
+        classes: condition on the class, if the cache has classes.
+        text: condition on the caption; needs captions in the cache.
+        text_encoder: folder or Hub id of a transformers text encoder, or ``all-MiniLM-L6-v2`` (also from PyPI).
+        text_length: tokens of a caption; longer ones are cut.
+        class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
+            condition, each on its own.
+        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition: what
+            guidance contrasts with is a picture without any condition, which dropouts of .1 each show in 1% of
+            pictures. If None, .1, or in a resumed run what it was started with.
+        text_cache: where the captions' features lie in training: ``disk``, beside the codes, for all later runs, where
+            they take 2 bytes a value and token; ``memory``, as much in each process; ``none``, nowhere: each step
+            encodes its captions, and the encoder stays on the device.
+    """
+
+    classes: bool = True
+    text: bool = False
+    text_encoder: str = "all-MiniLM-L6-v2"
+    text_length: int = 16
+    class_dropout: float = 0.1
+    text_dropout: float = 0.1
+    joint_dropout: float | None = None
+    text_cache: str = "disk"
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "condition")
+        check("text_length", "at least 1", lambda value: value >= 1)
+        for name in ("class_dropout", "text_dropout"):
+            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check("joint_dropout", "in [0, 1)", lambda value: value is None or 0 <= value < 1)
+        check("text_cache", f"one of {', '.join(TEXT_CACHES)}", TEXT_CACHES.__contains__)
+
+
+@dataclass
+class ObjectiveConfig:
+    """What the generator learns from.
+
+    Args:
+        label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
+        random_order: share of training pictures whose codes are read in a random order instead of row by row, at the
+            start of the run (RAR, arXiv 2411.00776); 0: none. The model then also has ``target_positions``.
+        order_anneal: shares of the run between which that share falls to 0, linearly.
+    """
+
+    label_smoothing: float = 0.0
+    random_order: float = 0.0
+    order_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "objective")
+        check("label_smoothing", "in [0, 1)", lambda value: 0 <= value < 1)
+        check("random_order", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check(
+            "order_anneal",
+            "two shares of the run, 0 <= start < end <= 1",
+            lambda value: len(value) == 2 and 0 <= value[0] < value[1] <= 1,
+        )
+
+    def random_share(self, progress: float) -> float:
+        """Share of pictures in random order when this share of the run is over."""
+        start, end = self.order_anneal
+        return self.random_order * min(1.0, max(0.0, (end - progress) / (end - start)))
+
+
+@dataclass
+class GeneratorRecipe:
+    """Stage two: a cache of codes to a trained pipeline.
+
+    Args:
+        out: pipeline folder; the generator, its log and its checkpoints go into its ``generator`` folder.
+        codes: folder of the code cache.
+        tokenizer: folder or Hub id of the tokenizer that made the cache.
+        condition: classes and captions.
+        objective: label smoothing and the order of the codes.
+        model: fields of ImageCodeTransformerConfig; codes, grid and conditions come from the cache.
+        train: the training loop.
+    """
+
+    out: str = "runs/pipeline"
+    codes: str = "runs/codes"
+    tokenizer: str = "runs/tokenizer"
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,0 +1,1 @@
+"""Captions: text encoders, and their features on disk and in memory."""

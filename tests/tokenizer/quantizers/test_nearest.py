@@ -1,0 +1,204 @@
+"""The nearest-code search: exact, lowest index on ties, the same for any form, tile, batch and number of threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from wvq.tokenizer.quantizers import native
+from wvq.tokenizer.quantizers.nearest import cache_bytes, exact_float32, nearest_codes
+
+
+def draw(count, num_codes, dim, seed=0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, dim, generator=generator) + shift
+    return features, torch.randn(num_codes, dim, generator=generator) + shift
+
+
+def draw_near_ties(count, num_codes, dim, seed=0):
+    """Codes in groups that differ by about 1e-7, and features of which half lie on a code."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(max(1, num_codes // 5), dim, generator=generator)
+    codebook = centres[torch.arange(num_codes) % len(centres)]
+    codebook += 1e-7 * torch.randn(num_codes, dim, generator=generator)
+    features = torch.randn(count, dim, generator=generator)
+    features[::2] = codebook[torch.randint(0, num_codes, (len(features[::2]),), generator=generator)]
+    return features, codebook
+
+
+@pytest.fixture
+def _compiled():
+    if native.library() is None:
+        pytest.skip("the compiled search cannot be had here: no C++ compiler, or WVQ_NATIVE=0")
+
+
+def float64_distances(features, codebook):
+    return (features.double()[:, None] - codebook.double()[None]).square().sum(-1)
+
+
+@pytest.mark.parametrize(("dim", "num_codes"), [(2, 30), (4, 300), (8, 300), (32, 300)])
+@pytest.mark.parametrize("shift", [0.0, 10.0])
+def test_equals_float64_brute_force_where_unambiguous(dim, num_codes, shift):
+    features, codebook = draw(500, num_codes, dim, shift=shift)
+    distances = float64_distances(features, codebook)
+    best, second = distances.topk(2, largest=False).values.unbind(1)
+    clear = second - best > 5e-5 * (1 + shift**2)
+    assert clear.float().mean() > 0.8
+    codes = nearest_codes(features, codebook)
+    assert codes.dtype == torch.int64
+    assert torch.equal(codes[clear], distances.argmin(1)[clear])
+
+
+def test_never_loses_more_than_float32_rounding():
+    features, codebook = draw(2000, 1000, 8)
+    distances = float64_distances(features, codebook)
+    chosen = distances.gather(1, nearest_codes(features, codebook)[:, None]).squeeze(1)
+    assert (chosen - distances.min(1).values).max() < 1e-5
+
+
+def test_equals_the_untiled_float32_expression():
+    features, codebook = draw(300, 257, 8)
+    scores = codebook.square().sum(1) / 2 - features @ codebook.T
+    assert torch.equal(nearest_codes(features, codebook), scores.argmin(1))
+
+
+def test_takes_the_lowest_index_on_ties():
+    features, codebook = draw(50, 6, 3)
+    twice = torch.cat([codebook, codebook])
+    assert torch.equal(nearest_codes(features, twice), nearest_codes(features, codebook))
+    same = torch.ones(40, 3)
+    assert torch.equal(nearest_codes(features, same), torch.zeros(50, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 4 * 257, 4 * 257 * 7, 10**9])
+def test_the_tile_size_does_not_matter(tile_bytes):
+    features, codebook = draw(200, 257, 8)
+    assert torch.equal(nearest_codes(features, codebook, tile_bytes), nearest_codes(features, codebook))
+
+
+def test_the_batch_size_does_not_matter():
+    features, codebook = draw(96, 512, 8)
+    whole = nearest_codes(features, codebook)
+    for size in (1, 5, 32):
+        assert torch.equal(torch.cat([nearest_codes(part, codebook) for part in features.split(size)]), whole)
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("num_codes", [1, 2, 15, 16, 17, 1000])
+def test_the_compiled_search_gives_the_codes_of_the_tiled_one_on_near_ties(num_codes):
+    for dim in range(1, 65):
+        features, codebook = draw_near_ties(301, num_codes, dim, seed=dim)
+        compiled = nearest_codes(features, codebook)
+        for tile_bytes in (1, 10**7):
+            assert torch.equal(nearest_codes(features, codebook, tile_bytes), compiled), (dim, tile_bytes)
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1, 4 * 300 * 16 * 3, 10**7])
+@pytest.mark.parametrize(("num_codes", "dim"), [(17, 3), (300, 33)])
+def test_batches_and_threads_do_not_matter_on_near_ties(tile_bytes, num_codes, dim):
+    features, codebook = draw_near_ties(500, num_codes, dim)
+    whole = nearest_codes(features, codebook)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for size in (1, 7, 500):
+            parts = [nearest_codes(part, codebook, tile_bytes) for part in features.split(size)]
+            assert torch.equal(torch.cat(parts), whole), (threads, size)
+
+
+MEASURE = """
+import resource, torch
+from wvq.tokenizer.quantizers.nearest import nearest_codes
+
+generator = torch.Generator().manual_seed(0)
+features, codebook = torch.randn(2048, 8, generator=generator), torch.randn(100_000, 8, generator=generator)
+nearest_codes(features[:64], codebook[:64])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+codes = nearest_codes(features, codebook)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(codes.unique()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.parametrize("native_code", ["1", "0"])
+def test_many_codes_need_far_less_memory_than_all_scores(native_code):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WVQ_NATIVE": native_code}
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    kilobytes, found = map(int, done.stdout.split())
+    assert kilobytes < 128 * 1024  # all scores would take 800 MB
+    assert found > 1000
+
+
+def test_the_cache_of_a_device_has_a_size():
+    assert cache_bytes(torch.device("cpu")) >= 2**14
+    assert cache_bytes(torch.device("meta")) == 2**20
+
+
+def test_low_precision_inputs_are_compared_in_float32():
+    features, codebook = draw(200, 64, 8)
+    features, codebook = features.bfloat16(), codebook.bfloat16()
+    expected = nearest_codes(features.float(), codebook.float())
+    assert torch.equal(nearest_codes(features, codebook), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest_codes(features.float(), codebook.float()), expected)
+
+
+@pytest.fixture
+def _same_precision_afterwards():
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.cudnn.conv)
+    backends += (torch.backends.mkldnn.conv,)
+    before = [backend.fp32_precision for backend in backends]
+    yield
+    for backend, precision in zip(backends, before, strict=True):
+        backend.fp32_precision = precision
+
+
+@pytest.mark.usefixtures("_same_precision_afterwards")
+def test_leaves_the_matmul_precision_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    for precision in ("high", "medium", before):
+        torch.set_float32_matmul_precision(precision)
+        nearest_codes(*draw(4, 4, 2))
+        assert torch.get_float32_matmul_precision() == precision
+
+
+@pytest.mark.usefixtures("_same_precision_afterwards")
+def test_works_where_the_precision_was_set_for_one_backend():
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
+    inside = []
+    with exact_float32("cpu"):
+        inside += [torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
+    features, codebook = draw(40, 8, 4)
+    assert torch.equal(nearest_codes(features, codebook), float64_distances(features, codebook).argmin(1))
+    assert inside == ["ieee", "ieee"]
+    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32  # torch refuses to read its older switch after a mix of the two
+
+
+def test_no_features_give_no_codes():
+    codes = nearest_codes(torch.zeros(0, 4), torch.zeros(3, 4))
+    assert codes.shape == (0,)
+    assert codes.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("features", "codebook"), [((5, 3), (7, 4)), ((5, 3, 1), (7, 3)), ((5, 3), (7,))])
+def test_other_shapes_are_an_error_that_names_them(features, codebook):
+    with pytest.raises(ValueError, match=r"must be \(N, D\) and \(K, D\)"):
+        nearest_codes(torch.zeros(features), torch.zeros(codebook))
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 64])
+def test_an_empty_codebook_is_an_error(tile_bytes):
+    with pytest.raises(ValueError, match="at least one code"):
+        nearest_codes(torch.zeros(5, 3), torch.zeros(0, 3), tile_bytes)
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1])
+def test_an_infinite_feature_gets_a_code_that_exists(tile_bytes):
+    features, codebook = draw(5, 17, 2)
+    features[0, 0], features[1, 1] = float("inf"), float("nan")
+    codes = nearest_codes(features, codebook, tile_bytes)
+    assert 0 <= codes.min() <= codes.max() < 17
+    assert torch.equal(codes[2:], nearest_codes(features[2:], codebook))

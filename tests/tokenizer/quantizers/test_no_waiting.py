@@ -1,0 +1,100 @@
+"""A training step of the tokenizer never makes the processor wait for the device."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.waiting import allow_meta, no_waiting
+from wvq.settings.train import TrainConfig
+from wvq.tokenizer.adversarial import Adversary
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.losses import FeatureDistance, ReconstructionLoss
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.quantizers.registry import QUANTIZERS
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
+from wvq.tokenizer.train import TokenizerTask
+
+FORMS = {"one": {}, "product": {"num_groups": 2, "code_dim": 8}, "multi-scale": {"scales": [1, 2, 4]}}
+SIZES = {"image_size": 16, "base_channels": 8, "channel_multipliers": [1, 1, 2], "num_res_blocks": 1, "dropout": 0.1}
+
+
+def build(name="sliced", **fields):
+    shape = {"num_codes": 48, "levels": [3, 4, 2, 2]} if name == "fsq" else {"num_codes": 16}
+    fields = {"code_dim": 4, "num_samples": 12, "affine_interval": 1, **shape, **fields}
+    with torch.device("meta"):
+        return WassersteinVQModel(WassersteinVQConfig(quantizer=name, **SIZES, **fields))
+
+
+def step(task, model, adversary=None):
+    """What the loop does with two parts of a batch, up to the optimisers."""
+    task.begin_step(model, 2)
+    for _ in range(2):
+        batch = {"pixel_values": torch.rand(2, 3, 16, 16, device="meta")}
+        found = task.loss(model, batch, 640, 0.5)
+        found.loss.backward()
+        if found.adversary_loss is not None:
+            found.adversary_loss(adversary)[0].backward()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+def test_no_quantizer_waits(monkeypatch, name, form):
+    allow_meta(monkeypatch)
+    quantizer = build(name, **FORMS[form]).quantizer
+
+    def train():
+        quantizer.begin_step(2)
+        for _ in range(2):
+            output = quantizer(torch.rand(2, 4, 4, quantizer.dim, device="meta", requires_grad=True), True)
+            (output.loss + output.quantized.sum()).backward()
+
+    train()  # makes tables that stay
+    with no_waiting():
+        train()
+
+
+@pytest.mark.parametrize("estimator", ["ste", "rotation"])
+def test_no_step_waits(monkeypatch, estimator):
+    allow_meta(monkeypatch)
+    model = build("wasserstein", gradient_estimator=estimator)
+    loss = ReconstructionLoss(LossConfig(l1_weight=1.0))
+    task = TokenizerTask(loss, None, TrainConfig(images=6400, final_alignment=0.5))
+    step(task, model)
+    with no_waiting():
+        step(task, model)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "vanilla", "non_saturating"])
+def test_no_adversary_waits(monkeypatch, loss):
+    allow_meta(monkeypatch)
+    model = build()
+    regularisers = {"lecam_weight": 0.1, "r1_weight": 0.1, "r1_interval": 1, "consistency_weight": 0.1}
+    settings = DiscriminatorConfig("patchgan", base_channels=8, num_layers=1, loss=loss, augment=True, **regularisers)
+    with torch.device("meta"):
+        adversary = Adversary(settings)
+        network = nn.Conv2d(3, 4, 3)
+    reconstruction = ReconstructionLoss(LossConfig())
+    reconstruction.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
+    task = TokenizerTask(reconstruction, None, TrainConfig(images=6400), adversary)
+    step(task, model, adversary)
+    with no_waiting():
+        step(task, model, adversary)
+
+
+def test_waiting_is_seen(monkeypatch):
+    allow_meta(monkeypatch)
+    values = torch.rand(3, 3, device="meta")
+    waits = [
+        lambda: values.sum().item(),
+        lambda: bool(values.isfinite().all()),
+        lambda: values.nonzero(),
+        lambda: values[values > 0],
+        lambda: torch.linalg.eigvalsh(values),
+        lambda: torch.tensor([1, 2], device="meta"),
+        lambda: torch.rand(2).to("meta"),
+    ]
+    for wait in waits:
+        with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), no_waiting():
+            wait()
+    with no_waiting():
+        torch.rand(2).to("meta", non_blocking=True)

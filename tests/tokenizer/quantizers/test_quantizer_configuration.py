@@ -1,0 +1,176 @@
+"""Settings of a quantizer that it does not have or that are out of range: one ConfigError that names the field."""
+
+import pytest
+
+from wvq.errors import ConfigError
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.quantizers.registry import QUANTIZERS
+
+SHAPES = {"fsq": {"num_codes": 16, "levels": [4, 2, 2]}, "lfq": {"num_codes": 8}}
+
+
+def configure(name="vanilla", **fields):
+    shape = {"num_codes": 16, "code_dim": 3, **SHAPES.get(name, {})}
+    return WassersteinVQConfig(**{"image_size": 16, "quantizer": name, **shape, **fields})
+
+
+def refused(field, name, **fields):
+    configure(name)
+    with pytest.raises(ConfigError, match=rf"\b{field}\b must be") as error:
+        configure(name, **fields)
+    assert isinstance(error.value, ValueError)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "16", 2**31])
+def test_num_codes_is_a_positive_integer_below_two_to_the_31(name, value):
+    refused("num_codes", name, num_codes=value)
+
+
+@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+def test_code_dim_is_a_multiple_of_num_groups(name):
+    assert "2" in refused("code_dim", name, num_groups=2)
+    refused("code_dim", name, num_groups=6)  # more codebooks than dims
+
+
+@pytest.mark.parametrize("field", ["num_groups", "code_dim", "window_size", "num_projections", "num_samples"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, True])
+def test_sizes_are_positive_integers(field, value):
+    refused(field, "sliced", **{field: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_affine_interval_is_a_positive_integer(value):
+    refused("affine_interval", "affine", affine_interval=value)
+
+
+@pytest.mark.parametrize("name", ["wasserstein", "sliced", "mmd", "affine"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "2", None])
+def test_target_scale_is_a_positive_number(name, value):
+    assert configure(name, target_scale=2).target_scale == 2
+    refused("target_scale", name, target_scale=value)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "ema", "online", "linear", "fsq", "lfq"])
+def test_a_target_scale_needs_an_alignment(name):
+    assert name in refused("target_scale", name, target_scale=2)
+
+
+WEIGHTLESS = {
+    "alignment_weight": ["vanilla", "ema", "online", "linear", "fsq", "lfq", "affine"],
+    "entropy_weight": sorted({*QUANTIZERS} - {"lfq"}),
+    "codebook_weight": ["ema", "fsq", "lfq"],
+    "commitment_weight": ["fsq"],
+}
+
+
+@pytest.mark.parametrize(("field", "name"), [(field, name) for field, names in WEIGHTLESS.items() for name in names])
+def test_a_weight_needs_its_term(field, name):
+    assert name in refused(field, name, **{field: 0.5})
+    assert getattr(configure(name, **{field: 0}), field) == 0
+
+
+@pytest.mark.parametrize("field", WEIGHTLESS)
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "1"])
+def test_weights_are_finite_and_not_negative(field, value):
+    refused(field, "lfq" if field == "entropy_weight" else "sliced", **{field: value})
+
+
+@pytest.mark.parametrize("value", ["foo", "STE", "", None, 1])
+def test_gradient_estimator_is_registered(value):
+    assert "one of ste, rotation" in refused("gradient_estimator", "vanilla", gradient_estimator=value)
+
+
+def test_gradient_estimator_is_no_list():
+    refused("gradient_estimator", "vanilla", gradient_estimator=["ste"])
+
+
+@pytest.mark.parametrize("name", ["ema", "online"])
+@pytest.mark.parametrize("value", [0, 1, -0.5, float("nan"), "0.9"])
+def test_ema_decay_lies_between_zero_and_one(name, value):
+    assert configure(name, ema_decay=0.5).ema_decay == 0.5
+    refused("ema_decay", name, ema_decay=value)
+
+
+@pytest.mark.parametrize("value", [[1, 4, 4], [4, 2, 2.0], [0, 4, 4], [], 16, "442", [True, 4, 4]])
+def test_levels_are_integers_of_at_least_two(value):
+    refused("levels", "fsq", levels=value)
+
+
+def must_hold(levels, **fields):
+    with pytest.raises(ConfigError, match=r"^levels must (hold|be given)") as error:
+        configure("fsq", levels=levels, **fields)
+    return str(error.value)
+
+
+def test_levels_fit_the_dims_and_the_codes():
+    for levels in ([4, 4], [2, 2, 2, 2]):
+        assert "3 numbers" in must_hold(levels)
+    assert "levels must be given" in must_hold(None)
+    assert "must be 18, the product of levels" in refused("num_codes", "fsq", levels=[3, 3, 2])
+    assert configure("fsq", code_dim=6, num_groups=2).levels == [4, 2, 2]
+    assert "3 numbers" in must_hold([2] * 6, code_dim=6, num_groups=2, num_codes=64)
+
+
+def test_lfq_has_two_to_the_number_of_bits_codes():
+    assert "must be 8" in refused("num_codes", "lfq", num_codes=16)
+    assert configure("lfq", code_dim=6, num_groups=2).num_codes == 8
+    with pytest.raises(ConfigError, match="num_codes must be 8"):
+        configure("lfq", code_dim=6, num_groups=2, num_codes=64)
+
+
+GRID = {"image_size": 64, "scales": [1, 2, 4]}  # a grid of side 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], [4, 2, 1], [1, 2, 2, 4], [0, 4], [1.0, 4], [True, 4], ["1", 4], 4, "124", [1, 2], [1, 2, 4, 5], [-1, 4]],
+)
+def test_scales_rise_to_the_side_of_the_grid(value):
+    assert configure("sliced", **GRID).scales == [1, 2, 4]
+    assert configure("sliced", image_size=64, scales=[4]).sequence_length == 16
+    with pytest.raises(ConfigError, match=r"\bscales must be .*(rising|ends on 4)") as error:
+        configure("sliced", **{**GRID, "scales": value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "4"])
+def test_num_scale_convs_is_an_integer(value):
+    assert configure("sliced", **GRID, num_scale_convs=0).num_scale_convs == 0
+    refused("num_scale_convs", "sliced", **GRID, num_scale_convs=value)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan"), None, "0.5"])
+def test_scale_conv_ratio_is_a_share(value):
+    assert configure("sliced", **GRID, scale_conv_ratio=1).scale_conv_ratio == 1
+    refused("scale_conv_ratio", "sliced", **GRID, scale_conv_ratio=value)
+
+
+def test_scales_share_one_codebook():
+    assert "where scales are given" in refused("num_groups", "sliced", **GRID, code_dim=4, num_groups=2)
+
+
+def test_the_layout_follows_from_the_fields():
+    layouts = {
+        "grid": ({}, [[4, 4]], 16),
+        "product": ({"code_dim": 6, "num_groups": 2}, [[4, 4, 2]], 32),
+        "multi-scale": ({"scales": [1, 2, 4]}, [[1, 1], [2, 2], [4, 4]], 21),
+    }
+    for kind, (fields, shapes, length) in layouts.items():
+        config = configure("sliced", image_size=64, **fields)
+        assert config.code_layout == {"kind": kind, "shapes": shapes}
+        assert config.sequence_length == length
+
+
+@pytest.mark.parametrize("name", ["wassertein", "Wasserstein", "wasserstein "])
+def test_an_unknown_quantizer_is_an_error_with_the_near_match(name):
+    with pytest.raises(ConfigError, match=r'" is unknown \(did you mean "wasserstein"\?\); one of vanilla, ema'):
+        configure(name)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["sliced"]])
+def test_a_quantizer_that_is_no_name_is_an_error(value):
+    with pytest.raises(ConfigError, match=r"^quantizer .* is unknown"):
+        WassersteinVQConfig(image_size=16, quantizer=value)

@@ -1,0 +1,182 @@
+"""The command line on bad input: one line that names the field or file, exit code 2, nothing half-written."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
+from wvq.app.cli import COMMANDS, main
+from wvq.app.commands import device_of
+from wvq.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_missing_folder(fails, tmp_path):
+    line = fails("train-tokenizer", f"--data.path={tmp_path / 'nowhere'}", f"--out={tmp_path / 't'}")
+    assert "nowhere" in line
+    assert not (tmp_path / "t").exists()
+
+
+def test_no_pictures(fails, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
+    line = fails("train-tokenizer", f"--data.path={tmp_path / 'empty'}", f"--out={tmp_path / 't'}")
+    assert "empty" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--class", "crosss"], ['class "crosss" is unknown', 'did you mean "cross"']),
+        (["--class", "7"], ["class id 7 is out of range"]),
+        (["--num_images=0"], ["num_images"]),
+        (["--class", "cross", "circle", "--num_images=3"], ["multiple of the 2"]),
+        (["--top_p=2"], ["top_p must be in (0, 1]"]),
+        (["--temperature=-1"], ["temperature must be at least 0"]),
+        (["--seed=-1"], ["seed must be"]),
+        (["--batch_size=0"], ["batch_size must be"]),
+        (["--device=abacus"], ['device "abacus" cannot be used here']),
+        (["--guidance_scale=-2"], ["guidance_scale must be at least 0"]),
+        (["--prompt_file=nowhere.txt"], ["prompt_file: nowhere.txt cannot be read (No such file or directory)"]),
+        (["--prompt=red", "--prompt_file=prompts.txt"], ["--prompt and --prompt-file are both given"]),
+        (["--resume"], ["holds no job to resume (job.json is missing)"]),
+    ],
+)
+def test_wrong_sampling(arguments, parts, fails, pipeline_dir, tmp_path):
+    line = fails("sample", pipeline_dir, *arguments, f"--out={tmp_path / 's'}")
+    for part in parts:
+        assert part in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_does_not_write_over_files_that_none_wrote(fails, pipeline_dir, tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    line = fails("evaluate", "generation", pipeline_dir, f"--out={tmp_path / 'notes.json'}")
+    assert "notes.md would be written over" in line
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("notes.md", "mine")]
+
+
+def test_a_prompt_file_without_prompts(fails, pipeline_dir, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n  \n")
+    line = fails("sample", pipeline_dir, f"--prompt_file={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 's'}")
+    assert "prompts.txt holds no prompts; write one a line" in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_unknown_model_key(fails, picture_folder, tmp_path):
+    data = [f"--data.path={picture_folder}", "--data.image_size=16", f"--out={tmp_path / 't'}"]
+    line = fails("train-tokenizer", *data, "--model.num_code=32")
+    assert '"num_code" (did you mean "num_codes"?)' in line
+
+
+def test_unknown_class_of_the_data(fails, picture_folder, tmp_path):
+    data = [f"--data.path={picture_folder}", "--data.image_size=16", f"--out={tmp_path / 't'}"]
+    assert '"cross"' in fails("train-tokenizer", *data, "--data.classes=[crosss]")
+
+
+@pytest.mark.parametrize("command", [["export-codes", "--tokenizer"], ["evaluate", "reconstruction"]])
+def test_wrong_image_size(command, fails, picture_folder, tiny_tokenizer_dir, tmp_path):
+    out = f"--out={tmp_path / 'o'}"
+    line = fails(*command, tiny_tokenizer_dir, f"--data.path={picture_folder}", "--data.image_size=32", out)
+    assert "data.image_size is 32" in line
+    assert "was trained on 16" in line
+
+
+def test_cache_of_another_tokenizer(fails, tiny_codes_dir, tiny_tokenizer_dir, tmp_path):
+    import torch
+
+    from wvq.tokenizer.modeling import WassersteinVQModel
+
+    other = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    other.save_pretrained(tmp_path / "other")
+    chain = [f"--tokenizer={tmp_path / 'other'}", f"--codes={tiny_codes_dir}", f"--out={tmp_path / 'o'}"]
+    line = fails("train-generator", *chain, *TINY_GENERATOR)
+    assert "was made by another tokenizer" in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "generator", "text_encoder"])
+def test_damaged_pipeline(part, fails, pipeline_dir, tmp_path):
+    shutil.copytree(pipeline_dir, tmp_path / "p")
+    (tmp_path / "p" / part / "model.safetensors").write_bytes(b"cut")
+    assert part in fails("sample", tmp_path / "p", f"--out={tmp_path / 's'}")
+    shutil.rmtree(tmp_path / "p" / part)
+    assert f"{part} folder is missing" in fails("sample", tmp_path / "p", f"--out={tmp_path / 's'}")
+
+
+@pytest.mark.parametrize(
+    "command", [["sample", "someone/model"], ["evaluate", "reconstruction", "someone/model"]], ids=["pipe", "tokenizer"]
+)
+def test_hub_id_without_network(command, fails, tmp_path):
+    line = fails(*command, f"--out={tmp_path / 's'}")
+    assert '"someone/model" is no local folder and could not be fetched from the Hub' in line
+
+
+def test_data_set_id_without_network(fails, tmp_path):
+    assert "someone/pictures" in fails("train-tokenizer", "--data.path=someone/pictures", f"--out={tmp_path / 't'}")
+
+
+def test_occupied_output(fails, pipeline_dir, picture_folder, tiny_tokenizer_dir, tiny_codes_dir, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "already holds" in fails("sample", pipeline_dir, f"--out={tmp_path}")
+    data = [f"--data.path={picture_folder}", "--data.image_size=16"]
+    assert "already holds" in fails("export-codes", *data, f"--tokenizer={tiny_tokenizer_dir}", f"--out={tmp_path}")
+    assert "already holds" in fails("train-tokenizer", *data, *TINY_TOKENIZER, f"--out={tiny_tokenizer_dir}")
+    assert "already holds" in fails("quickstart", f"--data={picture_folder}", f"--out={tmp_path}")
+    chain = [f"--tokenizer={tiny_tokenizer_dir}", f"--codes={tiny_codes_dir}", f"--out={pipeline_dir}"]
+    assert "already holds" in fails("train-generator", *chain, *TINY_GENERATOR)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_pipeline_folder_with_another_tokenizer_is_refused_before_training(
+    fails, tiny_tokenizer_dir, tiny_codes_dir, tmp_path
+):
+    import torch
+
+    from wvq.tokenizer.modeling import WassersteinVQModel
+
+    other = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    other.save_pretrained(tmp_path / "o" / "tokenizer")
+    chain = [f"--tokenizer={tiny_tokenizer_dir}", f"--codes={tiny_codes_dir}", f"--out={tmp_path / 'o'}"]
+    line = fails("train-generator", *chain, *TINY_GENERATOR)
+    assert "tokenizer already holds another tokenizer" in line
+    assert not (tmp_path / "o" / "generator").exists()
+
+
+def test_nothing_to_describe(fails, tmp_path):
+    assert "no such file or folder" in fails("info", tmp_path / "nowhere")
+    assert "holds no pipeline" in fails("info", tmp_path)
+
+
+def test_inception_weights_with_another_network(fails, tiny_tokenizer_dir, picture_folder):
+    data = [f"--data.path={picture_folder}", "--data.image_size=16"]
+    options = ["--feature-network=efficientnet_lite0", "--inception-weights=w.pt"]
+    line = fails("evaluate", "reconstruction", tiny_tokenizer_dir, *data, *options)
+    assert "--inception-weights goes with the feature network inception" in line
+
+
+def test_interruption_is_no_traceback(monkeypatch, capsys):
+    def stop(values):
+        raise KeyboardInterrupt
+
+    command = COMMANDS["info"]
+    monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
+    assert main(["info", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_launched_process_takes_its_own_device(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
+    assert device_of(None) == "cuda:1"
+    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
+        device_of("cpu")
+    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cpu")))
+    assert device_of("cpu") == "cpu"

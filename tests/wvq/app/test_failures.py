@@ -1,0 +1,69 @@
+"""A command that fails under a launcher: its line comes once from all processes, and stands last in what is printed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from wvq.app.failures import fail
+
+
+@pytest.fixture
+def as_rank(monkeypatch, tmp_path):
+    """A function that makes this process one of those that a launcher has started."""
+
+    def become(rank):
+        file = tmp_path / "attempt_0" / str(rank) / "error.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        return file
+
+    return become
+
+
+def failed(problem, capsys):
+    with pytest.raises(SystemExit) as caught:
+        fail("wvq info", problem)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_alone_it_is_said_each_time(monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    for _ in range(2):
+        assert failed("no such\nfile", capsys) == "wvq info: error: no such file\n"
+
+
+def test_processes_of_one_launch_say_the_same_once(as_rank, capsys):
+    as_rank(1)
+    assert failed("no such file", capsys) == "wvq info: error: no such file\n"
+    file = as_rank(0)
+    assert failed("no such file", capsys) == ""
+    assert json.loads(file.read_text())["message"]["message"] == "wvq info: error: no such file"
+    assert failed("another", capsys) == "wvq info: error: another\n"
+    as_rank(1)
+    assert failed("no such file", capsys) == "wvq info: error: no such file\n"  # a second command of that process
+
+
+def test_a_launcher_whose_folder_is_gone_is_no_hindrance(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/proc/none/0/error.json")
+    assert failed("no such file", capsys) == "wvq info: error: no such file\n"
+
+
+@pytest.mark.parametrize("launcher", ["accelerate.commands.launch", "torch.distributed.run"])
+def test_two_processes_leave_their_line_once_and_last(launcher, tmp_path):
+    how = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    how = how if "accelerate" in launcher else ["--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", launcher, *how, "-m", "wvq", "info", str(tmp_path / "nowhere")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1  # the launcher's own, whatever its processes ended with
+    line = f"wvq info: error: {tmp_path / 'nowhere'}: no such file or folder"
+    lines = done.stderr.splitlines()
+    assert lines.count(line) == 1
+    shown = [text for text in lines if text.strip("=")]
+    assert shown[-1] == f"  traceback : {line}"
+    assert "exitcode  : 2" in done.stderr

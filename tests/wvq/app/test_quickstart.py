@@ -1,0 +1,178 @@
+"""The quick start on tiny settings: its stages' recipes, its files, its report, and the path without a text encoder."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import CLASS_NAMES, save_text_encoder, tiny_stage_recipes
+from wvq.app import quickstart
+from wvq.app.quickstart import run_quickstart, stage_recipes, text_condition
+from wvq.app.quickstart_report import whole_set_statistics
+from wvq.app.recipes import QuickstartRecipe
+from wvq.errors import ConfigError, DataError
+from wvq.generator.recipes import ConditionConfig
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.training.tracking import read_log
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(tmp_path_factory):
+    return save_text_encoder(tmp_path_factory.mktemp("text_encoder"))
+
+
+@pytest.fixture
+def tiny_stages(monkeypatch):
+    """A function that makes the quick start train tiny models for a few steps, with the given text encoder."""
+
+    return lambda text_encoder: monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(text_encoder))
+
+
+def only_codes(pipe, images, codes, seed) -> dict:
+    """In place of `measure`: no distances, as without a feature network."""
+    return {"codes": whole_set_statistics(codes)}
+
+
+def run(pictures, out, **changes) -> str:
+    report = run_quickstart(QuickstartRecipe(out=str(out), data=str(pictures), **changes))
+    assert report == out / "report.html"
+    return report.read_text(encoding="utf-8")
+
+
+def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, tmp_path, capsys):
+    tiny_stages(encoder_dir)
+    out = tmp_path / "run"
+    html = run(caption_folder, out, minutes=5)
+    for section in ("Samples", "Prompts", "Reconstructions", "Nearest training pictures", "Training", "Next"):
+        assert f">{section}<" in html, section
+    for text in ("Codebook utilization U", "Perplexity C", "PSNR, RGB", "fd_efficientnet_lite0", "wvq sample"):
+        assert text in html, text
+    assert "The clock ended" not in html
+    for link in ('src="http', 'href="http', "<script src", "@import"):  # the report is one file that works offline
+        assert link not in html
+    for name in ("samples.png", "prompts.png", "reconstructions.png"):
+        picture = Image.open(out / name).convert("RGB")
+        assert min(picture.size) > 64
+        assert len(picture.getcolors(2**24)) > 100
+
+    pipe = ImageGenerationPipeline.from_pretrained(out)
+    assert pipe.class_names == CLASS_NAMES
+    assert pipe.sampling == quickstart.SAMPLING
+    assert pipe(class_labels="cross", prompt="red cross", seed=0).images[0].size == (16, 16)
+    assert "openmoji" not in (out / "README.md").read_text().lower()
+
+    results = json.loads((out / "result.json").read_text())
+    assert results["tokenizer"]["images"] == results["generator"]["images"] == 480
+    assert (
+        sum(results["codes"]["counts"]) == results["codes"]["num_tokens"] == 60 * pipe.generator.config.sequence_length
+    )
+    used = sum(count > 0 for count in results["codes"]["counts"]) / 64
+    assert results["codes"]["utilization"] == pytest.approx(used)
+    assert {"reconstruction", "generation"} <= set(results)
+    assert str(out / "samples.png") in capsys.readouterr().out
+    assert {row["kind"] for row in read_log(out / "generator" / "training")} == {"train", "validation"}
+
+
+def test_without_a_text_encoder_it_trains_on_classes(caption_folder, tiny_stages, tmp_path, capsys, monkeypatch):
+    tiny_stages("./nowhere")
+    monkeypatch.setattr(quickstart, "measure", only_codes)
+    html = run(caption_folder, tmp_path / "run")
+    assert "is not installed: training on classes only" in capsys.readouterr().out
+    assert ">Prompts<" not in html
+    assert "Distances between" not in html
+    assert not (tmp_path / "run" / "prompts.png").exists()
+    pipe = ImageGenerationPipeline.from_pretrained(tmp_path / "run")
+    assert (pipe.generator.config.text_dim, pipe.text_encoder, pipe.class_names) == (0, None, CLASS_NAMES)
+
+
+def test_pictures_without_classes_or_captions(picture_folder, tiny_stages, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in picture_folder.rglob("*.png"):
+        shutil.copy(file, flat / f"{file.parent.name}_{file.name}")
+    tiny_stages("./nowhere")
+    html = run(flat, tmp_path / "run")
+    assert "without a condition" in html
+    assert "fd_efficientnet_lite0" in html
+    pipe = ImageGenerationPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.class_names == []
+    assert pipe(num_images=2, seed=0).codes.shape[0] == 2
+
+
+def test_the_clock_cuts_a_run_short_and_the_report_says_so(picture_folder, tiny_stages, tmp_path, monkeypatch):
+    tiny_stages("./nowhere")
+    monkeypatch.setattr(quickstart, "measure", only_codes)
+    html = run(picture_folder, tmp_path / "run", minutes=0.001)
+    assert "The clock ended the tokenizer" in html
+    assert "The clock ended the generator" in html
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["tokenizer"]["cut_short"] is True
+
+
+def test_an_occupied_folder_is_refused(picture_folder, tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="already holds a run; choose another output folder"):
+        run_quickstart(QuickstartRecipe(out=str(tmp_path), data=str(picture_folder)))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("per_class", "message"),
+    [
+        (1, "nothing can be held out of 3 pictures"),
+        (4, r"few: 11 training and 1 held-out pictures are too few; .* about 40 pictures in all"),
+    ],
+)
+def test_too_few_pictures_are_refused_before_training(per_class, message, picture_folder, tmp_path):
+    for file in picture_folder.rglob("*.png"):
+        if int(file.stem) < per_class:
+            target = tmp_path / "few" / file.parent.name
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    with pytest.raises(DataError, match=message):
+        run_quickstart(QuickstartRecipe(out=str(tmp_path / "run"), data=str(tmp_path / "few"), minutes=0.01))
+    assert not (tmp_path / "run").exists()
+
+
+def test_minutes_must_be_above_zero(picture_folder, tmp_path):
+    with pytest.raises(ConfigError, match="minutes must be above 0"):
+        run_quickstart(QuickstartRecipe(out=str(tmp_path / "run"), data=str(picture_folder), minutes=0))
+
+
+def test_stages_share_folders_seed_and_minutes():
+    tokenizer, export, generator = stage_recipes(QuickstartRecipe(out="runs/x", minutes=10, seed=5))
+    assert (tokenizer.out, export.out, generator.out) == ("runs/x/tokenizer", "runs/x/codes", "runs/x")
+    assert export.tokenizer == generator.tokenizer == tokenizer.out
+    assert generator.codes == export.out
+    assert tokenizer.train.max_minutes + generator.train.max_minutes == pytest.approx(10)
+    assert (tokenizer.train.seed, generator.train.seed) == (5, 5)
+    assert tokenizer.data.path == export.data.path == "openmoji"
+    assert tokenizer.data.image_size == export.data.image_size
+
+
+def test_own_pictures_are_cropped_and_not_flipped(tmp_path):
+    tokenizer, export, _ = stage_recipes(QuickstartRecipe(data=str(tmp_path)))
+    assert tokenizer.data == export.data
+    assert (tokenizer.data.path, tokenizer.data.flip, tokenizer.data.classes) == (str(tmp_path), False, None)
+    assert tokenizer.data.image_size == stage_recipes(QuickstartRecipe())[0].data.image_size
+
+
+def test_text_is_left_out_where_there_are_no_captions(encoder_dir):
+    wanted = ConditionConfig(text=True, text_encoder=str(encoder_dir))
+    assert text_condition(wanted, True) == wanted
+    assert text_condition(wanted, False).text is False
+    assert wanted.text is True
+
+
+def test_the_same_seed_gives_the_same_weights(picture_folder, tiny_stages, tmp_path, monkeypatch):
+    tiny_stages("./nowhere")
+    monkeypatch.setattr(quickstart, "measure", only_codes)
+    monkeypatch.setattr(quickstart, "write_report", lambda out, *rest: out / "report.html")
+    monkeypatch.setattr(quickstart, "show", lambda sheet: None)
+    monkeypatch.setattr(Image, "open", lambda file: Image.new("RGB", (8, 8)))
+    codes = []
+    for name in ("a", "b"):
+        run_quickstart(QuickstartRecipe(out=str(tmp_path / name), data=str(picture_folder)))
+        codes.append(ImageGenerationPipeline.from_pretrained(tmp_path / name)(class_labels=[0, 1, 2], seed=0).codes)
+    assert torch.equal(*codes)

@@ -1,0 +1,272 @@
+"""Recipes: ranges of every field, YAML with overrides, one clear line for each mistake, and the shipped ones."""
+
+import re
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from wvq.app.recipes import QuickstartRecipe
+from wvq.errors import ConfigError
+from wvq.eval.recipes import EvaluationRecipe
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
+from wvq.settings.data import DataConfig
+from wvq.settings.parser import Parser, load_recipe, recipe_file, shipped_recipes
+from wvq.settings.train import TrainConfig
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe
+
+
+@pytest.mark.parametrize(
+    "settings", [TrainConfig(), LossConfig(), ExportRecipe(), ConditionConfig(), QuickstartRecipe()], ids=type
+)
+def test_defaults_are_in_range(settings):
+    settings.check()
+
+
+OUT_OF_RANGE = [
+    (TrainConfig, "train.images", 0),
+    (TrainConfig, "train.batch_size", -1),
+    (TrainConfig, "train.gradient_accumulation_steps", 0),
+    (TrainConfig, "train.learning_rate", 0.0),
+    (TrainConfig, "train.learning_rate", float("nan")),
+    (TrainConfig, "train.codebook_learning_rate", -0.1),
+    (TrainConfig, "train.codebook_schedule", "cosine"),
+    (TrainConfig, "train.final_alignment", 1.5),
+    (TrainConfig, "train.schedule", "cosin"),
+    (TrainConfig, "train.final_learning_rate", 1.5),
+    (TrainConfig, "train.warmup_images", -1),
+    (TrainConfig, "train.beta1", 1.0),
+    (TrainConfig, "train.beta2", -0.1),
+    (TrainConfig, "train.weight_decay", -0.1),
+    (TrainConfig, "train.clip_norm", -1.0),
+    (TrainConfig, "train.ema_decay", 1.0),
+    (TrainConfig, "train.mixed_precision", "fp8"),
+    (TrainConfig, "train.max_minutes", 0.0),
+    (TrainConfig, "train.log_every", 0),
+    (TrainConfig, "train.evaluate_every", -1),
+    (TrainConfig, "train.save_every", -1),
+    (TrainConfig, "train.keep_checkpoints", 0),
+    (TrainConfig, "train.num_workers", -1),
+    (TrainConfig, "train.seed", -1),
+    (LossConfig, "loss.l1_weight", -1.0),
+    (LossConfig, "loss.l2_weight", -1.0),
+    (LossConfig, "loss.perceptual_weight", -1.0),
+    (LossConfig, "loss.perceptual_network", "vgg"),
+    (ExportRecipe, "num_crops", 0),
+    (ExportRecipe, "batch_size", 0),
+    (ConditionConfig, "condition.text_length", 0),
+    (ConditionConfig, "condition.class_dropout", 1.0),
+    (ConditionConfig, "condition.text_dropout", -0.1),
+    (ConditionConfig, "condition.joint_dropout", 1.0),
+    (ConditionConfig, "condition.text_cache", "ram"),
+    (DiscriminatorConfig, "discriminator.network", "stylegan"),
+    (DiscriminatorConfig, "discriminator.loss", "wgan"),
+    (DiscriminatorConfig, "discriminator.base_channels", 0),
+    (DiscriminatorConfig, "discriminator.num_layers", 0),
+    (DiscriminatorConfig, "discriminator.backbone_layers", []),
+    (DiscriminatorConfig, "discriminator.weight", -0.5),
+    (DiscriminatorConfig, "discriminator.max_adaptive_weight", 0.0),
+    (DiscriminatorConfig, "discriminator.start_images", -1),
+    (DiscriminatorConfig, "discriminator.generator_start_images", -1),
+    (DiscriminatorConfig, "discriminator.ramp_images", -1),
+    (DiscriminatorConfig, "discriminator.lecam_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.r1_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.r1_interval", 0),
+    (DiscriminatorConfig, "discriminator.consistency_weight", -1.0),
+    (DiscriminatorConfig, "discriminator.learning_rate", 0.0),
+    (DiscriminatorConfig, "discriminator.beta1", 1.0),
+    (DiscriminatorConfig, "discriminator.beta2", 1.0),
+    (DiscriminatorConfig, "discriminator.weight_decay", -0.1),
+    (QuickstartRecipe, "minutes", 0.0),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_names_its_field_and_its_range(kind, name, value):
+    with pytest.raises(
+        ConfigError, match=rf"^{name} must be (at least|above|in|one of) .*, got {re.escape(repr(value))}$"
+    ):
+        kind(**{name.rpartition(".")[2]: value}).check()
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, LossConfig, DiscriminatorConfig])
+def test_every_number_and_choice_has_a_range(kind):
+    """A field added without a check is found here."""
+    checked = {name.rpartition(".")[2] for each, name, _ in OUT_OF_RANGE if each is kind}
+    free = {name for name, value in asdict(kind()).items() if isinstance(value, bool)}  # a flag has no range
+    free |= {"perceptual_weights", "backbone"}  # a path; whether it exists is asked when it is read
+    assert set(asdict(kind())) - checked - free == set()
+
+
+# ---- YAML
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text):
+        file = tmp_path / "recipe.yaml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return make
+
+
+def test_fields_that_are_not_given_keep_their_defaults(write):
+    recipe = load_recipe(TokenizerRecipe, write("data:\n  path: mine\ntrain:\n  learning_rate: 1e-3\n"))
+    assert recipe == TokenizerRecipe(data=DataConfig(path="mine"), train=TrainConfig(learning_rate=1e-3))
+    assert type(recipe.data) is DataConfig
+    assert type(recipe.train) is TrainConfig
+
+
+def test_overrides_by_dotted_name(write):
+    file = write("out: here\nmodel:\n  num_codes: 8\n  code_dim: 3\ntrain:\n  images: 10\n")
+    overrides = {"train.images": 20, "out": "there", "model.num_codes": 16, "model.quantizer": "vanilla"}
+    recipe = load_recipe(TokenizerRecipe, file, overrides)
+    assert recipe.train.images == 20
+    assert recipe.out == "there"
+    assert recipe.model == {"num_codes": 16, "code_dim": 3, "quantizer": "vanilla"}
+
+
+def test_a_saved_recipe_loads_again(write):
+    recipe = TokenizerRecipe(
+        out="größer",
+        data=DataConfig(classes=["a", "no"], flip=True),
+        model={"channel_multipliers": [1, 2.5], "commitment_weight": 1e-5, "attention": False},
+        train=TrainConfig(learning_rate=3e-5, mixed_precision="no", max_minutes=None),
+    )
+    file = write(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
+    assert load_recipe(TokenizerRecipe, file) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  imagess: 3\n", r'unknown option train.imagess \(did you mean "train.images"\?\)'),
+        ("trian:\n  images: 3\n", r'unknown option trian.images \(did you mean "train.images"\?\)'),
+        ("outt: here\n", r'unknown option outt \(did you mean "out"\?\)'),
+        ("train:\n  images: lots\n", r'"train.images": expected int. Got value: lots'),
+        ("train:\n  images: 3.5\n", r'"train.images": expected int. Got value: 3.5'),
+        ("train:\n  max_minutes: fast\n", r'"train.max_minutes": expected float or null. Got value: fast'),
+        ("data:\n  classes: a\n", r'"data.classes": expected list\[str\] or null. Got value: a'),
+        ("- a\n", "recipe.yaml"),
+        ("out: [\n", "recipe.yaml"),
+        ("", "recipe.yaml"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_clear_error(write, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_recipe(TokenizerRecipe, write(text))
+    assert "\n" not in str(error.value)
+    assert "recipe.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.imags": 5}, r'unknown option train.imags \(did you mean "train.images"\?\)'),
+        ({"train.images": "many"}, '"train.images": expected int. Got value: many'),
+    ],
+)
+def test_a_mistake_in_an_override_is_one_clear_error(write, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(TokenizerRecipe, write("out: here\n"), overrides)
+
+
+def test_an_unknown_recipe_names_the_near_match_and_the_shipped_ones():
+    with pytest.raises(
+        ConfigError, match=r'openmoji_32/tokeniser: no such file \(did you mean "openmoji_32/tokenizer"'
+    ):
+        recipe_file("openmoji_32/tokeniser")
+
+
+def test_shipped_recipes_are_found_by_any_of_their_names():
+    expected = shipped_recipes()["openmoji_32/tokenizer"]
+    for name in ("openmoji_32/tokenizer", "configs/openmoji_32/tokenizer.yaml", str(expected)):
+        assert recipe_file(name).samefile(expected)
+
+
+KINDS = {
+    "tokenizer": TokenizerRecipe,
+    "codes": ExportRecipe,
+    "generator": GeneratorRecipe,
+    "evaluation": EvaluationRecipe,
+}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_valid(name):
+    kind = next(kind for prefix, kind in KINDS.items() if name.split("/")[1].startswith(prefix))
+    recipe = load_recipe(kind, name)
+    if kind is TokenizerRecipe:
+        recipe.train.check()
+        recipe.loss.check()
+        recipe.discriminator.check()
+        config = WassersteinVQConfig(**recipe.model, image_size=recipe.data.image_size)
+        assert config.grid[0] >= 2
+    elif kind is ExportRecipe:
+        recipe.check()
+    elif kind is EvaluationRecipe:
+        trained = load_recipe(TokenizerRecipe, name.replace("evaluation", "tokenizer")).data
+        for field in ("path", "classes", "image_size", "seed", "validation_fraction"):
+            assert getattr(recipe.data, field) == getattr(trained, field)
+    else:
+        recipe.train.check()
+        recipe.condition.check()
+        recipe.objective.check()
+        ImageCodeTransformerConfig(**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
+
+
+def test_shipped_recipes_of_one_folder_fit_together():
+    names = shipped_recipes()
+    for folder in {name.split("/")[0] for name in names}:
+        if {f"{folder}/codes", f"{folder}/tokenizer"} <= names.keys():
+            tokenizer = load_recipe(TokenizerRecipe, f"{folder}/tokenizer")
+            codes = load_recipe(ExportRecipe, f"{folder}/codes")
+            assert codes.data.image_size == tokenizer.data.image_size
+            assert codes.data.path == tokenizer.data.path
+            assert codes.data.seed == tokenizer.data.seed  # the same pictures are held out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {class_path: planted_module.X}",
+        "train: {class_path: planted_module.X, init_args: {}}",
+        "loss: planted_module.X",
+        "data.class_path: planted_module.X",
+        "model: {channels: {class_path: planted_module.X}}",
+        "model: {channels: [{class_path: planted_module.X}]}",
+        "data: null",
+    ],
+)
+def test_a_recipe_imports_nothing(text, tmp_path, monkeypatch):
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n\nclass X: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=r"must hold fields by name, (and no class|got)"):
+        load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_recipe_loads_no_other_one(tmp_path):
+    (tmp_path / "other.yaml").write_text("train: {images: 1}\n")
+    (tmp_path / "recipe.yaml").write_text(f"config: {tmp_path / 'other.yaml'}\n")
+    with pytest.raises(ConfigError, match=r"a recipe cannot load another one"):
+        load_recipe(TokenizerRecipe, tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_file_of_one_group_imports_nothing_either(joined, tmp_path, monkeypatch):
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n\nclass X: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "data.yaml").write_text("class_path: planted_module.X\n")
+    parser = Parser()
+    parser.add_class_arguments(TokenizerRecipe)
+    words = ["--data", str(tmp_path / "data.yaml")]
+    with pytest.raises(ConfigError, match=r"data must hold fields by name, and no class"):
+        parser.parse_args(["=".join(words)] if joined else words)
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "data.yaml").write_text("image_size: 48\n")
+    assert parser.parse_args(words).data.image_size == 48

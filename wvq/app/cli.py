@@ -1,0 +1,241 @@
+"""The command `wvq`: parses one subcommand, runs it, and turns bad input into one line and exit code 2.
+
+Only light modules are imported here; a command imports torch when it runs, so that every --help answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import wvq
+from wvq.app import commands, evaluation_commands
+from wvq.app.failures import fail
+from wvq.app.recipes import QuickstartRecipe
+from wvq.errors import ConfigError, WVQError, near_match
+from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe
+from wvq.generator.recipes import GeneratorRecipe
+from wvq.interruption import RunInterrupted
+from wvq.plain_output import one_line, plain_output
+from wvq.settings.parser import Parser, recipe_file
+from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its help, its arguments, and the function that runs it."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[Parser], None]
+    run: Callable
+
+
+def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
+    def add(parser: Parser) -> None:
+        parser.add_argument(
+            "--config", action="config", help="recipe: a YAML file, or a shipped one such as openmoji_32/tokenizer"
+        )
+        if resume:
+            parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+        parser.add_class_arguments(recipe)
+
+    return add
+
+
+def _sampling_arguments(parser: Parser) -> None:
+    parser.add_argument("--guidance_scale", type=float | None, help="1 is off; the pipeline's own if not given")
+    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest code")
+    parser.add_argument("--top_k", type=int | None, help="0 keeps all codes")
+    parser.add_argument("--top_p", type=float | None, help="in (0, 1]; 1 keeps all codes")
+    parser.add_argument("--min_p", type=float | None, help="share of the best code's probability; 0 keeps all")
+    parser.add_argument("--guidance_schedule", type=str | None, help="constant, linear, cosine or power_cosine")
+    parser.add_argument("--guidance_power", type=float | None, help="of power_cosine")
+    parser.add_argument("--guidance_interval", type=float, nargs=2, help="start and end of guidance, 0 to 1")
+    parser.add_argument("--window", type=int | None, help="codes checked in one pass; 0 draws one code a pass")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="the same pictures to the bit whatever the batch; slower",
+    )
+    parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
+    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+
+
+def _sample_arguments(parser: Parser) -> None:
+    parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
+    parser.add_argument("--class", dest="classes", type=str, nargs="+", help="class names or ids")
+    parser.add_argument("--prompt", type=str, nargs="+", help="texts")
+    parser.add_argument("--prompt_file", type=str | None, help="text file with a prompt a line")
+    parser.add_argument("--num_images", type=int | None, help="pictures in all; one a condition if not given")
+    parser.add_argument("--out", type=str, default="samples", help="new folder for the pictures and their sheet")
+    parser.add_argument("--resume", action="store_true", help="go on with the job in the output folder")
+    _sampling_arguments(parser)
+
+
+def _reconstruction_arguments(parser: Parser) -> None:
+    parser.add_argument("tokenizer", type=str, help="tokenizer folder or Hub id")
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+
+
+def _generation_arguments(parser: Parser) -> None:
+    parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
+    parser.add_argument("--preset", type=str | None, help="protocol of a published figure, such as llamagen_b_256")
+    parser.add_argument("--num_images", type=int | None, help="samples; 1000 if not given")
+    parser.add_argument("--classes", type=str | None, help="auto (if not given), balanced, reference or none")
+    parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
+    parser.add_argument(
+        "--clip", type=str | None, help="folder or Hub id of a CLIP model: also its score of the prompts"
+    )
+    parser.add_argument("--resize", type=int | None, help="side that samples are brought to before they are measured")
+    parser.add_argument("--sweep", type=str | None, help="also over a range, such as guidance_scale=1:4:0.5")
+    parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
+    _sampling_arguments(parser)
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("results", type=str, nargs="+", help="JSON files of wvq evaluate")
+
+
+def _info_arguments(parser: Parser) -> None:
+    parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
+
+
+def _quickstart_arguments(parser: Parser) -> None:
+    parser.add_class_arguments(QuickstartRecipe)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("quickstart", "train both stages on pictures in minutes, with a report", _quickstart_arguments,
+                commands.quickstart),
+        Command("train-tokenizer", "stage one: train an image tokenizer", _recipe_arguments(TokenizerRecipe, True),
+                commands.train_tokenizer),
+        Command("export-codes", "encode pictures into a code cache", _recipe_arguments(ExportRecipe, False),
+                commands.export_codes),
+        Command("train-generator", "stage two: train a generator over a code cache",
+                _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
+        Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
+        Command("evaluate reconstruction", "measure a tokenizer on held-out pictures", _reconstruction_arguments,
+                evaluation_commands.evaluate_reconstruction),
+        Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
+                evaluation_commands.evaluate_generation),
+        Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
+                evaluation_commands.evaluate_compare),
+        Command("study atomic", "quantizers against features of a known distribution",
+                _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
+        Command("info", "say what a folder or result file is", _info_arguments, commands.info),
+    )
+}  # fmt: skip
+
+
+def usage() -> str:
+    """The text of `wvq --help`."""
+    rows = "\n".join(f"  {command.name:<25}{command.help}" for command in COMMANDS.values())
+    return (
+        f"wvq {wvq.__version__}: Wasserstein-VQ image tokenizers and autoregressive generators\n\n"
+        f"usage: wvq COMMAND [OPTIONS]\n\ncommands:\n{rows}\n\n"
+        "wvq COMMAND --help lists a command's options; any recipe field is an option by its dotted name,\n"
+        "for example --train.batch_size 64.\n"
+    )
+
+
+def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return COMMANDS[name], arguments[words:]
+    kinds = [name.split()[1] for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if kinds:
+        if any(word in ("-h", "--help") for word in arguments[1:2]):
+            print(usage(), end="")
+            raise SystemExit(0)
+        kind = arguments[1] if len(arguments) > 1 else ""
+        named = [f'"{kind}"' for kind in kinds]
+        wanted = f"{', '.join(named[:-1])} or {named[-1]}" if named[1:] else named[0]
+        raise ConfigError(f'{arguments[0]} needs {wanted}, got "{kind}"')
+    raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
+
+
+def _normalise(arguments: Sequence[str]) -> list[str]:
+    """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
+    found = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        found.append(argument)
+    for index, argument in enumerate(found):
+        if argument.startswith("--config="):
+            found[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(found):
+            found[index + 1] = str(recipe_file(found[index + 1]))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    # OpenMP threads that spin long while they wait make a run slower as soon as another program wants a core; a short
+    # spin costs nothing on a quiet machine. Read when torch is first imported, which is when a command runs.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"  # no source lines for users
+    with plain_output():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"wvq {wvq.__version__}")
+        return 0
+    program, values = "wvq", None
+    try:
+        command, rest = _find_command(arguments)
+        program = f"wvq {command.name}"
+        parser = Parser(prog=program, description=command.help)
+        command.add_arguments(parser)
+        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        command.run(values)
+        if "torch.distributed" in sys.modules:  # else nothing has been started
+            from wvq.distributed import leave_processes
+
+            leave_processes()
+    except WVQError as error:
+        fail(program, error)
+    except RunInterrupted as stop:
+        again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
+        print(f"\n{program}: {stop}{again}", file=sys.stderr)
+        return 128 + stop.signal
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except OSError as error:  # a full disk, a folder without permission
+        full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+        place = error.filename or (full and getattr(values, "out", None)) or "input/output"
+        fail(program, f"{place}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if "torch.distributed" in sys.modules:
+            from wvq.distributed import drop_processes
+
+            drop_processes()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What each subcommand does with its parsed arguments. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+from wvq.app.recipes import QuickstartRecipe
+from wvq.errors import ConfigError, first_line
+from wvq.eval.recipes import AtomicRecipe
+from wvq.generator.recipes import GeneratorRecipe
+from wvq.settings.data import DataConfig
+from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
+
+
+def recipe_of(values, recipe: type):
+    """The recipe whose fields were parsed."""
+    return recipe(**{field.name: getattr(values, field.name) for field in fields(recipe)})
+
+
+def quiet_libraries() -> None:
+    """Bars over single weight files say nothing to a user. Also tells Accelerate where to run on CPUs."""
+    import datasets
+    import torch
+    import transformers
+
+    # Apple's GPUs have no float64, in which distances and sums over data sets are taken.
+    if torch.backends.mps.is_available() or not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.utils.logging.disable_progress_bar()
+
+
+def device_of(name: str | None) -> str:
+    """The device of that name; the best there is for None.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    import torch
+
+    if name is not None:
+        try:
+            wanted = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+        from wvq.distributed import processes
+
+        device = processes().device
+        if name is not None and wanted.type != device.type:
+            raise ConfigError(
+                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
+                "(ACCELERATE_USE_CPU=true takes the CPU)"
+            )
+        return str(device)
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
+    return name
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all of a run."""
+    from wvq.distributed import processes
+
+    return processes().is_main_process
+
+
+def _data_options(data: DataConfig) -> str:
+    """The fields that differ from their defaults, as options: the next stage must hold out the same pictures."""
+    plain = DataConfig()
+    changed = {field.name: getattr(data, field.name) for field in fields(data)}
+    changed = {name: value for name, value in changed.items() if value != getattr(plain, name) or name == "path"}
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
+    return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in shown.items())
+
+
+def quickstart(values) -> None:
+    """``wvq quickstart``."""
+    quiet_libraries()
+    from wvq.app.quickstart import run_quickstart
+
+    run_quickstart(recipe_of(values, QuickstartRecipe))
+
+
+def train_tokenizer(values) -> None:
+    """``wvq train-tokenizer``."""
+    quiet_libraries()
+    from wvq.tokenizer.train import train_tokenizer as train
+
+    recipe = recipe_of(values, TokenizerRecipe)
+    result = train(recipe, resume=values.resume)
+    if is_main_process():
+        print_figures(result)
+        out = shlex.quote(recipe.out)
+        print(f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {out} {_data_options(recipe.data)}")
+
+
+def export_codes(values) -> None:
+    """``wvq export-codes``."""
+    quiet_libraries()
+    from wvq.tokenizer.export import export_codes as export
+
+    recipe = recipe_of(values, ExportRecipe)
+    header = export(recipe)
+    if not is_main_process():
+        return
+    psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
+    print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
+    if header.layout["kind"] == "grid":
+        print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+    else:
+        print(f"no generator is trained over {header.layout['kind']} codes yet")
+
+
+def train_generator(values) -> None:
+    """``wvq train-generator``."""
+    quiet_libraries()
+    from wvq.pipelines.assemble import train_pipeline
+
+    recipe = recipe_of(values, GeneratorRecipe)
+    result, _ = train_pipeline(recipe, resume=values.resume)
+    if is_main_process():
+        print_figures(result)
+        print(f"\npipeline in {recipe.out}; next: wvq sample {shlex.quote(recipe.out)}")
+
+
+def sample(values) -> None:
+    """``wvq sample``.
+
+    Raises:
+        ConfigError: prompts from two places, or what the pipeline refuses.
+    """
+    quiet_libraries()
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.pipelines.sampling_job import SHEET_NAME, sample_to_folder
+
+    if values.prompt and values.prompt_file:
+        raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
+    prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
+    pipe = ImageGenerationPipeline.from_pretrained(
+        values.pipeline, device=device_of(values.device), weights=values.weights
+    )
+    classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
+    files = sample_to_folder(
+        pipe,
+        values.out,
+        class_labels=classes or None,
+        prompt=prompts,
+        num_images=values.num_images,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        resume=values.resume,
+        source=values.pipeline,
+        **sampling_of(values),
+    )
+    if is_main_process():
+        if values.temperature == 0:
+            print("temperature 0: the likeliest code each time, whatever the seed")
+        print(f"{len(files)} pictures in {values.out}, the first ones on {Path(values.out) / SHEET_NAME}")
+
+
+def _prompt_lines(file: str) -> list[str]:
+    """Prompts of a text file, one a line; blank lines do not count."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"prompt_file: {file} cannot be read ({reason})") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"prompt_file: {file} holds no prompts; write one a line")
+    return prompts
+
+
+def sampling_of(values) -> dict:
+    """The sampling settings that were given, by field; None where they were not."""
+    from wvq.generator.sampling import SamplingSettings
+
+    return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
+
+
+def study_atomic(values) -> None:
+    """``wvq study atomic``."""
+    from wvq.eval.atomic.study import run_study, study_table
+
+    recipe = recipe_of(values, AtomicRecipe)
+    print(study_table(run_study(recipe)))
+    print(f"results, table.md and plots in {recipe.out}")
+
+
+def info(values) -> None:
+    """``wvq info``."""
+    from wvq.app.describe import describe
+
+    print(describe(values.path))
+
+
+def print_figures(figures: dict) -> None:
+    """A line for each number or text."""
+    shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
+    width = max(map(len, shown), default=0) + 2
+    for name, value in shown.items():
+        print(f"  {name:<{width}}{f'{value:,.4f}' if isinstance(value, float) else value}")

@@ -1,0 +1,248 @@
+"""Says in plain words what a folder or file of wvq is: a model, codes, a run, pictures, features, or a result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from wvq.checks import is_number
+from wvq.data.codes import HEADER_NAME, CodeHeader
+from wvq.data.layout import layout_text
+from wvq.errors import CheckpointError, DataError
+from wvq.files.atomic import read_json
+from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
+from wvq.files.weight_files import verify_weights
+from wvq.models.pretrained import read_config
+from wvq.training.tracking import LOG_NAME
+
+
+def describe(path: str | Path) -> str:
+    """Several lines on what is at ``path``.
+
+    Raises:
+        DataError: nothing is there, or nothing of ours.
+        CheckpointError, CacheError: it is ours, and damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.is_file():
+        return {".png": _picture, ".npz": _archive}.get(path.suffix.lower(), _result)(path)
+    if (path / INDEX_NAME).exists():
+        return _pipeline(path)
+    if (path / HEADER_NAME).exists():
+        return _cache(path)
+    if (path / "config.json").exists():
+        return _model(path)
+    if (path / TRAINING).is_dir():
+        return f"{path}: a training run that has not ended; see {path / TRAINING / LOG_NAME}, or resume it"
+    if (path / JOB_NAME).exists():
+        return _samples(path)
+    if (path / IDENTITY_NAME).exists():
+        return _features(path)
+    if kept := sorted(file.parent for file in path.glob(f"*/{IDENTITY_NAME}")):
+        return "\n".join([f"{path}: features that evaluations keep", *map(_features, kept)])
+    raise DataError(
+        f"{path} holds no pipeline, tokenizer, generator, code cache, training run, samples or features of wvq"
+    )
+
+
+def _lines(title: str, rows: dict) -> str:
+    rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
+    width = max(16, *map(len, rows)) + 2
+    return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
+
+
+def _model(path: Path) -> str:
+    file = path / "config.json"
+    kind = read_json(file, CheckpointError, f"{file} is missing").get("model_type")
+    if path.name == "text_encoder" and (path.parent / INDEX_NAME).exists():
+        return f"{path}: text encoder"
+    verify_weights(path)
+    if kind == "wasserstein_vq":
+        return _tokenizer(path)
+    if kind == "image_code_transformer":
+        return _generator(path)
+    raise DataError(f'{path} holds a model of type "{kind}", which is not one of wvq')
+
+
+def _tokenizer(path: Path) -> str:
+    from wvq.tokenizer.configuration import WassersteinVQConfig
+
+    config = read_config(WassersteinVQConfig, path)
+    return _lines(
+        f"{path}: image tokenizer",
+        {
+            "pictures": f"{config.image_size} x {config.image_size} px",
+            "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
+            "quantizer": config.quantizer,
+            "trained on": ", ".join(config.class_names),
+            "weights": _averaging(config.averaging_decay),
+            **_measured(path),
+        },
+    )
+
+
+def _generator(path: Path) -> str:
+    from wvq.generator.configuration import ImageCodeTransformerConfig
+
+    config = read_config(ImageCodeTransformerConfig, path)
+    conditions = [f"{config.num_classes} classes"] if config.num_classes else []
+    conditions += [f"text of up to {config.text_length} tokens"] if config.text_dim else []
+    return _lines(
+        f"{path}: generator of image codes",
+        {
+            "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
+            "codes": f"{config.grid[0]} x {config.grid[1]} a picture, K = {config.num_codes:,}",
+            "conditions": " and ".join(conditions) or "none",
+            "classes": ", ".join(config.class_names),
+            "weights": _averaging(config.averaging_decay),
+            **_measured(path),
+        },
+    )
+
+
+def _averaging(decay: float | None) -> str | None:
+    if decay is None:
+        return None
+    return f"moving average over training, decay {decay}" if decay else "as trained, not averaged"
+
+
+def _measured(path: Path) -> dict[str, str | None]:
+    """Figures of the run's result.json, as rows."""
+    file = path / "result.json"
+    if not file.exists():
+        return {}
+    result = read_json(file, CheckpointError, f"{file} is missing")
+    names = ("psnr_rgb", "psnr_y", "ssim", "utilization", "perplexity", "quantization_error", "loss", "unigram_entropy")
+    figures = [f"{name} {result[name]:.4g}" for name in names if is_number(result.get(name))]
+    images = result.get("images")
+    return {"held out": ", ".join(figures), "trained for": f"{images:,} pictures" if is_number(images) else None}
+
+
+def _cache(path: Path) -> str:
+    header = CodeHeader.read(path)
+    return _lines(
+        f"{path}: code cache",
+        {
+            "pictures": ", ".join(f"{count:,} {split}" for split, count in header.num_images.items()),
+            "versions": f"{header.num_crops} a training picture ({header.crop_recipe.get('train')})",
+            "codes": f"{layout_text(header.layout)}, K = {header.num_codes:,}",
+            "source": header.source,
+            "classes": ", ".join(header.class_names),
+            "captions": "yes" if header.has_captions else "no",
+            "rows decode at": ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items()),
+            "tokenizer": f"{header.tokenizer_hash[:12]}...",
+        },
+    )
+
+
+def _pipeline(path: Path) -> str:
+    index = read_json(path / INDEX_NAME, CheckpointError, f"{path / INDEX_NAME} is missing")
+    names = ["tokenizer", "generator"] + (["text_encoder"] if index.get("text_encoder") else [])
+    missing = [name for name in names if not (path / name / "config.json").exists()]
+    title = f"{path}: image generation pipeline" + (f" WITHOUT its {' and '.join(missing)}" if missing else "")
+    parts = [_model(path / name) for name in names[:2] if name not in missing]
+    if "text_encoder" in names and "text_encoder" not in missing:
+        parts.append(_model(path / "text_encoder"))
+    return "\n".join([title, *parts])
+
+
+def _picture(path: Path) -> str:
+    from wvq.pipelines.sampling_job import read_settings
+
+    settings = read_settings(path)
+    if settings is None:
+        raise DataError(f"{path} is no picture of wvq sample: it says nothing of how it was made")
+    return _lines(f"{path}: sampled picture", settings)
+
+
+def _samples(path: Path) -> str:
+    from wvq.generator.sampling import SamplingSettings
+
+    file = path / JOB_NAME
+    job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)
+    sampling = job.get("sampling")
+    if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
+        raise DataError(f"{file} is no job of wvq sample")
+    plain = asdict(SamplingSettings())
+    changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
+    there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
+    rows = {
+        "pictures": _part_of(there, job["num_images"]) + ("" if there >= job["num_images"] else "; --resume goes on"),
+        "seeds": f"from {job.get('seed')}",
+        "sampling": ", ".join(changed) or "as usual",
+        "weights": job.get("reduced") or "as saved",
+    }
+    return _lines(f"{path}: pictures of wvq sample", rows)
+
+
+def _archive(path: Path) -> str:
+    from wvq.eval.real.archive import array_shapes
+
+    shapes = array_shapes(path)
+    pictures, mean, spatial = (shapes.get(name) for name in ("arr_0", "mu", "mu_s"))
+    rows = {
+        "pictures": "none" if pictures is None else f"{pictures[0]:,} of {' x '.join(map(str, pictures[1:3]))} px",
+        "statistics": "none" if mean is None else f"of {mean[0]:,} Inception features",
+        "spatial ones": None if spatial is None else f"of {spatial[0]:,} features",
+    }
+    return _lines(f"{path}: archive of reference pictures or samples", rows)
+
+
+def _features(path: Path) -> str:
+    from wvq.eval.features.shards import numbers_in
+
+    file = path / IDENTITY_NAME
+    identity = read_json(file, DataError, f"{file} is missing")
+    there, wanted = len(numbers_in(path)), identity.get("num_images")
+    if "pipeline_weights" in identity or "tokenizer_weights" in identity:
+        what = "samples" if "pipeline_weights" in identity else "reconstructions"
+        rows = {what: f"{_part_of(there, wanted)} measured", "network": identity.get("feature_network")}
+        return _lines(f"{path}: an evaluation that has not ended; the same command goes on with it", rows)
+    rows = {
+        "pictures": f"{_part_of(there, wanted)} ({identity.get('kind')})",
+        "size and crop": f"{identity.get('image_size')} px, {identity.get('crop')}",
+        "network": identity.get("feature_network"),
+        "sha256": f"{str(identity.get('sha256'))[:12]}...",
+    }
+    return _lines(f"{path}: features of real pictures", rows)
+
+
+def _part_of(there: int, wanted) -> str:
+    return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
+
+
+def _result(path: Path) -> str:
+    from wvq.eval.figures.metrics import AT_FLOOR_N
+
+    no_result = DataError(f"{path} is no result file of wvq evaluate")
+    try:
+        result = read_json(path, DataError, "")
+    except DataError:
+        raise no_result from None
+    kind, metrics, floor = result.get("kind"), result.get("metrics"), result.get("floor", {})
+    if not (isinstance(kind, str) and isinstance(metrics, dict) and isinstance(floor, dict)):
+        raise no_result
+    same = result.get("num_floor") == result.get("num_images")
+    rows = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            plain = name.removesuffix(AT_FLOOR_N)
+            at_n = floor.get(plain) if same or plain != name else None  # two Ns do not compare
+            rows[name] = f"{value:.4g}" + (f"  (real against real {at_n:.4g})" if is_number(at_n, -1e9) else "")
+    settings = result.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    reference = settings.get("reference")
+    kind_of = reference.get("kind") if isinstance(reference, dict) else None
+    which = f" ({kind_of} pictures)" if kind_of else ""
+    counts = {
+        "pictures": result.get("num_images"),
+        "reference": f"{result.get('num_reference')}{which}",
+        "data": settings.get("data"),
+        "network": settings.get("feature_network"),
+        "date": result.get("date"),
+    }
+    warnings = result.get("warnings")
+    warned = [f"  warning: {line}" for line in warnings] if isinstance(warnings, list) else []
+    return "\n".join([_lines(f"{path}: {kind} result", {**counts, **rows}), *warned])

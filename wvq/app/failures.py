@@ -1,0 +1,65 @@
+"""How a command ends on bad input: with one line, which processes that were launched together say once.
+
+A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with a traceback and exit code 1 of its own.
+That cannot be prevented from inside. But what it prints last is the reason that the first process to fail has left in
+the file named by ``TORCHELASTIC_ERROR_FILE``; so the line stands there too, in place of a hint at a missing traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from wvq.files.atomic import write_text
+from wvq.plain_output import one_line
+
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
+
+def fail(program: str, problem: object) -> NoReturn:
+    """End the process with ``<program>: error: <problem>`` on standard error.
+
+    Raises:
+        SystemExit: with code 2, always.
+    """
+    line = f"{program}: error: {one_line(problem)}"
+    if _is_first_to_say(line):
+        sys.stderr.write(line + "\n")  # whole: other processes write there too
+        sys.stderr.flush()
+    _tell_launcher(line)
+    raise SystemExit(2)
+
+
+def _is_first_to_say(line: str) -> bool:
+    """Whether no other process that the same launcher has started on this machine has said it."""
+    file, rank = os.environ.get(_ERROR_FILE), os.environ.get("LOCAL_RANK", "")
+    if not file:
+        return True
+    # The file is <attempt>/<local rank>/error.json in a folder that the launcher removes at its end.
+    said = Path(file).parent.parent / f"said-{hashlib.sha256(line.encode()).hexdigest()[:16]}"
+    try:
+        with said.open("x") as opened:
+            opened.write(rank)
+        return True
+    except FileExistsError:
+        with contextlib.suppress(OSError):  # the launcher has removed it meanwhile
+            return said.read_text() == rank  # the same process's second command
+        return True
+    except OSError:
+        return True
+
+
+def _tell_launcher(line: str) -> None:
+    file = os.environ.get(_ERROR_FILE)
+    if not file:
+        return
+    # The form of torch.distributed.elastic, which shows what stands in place of the traceback.
+    reason = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
+    with contextlib.suppress(OSError):  # the launcher then says that it knows nothing
+        write_text(file, json.dumps({"message": reason}))  # whole: the launcher may end this process meanwhile

@@ -1,0 +1,264 @@
+"""Measures a quick-start run and writes its report.html and sample sheets."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wvq.app.recipes import QuickstartRecipe
+from wvq.data.codes import CodeDataset
+from wvq.data.dataset import ImageDataset, ImageSplits
+from wvq.data.pixels import to_pil
+from wvq.data.sheets import labelled_rows
+from wvq.data.unreadable import Reading
+from wvq.errors import WVQError
+from wvq.eval.features.networks import default_feature_network
+from wvq.eval.figures.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.generation import evaluate_generation
+from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.eval.report.blocks import metric_rows
+from wvq.eval.report.page import Report
+from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
+from wvq.files.names import TRAINING
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.tokenizer.quantizers.statistics import CodeStatistics
+from wvq.tokenizer.train import reconstruction_sheet
+from wvq.training.tracking import read_log
+
+MOST_CLASSES = 16  # rows of the sheet
+SAMPLES = 420  # for the distances; the floor needs as many pictures twice
+PROMPTS = (
+    "red apple", "red heart", "blue heart", "thumbs up", "victory hand", "smiling face with sunglasses", "banana",
+    "red circle", "keycap: 7", "three o'clock", "flag: Japan", "flag: France",
+)  # fmt: skip
+
+
+def measure(
+    pipe: ImageGenerationPipeline, images: ImageSplits, codes: dict[str, CodeDataset], seed: int
+) -> dict[str, dict]:
+    """U and C over the whole data set, and the distances of reconstructions and samples where a network is there."""
+    results = {"codes": whole_set_statistics(codes)}
+    try:
+        network = default_feature_network(device=pipe.device)
+    except WVQError as error:
+        print(f"distances between distributions are left out: {error}")
+        return results
+    results["reconstruction"] = evaluate_reconstruction(pipe.tokenizer, images.validation, network)
+    count = min(SAMPLES, len(images.train) // 2)
+    conditions = {"classes": "reference"} if pipe.class_names else {"classes": None}
+    results["generation"] = evaluate_generation(
+        pipe, images.train, count, seed=seed, feature_network=network, **conditions, **vars(pipe.sampling)
+    )
+    return results
+
+
+def whole_set_statistics(codes: dict[str, CodeDataset]) -> dict:
+    """U and C over the centre crops of all pictures, training and held out."""
+    header = codes["train"].header
+    statistics = CodeStatistics(header.num_codes)
+    for dataset in codes.values():
+        rows = np.arange(len(dataset)) * dataset.num_crops
+        statistics.update(dataset.codes(rows), torch.zeros(()))
+    figures = statistics.compute()
+    figures.pop("quantization_error")
+    return figures | {"num_codes": header.num_codes, "counts": statistics.counts.tolist()}
+
+
+def write_report(
+    out: Path,
+    pipe: ImageGenerationPipeline,
+    images: ImageSplits,
+    codes: dict[str, CodeDataset],
+    results: dict,
+    recipe: QuickstartRecipe,
+) -> Path:
+    """Write ``report.html`` beside ``samples.png``, ``prompts.png`` and ``reconstructions.png``."""
+    tokenizer, generator = results["tokenizer"], results["generator"]
+    usage = results["codes"]
+    report = Report("wvq quick start", _subtitle(images, pipe, results))
+    for stage in ("tokenizer", "generator"):
+        if results[stage]["cut_short"]:
+            report.warning(
+                f"The clock ended the {stage}'s training after {results[stage]['images']:,} pictures, before the "
+                f"recipe's end ({results[stage]['images_per_second']:.0f} pictures/s). On a faster or quieter machine, "
+                "or with a larger `--minutes`, it comes out better."
+            )
+    report.cards(
+        [
+            (
+                "Codebook utilization U",
+                f"{usage['utilization']:.1%}",
+                f"{usage['num_tokens']:,} tokens, whole data set",
+            ),
+            ("Perplexity C", f"{usage['perplexity']:,.0f}", f"of K = {usage['num_codes']:,}"),
+            ("Quantization error E", f"{tokenizer['quantization_error']:.3f}", "held out"),
+            ("PSNR, RGB", f"{tokenizer['psnr_rgb']:.2f} dB", f"Y {tokenizer['psnr_y']:.2f} dB, held out"),
+            ("Generator loss", f"{generator['loss']:.2f}", f"nats a code; unigram {generator['unigram_entropy']:.2f}"),
+        ]
+    )
+    _samples(report, out, pipe, recipe.seed)
+    _prompts(report, out, pipe, images.train, recipe.seed)
+    _reconstructions(report, out, pipe, images.validation)
+    _neighbours(report, pipe, images.train, recipe.seed)
+    _curves(report, out, results)
+    _distances(report, results)
+    _next_commands(report, out, pipe, shown_prompts(images.train))
+    file = out / "report.html"
+    report.save(file)
+    return file
+
+
+def _subtitle(images: ImageSplits, pipe: ImageGenerationPipeline, results: dict) -> str:
+    parameters = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (pipe.tokenizer, pipe.generator)]
+    minutes = results["seconds"] / 60
+    return (
+        f"{images.source}: {len(images.train):,} training and {len(images.validation):,} held-out pictures. Tokenizer "
+        f"{parameters[0]:.2f} M, generator {parameters[1]:.2f} M parameters. {minutes:.1f} minutes in all."
+    )
+
+
+def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int) -> None:
+    scale = max(1, 64 // pipe.tokenizer.config.image_size)
+    settings = ", ".join(f"{name} {value}" for name, value in vars(pipe.sampling).items())
+    report.section("Samples", f"What this model draws: the first seeds, none picked. Sampling: {settings}.")
+    names = pipe.class_names[:MOST_CLASSES]
+    rows = [(name, pipe(class_labels=name, num_images=12, seed=seed).images) for name in names]
+    caption = "by class: one row each, no text given"
+    if not rows:
+        drawn = pipe(num_images=48, seed=seed).images
+        rows, caption = [("", drawn[i : i + 12]) for i in range(0, 48, 12)], "without a condition"
+    sheet = labelled_rows(rows, scale, label_width=80 if names else 0)
+    sheet.save(out / "samples.png")
+    report.figure(sheet, caption)
+
+
+def shown_prompts(train: ImageDataset) -> list[str]:
+    """Captions of the training pictures to draw: well-known ones, or the first."""
+    captions = list(dict.fromkeys(caption for caption in train.captions or () if caption))
+    return [prompt for prompt in PROMPTS if prompt in captions] or captions[:8]
+
+
+def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
+    if not pipe.generator.config.text_dim:
+        return
+    prompts = shown_prompts(train)
+    rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in prompts]
+    sheet = labelled_rows(rows, max(1, 64 // pipe.tokenizer.config.image_size), label_width=210)
+    sheet.save(out / "prompts.png")
+    report.section("Prompts", "Captions of the training set; the text alone is given, not the class.")
+    report.figure(sheet, "by prompt: one row each")
+
+
+def _reconstructions(report: Report, out: Path, pipe: ImageGenerationPipeline, validation: ImageDataset) -> None:
+    sheet = reconstruction_sheet(pipe.tokenizer, validation, 24)
+    sheet.save(out / "reconstructions.png")
+    report.section("Reconstructions", "Held-out pictures, and below each row what the tokenizer makes of their codes.")
+    report.figure(sheet, "originals above, reconstructions below")
+
+
+def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
+    """Samples beside the training pictures that they resemble most: shows copies, if there are any."""
+    names = pipe.class_names[:8]
+    labels = [names[i % len(names)] for i in range(8)] if names else None
+    samples = pipe(class_labels=labels, num_images=8, seed=seed, output_type="pt").images
+    view = train.with_crop(crop="center", flip=False)
+    real = torch.stack([item["pixel_values"] for item in Reading(view)])
+    order, _ = nearest_neighbours(samples.flatten(1), real.flatten(1), 4)
+    rows = []
+    for sample, nearest in zip(samples, order, strict=True):
+        rows.append(("", to_pil(torch.cat([sample[None], real[nearest]]))))
+    scale = max(1, 64 // pipe.tokenizer.config.image_size)
+    halves = [labelled_rows(rows[i : i + 4], scale, label_width=8) for i in (0, 4)]
+    report.section(
+        "Nearest training pictures",
+        "First in each row a sample, then the four training pictures that are closest to it in pixels.",
+    )
+    report.figures([(half, "sample, then its nearest training pictures") for half in halves])
+
+
+def _curves(report: Report, out: Path, results: dict) -> None:
+    report.section("Training")
+    logs = {stage: read_log(out / stage / TRAINING) for stage in ("tokenizer", "generator")}
+    parts = {
+        (stage, kind): [row for row in rows if row["kind"] == kind]
+        for stage, rows in logs.items()
+        for kind in ("train", "validation")
+    }
+    entropy = results["generator"]["unigram_entropy"]
+    num_codes = results["codes"]["num_codes"]
+    lines = {"ln K": math.log(num_codes), "unigram entropy": entropy}
+    curves = []  # of the stages that trained long enough to log a row
+    if parts["generator", "train"]:
+        rows = parts["generator", "train"], parts["generator", "validation"]
+        curves.append((loss_curves(*rows, reference_lines=lines, label="nats a code"), "generator"))
+    if parts["tokenizer", "train"]:
+        plot = loss_curves(parts["tokenizer", "train"], label="tokenizer loss")
+        curves.append((plot, "tokenizer: reconstruction and quantizer terms"))
+    if curves:
+        report.figures(curves)
+    names = {"psnr_rgb": "PSNR, RGB (dB)", "utilization": "utilization U", "perplexity": "perplexity C"}
+    report.figures(
+        [
+            (metric_curves(parts["tokenizer", "validation"], list(names), labels=names), "tokenizer, held out"),
+            (code_histogram(results["codes"]["counts"]), "codes of the whole data set"),
+        ]
+    )
+
+
+def _distances(report: Report, results: dict) -> None:
+    """Distribution distances, each beside its floor and with its N."""
+    rows, notes = [], []
+    for kind in ("reconstruction", "generation"):
+        if kind not in results:
+            continue
+        result = results[kind]
+        for name, value, floor, count in metric_rows(result):
+            if name.startswith(("fd_", "kd_", "fid", "kid")):
+                rows.append((kind, name.removesuffix(AT_FLOOR_N), value, floor, count))
+        notes += result["warnings"]
+    if not rows:
+        return
+    report.section(
+        "Distances between distributions",
+        "Lower is better. The floor is real pictures against other real pictures at the same N: nothing can be "
+        "expected below it. These are not FID: the feature network is EfficientNet-Lite0, and N is small.",
+    )
+    report.table(rows, ["what", "metric", "value", "floor", "N"])
+    for note in dict.fromkeys(notes):
+        report.text(f"Note: {note}.")
+
+
+def _shown(path: Path) -> Path:
+    """The path from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline, prompts: list[str]) -> None:
+    name, path = pipe.class_names[0] if pipe.class_names else None, shlex.quote(str(out))
+    condition = f"--class {shlex.quote(name)}" if name else ""
+    lines = [] if sys.prefix == sys.base_prefix else [f"source {_shown(Path(sys.prefix))}/bin/activate"]
+    lines += [f"wvq sample {path} {condition} --num_images 16 --out samples".replace("  ", " ")]
+    if pipe.generator.config.text_dim:
+        shown = " ".join(shlex.quote(prompt) for prompt in prompts[:2])
+        lines.append(f"wvq sample {path} --prompt {shown} --num_images 16 --out prompts")
+    lines += [
+        f"wvq info {path}",
+        f"tensorboard --logdir {path}",
+        "wvq quickstart --data path/to/your/pictures --out runs/mine",
+    ]
+    report.section("Next")
+    report.code(lines, "in the shell:")
+    call = f"class_labels={name!r}, num_images=4" if name else "num_images=4"
+    report.code(
+        [
+            "from wvq import ImageGenerationPipeline",
+            f"pipe = ImageGenerationPipeline.from_pretrained({str(out)!r})",
+            f"images = pipe({call}, seed=0).images",
+        ],
+        "in Python:",
+    )

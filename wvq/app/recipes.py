@@ -1,0 +1,29 @@
+"""What the quick start is told. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wvq.checks import Checker
+
+
+@dataclass
+class QuickstartRecipe:
+    """Both stages on a small set of pictures, with a report.
+
+    Args:
+        out: run folder; a pipeline that from_pretrained loads, with ``report.html``.
+        data: ``openmoji``, or a folder of your own pictures (class folders, or metadata.jsonl with captions).
+        minutes: wall-clock bound on the training steps of both stages together; evaluation adds about a minute.
+        seed: start of weights, data order and samples.
+    """
+
+    out: str = "runs/openmoji"
+    data: str = "openmoji"
+    minutes: float = 6.7
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "")
+        check("minutes", "above 0", lambda value: value > 0)

@@ -1,0 +1,297 @@
+"""Pictures for both stages: `load_images` reads any source and holds some out, `ImageDataset` crops them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from wvq.data.pictures import PictureStore
+from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
+from wvq.data.sources import read_source
+from wvq.data.tables import PictureTable, hold_out, keep_classes, options, to_table, warn_of_missing_captions
+from wvq.data.unreadable import probe
+from wvq.errors import ConfigError, DataError, UnreadablePictureError
+from wvq.settings.data import UNREADABLE, DataConfig
+
+MOST_DRAWS = 100  # before a set is held to have no readable pictures
+
+
+class ImageDataset(Dataset):
+    """Square crops of a set of pictures.
+
+    A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.
+    Crop and flip depend on the data seed and the position (or the index alone) only: a resumed run, with any number
+    of workers, sees the same pixels again.
+
+    An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
+    ``requested`` int, the index asked for.
+
+    A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
+    draws, and with ``unreadable`` set to ``skip``, another picture drawn at random from the seed and the pair takes its
+    place: ``index`` then differs from ``requested``. Passes that must not replace any go through
+    :class:`wvq.data.unreadable.Reading`.
+
+    Attributes:
+        class_names: names by label id; empty without classes.
+        labels: list of class ids, or None without classes.
+        captions: the first text of each picture, or None without captions.
+        texts: all texts of each picture, or None without captions.
+        image_size: S, the side in pixels.
+        crop_recipe: the augmentation in short, such as ``center``, ``ten(0.9)`` or ``random(0.8)+flip``.
+        spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
+    """
+
+    def __init__(
+        self,
+        table: PictureTable,
+        class_names: tuple[str, ...] = (),
+        *,
+        image_size: int,
+        crop: str = "center",
+        min_crop_fraction: float = 0.8,
+        flip: bool = False,
+        seed: int = 0,
+        unreadable: str = "skip",
+        crop_scales: list[float] | None = None,
+        store: PictureStore | None = None,
+    ):
+        _check(image_size, crop, min_crop_fraction, seed, unreadable, flip, crop_scales)
+        self.table = table
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+        self.crop = crop
+        self.min_crop_fraction = min_crop_fraction
+        self.flip = flip
+        self.seed = seed
+        self.unreadable = unreadable
+        self.crop_scales = crop_scales
+        self.spread = False
+        largest = largest_resize(image_size, min_crop_fraction, crop_scales or ())
+        self.store = store or PictureStore(table.pictures, largest)
+
+    @property
+    def labels(self) -> list[int] | None:
+        """Class id of each picture, -1 for none; None if the data has no classes."""
+        return self.table.labels
+
+    @property
+    def captions(self) -> list[str] | None:
+        """The first caption of each picture; None if the data has no captions."""
+        return self.table.captions
+
+    @property
+    def texts(self) -> list[tuple[str, ...]] | None:
+        """All captions of each picture; None if the data has no captions."""
+        return self.table.texts
+
+    @property
+    def crop_recipe(self) -> str:
+        """How pictures are cut out, such as ``random(0.8)+flip``."""
+        if self.crop == "ten" and self.crop_scales:
+            return f"ten({', '.join(f'x{scale:g}' for scale in self.crop_scales)})"
+        crop = self.crop if self.crop == "center" else f"{self.crop}({self.min_crop_fraction:g})"
+        return crop + ("+flip" if self.flip else "")
+
+    def with_crop(self, crop: str | None = None, flip: bool | None = None) -> ImageDataset:
+        """The same pictures under another crop (``random``, ``ten``, ``center``) or flip; decoded ones are shared."""
+        return ImageDataset(
+            self.table,
+            self.class_names,
+            image_size=self.image_size,
+            crop=self.crop if crop is None else crop,
+            min_crop_fraction=self.min_crop_fraction,
+            flip=self.flip if flip is None else flip,
+            seed=self.seed,
+            unreadable=self.unreadable,
+            crop_scales=self.crop_scales if crop in (None, "ten") else None,
+            store=self.store,
+        )
+
+    @property
+    def num_versions(self) -> int:
+        """How many crops ``ten`` takes in turn."""
+        return TEN * len(self.crop_scales or (1,))
+
+    def spread_versions(self) -> ImageDataset:
+        """The same pictures for training: under ``ten`` each begins with another crop.
+
+        A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
+        Otherwise all pictures of pass p have crop p, as an export asks for.
+        """
+        spread = copy.copy(self)
+        spread.spread = True
+        return spread
+
+    def picture(self, index: int) -> Image.Image:
+        """The original picture. Raises UnreadablePictureError that names the file if it cannot be decoded."""
+        return self.store.original(self._checked(index))
+
+    def __len__(self) -> int:
+        return len(self.table.pictures)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        image, index, requested = self.cropped(key)
+        label = -1 if self.labels is None else self.labels[index]
+        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+
+    def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
+        """The square picture of a key, with the index shown and the index asked for."""
+        drawn = isinstance(key, tuple)
+        requested = self._checked(key[1] if drawn else key)
+        position = int(key[0]) if drawn else requested
+        rng = np.random.default_rng((self.seed, position))
+        if drawn and self.unreadable == "skip":
+            index, image = self._readable(position, requested)
+        else:
+            index, image = requested, self.store.prepared(requested)
+        if self.crop == "random":
+            image = random_crop(image, self.image_size, self.min_crop_fraction, rng)
+        elif self.crop == "ten":
+            image = self._one_of_ten(image, index, position // len(self) if drawn else 0)
+        else:
+            image = center_crop(image, self.image_size)
+        if self.flip and rng.random() < 0.5 and self._mirrors(index):
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image, index, requested
+
+    def _one_of_ten(self, image: Image.Image, index: int, turn: int) -> Image.Image:
+        """The crop of a picture when it is drawn for the ``turn``-th time."""
+        versions = self.num_versions
+        if self.spread:
+            # Steps without a common divisor reach all versions, and do not show five mirror images in a row.
+            step = next(step for step in (7, 13, 17) if versions % step)
+            turn = int(np.random.default_rng((self.seed, index)).integers(versions)) + step * turn
+        version = turn % versions
+        if not self._mirrors(index) and version % TEN >= TEN // 2:
+            version -= TEN // 2
+        if self.crop_scales:
+            return scaled_ten_crop(image, self.image_size, self.crop_scales, version)
+        return ten_crop(image, self.image_size, self.min_crop_fraction, version)
+
+    def _mirrors(self, index: int) -> bool:
+        """Whether the picture's mirror image means the same."""
+        return self.table.flippable is None or self.table.flippable[index]
+
+    def _readable(self, position: int, requested: int) -> tuple[int, Image.Image]:
+        """The picture asked for, or else one drawn at random: the next in line would be seen twice as often."""
+        index, draws = requested, None
+        for _ in range(MOST_DRAWS):
+            try:
+                return index, self.store.prepared(index)
+            except UnreadablePictureError as error:
+                last = error
+            draws = draws or np.random.default_rng((self.seed, position, requested))
+            index = int(draws.integers(len(self)))
+        raise DataError(f"{MOST_DRAWS} pictures drawn at random cannot be read; the last: {last}")
+
+    def _checked(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} pictures")
+        return int(index) % len(self)
+
+
+@dataclass
+class ImageSplits:
+    """What :func:`load_images` returns.
+
+    Args:
+        train: training pictures under the configured crop and flip.
+        validation: held-out pictures, centre crop, never flipped.
+        class_names: names by label id; empty if the data is unlabelled.
+        source: what was read, for cache headers and model cards.
+    """
+
+    train: ImageDataset
+    validation: ImageDataset
+    class_names: tuple[str, ...]
+    source: str
+
+
+def load_images(config: DataConfig) -> ImageSplits:
+    """Read the pictures that ``config`` describes and hold some out for validation.
+
+    The held-out pictures are the split ``config.validation_split``, or the split ``validation`` if the data has one, or
+    else ``config.validation_fraction`` of the training split: that share of every class, the same for every choice of
+    ``config.classes``, with near twins on one side.
+
+    Raises:
+        ConfigError: a number out of range.
+        DataError: what is not there (folder, split, column, class) or cannot be read: of the pictures, a few from all
+            over each split are tried.
+        DownloadError: a Hub id that cannot be reached.
+    """
+    fields = ("image_size", "crop", "min_crop_fraction", "seed", "unreadable", "flip", "crop_scales")
+    _check(*(getattr(config, name) for name in fields))
+    fraction = config.validation_fraction
+    if not 0 < fraction < 1:
+        raise ConfigError(f"validation_fraction must be above 0 and below 1, not {fraction}")
+    splits = read_source(config)
+    train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
+    validation_split = config.validation_split or ("validation" if "validation" in splits else None)
+    if validation_split is None:
+        held_out = hold_out(train, class_names, fraction, config.seed)
+        train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+    else:
+        raw_validation = _named_split(splits, validation_split, "validation_split")
+        validation, _ = to_table(raw_validation, config, class_names)
+    if config.classes is not None:
+        all_names = class_names
+        train, class_names = keep_classes(train, all_names, config.classes)
+        validation, _ = keep_classes(validation, all_names, config.classes)
+    for name, table in (("training", train), ("validation", validation)):
+        if not len(table):
+            raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
+
+    warn_of_missing_captions(train, validation)
+    fields = ("image_size", "min_crop_fraction", "seed", "unreadable")
+    common = {name: getattr(config, name) for name in fields}
+    splits = ImageSplits(
+        train=ImageDataset(
+            train, class_names, crop=config.crop, flip=config.flip, crop_scales=config.crop_scales, **common
+        ),
+        validation=ImageDataset(validation, class_names, **common),
+        class_names=class_names,
+        source=config.path if config.subset is None else f"{config.path}/{config.subset}",
+    )
+    for dataset in (splits.train, splits.validation):
+        probe(dataset)
+    return splits
+
+
+def _check(
+    image_size: int,
+    crop: str,
+    min_crop_fraction: float,
+    seed: int,
+    unreadable: str,
+    flip: bool,
+    crop_scales: list[float] | None,
+) -> None:
+    if image_size < 1:
+        raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}")
+    if crop not in ("random", "ten", "center"):
+        raise ConfigError(f"crop must be random, ten or center, not {crop!r}")
+    if crop == "ten" and flip:
+        raise ConfigError("flip: ten crops hold the mirror images already; set it to false")
+    if not 0 < min_crop_fraction <= 1:
+        raise ConfigError(f"min_crop_fraction must be above 0 and at most 1, not {min_crop_fraction}")
+    if crop_scales is not None:
+        if crop != "ten":
+            raise ConfigError("crop_scales go with crop ten; leave them out, or set crop to ten")
+        if not crop_scales or min(crop_scales) < 1:
+            raise ConfigError(f"crop_scales must be one or more numbers of at least 1, not {crop_scales}")
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, not {seed}")
+    if unreadable not in UNREADABLE:
+        raise ConfigError(f"unreadable must be {' or '.join(UNREADABLE)}, not {unreadable!r}")
+
+
+def _named_split(splits: datasets.DatasetDict, name: str, field: str) -> datasets.Dataset:
+    if name not in splits:
+        raise DataError(f"{field}: the data has no split {name!r}{options(name, splits)}")
+    return splits[name]

@@ -1,0 +1,102 @@
+"""The layout of a picture's codes: what each place of the flat sequence in a code cache stands for.
+
+A layout is a dict of plain values, fit for JSON. Of h w grid, G codebooks and T codes a picture:
+
+    {"kind": "grid", "shapes": [[h, w]]}                              one code a position, row by row
+    {"kind": "product", "shapes": [[h, w, G]]}                        the G codes of one position, then the next
+    {"kind": "multi-scale", "shapes": [[1, 1], [2, 2], ..., [h, w]]}   one map a scale, coarse to fine, each row by row
+
+Models of the first two kinds hold codes as (B, h, w) and (B, h, w, G), multi-scale ones as the flat (B, T) itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from wvq.checks import is_integer
+from wvq.errors import DataError
+
+KINDS = {"grid": 2, "product": 3, "multi-scale": 2}  # kind: numbers in each of its shapes
+
+
+def make_layout(grid: tuple[int, int], num_groups: int = 1, scales: list[int] | None = None) -> dict:
+    """The layout of a tokenizer's codes, from its grid and what puts several codes at a position."""
+    if scales:
+        return {"kind": "multi-scale", "shapes": [[side, side] for side in scales]}
+    if num_groups > 1:
+        return {"kind": "product", "shapes": [[*grid, num_groups]]}
+    return {"kind": "grid", "shapes": [list(grid)]}
+
+
+def is_layout(value, grid: list[int]) -> bool:
+    """Whether ``value`` is a sound layout of codes that end on ``grid`` (rows and columns)."""
+    if not isinstance(value, dict) or set(value) != {"kind", "shapes"} or value["kind"] not in list(KINDS):
+        return False
+    kind, shapes = value["kind"], value["shapes"]
+    if not isinstance(shapes, list) or not shapes or (len(shapes) > 1 and kind != "multi-scale"):
+        return False
+    sound = all(isinstance(s, list) and len(s) == KINDS[kind] and all(map(is_integer, s)) for s in shapes)
+    return sound and shapes[-1][:2] == list(grid)
+
+
+def sequence_length(layout: dict) -> int:
+    """Codes T of one picture."""
+    return sum(map(math.prod, layout["shapes"]))
+
+
+def layout_text(layout: dict) -> str:
+    """The layout in words, such as "4 x 4 a picture"."""
+    shapes = layout["shapes"]
+    if layout["kind"] == "multi-scale":
+        sides = ", ".join(str(rows) if rows == columns else f"{rows} x {columns}" for rows, columns in shapes)
+        return f"{sequence_length(layout):,} a picture, of the sides {sides} one after the other"
+    rows, columns, *groups = shapes[0]
+    return f"{rows} x {columns} a picture" + "".join(f", {count} at each position" for count in groups)
+
+
+def flatten_codes(codes: torch.Tensor, layout: dict) -> torch.Tensor:
+    """The flat sequence (B, T) of codes in their model's shape, or flat already.
+
+    Raises:
+        DataError: codes of another shape.
+    """
+    _require_shape(codes, layout)
+    return codes.flatten(1)
+
+
+def unflatten_codes(codes: torch.Tensor, layout: dict) -> torch.Tensor:
+    """Codes in their model's shape, from the flat sequence (B, T), or in that shape already.
+
+    Raises:
+        DataError: codes of another shape.
+    """
+    _require_shape(codes, layout)
+    return codes.reshape(len(codes), *_model_shape(layout))
+
+
+def split_scales(codes: torch.Tensor, layout: dict) -> list[torch.Tensor]:
+    """The maps of a flat sequence (B, T), one for each shape of the layout: (B, h, w) or (B, h, w, G).
+
+    Raises:
+        DataError: codes of another shape.
+    """
+    shapes = layout["shapes"]
+    parts = flatten_codes(codes, layout).split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _model_shape(layout: dict) -> tuple[int, ...]:
+    return (sequence_length(layout),) if layout["kind"] == "multi-scale" else tuple(layout["shapes"][0])
+
+
+def _require_shape(codes: torch.Tensor, layout: dict) -> None:
+    shape, length = _model_shape(layout), sequence_length(layout)
+    if codes.ndim > 0 and tuple(codes.shape[1:]) in (shape, (length,)):
+        return
+    wanted = f"(B, {', '.join(map(str, shape))})" + (f" or flat (B, {length})" if shape != (length,) else "")
+    raise DataError(
+        f"codes must be {wanted} for this tokenizer's {layout['kind']} layout, got {tuple(codes.shape)}; "
+        "take the codes of the tokenizer that decodes them"
+    )

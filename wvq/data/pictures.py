@@ -1,0 +1,149 @@
+"""Decoding: files to RGB pictures, kept in memory where the set fits; one line for each file that cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from wvq.data.pixels import halve, to_rgb
+from wvq.errors import DataError, UnreadablePictureError, first_line
+
+# Sets whose decoded pictures fit are decoded once and kept; larger ones stay on disk and are decoded on each access.
+MEMORY_LIMIT_BYTES = 256 * 2**20
+# Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is where Pillow itself stops by
+# default; a program that lowers Pillow's own limit is obeyed, one that lifts it is held to this.
+MAX_PIXELS = 178_956_970
+# The machine's state and not the picture's: to leave such a picture out would make a run depend on the moment.
+_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def decode(encoded: dict) -> Image.Image:
+    """A stored picture, upright; of an animation the first frame.
+
+    Args:
+        encoded: ``bytes`` of the file, or None with its ``path``.
+
+    Raises:
+        Many kinds, as Pillow's decoders do; DataError for a picture of more than ``MAX_PIXELS`` pixels, which the
+        file's header tells before anything is decoded.
+    """
+    content, path = encoded["bytes"], encoded["path"]
+    try:
+        if content is None and (path is None or "://" in path):
+            image = datasets.Image().decode_example(encoded)
+        else:
+            image = Image.open(path if content is None else io.BytesIO(content))
+        too_large = image.width * image.height > MAX_PIXELS
+    except Image.DecompressionBombError:
+        too_large = True
+    if too_large:
+        raise DataError(f"more than {MAX_PIXELS:,} pixels: make it smaller")
+    image.load()
+    return image if image.getexif().get(ExifTags.Base.Orientation) is None else ImageOps.exif_transpose(image)
+
+
+def read_picture(file: str | Path) -> Image.Image:
+    """The picture in a file as RGB.
+
+    Raises:
+        UnreadablePictureError: it cannot be decoded.
+    """
+    try:
+        return to_rgb(decode({"bytes": None, "path": str(file)}))
+    except Exception as error:  # of many kinds, as above
+        raise _unreadable(str(file), _reason(error)) from error
+
+
+class PictureStore:
+    """Decodes pictures, and keeps them in memory if the whole set fits in ``MEMORY_LIMIT_BYTES``.
+
+    Prepared pictures are RGB and halved as far as every crop of at most ``largest_side`` would halve them first anyway:
+    a crop of a prepared picture equals the crop of its original to the bit. A picture that could not be read is not
+    tried again; of a larger set the last picture is kept, so that several crops of one take one decoding.
+    """
+
+    def __init__(self, pictures: datasets.Dataset, largest_side: int):
+        self.pictures = pictures
+        self.largest_side = largest_side
+        self.kept: list[Image.Image | None] | None = None
+        self.fits: bool | None = None
+        self._last: tuple[int, Image.Image] | None = None
+        self._failures: dict[int, tuple[str, str]] = {}  # file name and reason
+
+    def original(self, index: int) -> Image.Image:
+        """The picture as stored, upright. Raises UnreadablePictureError, which names the file."""
+        return self._read(index, lambda image: image)
+
+    def prepared(self, index: int) -> Image.Image:
+        """The RGB picture to crop from. Raises UnreadablePictureError, which names the file."""
+        if index in self._failures:
+            raise _unreadable(*self._failures[index])
+        if self.fits is None:
+            self.fits = self._estimate_bytes() <= MEMORY_LIMIT_BYTES
+            self.kept = [None] * len(self.pictures) if self.fits else None
+        if self.kept is None:
+            if self._last is None or self._last[0] != index:
+                self._last = index, self._read(index, self._prepare)
+            return self._last[1]
+        if self.kept[index] is None:
+            self.kept[index] = self._read(index, self._prepare)
+        return self.kept[index]
+
+    def failure(self, index: int) -> str:
+        """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""
+        with contextlib.suppress(UnreadablePictureError):
+            self.prepared(index)
+        name, reason = self._failures.get(index) or (self._name(index), "unreadable for a while, now whole")
+        return f"{name} ({reason})"
+
+    def _read(self, index: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+        try:
+            return convert(decode(self.pictures[index]["image"]))
+        # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error and more.
+        except Exception as error:
+            name, reason = self._name(index), _reason(error)
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
+                raise DataError(f"{name}: the machine is out of memory or of open files ({reason})") from error
+            self._failures[index] = name, reason
+            raise _unreadable(name, reason) from error
+
+    def _prepare(self, image: Image.Image) -> Image.Image:
+        if max(image.size) * self.largest_side**2 > MAX_PIXELS * min(image.size):
+            raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
+        return halve(to_rgb(image), self.largest_side)
+
+    def _name(self, index: int) -> str:
+        return (self.pictures[index]["image"] or {}).get("path") or f"picture {index}"
+
+    def _estimate_bytes(self) -> float:
+        probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
+        sizes = []
+        for index in probes:
+            try:
+                sizes.append(self._read(int(index), self._prepare).size)
+            except UnreadablePictureError:
+                continue
+        if not sizes:
+            return float("inf")
+        return len(self.pictures) * 3 * float(np.mean([width * height for width, height in sizes]))
+
+
+def _unreadable(name: str, reason: str) -> UnreadablePictureError:
+    return UnreadablePictureError(f"{name} cannot be read as a picture ({reason}); replace it or take it out")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "empty, or no picture format that Pillow knows"  # Pillow's own text holds a memory address
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (
+        first_line(error) if isinstance(error, DataError | OSError) else f"{type(error).__name__}: {first_line(error)}"
+    )

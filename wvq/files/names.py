@@ -1,0 +1,11 @@
+"""What files and folders are called that other rooms recognise."""
+
+from __future__ import annotations
+
+RECIPE_NAME = "recipe.yaml"
+INDEX_NAME = "model_index.json"  # of a pipeline folder, written last
+JOB_NAME = "job.json"  # of a folder of samples, written first
+MAX_JOB_BYTES = 2**28  # of that file, which has a class and a prompt for every picture
+IDENTITY_NAME = "identity.json"  # of a folder of features, written first
+CHECKSUMS_NAME = "wvq_checksums.json"  # of a folder's weight files, beside them
+TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights

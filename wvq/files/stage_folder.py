@@ -1,0 +1,158 @@
+"""Output folders: a run starts in an empty place or goes on with its own."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from wvq.errors import ConfigError
+from wvq.files.atomic import read_json, write_text
+from wvq.files.names import CHECKSUMS_NAME, RECIPE_NAME, TRAINING
+from wvq.files.reading import read_yaml
+
+
+def former_identity(file: Path) -> str:
+    """What to say where a file of an earlier version, which knew models by their weights alone, is gone on with."""
+    return f"{file} is of an earlier version and knows models by their weights alone: a changed config would go unseen"
+
+
+def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
+    """Raise ConfigError if the folder exists and is not empty."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise ConfigError(f"{folder} is there already; choose another name or remove it")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} already holds {what}; choose another output folder or remove it")
+
+
+def refuse_data_folder(folder: str | Path, data: str) -> None:
+    """Raise ConfigError if the folder is, or lies in, the one of the pictures, where it would count as a class."""
+    if not Path(data).is_dir():
+        return
+    inside, pictures = Path(folder).resolve(), Path(data).resolve()
+    if pictures in (inside, *inside.parents):
+        raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
+
+
+def read_recipe(file: str | Path) -> dict:
+    """The fields of a recipe in YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = read_yaml(file)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"recipe {file} cannot be read as YAML ({problem})") from problem
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {file} must hold fields by name")
+    return values
+
+
+def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
+    """Claim the folder of a training stage and save the resolved recipe in it.
+
+    Returns:
+        The stage's ``training`` folder.
+
+    Raises:
+        ConfigError: the folder is a file, or holds another run; or, on resume, none, or one with another recipe.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out: {folder} is a file; choose another output folder")
+    file = folder / RECIPE_NAME
+    values = asdict(recipe)
+    if resume:
+        before = recipe_of_run(folder, type(recipe))
+        changes = {name: f"{name} ({then!r}, now {now!r})" for name, (then, now) in differences(before, values).items()}
+        if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
+            raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
+        if told := [change for name, change in changes.items() if name != "out"]:
+            warnings.warn(f"the run goes on with another {', '.join(told)}", stacklevel=2)
+    elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
+        raise ConfigError(
+            f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
+        )
+    elif folder.exists() and (found := next(filter(_is_written_at_the_end, sorted(folder.iterdir())), None)):
+        raise ConfigError(f"{found} would be written over at the end of the run; choose another output folder")
+    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    (folder / TRAINING).mkdir(parents=True, exist_ok=True)
+    return folder / TRAINING
+
+
+def _is_written_at_the_end(file: Path) -> bool:
+    names = {"result.json", "preprocessor_config.json", CHECKSUMS_NAME}
+    return file.name in names or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file.name) is not None
+
+
+# What a field stands for in runs that were started before there was the field, where that is not its default.
+_MEANT_BEFORE = {"condition.joint_dropout": 0.0}
+
+
+def recipe_of_run(folder: str | Path, recipe: type) -> dict:
+    """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    file = Path(folder) / RECIPE_NAME
+    if not file.exists():
+        raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
+    return _completed(read_recipe(file), asdict(recipe()))
+
+
+def _completed(saved, default, name: str = ""):
+    if not isinstance(default, dict):
+        return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
+    values = {} if saved is _ABSENT else saved
+    if not isinstance(values, dict):
+        return values
+    prefix = f"{name}." if name else ""
+    return values | {key: _completed(values.get(key, _ABSENT), default[key], f"{prefix}{key}") for key in default}
+
+
+_ABSENT = object()
+
+
+def finished_run(folder: str | Path) -> dict | None:
+    """The result of a run that has come to its end, with a warning; None if it has not, or if the clock ended it."""
+    file = Path(folder) / "result.json"
+    if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
+        return None
+    result = read_json(file, ConfigError, f"{file} is gone")
+    if result.get("cut_short", True):
+        return None
+    warnings.warn(f"the run in {folder} has come to its end: nothing is left to resume", stacklevel=3)
+    return result
+
+
+# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
+# compute the same steps in another way, up to rounding; all else would make it another run.
+_FREE_ON_RESUME = {
+    "out",
+    "condition.text_cache",
+    "data.unreadable",
+    "train.max_minutes",
+    "train.num_workers",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.compile",
+    "train.channels_last",
+    "train.gradient_checkpointing",
+}
+
+
+def differences(before, after, prefix: str = "") -> dict[str, tuple]:
+    """Values that differ between two nested objects, as (before, after) by dotted name; None for what is not there."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        found = [differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
+        return {name: change for some in found for name, change in some.items()}
+    return {} if before == after else {prefix.removesuffix("."): (before, after)}

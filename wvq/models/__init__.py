@@ -1,0 +1,1 @@
+"""What both models share with transformers, and frozen networks of others."""

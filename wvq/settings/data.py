@@ -1,0 +1,55 @@
+"""Which pictures to read and how to crop them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DataConfig:
+    """Which pictures to read and how to crop them.
+
+    Args:
+        path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
+        subset: configuration name of a Hub data set that has several.
+        train_split: split to train on.
+        validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
+            or else ``validation_fraction`` of the training split.
+        validation_fraction: share of the pictures held out when there is no validation split, in (0, 1).
+        image_column: column with the pictures; found by its type if not given.
+        label_column: column with the classes; found by its type or the name ``label`` if not given.
+        caption_column: column with the captions; found by the names ``caption``, ``captions`` and ``text`` if not
+            given. A picture may have a list of them: training draws one each time.
+        classes: names of the classes to keep, in this order; all if not given.
+        image_size: side of the square pictures that the model sees, in pixels.
+        crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
+            or ``center`` (validation is always centre).
+        min_crop_fraction: smallest share of the shorter side that a random crop keeps, or that of a corner, in (0, 1].
+        crop_scales: of ``ten``, in place of ``min_crop_fraction``: the crops are taken from the picture's central
+            square of each of so many times ``image_size`` pixels, ten from each; numbers of at least 1.
+        flip: mirror training pictures at random.
+        seed: seed of the hold-out and of the random crops.
+        unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
+            shows another in its place in training, and reports how many there were; ``refuse`` is an error. If more
+            than 10 and more than 5 % cannot be read, that is an error too.
+    """
+
+    path: str = "openmoji"
+    subset: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    validation_fraction: float = 0.1
+    image_column: str | None = None
+    label_column: str | None = None
+    caption_column: str | None = None
+    classes: list[str] | None = None
+    image_size: int = 32
+    crop: str = "random"
+    min_crop_fraction: float = 0.8
+    crop_scales: list[float] | None = None
+    flip: bool = False
+    seed: int = 0
+    unreadable: str = "skip"
+
+
+UNREADABLE = ("skip", "refuse")

@@ -1,0 +1,164 @@
+"""The argument parser behind the command line and the recipe files: typed, with errors of one line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, Namespace
+
+from wvq.errors import ConfigError, near_match
+from wvq.files.stage_folder import read_recipe
+
+Recipe = TypeVar("Recipe")
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser that raises ConfigError, and names the near match of an unknown option."""
+
+    def __init__(self, *args, **kwargs):
+        # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
+        super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:
+        """As jsonargparse parses; a switch without a value (``--force-reference``) is on.
+
+        Raises:
+            ConfigError: what is wrong with the arguments or the recipe.
+        """
+        for index, word in enumerate(args):
+            name, given, value = word.removeprefix("--").partition("=")
+            value = value if given else next(iter(args[index + 1 : index + 2]), "")
+            if word.startswith("--") and name == "config":
+                self._check_groups(value)
+            elif word.startswith("--") and name in self.groups and os.path.isfile(value):  # its fields in a file
+                _refuse_class(value, {name: read_recipe(value)})
+        switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
+        whole = list(args)
+        for index in reversed([index for index, word in enumerate(args) if word in switches]):
+            if index + 1 == len(args) or args[index + 1].startswith("--"):
+                whole.insert(index + 1, "true")
+        return super().parse_args(whole, **options)
+
+    def _check_groups(self, recipe: str) -> None:
+        """Refuse a recipe that names a class or another recipe: jsonargparse imports the class, which runs its module.
+
+        It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
+        """
+        if not os.path.isfile(recipe):  # a long value is no error, as for pathlib
+            return  # said by jsonargparse
+        values = read_recipe(recipe)
+        if "config" in values:
+            raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
+        _refuse_class(recipe, values)
+        for name in self.groups:
+            group = values
+            for part in name.split("."):
+                group = group.get(part, {}) if isinstance(group, dict) else group
+            if not isinstance(group, dict):
+                raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
+
+    def instantiate(self, values: Namespace) -> Namespace:
+        """Recipes and configs of the parsed values, after a check that each group holds fields."""
+        for name in self.groups:
+            if not isinstance(values.get(name), Namespace | None):
+                self.error(f"{name} must hold fields by name, got {values[name]!r}")
+        return super().instantiate(values)
+
+    def error(self, message: str, ex: Exception | None = None):
+        """Say what is wrong in one line.
+
+        Raises:
+            ConfigError: always.
+        """
+        line = " ".join(str(message).split())
+        line = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", line).replace('Parser key "', '"')
+        if union := re.search(r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)$", line):
+            types = re.sub(r"<class '(\w+)'>", r"\1", union.group(1)).replace("NoneType", "null").replace(", ", " or ")
+            line = f"{line[: union.start()]}expected {types}. Got value: {union.group(2)}"
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)|'([\w.]+)'(?: is not accepted)?$", line)
+        if unknown and ("accept" in line or "unrecognized" in line):
+            group = re.search(r"Group '([\w.]+)'", line)
+            name = unknown.group(1) or unknown.group(2)
+            name = f"{group.group(1)}.{name}" if group else name
+            options = [s.lstrip("-") for a in self._actions for s in a.option_strings if a.dest != "help"]
+            line = f"unknown option {name}{near_match(name, options)}"
+        raise ConfigError(line)
+
+
+def _refuse_class(recipe: str, values: dict) -> None:
+    if place := _class_named(values):
+        raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
+
+
+def _class_named(values: Any, place: str = "") -> str | None:
+    """Dotted name of the first field in place of which a class is named; None if there is none."""
+    if isinstance(values, list):
+        found = (_class_named(value, place) for value in values)
+        return next(filter(None, found), None)
+    if not isinstance(values, dict):
+        return None
+    for key, value in values.items():
+        name = f"{place}.{key}".lstrip(".")
+        if "class_path" in str(key).split("."):
+            return name.partition(".class_path")[0]
+        if found := _class_named(value, name):
+            return found
+    return None
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names (``openmoji_32/tokenizer``) and files of the recipes in the package."""
+    root = Path(str(resources.files("wvq.configs")))
+    files = [file for file in sorted(root.glob("*/*.yaml")) if file.parent.name != "accelerate"]  # no recipes
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+
+
+def recipe_file(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of a shipped one with or without ``configs/`` and ``.yaml``.
+
+    Raises:
+        ConfigError: neither, or no recipe.
+    """
+    if Path(name).is_file():
+        read_recipe(name)  # the parser's own messages on broken YAML do not name the file
+        return Path(name)
+    shipped = shipped_recipes()
+    short = str(name).removesuffix(".yaml").removeprefix("configs/")
+    if short not in shipped:
+        raise ConfigError(f"recipe {name}: no such file{near_match(short, shipped)}; shipped: {', '.join(shipped)}")
+    return shipped[short]
+
+
+def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe from YAML, with some fields set by dotted name.
+
+    Raises:
+        ConfigError: no such file, an unknown field, or a value of the wrong type.
+    """
+    parser = Parser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(recipe)
+    found = recipe_file(file)
+    try:
+        values = parser.parse_args([f"--config={found}"])
+    except ConfigError as error:
+        raise ConfigError(f"{found}: {error}") from error
+    for name, value in (overrides or {}).items():
+        group, _, key = name.rpartition(".")
+        if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
+            values[group][key] = value
+        elif name in values:
+            values[name] = value
+        else:
+            raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")
+    try:
+        parser.validate(values)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    made = parser.instantiate(values)
+    return recipe(**{name: made[name] for name in recipe.__dataclass_fields__})

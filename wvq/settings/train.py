@@ -1,0 +1,92 @@
+"""The training loop that both stages share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wvq.checks import Checker
+
+
+@dataclass
+class TrainConfig:
+    """The training loop that both stages share. It counts pictures, not epochs or steps.
+
+    Args:
+        images: pictures to train on in all; every repetition counts.
+        batch_size: pictures of one optimiser step, over all processes and accumulation steps together.
+        gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory. Statistics and
+            alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
+            pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
+        learning_rate: peak learning rate of the network.
+        codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
+            rate and schedule if None.
+        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
+            linearly over the run (tokenizer only).
+        schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
+        final_learning_rate: what the schedule ends at, as a share of the peak.
+        warmup_images: pictures over which the rate rises from 0.
+        beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
+        clip_norm: bound on the gradient norm of the network, and of a codebook with a rate of its own (0: none).
+        ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
+        max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or
+            clock, whichever is further, so that a run cut short still ends at the final learning rate.
+        log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
+        keep_checkpoints: how many of the latest checkpoints stay on disk.
+        num_workers: loader processes of each rank.
+        channels_last: memory layout of convolutions; often faster, never another result than rounding.
+        compile: torch.compile of the network; faster on GPUs, after minutes of compilation.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory, a
+            third more time.
+        seed: start of weights, data order and dropout.
+    """
+
+    images: int = 1_000_000
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    codebook_learning_rate: float | None = None
+    codebook_schedule: str = "constant"
+    final_alignment: float = 1.0
+    schedule: str = "cosine"
+    final_learning_rate: float = 0.2
+    warmup_images: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    mixed_precision: str | None = None
+    max_minutes: float | None = None
+    log_every: int = 1_000
+    evaluate_every: int = 0
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    num_workers: int = 0
+    channels_last: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check = Checker(self, "train")
+        for name in ("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints"):
+            check(name, "at least 1", lambda value: value >= 1)
+        for name in ("warmup_images", "evaluate_every", "save_every", "num_workers", "weight_decay", "clip_norm"):
+            check(name, "at least 0", lambda value: value >= 0)
+        for name in ("learning_rate", "codebook_learning_rate", "max_minutes"):
+            check(name, "above 0", lambda value: value is None or value > 0)
+        for name in ("ema_decay", "beta1", "beta2"):
+            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+        check("final_alignment", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check("codebook_schedule", "one of constant, network", ("constant", "network").__contains__)
+        check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
+        check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
+
+
+SCHEDULES = ("constant", "cosine", "linear")
+PRECISIONS = (None, "no", "bf16", "fp16")

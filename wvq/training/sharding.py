@@ -1,0 +1,102 @@
+"""Sharded training (FSDP2): weights that are spread over the processes, gathered where a whole model is needed."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from wvq.distributed import process_rank
+from wvq.training.averaging import average_decay
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor; all processes call it, as it is gathered from them if it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy of a model without its numbers: parameters and buffers are on the meta device and take no memory."""
+    parameters = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    buffers = {id(b): b.detach().to("meta") for b in model.buffers()}
+    return copy.deepcopy(model, parameters | buffers)  # what the memo holds is taken in place of a copy
+
+
+class ShardedModel:
+    """A sharded model's weights, or their moving average, and the whole model that is put together of them.
+
+    No process keeps a whole copy. To be evaluated it is gathered on each device, and goes when the caller lets go of
+    it; to be saved, or as part of a checkpoint, it is gathered tensor by tensor in the first process's memory.
+
+    Args:
+        structure: :func:`skeleton` of the model before it was sharded.
+        sharded: the model that trains.
+        decay: of the moving average; 0 for the weights themselves.
+        device: where the whole model is used.
+    """
+
+    def __init__(self, structure: nn.Module, sharded: nn.Module, decay: float, device: torch.device):
+        self.structure, self.sharded, self.decay, self.device = structure.eval(), sharded, decay, device
+        self.updates = 0
+        self.shards = [p.detach().clone() for p in sharded.parameters()] if decay else list(sharded.parameters())
+
+    @property
+    def model(self) -> nn.Module:
+        """The whole model, new each time, in eval mode on each device; all processes ask for it together."""
+        return self._put_together(self._gathered(self.device, everywhere=True))
+
+    @property
+    def model_of_first_process(self) -> nn.Module | None:
+        """The whole model on the CPU of the first process, None in the others; all processes ask for it together."""
+        gathered = self._gathered(torch.device("cpu"), everywhere=False)
+        return self._put_together(gathered) if process_rank() == 0 else None
+
+    def _put_together(self, tensors: dict[int, torch.Tensor]) -> nn.Module:
+        parameters = {id(p) for p in self.structure.parameters()}
+        memo = {key: nn.Parameter(t, False) if key in parameters else t for key, t in tensors.items()}
+        return copy.deepcopy(self.structure, memo)
+
+    @torch.no_grad()
+    def _gathered(self, device: torch.device, everywhere: bool) -> dict[int, torch.Tensor]:
+        """Whole tensors by the id of their place in the structure; none in other processes if not ``everywhere``."""
+        places = [*self.structure.parameters(), *self.structure.buffers()]
+        sources = [*self.shards, *self.sharded.buffers()]
+        found = {}
+        for place, source in zip(places, sources, strict=True):
+            tensor = full(source.detach())
+            if everywhere or process_rank() == 0:
+                found[id(place)] = tensor.to(device, copy=not isinstance(source, DTensor))
+        return found
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights after one of its steps."""
+        if not self.decay:
+            return
+        torch._foreach_lerp_(self.shards, list(model.parameters()), 1 - average_decay(self.decay, self.updates))
+        self.updates += 1
+
+    def state_dict(self) -> dict:
+        """The state of an exact resume, whole in the first process. All processes ask together."""
+        state = {"updates": self.updates, "model": None}
+        if self.decay:
+            whole = self.model_of_first_process
+            state["model"] = None if whole is None else whole.state_dict()
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Take up the state that :meth:`state_dict` gave; what the first process reads goes to all."""
+        self.updates = state["updates"]
+        if not self.decay or state["model"] is None:
+            return
+        names = {id(place): name for name, place in self.structure.state_dict(keep_vars=True).items()}
+        for place, shard in zip(self.structure.parameters(), self.shards, strict=True):
+            value = state["model"][names[id(place)]]
+            if isinstance(shard, DTensor):
+                if process_rank():
+                    value = torch.empty(place.shape, dtype=place.dtype)
+                value = distribute_tensor(value.to(self.device), shard.device_mesh, shard.placements)
+            shard.copy_(value)
