@@ -4,10 +4,10 @@ OUT ?= runs/openmoji
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is reused only while the files that define it are the same.
-HASH := $(shell cat pyproject.toml constraints.txt Makefile | sha256sum | cut -c1-16)
+HASH := $(shell cat pyproject.toml setup.py constraints.txt Makefile | sha256sum | cut -c1-16)
 STAMP := $(VENV)/.installed-$(HASH)
 
-.PHONY: setup quickstart test study bench lint format clean
+.PHONY: setup quickstart test study bench lint types format clean
 
 quickstart: $(STAMP)
 	$(BIN)/wvq quickstart --out $(OUT)
@@ -21,9 +21,15 @@ study: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.quantizer
 
-lint: $(STAMP)
+lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The package as it is installed: a type checker cannot know that the folders at the top level are parts of it.
+types:
+	rm -rf build/types && mkdir -p build/types/wvq
+	ln -s $(CURDIR)/wvq/* $(addprefix $(CURDIR)/,tokenizer generator pipelines eval configs) build/types/wvq/
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
