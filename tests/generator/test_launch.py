@@ -114,7 +114,7 @@ def test_two_processes_share_the_encoding_of_captions(tmp_path):
     texts = [f"red {'circle ' * (i % 3)}{i}" for i in range(150)]
     settings = {"texts": texts, "encoder": str(encoder), "out": str(tmp_path)}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    launched([str(WORKER.with_name("text_worker.py")), str(tmp_path / "settings.json")], LAUNCH["two"])
+    launched([str(WORKER.parent / "text" / "text_worker.py"), str(tmp_path / "settings.json")], LAUNCH["two"])
     index = index_captions([(text,) for text in texts])
     features, mask = text_features("memory", tmp_path, index, TextEncoder(encoder, 5))[np.arange(150)]
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

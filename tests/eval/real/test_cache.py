@@ -101,10 +101,10 @@ def test_of_two_processes_both_learn_that_the_first_cannot_hold_the_folder(tmp_p
 import runpy
 import sys
 from pathlib import Path
-from wvq import locks
+from wvq.files import locks
 from wvq.distributed import leave_processes, processes
 from wvq.errors import ConfigError
-from wvq.eval import reference_cache
+from wvq.eval.real import cache as reference_cache
 processes()
 def locked(*_):
     raise OSError(30, "Read-only file system")
