@@ -185,8 +185,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict:
     Raises:
         ConfigError, DataError, CheckpointError, DownloadError: bad settings, data or folder, before training starts.
     """
-    recipe.train.check()
-    recipe.discriminator.check()
+    recipe.check()
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
     for given in ("image_size", "class_names"):
