@@ -18,7 +18,7 @@ from wvq.data.sheets import labelled_rows
 from wvq.data.unreadable import Reading
 from wvq.errors import WVQError
 from wvq.eval.features.networks import default_feature_network
-from wvq.eval.figures.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.figures.distances import AT_FLOOR_N, nearest_neighbours
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import metric_rows
