@@ -15,7 +15,7 @@ from wvq.errors import DataError
 from wvq.interruption import StopRequest
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import luma, psnr, ssim
-from wvq.tokenizer.quantizers.statistics import CodeStatistics, ScaleAlignment
+from wvq.tokenizer.quantizers.statistics import CodeStatistics
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def evaluate_tokenizer(
     share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
-    alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
+    measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     batches, total = share.batches(batch_size, device), -(-len(share) // batch_size)
     batches = tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False)
@@ -68,14 +68,13 @@ def evaluate_tokenizer(
         pixels = batch["pixel_values"]
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
-        if alignment:
-            features = output.features.permute(0, 2, 3, 1)
-            alignment.update(model.quantizer.residuals(features, output.codes))
+        for measurement in measurements:
+            measurement.update(output.features.permute(0, 2, 3, 1), output.codes)
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
         sums += _picture_sums(pictures, originals, lpips)
     statistics.reduce()
-    if alignment:
-        alignment.reduce()
+    for measurement in measurements:
+        measurement.reduce()
     sum_over_processes(sums)
     left_out = join_left_out(gather_objects(share.left_out))
     count, rgb, y, similarity, distance = sums.tolist()
@@ -84,9 +83,8 @@ def evaluate_tokenizer(
     if left_out and rank == 0:
         warnings.warn(f"{summary(left_out.values(), len(dataset))} and are left out of evaluation", stacklevel=2)
     figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
-    if alignment:
-        codebook = model.quantizer.book.lookup(torch.arange(config.num_codes, device=device))
-        figures |= alignment.compute(codebook)
+    for measurement in measurements:
+        figures |= measurement.compute()
     if config.image_size >= 11:
         figures["ssim"] = similarity / count
     if lpips is not None:

@@ -24,6 +24,7 @@ from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import StrictPreTrainedModel, model_hash, weights_hash
 from wvq.precision import no_float16
 from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
 from wvq.tokenizer.quantizers.registry import build_quantizer
 
@@ -240,7 +241,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def __init__(self, config: WassersteinVQConfig):
         super().__init__(config)
         self.encoder = Encoder(config)
-        self.quantizer = build_quantizer(config)
+        self.quantizer: Quantizer = build_quantizer(config)
         self.decoder = Decoder(config)
         self.projector = Projector(config) if config.feature_dim is not None else None
         self.frozen: frozenset[str] = frozenset()
@@ -254,7 +255,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, Quantizer):
+        elif isinstance(module, Codebook):
             module.reset_codebook()
         elif isinstance(module, Projector):
             module.reset()
@@ -296,9 +297,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         if parts == set(PARTS):
             raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
         self.frozen = parts
-        for module in self.quantizer.modules():
-            if isinstance(module, Quantizer):
-                module.frozen = "quantizer" in parts
+        self.quantizer.freeze("quantizer" in parts)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
@@ -360,22 +359,23 @@ class WassersteinVQModel(StrictPreTrainedModel):
         Raises:
             DataError: codes of another shape; on the CPU also codes outside of [0, K).
         """
-        codes = unflatten_codes(codes, self.config.code_layout)
-        if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
-            least, most = codes.min().item(), codes.max().item()
-            if least < 0 or most >= self.config.num_codes:
-                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
-        return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
+        return self.decode(rearrange(self.quantizer.lookup(self._codes_to_decode(codes)), "b h w d -> b d h w"))
 
     def decode_scales(self, codes: torch.Tensor) -> torch.Tensor:
         """Pictures (B, S, C, H, W) of the coarsest scale alone, of the first two, ..., of all S as ``decode_codes``.
 
         Without ``config.scales`` there is one scale, S = 1. Codes and errors are those of :meth:`decode_codes`.
         """
-        if not self.config.scales:
-            return self.decode_codes(codes)[:, None]
-        partial = self.quantizer.lookup_scales(unflatten_codes(codes, self.config.code_layout))
+        partial = self.quantizer.lookup_scales(self._codes_to_decode(codes))
         return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
+
+    def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        codes = unflatten_codes(codes, self.config.code_layout)
+        if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
+            least, most = codes.min().item(), codes.max().item()
+            if least < 0 or most >= self.config.num_codes:
+                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
+        return codes
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:
         """Reconstruct pictures, with all that the training loss needs.

@@ -33,7 +33,6 @@ from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.tokenizer.quantizers.aligned import AlignedQuantizer
 from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
 from wvq.training.acceleration import build_accelerator
@@ -92,10 +91,7 @@ class TokenizerTask(Task):
 
     def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
         pixel_values, raw = batch["pixel_values"], unwrapped(model)
-        if self.config.final_alignment != 1:
-            for module in raw.quantizer.modules():
-                if isinstance(module, AlignedQuantizer):
-                    module.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
+        raw.quantizer.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
         output = model(pixel_values, update_statistics=True)
         self.usage.update(output.codes, raw.config.num_codes, raw.config.num_groups)
         terms = {**output.losses, **output.statistics}

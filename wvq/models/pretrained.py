@@ -1,76 +1,25 @@
-"""What both models share with transformers' PreTrainedModel: strict configs, strict loading and the weight hash."""
+"""What both models share with transformers' PreTrainedModel: strict loading, checked saving and the weight hash."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from wvq.checks import is_number
-from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
+from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.names import INDEX_NAME
 from wvq.files.weight_files import verify_weights, written_weights
+from wvq.models.config import StrictConfig
 
-# Keys that transformers itself writes into a config.json beside the model's own.
-_LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
-    "attn_implementation",
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "_experts_implementation",
-}
 # Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 # What transformers raises over values that no file of its own would hold.
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
-
-
-class StrictConfig(PreTrainedConfig):
-    """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen.
-
-    Attributes:
-        outside_identity: fields that change nothing of what a trained model makes of its inputs: how it is trained, and
-            names. Hashes of other models (``..._hash``) are outside too.
-        averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
-            they are; 0 for the weights as trained; None if not known.
-    """
-
-    outside_identity: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def fields(cls) -> set[str]:
-        """Names of the model's own fields."""
-        return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
-
-    def identity(self) -> dict:
-        """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
-
-        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
-        """
-        plain, names = type(self)(), self.fields() - self.outside_identity
-        values = {name: getattr(self, name) for name in sorted(names) if not name.endswith("_hash")}
-        return {name: value for name, value in values.items() if value != getattr(plain, name)}
-
-    def __init__(self, **kwargs):
-        self.averaging_decay = kwargs.pop("averaging_decay", None)
-        decay = self.averaging_decay
-        self._require("averaging_decay", decay is None or (is_number(decay) and decay < 1), "in [0, 1), or null")
-        own = self.fields()
-        known = own | set(getattr(PreTrainedConfig, "__dataclass_fields__", {})) | _LIBRARY_KEYS
-        for key in kwargs:
-            if key not in known:
-                raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, own)}')
-        super().__init__(**kwargs)
-
-    def _require(self, field: str, condition: bool, wanted: str) -> None:
-        if not condition:
-            raise ConfigError(f"{type(self).__name__}.{field} must be {wanted}, got {getattr(self, field)!r}")
 
 
 def take_hub_options(options: dict) -> dict:

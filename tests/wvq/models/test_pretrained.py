@@ -10,16 +10,14 @@ from transformers import initialization as init
 from wvq.checks import as_list, is_integer, is_number
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.models import pretrained
-from wvq.models.pretrained import StrictConfig, StrictPreTrainedModel, read_config, resolve_folder, weights_hash
+from wvq.models.config import INTEGER, StrictConfig, option
+from wvq.models.pretrained import StrictPreTrainedModel, read_config, resolve_folder, weights_hash
 
 
 class SmallConfig(StrictConfig):
     model_type = "small_test_model"
 
-    def __init__(self, width: int = 3, **kwargs):
-        self.width = width
-        super().__init__(**kwargs)
-        self._require("width", is_integer(width), "an integer of at least 1")
+    width: int = option(3, INTEGER)
 
 
 class SmallModel(StrictPreTrainedModel):
