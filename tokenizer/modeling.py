@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.models.pretrained import StrictPreTrainedModel, model_hash, weights_hash
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, model_hash, weights_hash
 from wvq.precision import no_float16
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.codebook import Codebook
@@ -132,6 +133,11 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
         self.last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
 
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The last convolution; what follows it has no weights."""
+        return cast(nn.Conv2d, self[self.last])  # a Sequential does not know what it holds
+
     def compile(self, *args, **kwargs) -> None:
         """Compile all but the last convolution; arguments as of torch.compile.
 
@@ -149,7 +155,7 @@ class Decoder(nn.Sequential):
         x = (self._compiled or self._body)(x)
         with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
             if not torch.is_autocast_enabled(x.device.type):
-                x = x.to(self[self.last].weight.dtype)
+                x = x.to(self.last_layer.weight.dtype)
             for layer in list(self)[self.last :]:
                 x = layer(x)
         return x
@@ -196,9 +202,9 @@ class EncoderOutput(ModelOutput):
         features: (B, D, h, w), what was quantized, in the space of the codes.
     """
 
-    codes: torch.Tensor = None
-    quantized: torch.Tensor = None
-    features: torch.Tensor = None
+    codes: torch.Tensor = GIVEN
+    quantized: torch.Tensor = GIVEN
+    features: torch.Tensor = GIVEN
 
 
 @dataclass
@@ -213,11 +219,11 @@ class TokenizerOutput(ModelOutput):
             utilization as well.
     """
 
-    reconstruction: torch.Tensor = None
-    codes: torch.Tensor = None
-    quantizer_loss: torch.Tensor = None
-    losses: dict = None
-    statistics: dict = None
+    reconstruction: torch.Tensor = GIVEN
+    codes: torch.Tensor = GIVEN
+    quantizer_loss: torch.Tensor = GIVEN
+    losses: dict[str, torch.Tensor] = GIVEN
+    statistics: dict[str, torch.Tensor] = GIVEN
 
 
 class WassersteinVQModel(StrictPreTrainedModel):
@@ -230,6 +236,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         pictures = tokenizer.decode_codes(codes)
     """
 
+    config: WassersteinVQConfig
     config_class = WassersteinVQConfig
     kind = "tokenizer"
     base_model_prefix = ""
@@ -251,7 +258,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -267,7 +275,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
-        return self.decoder[self.decoder.last].weight
+        return cast(nn.Parameter, self.decoder.last_layer.weight)  # torch calls it a tensor
 
     def codes_hash(self) -> str:
         """Hash of the weights and config that make codes of pictures: one for tokenizers that differ in the decoder."""
@@ -306,7 +314,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         modules = [getattr(self, part) for part in self.frozen]
         return modules + ([self.projector] if "quantizer" in self.frozen and self.projector else [])
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> WassersteinVQModel:
         super().train(mode)
         for module in self._frozen_modules():
             module.train(False)

@@ -158,17 +158,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def reconstruction_sheet(model: WassersteinVQModel, dataset: ImageDataset, count: int = 16) -> Image.Image:
-    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set."""
+    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set.
+
+    Of a tokenizer with several scales there is a row after each scale, from the coarsest alone to all of them.
+    """
     count = min(count, len(dataset))
     spread = [i * len(dataset) // count for i in range(count)]
     if not (items := list(Reading(dataset, spread))):
         items = list(Reading(dataset, limit=count))  # none of those can be read
     originals = torch.stack([item["pixel_values"] for item in items])
-    reconstructions = model.decode(model.encode(originals.to(model.device)).quantized).cpu()
+    reconstructions = model.decode_scales(model.encode(originals.to(model.device)).codes).cpu()  # B S C H W
     columns = min(len(originals), 8)
-    rows = [
-        part for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True) for part in pair
-    ]
+    versions = [pictures.split(columns) for pictures in (originals, *reconstructions.unbind(1))]
+    rows = [part for parts in zip(*versions, strict=True) for part in parts]
     return image_grid(torch.cat(rows), columns=columns, scale=max(1, 96 // model.config.image_size))
 
 

@@ -233,11 +233,7 @@ def _lloyd(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator:
 
 def _build(cell: AtomicCell, protocol: Protocol) -> Codebook:
     # The quantizers' terms are means over all elements, the study's are sums over the D dims.
-    weights = {"codebook_weight": protocol.commitment * cell.code_dim, "commitment_weight": 0.0}
-    if cell.quantizer == "ema":
-        del weights["codebook_weight"]
-    if protocol.alignment:
-        weights["alignment_weight"] = protocol.alignment
+    codebook_weight = protocol.commitment * cell.code_dim
     quantizer = build_codebook(
         WassersteinVQConfig(
             quantizer="vanilla" if cell.quantizer in ("fixed", "kmeans") else cell.quantizer,
@@ -247,7 +243,9 @@ def _build(cell: AtomicCell, protocol: Protocol) -> Codebook:
             num_projections=cell.num_projections,
             window_size=1,  # the features of the step alone
             ema_decay=protocol.decay,
-            **weights,
+            codebook_weight=None if cell.quantizer == "ema" else codebook_weight,
+            commitment_weight=0.0,
+            alignment_weight=protocol.alignment or None,
         )
     )
     quantizer.reset_codebook()

@@ -127,6 +127,9 @@ class LFQQuantizer(Codebook):
     defaults = {"commitment_weight": 0.25, "entropy_weight": 0.1}
     temperature = 0.01
 
+    def __init__(self, config: LFQConfig):
+        super().__init__(config)
+
     @classmethod
     def check(cls, config: QuantizerConfig) -> None:
         super().check(config)

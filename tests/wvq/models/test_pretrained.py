@@ -1,4 +1,4 @@
-"""What both models share: strict configs, folders and Hub ids, the hash of the weights."""
+"""What both models share: reading configs, folders and Hub ids, loading and saving, the hash of the weights."""
 
 import json
 
@@ -38,22 +38,6 @@ class SmallModel(StrictPreTrainedModel):
 
 
 # ---- configs
-
-
-def test_unknown_fields_are_refused_with_the_near_match():
-    with pytest.raises(ConfigError, match=r'SmallConfig has no field "widht" \(did you mean "width"\?\)'):
-        SmallConfig(widht=4)
-
-
-def test_fields_of_the_library_are_accepted():
-    config = SmallConfig(width=4, architectures=["SmallModel"], dtype="float32", _name_or_path="x")
-    assert config.width == 4
-
-
-def test_a_saved_config_comes_back(tmp_path):
-    SmallConfig(width=5).save_pretrained(tmp_path)
-    assert read_config(SmallConfig, tmp_path).width == 5
-    assert SmallConfig.from_pretrained(tmp_path).width == 5
 
 
 @pytest.mark.parametrize(
