@@ -205,9 +205,9 @@ def _run(arguments: list[str]) -> int:
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
-        parser = Parser(prog=program, description=command.help)
+        parser = Parser(program, command.help)
         command.add_arguments(parser)
-        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        values = parser.build(parser.parse(_normalise(rest)))
         command.run(values)
         if "torch.distributed" in sys.modules:  # else nothing has been started
             from wvq.distributed import leave_processes

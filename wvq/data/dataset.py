@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -18,7 +19,7 @@ from wvq.data.unreadable import probe
 from wvq.errors import DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
 
-MOST_DRAWS = 100  # before a set is held to have no readable pictures
+MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
 class ImageDataset(Dataset):
@@ -125,7 +126,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table.pictures)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         image, index, requested = self.cropped(key)
         label = -1 if self.labels is None else self.labels[index]
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
@@ -133,8 +134,10 @@ class ImageDataset(Dataset):
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
         """The square picture of a key, with the index shown and the index asked for."""
         drawn = isinstance(key, tuple)
-        requested = self._checked(key[1] if drawn else key)
-        position = int(key[0]) if drawn else requested
+        if isinstance(key, tuple):
+            position, requested = int(key[0]), self._checked(key[1])
+        else:
+            position = requested = self._checked(key)
         rng = np.random.default_rng((self.settings.seed, position))
         if drawn and self.unreadable == "skip":
             index, image = self._readable(position, requested)
