@@ -79,7 +79,7 @@ def file_sha256(file: str | Path) -> str:
 def whole_folder(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not.
 
-    Its own name tells which process made it: what a killed one has left goes with the next call, and a folder of
+    Its own name holds the number of its process: what a killed one has left goes with the next call, and a folder of
     another name is never touched.
     """
     target = Path(target)

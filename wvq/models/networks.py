@@ -104,11 +104,11 @@ def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...
 def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[str, ...] = ()) -> list[str]:
     """Names of weights in a file that belong to a part of a model whose config has no place for them.
 
-    Heads for other tasks lie outside of the model's parts: they are nobody's concern.
+    Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
         model: of transformers.
-        unexpected: names that loading found no place for.
+        unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """
     parts = {name.partition(".")[0] for name in model.state_dict()}
