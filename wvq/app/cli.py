@@ -170,18 +170,18 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
-    found = []
+    words = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
-        found.append(argument)
-    for index, argument in enumerate(found):
+        words.append(argument)
+    for index, argument in enumerate(words):
         if argument.startswith("--config="):
-            found[index] = f"--config={recipe_file(argument.partition('=')[2])}"
-        elif argument == "--config" and index + 1 < len(found):
-            found[index + 1] = str(recipe_file(found[index + 1]))
-    return found
+            words[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(words):
+            words[index + 1] = str(recipe_file(words[index + 1]))
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,9 +205,9 @@ def _run(arguments: list[str]) -> int:
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
-        parser = Parser(prog=program, description=command.help)
+        parser = Parser(program, command.help)
         command.add_arguments(parser)
-        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        values = parser.build(parser.parse(_normalise(rest)))
         command.run(values)
         if "torch.distributed" in sys.modules:  # else nothing has been started
             from wvq.distributed import leave_processes

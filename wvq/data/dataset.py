@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,12 +14,13 @@ from torch.utils.data import Dataset
 from wvq.data.pictures import PictureStore
 from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.data.sources import read_source
-from wvq.data.tables import PictureTable, hold_out, keep_classes, options, to_table, warn_of_missing_captions
+from wvq.data.splits import hold_out
+from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
 from wvq.errors import DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
 
-MOST_DRAWS = 100  # before a set is held to have no readable pictures
+MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
 class ImageDataset(Dataset):
@@ -125,7 +127,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table.pictures)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         image, index, requested = self.cropped(key)
         label = -1 if self.labels is None else self.labels[index]
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
@@ -133,8 +135,10 @@ class ImageDataset(Dataset):
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
         """The square picture of a key, with the index shown and the index asked for."""
         drawn = isinstance(key, tuple)
-        requested = self._checked(key[1] if drawn else key)
-        position = int(key[0]) if drawn else requested
+        if isinstance(key, tuple):
+            position, requested = int(key[0]), self._checked(key[1])
+        else:
+            position = requested = self._checked(key)
         rng = np.random.default_rng((self.settings.seed, position))
         if drawn and self.unreadable == "skip":
             index, image = self._readable(position, requested)

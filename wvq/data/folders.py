@@ -7,6 +7,7 @@ pictures without a word and fails on names with glob characters. The rules here 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -72,7 +73,7 @@ def _class_names(splits: list[Path]) -> list[str]:
     return sorted(names)
 
 
-def _pictures_below(folder: Path):
+def _pictures_below(folder: Path) -> Iterator[str]:
     """Pictures at any depth in sorted order; links are followed, each folder once."""
     seen = set()
     for root, folder_names, file_names in os.walk(folder, followlinks=True):
@@ -103,9 +104,9 @@ def _read_split(folder: Path, class_names: list[str]) -> datasets.Dataset:
         return datasets.Dataset.from_dict({"image": loose}, features=datasets.Features({"image": datasets.Image()}))
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        found = list(_pictures_below(folder / name))
-        paths += found
-        labels += [label] * len(found)
+        pictures = list(_pictures_below(folder / name))
+        paths += pictures
+        labels += [label] * len(pictures)
     if not paths:
         raise DataError(f"{folder} holds no pictures")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=class_names)})

@@ -304,7 +304,7 @@ def test_a_file_of_one_group_imports_nothing_either(joined, tmp_path, monkeypatc
     parser.add_class_arguments(TokenizerRecipe)
     words = ["--data", str(tmp_path / "data.yaml")]
     with pytest.raises(ConfigError, match=r"data must hold fields by name, and no class"):
-        parser.parse_args(["=".join(words)] if joined else words)
+        parser.parse(["=".join(words)] if joined else words)
     assert not (tmp_path / "ran").exists()
     (tmp_path / "data.yaml").write_text("image_size: 48\n")
-    assert parser.parse_args(words).data.image_size == 48
+    assert parser.parse(words).data.image_size == 48
