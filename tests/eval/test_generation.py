@@ -15,7 +15,7 @@ from wvq.eval.generation import evaluate_generation, resized, sample_pictures
 from wvq.eval.real.archive import read_archive, write_archive
 from wvq.eval.real.reference import RealPictures
 from wvq.files.locks import sole_writer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 CLASSES = ("animals", "flags", "food")
 
