@@ -29,7 +29,7 @@ from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.train import GeneratorTask
 from wvq.hardware import hardware
 from wvq.pipelines.image_generation import ImageGenerationPipeline

@@ -72,7 +72,7 @@ def evaluate_generation(
             be removed when the result is kept. A temporary one if None; several processes need one.
         save_samples: keep the samples: a folder for one PNG each, or an .npz file in the form of ADM's evaluation.
         clip: also measure how well samples fit their prompts (``clip_score``); needs prompts.
-        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`; the pipeline's own where None or left out.
+        sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
         A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they

@@ -19,7 +19,7 @@ class Preset:
     """What a published figure was measured with.
 
     Attributes:
-        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`.
+        sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`.
         published: the figures.
         num_images, classes, feature_network, reference_kind: the protocol.
         image_size: side of the pictures that the pipeline draws.

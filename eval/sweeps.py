@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 MOST = 100  # values of a sweep
 

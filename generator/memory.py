@@ -7,7 +7,7 @@ runs take.
 from __future__ import annotations
 
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 FLOAT, INDEX = 4, 8  # bytes of float32, int64
 
@@ -35,8 +35,8 @@ def sampling_bytes(
     rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
     tokens = config.prefix_length + config.sequence_length
     cache = rows * tokens * config.num_layers * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
-    # A window runs both halves from the start; else the half without the condition catches up where guidance begins.
-    late = 0 if settings.window else next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
+    # The half without the condition catches up where guidance begins.
+    late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
     first = (batch if late > given else rows) * _pass_bytes(config, config.prefix_length + given, bytes_per_value)
     catching_up = batch * _pass_bytes(config, config.prefix_length + late, bytes_per_value)
     checking = rows * _pass_bytes(config, settings.window, bytes_per_value)

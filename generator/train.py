@@ -38,7 +38,8 @@ from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, GeneratorRecipe, ObjectiveConfig
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.text.run_text import keep_text_encoder, require_same_encoder, run_padding
 from wvq.hardware import send

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.pipelines.folders import already_holds, refuse_foreign_files

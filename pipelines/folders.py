@@ -8,7 +8,7 @@ from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import read_json
 from wvq.files.names import INDEX_NAME
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.pretrained import weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card

@@ -21,7 +21,8 @@ from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
-from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
+from wvq.generator.sampling import check_fixed, sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.pretrained import model_hash, resolve_folder, weights_hash
 from wvq.pipelines.conditions import Requested, check_call, requested

@@ -9,7 +9,7 @@ import torch
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import sampling_bytes, whole_pass_bytes
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.memory import require_memory
 from wvq.tokenizer.memory import decoding_bytes
 

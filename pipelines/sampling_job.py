@@ -22,7 +22,7 @@ from wvq.files.names import JOB_NAME, MAX_JOB_BYTES
 from wvq.files.png_text import png_text
 from wvq.files.reading import parse_json
 from wvq.files.stage_folder import former_identity, refuse_occupied
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import stop_on_signal
 from wvq.pipelines.conditions import Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline

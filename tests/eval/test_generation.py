@@ -16,7 +16,7 @@ from wvq.eval.real.archive import read_archive, write_archive
 from wvq.eval.real.references import RealPictures
 from wvq.eval.samples.drawing import resized, sample_pictures
 from wvq.files.locks import sole_writer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 CLASSES = ("animals", "flags", "food")
 

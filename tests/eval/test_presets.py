@@ -4,7 +4,7 @@ import pytest
 
 from wvq.errors import ConfigError
 from wvq.eval.presets import PRESETS, find_preset, fixed_by
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -8,10 +8,11 @@ from scipy import stats
 from tests.tiny import TEXT_DIM, make_generator
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition
+from wvq.generator.decoder import guide
 from wvq.generator.filters import filter_logits
-from wvq.generator.guidance import guide
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings, draw, sample_codes, uniforms
+from wvq.generator.sampling import draw, sample_codes, uniforms
+from wvq.generator.sampling_settings import SamplingSettings
 
 INF = float("inf")
 PROBABILITIES = torch.tensor([0.4, 0.05, 0.3, 0.05, 0.2])

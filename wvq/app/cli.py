@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
 import wvq
 from wvq.app import commands, evaluation_commands
@@ -19,6 +20,7 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file
@@ -48,21 +50,15 @@ def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
 
 
 def _sampling_arguments(parser: Parser) -> None:
-    parser.add_argument("--guidance_scale", type=float | None, help="1 is off; the pipeline's own if not given")
-    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest code")
-    parser.add_argument("--top_k", type=int | None, help="0 keeps all codes")
-    parser.add_argument("--top_p", type=float | None, help="in (0, 1]; 1 keeps all codes")
-    parser.add_argument("--min_p", type=float | None, help="share of the best code's probability; 0 keeps all")
-    parser.add_argument("--guidance_schedule", type=str | None, help="constant, linear, cosine or power_cosine")
-    parser.add_argument("--guidance_power", type=float | None, help="of power_cosine")
-    parser.add_argument("--guidance_interval", type=float, nargs=2, help="start and end of guidance, 0 to 1")
-    parser.add_argument("--window", type=int | None, help="codes checked in one pass; 0 draws one code a pass")
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        default=None,
-        help="the same pictures to the bit whatever the batch; slower",
-    )
+    kinds = get_type_hints(SamplingSettings)
+    for field in fields(SamplingSettings):
+        kind = kinds[field.name]
+        form: dict[str, Any] = {"type": kind | None}
+        if kind is bool:
+            form = {"action": "store_true", "default": None}
+        elif get_origin(kind) is tuple:
+            form = {"type": get_args(kind)[0], "nargs": len(get_args(kind))}
+        parser.add_argument(f"--{field.name}", help=field.metadata["help"], **form)
     parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
     parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")

@@ -7,11 +7,13 @@ import os
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, first_line
 from wvq.eval.recipes import AtomicRecipe
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
@@ -175,10 +177,8 @@ def _prompt_lines(file: str) -> list[str]:
     return prompts
 
 
-def sampling_of(values) -> dict:
+def sampling_of(values: Any) -> dict[str, Any]:
     """The sampling settings that were given, by field; None where they were not."""
-    from wvq.generator.sampling import SamplingSettings
-
     return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
 
 

@@ -158,7 +158,7 @@ def _picture(path: Path) -> str:
 
 
 def _samples(path: Path) -> str:
-    from wvq.generator.sampling import SamplingSettings
+    from wvq.generator.sampling_settings import SamplingSettings
 
     file = path / JOB_NAME
     job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)
