@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from argparse import SUPPRESS
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +15,7 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from wvq.errors import ConfigError, near_match
-from wvq.files.stage_folder import read_recipe
+from wvq.files.stage_folder import former_fields, read_recipe
 
 Recipe = TypeVar("Recipe")
 
@@ -23,6 +26,15 @@ class Parser(ArgumentParser):
     def __init__(self, *args, **kwargs):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
         super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
+        self.former_fields: dict[str, Any] = {}
+
+    def add_class_arguments(self, theclass, *args, **options):
+        """As jsonargparse adds them, and hidden, the fields that recipes of an earlier version have besides."""
+        added = super().add_class_arguments(theclass, *args, **options)
+        self.former_fields = former_fields(theclass)
+        for name in self.former_fields:
+            self.add_argument(f"--{name}", type=Any, default=SUPPRESS, help=SUPPRESS)
+        return added
 
     def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:
         """As jsonargparse parses; a switch without a value (``--force-reference``) is on.
@@ -64,6 +76,9 @@ class Parser(ArgumentParser):
 
     def instantiate(self, values: Namespace) -> Namespace:
         """Recipes and configs of the parsed values, after a check that each group holds fields."""
+        for name, default in self.former_fields.items():
+            if name in values and (value := values.pop(name)) != default:
+                warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
         for name in self.groups:
             if not isinstance(values.get(name), Namespace | None):
                 self.error(f"{name} must hold fields by name, got {values[name]!r}")
@@ -161,4 +176,4 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     made = parser.instantiate(values)
-    return recipe(**{name: made[name] for name in recipe.__dataclass_fields__})
+    return recipe(**{field.name: made[field.name] for field in fields(recipe)})
