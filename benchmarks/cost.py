@@ -27,7 +27,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.recipes import TokenizerRecipe
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.task import TokenizerTask
 
 GPUS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16, by the maker's data sheets
 UTILIZATION = 0.35  # assumed share of the peak

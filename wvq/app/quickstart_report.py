@@ -27,7 +27,7 @@ from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
 from wvq.files.names import TRAINING
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
-from wvq.tokenizer.train import reconstruction_sheet
+from wvq.tokenizer.task import reconstruction_sheet
 from wvq.training.tracking import read_log
 
 MOST_CLASSES = 16  # rows of the sheet
