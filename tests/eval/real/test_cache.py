@@ -1,7 +1,5 @@
 """Features of real pictures are computed once for the same pixels and network, and never taken for others'."""
 
-import sys
-
 import pytest
 import torch
 
@@ -104,7 +102,7 @@ from pathlib import Path
 from wvq.files import locks
 from wvq.distributed import leave_processes, processes
 from wvq.errors import ConfigError
-from wvq.eval.real import cache as reference_cache
+from wvq.eval.real import cache
 processes()
 def locked(*_):
     raise OSError(30, "Read-only file system")
@@ -112,13 +110,13 @@ locks._locked = locked
 made = runpy.run_path(sys.argv[2])
 data, network = made["PictureSet"](made["draw_pictures"](4)), made["ProjectionNetwork"]()
 try:
-    reference_cache.cached_reference_features(data, network, Path(sys.argv[1]), "train", progress=False, num_workers=0)
+    cache.cached_reference_features(data, network, Path(sys.argv[1]), "train", progress=False, num_workers=0)
 except ConfigError:
     leave_processes()
     sys.exit(2)
 """
-    for code, error in run_ranks([sys.executable, "-c", script, str(tmp_path), stand_ins.__file__]):
-        assert code == 2, error
+    for done in run_ranks(["-c", script, tmp_path, stand_ins.__file__]):
+        assert done.returncode == 2, done.stderr
 
 
 def test_an_archives_pictures_are_cached_too(counting, pictures, tmp_path):

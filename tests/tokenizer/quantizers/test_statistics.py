@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.processes import run_two_processes
+from tests.processes import run_ranks
 from wvq.tokenizer.quantizers.statistics import CodeStatistics, _JointCounts, code_perplexity
 
 
@@ -172,8 +172,8 @@ class Accelerator:
         dist.all_reduce(tensor)
         return tensor
 
-folder, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+dist.init_process_group("gloo")
+folder, rank = sys.argv[1], dist.get_rank()
 found = []
 for num_codes, groups, scales, codes, errors in torch.load(f"{folder}/codes.pt"):
     statistics = CodeStatistics(num_codes, groups, scales=scales)
@@ -193,7 +193,8 @@ def test_two_processes_reduce_to_the_figures_of_the_whole(tmp_path):
     codes, errors = draw_groups(400, 12, 1, seed=2)
     cases += [(12, 1, None, codes[:, 0], errors), (20, 1, [1, 2, 3], *draw_scales(310, 20))]
     torch.save(cases, tmp_path / "codes.pt")
-    run_two_processes(PROCESS, tmp_path)
+    for done in run_ranks(["-c", PROCESS, tmp_path]):
+        assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for (num_codes, groups, scales, codes, errors), (counts, figures) in zip(cases, first, strict=True):

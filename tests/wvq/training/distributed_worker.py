@@ -1,6 +1,6 @@
 """One process of the distributed tests: trains each quantizer for a few steps, exports codes, saves what it holds.
 
-    accelerate launch --multi_gpu --num_processes 2 distributed_worker.py settings.json
+    python distributed_worker.py settings.json
 
 Settings: ``out`` (folder for ``<case>-<rank>.pt``), ``world`` (processes there must be), ``export`` (fields of an
 ExportRecipe, or null).
