@@ -157,7 +157,7 @@ def gaussian_wasserstein(
         covariance: (D, D) feature covariance; detached.
         codebook: (K, D); all codes count, used or not. Receives the gradient.
         normalize: divide both sides by ``feature_scale(covariance)``, so that the value has no unit.
-        target_scale: tau > 0; codes are held against tau^2 S_z.
+        target_scale: tau > 0; codes are compared with tau^2 S_z.
 
     Returns:
         0-d tensor >= 1e-5, in the dtype of the codebook.
@@ -205,7 +205,7 @@ def sliced_wasserstein(
 ) -> torch.Tensor:
     """Sliced 2-Wasserstein distance between features and codes, scaled by sqrt(D) to compare with the full distance.
 
-    Along each direction the k-th smallest code is held against the feature quantile (k + 1/2) / K; the value is
+    Along each direction the k-th smallest code is compared with the feature quantile (k + 1/2) / K; the value is
     sqrt(D x mean cost + 1e-10), the mean taken over codes and directions. The cost of a difference r is r^2, or with
     ``robust`` = c the pseudo-Huber cost 2 s^2 (sqrt(1 + (r / s)^2) - 1), s = c times the features' largest standard
     deviation: r^2 for small r, 2 s |r| for large ones. Where features have several modes, the share of each mode in a

@@ -82,7 +82,7 @@ class MultiScaleQuantizer(Quantizer):
         super().__init__(book.num_codes, book.dim)
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
-        count = min(config.num_scale_convs, len(self.scales))  # more would be nobody's
+        count = min(config.num_scale_convs, len(self.scales))  # more would never be used
         self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
 
     @property

@@ -121,7 +121,7 @@ class StrictConfig(PreTrainedConfig):
     def fields_outside_identity(cls) -> list[str]:
         """Names of the fields that change nothing of what a trained model makes of its inputs.
 
-        They say how it is trained, and names. Hashes of other models (``..._hash``) are outside too.
+        They are how it is trained, names, and hashes of other models.
         """
         return [field.name for field in cls._own() if not field.metadata["identity"]]
 
