@@ -90,7 +90,7 @@ class StrictConfig(PreTrainedConfig):
 
     averaging_decay: float | None = option(None, or_null(BELOW_ONE), identity=False)
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:
             if key not in _LIBRARY_KEYS:
                 raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, self.fields())}')
