@@ -68,7 +68,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
             ``left``, as before: a config without this field is from then.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
-            A pipeline holds its own against it; None, as in configs without this field, compares nothing.
+            A pipeline compares its own with it, unless it is None, as in configs without this field.
         tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
             configs of earlier versions the hash of its weights alone.
 

@@ -195,7 +195,8 @@ PARTS = ("encoder", "quantizer", "decoder")
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """
+    """What :meth:`WassersteinVQModel.encode` returns.
+
     Attributes:
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
         quantized: (B, D, h, w), the vectors of the codes.
@@ -209,7 +210,8 @@ class EncoderOutput(ModelOutput):
 
 @dataclass
 class TokenizerOutput(ModelOutput):
-    """
+    """What a forward pass of :class:`WassersteinVQModel` returns.
+
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
@@ -294,7 +296,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Keep ``encoder``, ``quantizer`` (with its projector) or ``decoder`` as they are, in eval mode.
+        """Keep parts as they are in training, and in eval mode.
+
+        Args:
+            parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
 
         Raises:
             ConfigError: an unknown part, or all of them.

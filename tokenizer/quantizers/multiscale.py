@@ -18,7 +18,7 @@ from wvq.checks import Checker, is_integer, is_number
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import COUNT, Rule, option, or_null
-from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein
+from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
 from wvq.tokenizer.quantizers.nearest import exact_float32
@@ -82,7 +82,7 @@ class MultiScaleQuantizer(Quantizer):
         super().__init__(book.num_codes, book.dim)
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
-        count = min(config.num_scale_convs, len(self.scales))  # more would be nobody's
+        count = min(config.num_scale_convs, len(self.scales))  # more would never be used
         self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
 
     @property
@@ -265,16 +265,13 @@ class ScaleAlignment:
 
     def __init__(self, quantizer: MultiScaleQuantizer, device: torch.device | str = "cpu"):
         self.quantizer = quantizer
-        shape = len(quantizer.scales), quantizer.dim + 2, quantizer.dim  # n, sum, outer products of each scale
+        shape = len(quantizer.scales), quantizer.dim + 2, quantizer.dim
         self._sums = torch.zeros(*shape, dtype=torch.float64, device=device)
 
     def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
         """Add what each scale quantized of prepared features (B, h, w, D) that became codes (B, T)."""
         for sums, rows in zip(self._sums, self.quantizer.residuals(features, codes), strict=True):
-            rows = rows.double()
-            sums[0] += len(rows)
-            sums[1] += rows.sum(0)
-            sums[2:] += rows.T @ rows
+            sums += packed_sums(rows)
 
     def reduce(self) -> None:
         """Sum over all processes."""
@@ -285,13 +282,7 @@ class ScaleAlignment:
         """alignment, of all residuals together, and alignment_per_scale; to all codes, used or not."""
         book = self.quantizer.book
         codebook = book.lookup(torch.arange(book.num_codes, device=self._sums.device))
-        moments = [_moments(sums) for sums in (self._sums.sum(0), *self._sums)]
+        moments = [packed_moments(sums) for sums in (self._sums.sum(0), *self._sums)]
         unit = feature_scale(moments[0][1])
         joined, *each = (float(gaussian_wasserstein(*pair, codebook, normalize=False) / unit) for pair in moments)
         return {"alignment": joined, "alignment_per_scale": each}
-
-
-def _moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Mean (D,) and biased covariance (D, D) from counts, sums and sums of outer products (D + 2, D).
-    sums = sums / sums[0].clamp_min(1)
-    return sums[1], sums[2:] - torch.outer(sums[1], sums[1])

@@ -90,10 +90,10 @@ def _compiler() -> list[str]:
     """The command of the C++ compiler: ``CXX``, arguments included (``ccache g++``), or the system's."""
     named = os.environ.get("CXX", "").strip()
     command = [named] if shutil.which(named) else shlex.split(named)  # a path may hold blanks
-    found = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
-    if not found:
+    command = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
+    if not command:
         raise FileNotFoundError("no C++ compiler on the path")
-    return found
+    return command
 
 
 def _file_name(compiler: list[str]) -> str:

@@ -71,10 +71,6 @@ class ProductQuantizer(Quantizer):
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
         return torch.cat([codebook.prepare(part) for codebook, part in self._split(features)], dim=-1)
 
-    def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Codes (N, G) of the codes nearest to vectors (N, D) in the space of the codes."""
-        return torch.stack([codebook.assign(part) for codebook, part in self._split(vectors)], dim=-1)
-
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         return torch.cat([codebook.lookup(codes[..., g]) for g, codebook in enumerate(self.codebooks)], dim=-1)
 

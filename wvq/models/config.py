@@ -90,7 +90,7 @@ class StrictConfig(PreTrainedConfig):
 
     averaging_decay: float | None = option(None, or_null(BELOW_ONE), identity=False)
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:
             if key not in _LIBRARY_KEYS:
                 raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, self.fields())}')
@@ -121,7 +121,7 @@ class StrictConfig(PreTrainedConfig):
     def fields_outside_identity(cls) -> list[str]:
         """Names of the fields that change nothing of what a trained model makes of its inputs.
 
-        They say how it is trained, and names. Hashes of other models (``..._hash``) are outside too.
+        They are how it is trained, names, and hashes of other models.
         """
         return [field.name for field in cls._own() if not field.metadata["identity"]]
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -31,7 +32,7 @@ DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupE
 
 
 def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that are for the Hub client, taken out."""
+    """Take the options of the Hub client out of a dict, and return them."""
     names = ("revision", "token", "cache_dir", "local_files_only")
     return {name: options.pop(name) for name in names if name in options}
 
@@ -58,10 +59,8 @@ def resolve_folder(path: str | os.PathLike[str], kind: str, **hub_options: Any) 
         raise CheckpointError(f"{text}: no such {kind} folder; check the path")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise CheckpointError(f"{text}: no such {kind} folder, and not a Hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
+        return Path(huggingface_hub.snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
     except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
         raise DownloadError(
             f'"{text}" is no local folder and could not be fetched from the Hub '
@@ -110,7 +109,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         verify_weights(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
-            loaded: Any = super().from_pretrained(  # a pair, of which its type does not speak
+            loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
                 folder, *model_args, output_loading_info=True, use_safetensors=True, local_files_only=True, **kwargs
             )
             model, info = loaded
