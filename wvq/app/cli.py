@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jsonargparse import Namespace
+
 import wvq
 from wvq.app import commands, evaluation_commands
 from wvq.app.failures import fail
@@ -32,7 +34,7 @@ class Command:
     name: str
     help: str
     add_arguments: Callable[[Parser], None]
-    run: Callable
+    run: Callable[[Namespace], None]
 
 
 def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:

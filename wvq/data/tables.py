@@ -136,7 +136,7 @@ def _image_column(features: datasets.Features, name: str | None) -> str:
     return columns[0]
 
 
-def _holds_files(feature) -> bool:
+def _holds_files(feature: object) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")

@@ -118,13 +118,13 @@ class DrawnPictures:
         found: file name and reason by index; of this process, of others at :meth:`merge`, and of a resumed run.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset[Any]):
         self.dataset = dataset if isinstance(dataset, FileSet) else None
         self.found: dict[int, str] = {}
         self._own: dict[int, str] = {}
         self._drawn = 0
 
-    def observe(self, batch: dict) -> None:
+    def observe(self, batch: dict[str, Any]) -> None:
         """Look at a batch on the CPU; warn of the first picture that was replaced.
 
         Raises:
