@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
+from jsonargparse import Namespace
+
 import wvq
 from wvq.app import commands, evaluation_commands
 from wvq.app.failures import fail
@@ -34,7 +36,7 @@ class Command:
     name: str
     help: str
     add_arguments: Callable[[Parser], None]
-    run: Callable
+    run: Callable[[Namespace], None]
 
 
 def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:

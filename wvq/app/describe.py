@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def describe(path: str | Path) -> str:
     )
 
 
-def _lines(title: str, rows: dict) -> str:
+def _lines(title: str, rows: Mapping[str, object]) -> str:
     rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
     width = max(16, *map(len, rows)) + 2
     return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
@@ -209,7 +210,7 @@ def _features(path: Path) -> str:
     return _lines(f"{path}: features of real pictures", rows)
 
 
-def _part_of(there: int, wanted) -> str:
+def _part_of(there: int, wanted: object) -> str:
     return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
 
 

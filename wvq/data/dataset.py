@@ -23,7 +23,7 @@ from wvq.settings.data import DataConfig
 MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[dict[str, Any]]):
     """Square crops of a set of pictures.
 
     A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.

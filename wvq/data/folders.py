@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 
-from wvq.errors import DataError
+from wvq.errors import DataError, first_line
 from wvq.files.reading import parse_json
 
 PICTURE_SUFFIXES = frozenset(
@@ -139,5 +139,5 @@ def _read_metadata(folder: Path) -> datasets.Dataset:
     try:
         table = datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file} mixes types in one field: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file} mixes types in one field: {first_line(error)}") from None
     return table.cast_column("image", datasets.Image())

@@ -7,6 +7,7 @@ import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -24,7 +25,7 @@ MAX_PIXELS = 178_956_970
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def decode(encoded: dict) -> Image.Image:
+def decode(encoded: dict[str, Any]) -> Image.Image:
     """A stored picture, upright; of an animation the first frame.
 
     Args:

@@ -11,6 +11,7 @@ from wvq.data.tables import PictureTable
 from wvq.errors import DataError
 from wvq.files.names import RECIPE_NAME
 from wvq.files.stage_folder import read_recipe
+from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
 
 # Fields of DataConfig that decide which pictures are held out.
@@ -85,4 +86,5 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
 
 
 def _place(path: object) -> object:
-    return Path(path).resolve() if isinstance(path, str) and path and Path(path).exists() else path
+    """A folder or file by its one whole path; any other source, such as a Hub id, as it is."""
+    return expand_user(path).resolve() if isinstance(path, str) and path and expand_user(path).exists() else path

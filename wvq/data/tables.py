@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from wvq.data.pictures import picture_name
-from wvq.data.unreadable import is_first_process
+from wvq.distributed import is_main_process
 from wvq.errors import DataError, near_match
 from wvq.settings.data import DataConfig
 
@@ -136,7 +136,7 @@ def _image_column(features: datasets.Features, name: str | None) -> str:
     return columns[0]
 
 
-def _holds_files(feature) -> bool:
+def _holds_files(feature: object) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
@@ -186,7 +186,7 @@ def _with_pictures(raw: datasets.Dataset, column: str) -> datasets.Dataset:
     missing = raw.data.column(column).is_null().to_numpy()
     if len(missing) != len(raw) or not missing.any():
         return raw
-    if is_first_process():
+    if is_main_process():
         warnings.warn(
             f"{missing.sum():,} of {len(raw):,} rows have no picture in {column!r} and are left out", stacklevel=3
         )
@@ -212,7 +212,7 @@ def warn_of_missing_captions(*tables: PictureTable) -> None:
         for index, texts in enumerate(table.texts or ())
         if not any(text.strip() for text in texts)
     ]
-    if missing and is_first_process():
+    if missing and is_main_process():
         table, index = missing[0]
         total, name = sum(map(len, tables)), picture_name(table.pictures, index)
         warnings.warn(f"{len(missing):,} of {total:,} pictures have no caption, such as {name}", stacklevel=2)

@@ -14,6 +14,7 @@ from wvq.errors import ConfigError
 from wvq.files.atomic import read_json, write_text
 from wvq.files.names import CHECKSUMS_NAME, RECIPE_NAME, TRAINING
 from wvq.files.reading import read_yaml
+from wvq.files.user_folders import expand_user
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,9 +36,10 @@ def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
 
 def refuse_data_folder(folder: str | Path, data: str) -> None:
     """Raise ConfigError if the folder is, or lies in, the one of the pictures, where it would count as a class."""
-    if not Path(data).is_dir():
+    pictures = expand_user(data).resolve()
+    if not pictures.is_dir():
         return
-    inside, pictures = Path(folder).resolve(), Path(data).resolve()
+    inside = Path(folder).resolve()
     if pictures in (inside, *inside.parents):
         raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -61,7 +62,7 @@ def _files_of_the_model(folder: Path) -> set[str]:
     }
 
 
-def _shards(index: dict) -> set[str]:
+def _shards(index: dict[str, Any]) -> set[str]:
     names = index.get("weight_map")
     return {name for name in names.values() if isinstance(name, str)} if isinstance(names, dict) else set()
 

@@ -122,7 +122,7 @@ class Parser(ArgumentParser):
         raise ConfigError(line)
 
 
-def _refuse_class(recipe: str, values: dict) -> None:
+def _refuse_class(recipe: str, values: dict[str, Any]) -> None:
     if place := _class_named(values):
         raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
 

@@ -97,3 +97,5 @@ def test_the_same_folder_by_another_path_is_the_same_data(run, monkeypatch):
     folder, pictures = run
     monkeypatch.chdir(pictures.parent)
     assert "data.seed" in other_split(folder, DataConfig(path="pictures", classes=["a"]))
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    assert "data.seed" in other_split(folder, DataConfig(path="~/pictures", classes=["a"]))
