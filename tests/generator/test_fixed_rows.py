@@ -11,7 +11,7 @@ from wvq.generator.fixed_rows import ROWS, fixed_groups, run_in_fixed_rows
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import SamplingSettings, sample_codes
 
-BATCHES = (1, 2, 3, 5, 8, 32)
+BATCHES = (1, 3, 8, 32)
 SIZES = {"num_codes": 512, "hidden_size": 128, "num_heads": 2, "intermediate_size": 384, "num_classes": 3}
 
 
