@@ -76,6 +76,7 @@ def test_the_wheel_holds_every_source_and_data_file(wheel):
 
 
 def test_the_wheel_works_outside_of_the_checkout(installed):
+    """Its modules are its own, and it finds its recipes and its built-in pictures."""
     options, target = installed
     code = (
         "import wvq, wvq.tokenizer.modeling, wvq.pipelines.image_generation, wvq.eval.report.page\n"
@@ -84,11 +85,15 @@ def test_the_wheel_works_outside_of_the_checkout(installed):
         "from wvq.data.openmoji import __file__ as openmoji\n"
         "print(wvq.__file__, wvq.tokenizer.modeling.__file__, openmoji, sep='\\n')\n"
         "print(load_recipe(TokenizerRecipe, 'openmoji_32/tokenizer').data.path, *shipped_recipes())\n"
+        "from wvq.data.dataset import load_images\n"
+        "from wvq.settings.data import DataConfig\n"
+        "print(load_images(DataConfig(classes=['clocks'])).class_names)\n"
     )
-    *files, recipes = run(code, **options).splitlines()
+    *files, recipes, classes = run(code, **options).splitlines()
     assert all(Path(file).is_relative_to(target) for file in files), files
     assert recipes.split()[0] == "openmoji"
     assert {"openmoji_32/tokenizer", "openmoji_32/codes", "openmoji_32/generator"} <= set(recipes.split())
+    assert "clocks" in classes
 
 
 def test_the_command_of_the_wheel_runs(installed):
@@ -97,12 +102,6 @@ def test_the_command_of_the_wheel_runs(installed):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stderr
     assert "train-tokenizer" in done.stdout
-
-
-def test_the_wheel_reads_its_built_in_data(installed):
-    code = "from wvq.data.dataset import load_images\nfrom wvq.settings.data import DataConfig\n"
-    code += "print(load_images(DataConfig(classes=['clocks'])).class_names)"
-    assert "clocks" in run(code, **installed[0])
 
 
 # ---- public names

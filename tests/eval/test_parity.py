@@ -10,7 +10,7 @@ from wvq.eval.features.pictures import collect_features
 from wvq.eval.figures.comparison import compare
 from wvq.eval.figures.distances import FeatureStatistics, frechet_distance
 
-COUNT = 24
+COUNT = 12
 
 
 class Pictures(TensorDataset):

@@ -1,11 +1,8 @@
 """Runs that are killed, stopped or run out of disk, each in a process of its own: nothing is lost or half-written."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -151,18 +148,11 @@ def test_when_one_process_of_two_dies_the_other_ends_soon(picture_folder, tmp_pa
     arguments = ["train-tokenizer", f"--data.path={picture_folder}", f"--out={tmp_path / 't'}", *OPTIONS]
     settings = json.dumps({"arguments": arguments, "fault": "kill", "step": 7, "rank": 1})
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    command = [sys.executable, "-m", *launcher, str(WORKER), settings]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as launched:
-        try:
-            errors = launched.communicate(timeout=120)[1]  # a run that hangs ends here, and fails
-        except subprocess.TimeoutExpired:
-            os.killpg(launched.pid, signal.SIGKILL)
-            raise
+    launched = run(
+        ["-m", *launcher, WORKER, settings], variables={"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    )
     assert launched.returncode != 0
-    assert "Signal 9 (SIGKILL)" in errors or "exitcode: -9" in errors, errors[-2000:]
+    assert "Signal 9 (SIGKILL)" in launched.stderr or "exitcode: -9" in launched.stderr, launched.stderr[-2000:]
     assert not (tmp_path / "t" / "model.safetensors").exists()
     resumed = start(picture_folder, tmp_path / "t", resume=True)  # on one process: from the last whole checkpoint
     assert resumed.returncode == 0, resumed.stderr[-2000:]
