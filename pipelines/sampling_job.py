@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
+from typing_extensions import Unpack
 
 import wvq
 from wvq.data.codes import batched
@@ -23,9 +24,9 @@ from wvq.files.names import JOB_NAME, MAX_JOB_BYTES
 from wvq.files.png_text import png_text
 from wvq.files.reading import parse_json
 from wvq.files.stage_folder import former_identity, refuse_occupied
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.interruption import stop_on_signal
-from wvq.pipelines.conditions import Requested, check_call, requested
+from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import require_room
 
@@ -38,15 +39,15 @@ COLUMNS = 8
 def sample_to_folder(
     pipe: ImageGenerationPipeline,
     out: str | Path,
-    class_labels=None,
-    prompt=None,
+    class_labels: ClassLabels = None,
+    prompt: Prompts = None,
     num_images: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     resume: bool = False,
     progress: bool = True,
     source: str | None = None,
-    **sampling,
+    **sampling: Unpack[SamplingOptions],
 ) -> list[Path]:
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
