@@ -15,7 +15,7 @@ from torch import nn
 
 from wvq.errors import ConfigError, near_match
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.linear import set_init_scale
+from wvq.generator.initialization import set_init_scale
 from wvq.generator.text.whitening import Moments, whitening
 from wvq.hardware import send
 

@@ -1,4 +1,4 @@
-"""The generator's linear layer without bias, its weights in the order that sampling on a CPU is fast in, and starts."""
+"""The generator's linear layer without bias, and its weights in the order that sampling on a CPU is fast in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,6 @@ from wvq.memory import available_memory
 
 FULL_ROWS = 4  # oneDNN takes 1.5 times as long over 2 rows as over 4
 KEPT_FREE = 2  # weights are packed only while so many times their bytes are free
-
-
-def set_init_scale(layer: nn.Module, scale: float) -> None:
-    """Let a layer's weights start at so many times the standard deviation of the others'."""
-    layer.init_scale = scale  # type: ignore[assignment]  # the stub knows of tensors and modules alone
-
-
-def init_scale(layer: nn.Module) -> float:
-    """What :func:`set_init_scale` has set; 1 where it has not."""
-    return getattr(layer, "init_scale", 1.0)
 
 
 class Projection(nn.Linear):
@@ -47,7 +37,9 @@ class Projection(nn.Linear):
 
 @contextmanager
 def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> Iterator[None]:
-    """Products by oneDNN for as long as the context is open, in inference alone: the same values to rounding.
+    """Multiply by packed weights, through oneDNN, while the context is open; for inference alone.
+
+    Values are the same but for rounding.
 
     A sampling step multiplies few rows by all weights. PyTorch's BLAS reads the weights in an order that is slow for
     so few rows; packed into blocks they give 2.3 times the speed at 8 rows of size B on two cores, and twice at 2 and
@@ -75,7 +67,7 @@ def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> I
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """Bytes of the copies that :func:`packed_weights` makes."""
+    """Bytes of the copies that :func:`packed_weights` makes of the weights of a model."""
     return sum(layer.weight.nbytes for layer in _packable(model))
 
 

@@ -25,7 +25,8 @@ from transformers.utils import ModelOutput
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.linear import Projection, init_scale, set_init_scale
+from wvq.generator.initialization import init_scale, set_init_scale
+from wvq.generator.linear import Projection
 from wvq.models.pretrained import StrictPreTrainedModel
 
 

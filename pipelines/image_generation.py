@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class ImageGenerationPipeline:
             hashes["text_encoder"] = weights_hash(self.text_encoder.model)
         return hashes
 
-    def numerics(self) -> dict:
+    def numerics(self) -> dict[str, Any]:
         """What figures depend on beside the weights' values: how they are held, averaged and computed with."""
         parts = {"generator": self.generator, "tokenizer": self.tokenizer}
         dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in parts.items()}
@@ -213,8 +214,6 @@ class ImageGenerationPipeline:
         Raises:
             DownloadError: the Hub cannot be reached.
         """
-        import tempfile
-
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
@@ -82,7 +83,7 @@ def sample_to_folder(
     with sole_run(out):
         decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
-        # Shares are told by number, not by what is missing: that changes while another process starts.
+        # A share goes by the pictures' numbers, not by what is missing: that changes while another process starts.
         rows = settings.fixed_rows or 1  # so many in a row fill a group
         mine = [
             index
@@ -103,13 +104,13 @@ def sample_to_folder(
         return files
 
 
-def read_settings(picture: str | Path) -> dict | None:
-    """How a picture was made, from its PNG text chunk; None if it is none of ours."""
+def read_settings(picture: str | Path) -> dict[str, Any] | None:
+    """How a picture was made, from its PNG text chunk; None if it is not one of a job."""
     try:
-        found = parse_json(png_text(picture, PNG_KEY) or "null")
+        settings = parse_json(png_text(picture, PNG_KEY) or "null")
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return settings if isinstance(settings, dict) else None
 
 
 def _start(
@@ -120,8 +121,9 @@ def _start(
 
 
 def _job(
-    pipe: ImageGenerationPipeline, weights: dict, wanted: Requested, seed: int, settings: SamplingSettings
-) -> dict:
+    pipe: ImageGenerationPipeline, weights: dict[str, str], wanted: Requested, seed: int, settings: SamplingSettings
+) -> dict[str, Any]:
+    """What a job is known by."""
     return {
         "wvq_version": wvq.__version__,
         "weights": weights,
@@ -134,8 +136,8 @@ def _job(
     }
 
 
-def _claim(out: Path, job: dict, former_weights: dict, resume: bool) -> None:
-    """Start a job's folder, or hold the job that is there against this one.
+def _claim(out: Path, job: dict[str, Any], former_weights: dict[str, str], resume: bool) -> None:
+    """Write a new job into its folder; or, to resume, check that the job that is there is this one.
 
     A job of an earlier version names its weights by ``former_weights``.
     """

@@ -166,18 +166,18 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
-    found = []
+    normal = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
-        found.append(argument)
-    for index, argument in enumerate(found):
+        normal.append(argument)
+    for index, argument in enumerate(normal):
         if argument.startswith("--config="):
-            found[index] = f"--config={recipe_file(argument.partition('=')[2])}"
-        elif argument == "--config" and index + 1 < len(found):
-            found[index + 1] = str(recipe_file(found[index + 1]))
-    return found
+            normal[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(normal):
+            normal[index + 1] = str(recipe_file(normal[index + 1]))
+    return normal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
