@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluation runs/openmoji [--num_images 256] [--rounds 3] [--out result.json]
 
-drawn: :func:`wvq.eval.generation.sample_pictures` alone. features: the feature network alone over those pictures.
+drawn: :func:`wvq.eval.samples.drawing.sample_pictures` alone. features: the feature network alone over those pictures.
 streamed: both, and everything that makes them resumable (:mod:`wvq.eval.features.shards`). Each round runs the three
 in turn; overhead is the median over rounds of streamed / (drawn + features) - 1.
 """
@@ -19,7 +19,7 @@ import torch
 
 from wvq.eval.features.networks import load_feature_network
 from wvq.eval.features.shards import Batch, FeatureShards, stream_features
-from wvq.eval.generation import draw_samples, sample_pictures
+from wvq.eval.samples.drawing import draw_samples, sample_pictures
 from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
 from wvq.pipelines.image_generation import ImageGenerationPipeline

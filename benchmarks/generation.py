@@ -29,8 +29,8 @@ from wvq.data.unreadable import Reading
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, load_feature_network
 from wvq.eval.features.pictures import collect_features, evaluation_view, pixel_batches, reference_features
-from wvq.eval.figures.metrics import distribution_metrics, real_floor
-from wvq.eval.generation import sample_pictures
+from wvq.eval.figures.distances import distribution_metrics, real_floor
+from wvq.eval.samples.drawing import sample_pictures
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
 from wvq.generator.recipes import GeneratorRecipe

@@ -22,7 +22,7 @@ from wvq.data.codes import CodeDataset
 from wvq.data.dataset import load_images
 from wvq.eval.features.networks import default_feature_network
 from wvq.eval.generation import evaluate_generation
-from wvq.eval.real.reference import RealPictures
+from wvq.eval.real.references import RealPictures
 from wvq.files.atomic import write_json
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition

@@ -30,7 +30,7 @@ from wvq.generator.memory import training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.sampling_settings import SamplingSettings
-from wvq.generator.train import GeneratorTask
+from wvq.generator.task import GeneratorTask
 from wvq.hardware import hardware
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import drawing_bytes
@@ -116,7 +116,6 @@ def training(changes: dict, batch: int, settings: dict) -> tuple[int, int]:
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(task, model, data, config, Path(folder), build_accelerator(config))
         batches = iter(trainer._loader())
-        trainer._last_step_at = 0.0
         for _ in range(2):
             trainer._step(batches)
         sizes.append((model.config, sum(parameter.numel() for parameter in model.parameters())))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wvq.errors import DataError
-from wvq.eval.figures.metrics import AT_FLOOR_N
+from wvq.eval.figures.distances import AT_FLOOR_N
 from wvq.eval.report.markdown import markdown_table
-from wvq.eval.results import is_result
+from wvq.eval.report.results import is_result
 from wvq.files.atomic import read_json
 
 # What a figure depends on beside the model. Sampling settings are the model's own affair: they are shown, not required.

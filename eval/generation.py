@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from wvq.data.dataset import ImageDataset
-from wvq.data.pixels import save_png, to_uint8, uint8_to_pil
 from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.shards import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
-from wvq.eval.plan import condition_plan, plan_warnings
 from wvq.eval.real.archive import ReferenceArchive, write_archive
-from wvq.eval.real.reference import RealPictures
-from wvq.eval.results import make_result
-from wvq.files.stage_folder import refuse_occupied
+from wvq.eval.real.references import RealPictures
+from wvq.eval.report.results import make_result
+from wvq.eval.samples.conditions import condition_plan, plan_warnings
+from wvq.eval.samples.drawing import Saving, check_resize, draw_samples
 from wvq.generator.conditioning import class_ids
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
-
-
-MOST_PIXELS = 4_096  # a side that samples may be brought to
 
 
 def evaluate_generation(
@@ -62,7 +55,7 @@ def evaluate_generation(
 
     Args:
         pipeline: the pipeline to evaluate.
-        reference: training pictures or an archive of them; a :class:`wvq.eval.real.reference.RealPictures` for others,
+        reference: training pictures or an archive of them; a :class:`wvq.eval.real.references.RealPictures` for others,
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
@@ -82,8 +75,8 @@ def evaluate_generation(
         sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.results`, with ``num_unreadable``, pictures passed over because they cannot be
-        read; others were taken instead, as far as there are any.
+        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they
+        cannot be read; others were taken instead, as far as there are any.
 
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
@@ -132,7 +125,7 @@ def evaluate_generation(
             return Batch(images, list(run), scores=scores)
 
         new = decided_by_first_process(lambda: not holds_shards(folder))
-        saving = _Saving(save_samples, seed, new)
+        saving = Saving(save_samples, seed, new)
         shards = FeatureShards(folder, identity, lasting=work is not None, former=former)
         shown = "samples" if progress else None
         stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
@@ -171,103 +164,3 @@ def evaluate_generation(
 
 def _conditions_hash(labels: list | None, texts: list[str] | None) -> str:
     return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
-
-
-def sample_pictures(
-    pipeline: ImageGenerationPipeline,
-    num_images: int,
-    class_labels: Sequence[str | int] | None = None,
-    prompts: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **sampling,
-) -> Iterator[Tensor]:
-    """Draws samples batch by batch: sample i comes from seed + i whatever the batch size, so memory stays bounded.
-
-    Args:
-        pipeline: the pipeline to draw from.
-        num_images: number of samples.
-        class_labels: one class a sample, or None.
-        prompts: one text a sample, or None.
-        seed: seed of the first sample.
-        batch_size: samples in a batch.
-        sampling: settings for the pipeline, such as ``guidance_scale``.
-
-    Yields:
-        uint8 pictures (B, 3, S, S).
-    """
-    for start in range(0, num_images, batch_size):
-        run = range(start, min(start + batch_size, num_images))
-        yield draw_samples(pipeline, run, class_labels, prompts, seed, batch_size, sampling)
-
-
-def draw_samples(
-    pipeline: ImageGenerationPipeline,
-    run: range,
-    class_labels: Sequence[str | int] | None,
-    prompts: Sequence[str] | None,
-    seed: int,
-    batch_size: int,
-    sampling: dict,
-    resize: int | None = None,
-) -> Tensor:
-    """The samples of consecutive numbers, uint8 (B, 3, S, S); arguments as in :func:`sample_pictures`."""
-    conditions = {}
-    if class_labels is not None:
-        conditions["class_labels"] = list(class_labels[run.start : run.stop])
-    if prompts is not None:
-        conditions["prompt"] = list(prompts[run.start : run.stop])
-    output = pipeline(
-        **conditions,
-        num_images=len(run),
-        seed=seed + run.start,
-        batch_size=batch_size,
-        output_type="pt",
-        **sampling,
-    )
-    return to_uint8(resized(output.images, resize))
-
-
-def check_resize(side: int | None) -> None:
-    """
-    Raises:
-        ConfigError: no side of pictures.
-    """
-    if side is not None and not 1 <= side <= MOST_PIXELS:
-        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
-
-
-def resized(images: Tensor, side: int | None) -> Tensor:
-    """Float pictures (B, 3, S, S) at another side: bicubic without antialiasing, as LlamaGen brings 384 px to 256."""
-    if side is None or images.shape[-1] == side:
-        return images
-    return F.interpolate(images, (side, side), mode="bicubic", align_corners=False)
-
-
-class _Saving:
-    """How samples are kept: not at all, one PNG each as they are drawn, or in an archive at the end.
-
-    Attributes:
-        archive: whether the stream must hold on to the pixels, for an archive.
-    """
-
-    def __init__(self, target: str | Path | None, seed: int, new: bool):
-        self.seed = seed
-        self.archive = target is not None and Path(target).suffix == ".npz"
-        self.folder = None if target is None or self.archive else Path(target)
-        if target is not None and new:
-            decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
-
-    def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
-        """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
-        if self.folder is None:
-            return draw
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-        def draw_and_save(run: range) -> Batch:
-            batch = draw(run)
-            for number, picture in zip(batch.numbers, uint8_to_pil(batch.images), strict=True):
-                save_png(picture, self.folder / f"{self.seed + number:06d}.png")
-            return batch
-
-        return draw_and_save

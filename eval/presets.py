@@ -1,7 +1,7 @@
 """Protocols of published figures, by name: ImageNet at 256 px, 50,000 samples, ADM's training statistics.
 
-LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.generation.resized`). VAR has
-none: its guidance rises over ten maps of a picture, which no generator here draws.
+LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.samples.drawing.resized`).
+VAR has none: its guidance rises over ten maps of a picture, which no generator here draws.
 
 A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
 (arXiv 2412.02692).

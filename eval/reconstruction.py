@@ -15,9 +15,9 @@ from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.pictures import evaluation_view, require_kind
 from wvq.eval.features.shards import Batch, FeatureShards, collected, stream_features, working_folder
-from wvq.eval.figures.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
+from wvq.eval.figures.distances import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
 from wvq.eval.real.cache import real_features
-from wvq.eval.results import make_result
+from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
@@ -64,8 +64,8 @@ def evaluate_reconstruction(
         num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
-        A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
-        ``num_unreadable``, pictures left out because they cannot be read.
+        A result dict (see :mod:`wvq.eval.report.results`) with ``num_tokens``, the tokens that U and C were measured
+        on, and ``num_unreadable``, pictures left out because they cannot be read.
 
     Raises:
         ConfigError: pictures of the other kind.

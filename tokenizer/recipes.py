@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import Checker
+from wvq.checks import Checker, check_groups, is_integer
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
 from wvq.settings.train import TrainConfig
@@ -14,6 +14,7 @@ from wvq.settings.train import TrainConfig
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 DISCRIMINATORS = ("none", "patchgan", "dino")
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non_saturating")
+CODEBOOK_SCHEDULES = ("constant", "network")
 
 
 @dataclass
@@ -38,12 +39,11 @@ class LossConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "loss")
-        for name in ("l1_weight", "l2_weight", "perceptual_weight"):
-            check(name, "at least 0", lambda value: value >= 0)
+        check.numbers("l1_weight", "l2_weight", "perceptual_weight")
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
-            lambda value: value in PERCEPTUAL_NETWORKS or "/" in value or Path(value).is_dir(),
+            lambda value: value in PERCEPTUAL_NETWORKS or "/" in str(value) or Path(str(value)).is_dir(),
         )
         if self.perceptual_weights is not None and self.perceptual_network != "lpips":
             raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
@@ -100,23 +100,46 @@ class DiscriminatorConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "discriminator")
-        check("network", f"one of {', '.join(DISCRIMINATORS)}", DISCRIMINATORS.__contains__)
-        check("loss", f"one of {', '.join(ADVERSARIAL_LOSSES)}", ADVERSARIAL_LOSSES.__contains__)
-        for name in ("base_channels", "num_layers", "r1_interval"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay", "start_images"):
-            check(name, "at least 0", lambda value: value >= 0)
-        check("ramp_images", "at least 0", lambda value: value >= 0)
-        for name in ("max_adaptive_weight", "learning_rate"):
-            check(name, "above 0", lambda value: value is None or value > 0)
-        for name in ("beta1", "beta2"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check.one_of("network", DISCRIMINATORS)
+        check.one_of("loss", ADVERSARIAL_LOSSES)
+        check.integers("base_channels", "num_layers", "r1_interval")
+        check.integers("start_images", "ramp_images", minimum=0)
+        check.numbers("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay")
+        check.within("(0, inf]", "max_adaptive_weight")
+        check.positive("learning_rate", or_none=True)
+        check.within("[0, 1)", "beta1", "beta2")
+        check.flags("adaptive_weight", "augment")
         check(
             "generator_start_images",
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
-            lambda value: value >= self.start_images,
+            lambda value: is_integer(value, self.start_images),
         )
         check("backbone_layers", "at least one layer, or null", lambda value: value is None or len(value) > 0)
+
+
+@dataclass
+class TokenizerTrainConfig(TrainConfig):
+    """The training loop of the tokenizer.
+
+    Args:
+        codebook_learning_rate: constant learning rate of the codebook's own group; the network's rate and schedule if
+            None.
+        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
+            linearly over the run.
+    """
+
+    codebook_learning_rate: float | None = None
+    codebook_schedule: str = "constant"
+    final_alignment: float = 1.0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        super().check()
+        check = Checker(self, "train")
+        check.positive("codebook_learning_rate", or_none=True)
+        check.one_of("codebook_schedule", CODEBOOK_SCHEDULES)
+        check.within("[0, 1]", "final_alignment")
 
 
 @dataclass
@@ -140,9 +163,13 @@ class TokenizerRecipe:
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TokenizerTrainConfig = field(default_factory=TokenizerTrainConfig)
     start: str | None = None
     freeze: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check_groups(self)
 
 
 @dataclass
@@ -169,10 +196,10 @@ class ExportRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "")
-        for name in ("num_crops", "batch_size"):
-            check(name, "at least 1", lambda value: value >= 1)
-        check("num_workers", "at least 0, or null", lambda value: value is None or value >= 0)
+        check_groups(self)
+        check = Checker(self)
+        check.integers("num_crops", "batch_size")
+        check.integers("num_workers", minimum=0, or_none=True)
         versions = 10 * len(self.data.crop_scales or (1,))
         wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
         check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -103,11 +104,11 @@ def decided_by_first_process(decide: Callable[[], T]) -> T:
     if world_size() == 1:
         return decide()
     value = error = None
-    if process_rank() == 0:
+    if is_main_process():
         try:
             value = decide()
-        except (WVQError, OSError) as found:
-            error = found
+        except (WVQError, OSError) as problem:
+            error = problem
     value, error = gather_objects((value, error))[0]
     if error is not None:
         raise error
@@ -156,6 +157,16 @@ def gather_objects(value: Any) -> list[Any]:
 def process_rank() -> int:
     """Rank of this process among those that run together."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that run together, also before they have found each other.
+
+    It is the one that prints, warns and writes what belongs to all.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:

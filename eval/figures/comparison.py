@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from wvq.errors import DataError
 from wvq.eval.features.networks import INCEPTION, FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures
-from wvq.eval.figures.manifold import DENSITY_NEIGHBOURS, manifold_metrics
-from wvq.eval.figures.metrics import (
+from wvq.eval.figures.distances import (
     AT_FLOOR_N,
     INCEPTION_SCORE_SPLITS,
     distribution_metrics,
     frechet_distance,
     inception_score,
 )
-from wvq.eval.real.archive import ReferenceArchive
+from wvq.eval.figures.manifold import DENSITY_NEIGHBOURS, manifold_metrics
 
 
 def compare(network: FeatureNetwork, samples: PictureFeatures, real: PictureFeatures) -> dict[str, float]:
@@ -50,57 +48,3 @@ def against_pool(
         metrics |= {key + AT_FLOOR_N: value for key, value in at_floor_n.items()}
     counts = {"num_images": samples.num_images, "num_reference": num_reference, "num_floor": num_floor}
     return metrics, floor, counts
-
-
-def check_archive(archive: ReferenceArchive, network: FeatureNetwork) -> None:
-    """Hold an archive against the network before anything is drawn.
-
-    Raises:
-        DataError: no or too few pictures, where its statistics cannot serve; or statistics of another network.
-    """
-    if network.name != INCEPTION or archive.moments is None:
-        if archive.pictures is None:
-            raise DataError(
-                f"reference: {archive.file} holds statistics of Inception features and no pictures, and the feature "
-                f"network is {network.name}; give --inception-weights"
-            )
-        if len(archive.pictures) < 4:
-            raise DataError(f"reference: {archive.file} holds {len(archive.pictures)} pictures; at least 4 are needed")
-        return
-    dims = len(archive.moments.mean)
-    if dims != network.dim:
-        raise DataError(f"reference: mu of {archive.file} has {dims} dims, Inception's features have {network.dim}")
-
-
-def against_archive(
-    network: FeatureNetwork, samples: PictureFeatures, archive: ReferenceArchive, pool: PictureFeatures
-) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
-    """Metrics, floor and counts against stored statistics and the pictures beside them.
-
-    ``fid`` and ``sfid`` are distances to the stored moments where there are any, as published; everything else is
-    measured against the archive's own pictures. The floor holds those pictures, as many as there are samples, against
-    the moments.
-    """
-    if archive.moments is None or network.name != INCEPTION:
-        return against_pool(network, samples, pool)
-    counts = {"num_images": samples.num_images, "num_reference": pool.num_images, "num_floor": 0}
-    metrics = compare(network, samples, pool) if pool.num_images >= 4 else {}
-    if not metrics and samples.num_images >= INCEPTION_SCORE_SPLITS:
-        metrics["inception_score"] = inception_score(samples.logits)
-    metrics |= _to_moments(samples, archive)
-    floor = {}
-    num_floor = min(pool.num_images, samples.num_images)
-    if num_floor >= 4:
-        floor = _to_moments(pool.part(slice(num_floor)), archive)
-        counts["num_floor"] = num_floor
-        if num_floor < samples.num_images:
-            at_floor_n = _to_moments(samples.part(slice(num_floor)), archive)
-            metrics |= {key + AT_FLOOR_N: value for key, value in at_floor_n.items()}
-    return metrics, floor, counts
-
-
-def _to_moments(pictures: PictureFeatures, archive: ReferenceArchive) -> dict[str, float]:
-    found = {"fid": frechet_distance(pictures.features, archive.moments)}
-    if archive.spatial is not None and pictures.spatial is not None:
-        found["sfid"] = frechet_distance(pictures.spatial, archive.spatial)
-    return found

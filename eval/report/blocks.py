@@ -17,14 +17,14 @@ from wvq.data.unreadable import Reading
 from wvq.errors import ConfigError
 from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures, evaluation_view
-from wvq.eval.figures.metrics import AT_FLOOR_N, nearest_neighbours
-from wvq.eval.generation import resized
-from wvq.eval.plan import condition_plan
-from wvq.eval.real.reference import RealPictures
+from wvq.eval.figures.distances import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.real.references import RealPictures
 from wvq.eval.report.markdown import markdown_table
 from wvq.eval.report.page import Report
 from wvq.eval.report.plots import code_histogram, metric_curves
-from wvq.eval.results import is_result
+from wvq.eval.report.results import is_result
+from wvq.eval.samples.conditions import condition_plan
+from wvq.eval.samples.drawing import resized
 from wvq.files.atomic import read_json, write_text
 from wvq.plain_output import one_line
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from wvq.errors import ConfigError, DataError
 from wvq.eval.features import shards as streaming
-from wvq.eval.generation import evaluate_generation, resized, sample_pictures
+from wvq.eval.generation import evaluate_generation
 from wvq.eval.real.archive import read_archive, write_archive
-from wvq.eval.real.reference import RealPictures
+from wvq.eval.real.references import RealPictures
+from wvq.eval.samples.drawing import resized, sample_pictures
 from wvq.files.locks import sole_writer
 from wvq.generator.sampling_settings import SamplingSettings
 

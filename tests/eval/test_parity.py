@@ -8,9 +8,9 @@ from torch_fidelity import calculate_metrics
 from wvq.eval.features.networks import SPATIAL_CHANNELS
 from wvq.eval.features.pictures import collect_features
 from wvq.eval.figures.comparison import compare
-from wvq.eval.figures.metrics import FeatureStatistics, frechet_distance
+from wvq.eval.figures.distances import FeatureStatistics, frechet_distance
 
-COUNT = 24
+COUNT = 12
 
 
 class Pictures(TensorDataset):

@@ -11,7 +11,7 @@ from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import sample_codes
 from wvq.generator.sampling_settings import FIXED_ROWS, SamplingSettings
 
-BATCHES = (1, 2, 3, 5, 8, 32)
+BATCHES = (1, 3, 8, 32)
 SIZES = {"num_codes": 512, "hidden_size": 128, "num_heads": 2, "intermediate_size": 384, "num_classes": 3}
 
 

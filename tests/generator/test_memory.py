@@ -98,7 +98,7 @@ def test_training(mixed, checkpointing, changes):
         if checkpointing:
             enable_checkpointing(model)
         given = condition(model.config)
-        optimizer = build_optimizer([{"params": list(model.parameters())}], 1e-3, (0.9, 0.95))
+        optimizer = build_optimizer([{"params": list(model.parameters()), "lr": 1e-3, "betas": (0.9, 0.95)}])
         for _ in range(2):
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 loss = model(codes, given.class_labels, given.text_features, given.text_mask).loss

@@ -17,12 +17,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from wvq.files.ownership import private_folder, require_own_file, user_cache
+from wvq.files.ownership import private_folder, require_own_file
+from wvq.files.user_folders import code_folders
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,19 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
         features: (N, D).
         codebook: (K, D).
         half_squares: (K,).
+
+    Raises:
+        RuntimeError: :func:`library` gives none.
     """
     padding = -len(codebook) % LANES
     codes = torch.nn.functional.pad(codebook.T, (0, padding)).contiguous()  # D K
     halves = torch.nn.functional.pad(half_squares, (0, padding), value=torch.inf).contiguous()
     features = features.contiguous()
     out = torch.empty(len(features), dtype=torch.int64)
-    library().wvq_nearest(
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError("the compiled search is not available; ask library() first")
+    loaded.wvq_nearest(
         *(tensor.data_ptr() for tensor in (features, codes, halves)),
         len(features),
         len(halves),
@@ -71,31 +77,23 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
 def _loaded() -> ctypes.CDLL:
     compiler = _compiler()
     name = _file_name(compiler)
-    for folder in code_folders():
+    for folder in code_folders("native"):
         try:
             return _open(_built(private_folder(folder), name, compiler))
         except OSError as error:  # not private, not writable, mounted without execution, or a damaged file
             logger.info("compiled code is not kept in %s: %s", folder, error)
-    with tempfile.TemporaryDirectory(prefix="wvq-native-") as folder:  # a loaded library needs its file no longer
-        return _open(_built(private_folder(Path(folder)), name, compiler))
-
-
-def code_folders() -> Iterator[Path]:
-    """Where compiled code may be kept, best first; not in ``WVQ_CACHE`` itself, which users may share."""
-    if cache := os.environ.get("WVQ_CACHE"):
-        yield Path(cache) / "native"
-    if cache := user_cache():
-        yield cache / "wvq-native"  # not in `wvq`, which others may be allowed to write
+    with tempfile.TemporaryDirectory(prefix="wvq-native-") as passing:  # a loaded library needs its file no longer
+        return _open(_built(private_folder(Path(passing)), name, compiler))
 
 
 def _compiler() -> list[str]:
     """The command of the C++ compiler: ``CXX``, arguments included (``ccache g++``), or the system's."""
     named = os.environ.get("CXX", "").strip()
     command = [named] if shutil.which(named) else shlex.split(named)  # a path may hold blanks
-    found = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
-    if not found:
+    command = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
+    if not command:
         raise FileNotFoundError("no C++ compiler on the path")
-    return found
+    return command
 
 
 def _file_name(compiler: list[str]) -> str:

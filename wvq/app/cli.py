@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
+from jsonargparse import Namespace
+
 import wvq
 from wvq.app import commands, evaluation_commands
 from wvq.app.failures import fail
@@ -34,7 +36,7 @@ class Command:
     name: str
     help: str
     add_arguments: Callable[[Parser], None]
-    run: Callable
+    run: Callable[[Namespace], None]
 
 
 def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
@@ -166,18 +168,18 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
-    normal = []
+    words = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
-        normal.append(argument)
-    for index, argument in enumerate(normal):
+        words.append(argument)
+    for index, argument in enumerate(words):
         if argument.startswith("--config="):
-            normal[index] = f"--config={recipe_file(argument.partition('=')[2])}"
-        elif argument == "--config" and index + 1 < len(normal):
-            normal[index + 1] = str(recipe_file(normal[index + 1]))
-    return normal
+            words[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(words):
+            words[index + 1] = str(recipe_file(words[index + 1]))
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,9 +203,9 @@ def _run(arguments: list[str]) -> int:
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
-        parser = Parser(prog=program, description=command.help)
+        parser = Parser(program, command.help)
         command.add_arguments(parser)
-        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        values = parser.build(parser.parse(_normalise(rest)))
         command.run(values)
         if "torch.distributed" in sys.modules:  # else nothing has been started
             from wvq.distributed import leave_processes

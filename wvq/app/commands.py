@@ -9,22 +9,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, first_line
 from wvq.eval.recipes import AtomicRecipe
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
+from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 
 
-def recipe_of(values, recipe: type):
-    """The recipe whose fields were parsed."""
-    return recipe(**{field.name: getattr(values, field.name) for field in fields(recipe)})
-
-
 def quiet_libraries() -> None:
-    """Bars over single weight files say nothing to a user. Also tells Accelerate where to run on CPUs."""
+    """Switch off other libraries' bars over single files; without a GPU, have Accelerate run on the CPU."""
     import datasets
     import torch
     import transformers
@@ -83,7 +81,7 @@ def _data_options(data: DataConfig) -> str:
     return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in shown.items())
 
 
-def quickstart(values) -> None:
+def quickstart(values: Namespace) -> None:
     """``wvq quickstart``."""
     quiet_libraries()
     from wvq.app.quickstart import run_quickstart
@@ -91,7 +89,7 @@ def quickstart(values) -> None:
     run_quickstart(recipe_of(values, QuickstartRecipe))
 
 
-def train_tokenizer(values) -> None:
+def train_tokenizer(values: Namespace) -> None:
     """``wvq train-tokenizer``."""
     quiet_libraries()
     from wvq.tokenizer.train import train_tokenizer as train
@@ -104,7 +102,7 @@ def train_tokenizer(values) -> None:
         print(f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {out} {_data_options(recipe.data)}")
 
 
-def export_codes(values) -> None:
+def export_codes(values: Namespace) -> None:
     """``wvq export-codes``."""
     quiet_libraries()
     from wvq.tokenizer.export import export_codes as export
@@ -121,7 +119,7 @@ def export_codes(values) -> None:
         print(f"no generator is trained over {header.layout['kind']} codes yet")
 
 
-def train_generator(values) -> None:
+def train_generator(values: Namespace) -> None:
     """``wvq train-generator``."""
     quiet_libraries()
     from wvq.pipelines.assemble import train_pipeline
@@ -133,7 +131,7 @@ def train_generator(values) -> None:
         print(f"\npipeline in {recipe.out}; next: wvq sample {shlex.quote(recipe.out)}")
 
 
-def sample(values) -> None:
+def sample(values: Namespace) -> None:
     """``wvq sample``.
 
     Raises:
@@ -181,12 +179,12 @@ def _prompt_lines(file: str) -> list[str]:
     return prompts
 
 
-def sampling_of(values: Any) -> dict[str, Any]:
+def sampling_of(values: Namespace) -> dict[str, Any]:
     """The sampling settings that were given, by field; None where they were not."""
     return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
 
 
-def study_atomic(values) -> None:
+def study_atomic(values: Namespace) -> None:
     """``wvq study atomic``."""
     from wvq.eval.atomic.study import run_study, study_table
 
@@ -195,14 +193,14 @@ def study_atomic(values) -> None:
     print(f"results, table.md and plots in {recipe.out}")
 
 
-def info(values) -> None:
+def info(values: Namespace) -> None:
     """``wvq info``."""
     from wvq.app.describe import describe
 
     print(describe(values.path))
 
 
-def print_figures(figures: dict) -> None:
+def print_figures(figures: dict[str, Any]) -> None:
     """A line for each number or text."""
     shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
     width = max(map(len, shown), default=0) + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from wvq.checks import is_number
@@ -46,7 +47,7 @@ def describe(path: str | Path) -> str:
     )
 
 
-def _lines(title: str, rows: dict) -> str:
+def _lines(title: str, rows: Mapping[str, object]) -> str:
     rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
     width = max(16, *map(len, rows)) + 2
     return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
@@ -208,12 +209,12 @@ def _features(path: Path) -> str:
     return _lines(f"{path}: features of real pictures", rows)
 
 
-def _part_of(there: int, wanted) -> str:
+def _part_of(there: int, wanted: object) -> str:
     return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
 
 
 def _result(path: Path) -> str:
-    from wvq.eval.figures.metrics import AT_FLOOR_N
+    from wvq.eval.figures.distances import AT_FLOOR_N
 
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:

@@ -72,12 +72,12 @@ def evaluate_generation(values) -> None:
     from wvq.data.dataset import load_images
     from wvq.eval.features.clip_score import CLIPScore
     from wvq.eval.features.pictures import require_kind
-    from wvq.eval.generation import check_resize
     from wvq.eval.generation import evaluate_generation as evaluate
     from wvq.eval.real.archive import read_archive
     from wvq.eval.real.cache import usable_cache
-    from wvq.eval.real.reference import RealPictures
+    from wvq.eval.real.references import RealPictures
     from wvq.eval.report.blocks import generation_blocks
+    from wvq.eval.samples.drawing import check_resize
     from wvq.eval.sweeps import parse_sweep
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
@@ -182,7 +182,7 @@ def _feature_network(values):
 def _save_result(out: str | None, result: dict, blocks: Callable[[], list], works: list[str | None]) -> None:
     from wvq.eval.features.shards import remove_shards
     from wvq.eval.report.blocks import write_summary
-    from wvq.eval.results import write_result
+    from wvq.eval.report.results import write_result
 
     print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
     print_figures(result["metrics"])

@@ -18,7 +18,7 @@ from wvq.data.sheets import labelled_rows
 from wvq.data.unreadable import Reading
 from wvq.errors import WVQError
 from wvq.eval.features.networks import default_feature_network
-from wvq.eval.figures.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.figures.distances import AT_FLOOR_N, nearest_neighbours
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import metric_rows
@@ -27,7 +27,7 @@ from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
 from wvq.files.names import TRAINING
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
-from wvq.tokenizer.train import reconstruction_sheet
+from wvq.tokenizer.task import reconstruction_sheet
 from wvq.training.tracking import read_log
 
 MOST_CLASSES = 16  # rows of the sheet

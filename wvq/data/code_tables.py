@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -31,7 +32,7 @@ def row_features(num_codes: int, length: int) -> datasets.Features:
     )
 
 
-def write_shard(file: Path, batches: Iterable[dict], features: datasets.Features) -> int:
+def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: datasets.Features) -> int:
     """Write one file of a table; it is complete or absent.
 
     Args:
@@ -68,7 +69,7 @@ def _records(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def _arrow_table(batch: dict, features: datasets.Features) -> pa.Table:
+def _arrow_table(batch: dict[str, Any], features: datasets.Features) -> pa.Table:
     length, code_type = features["codes"].length, features["codes"].feature.dtype
     codes = batch["codes"].reshape(-1, length).cpu().numpy().astype(code_type)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), length)
@@ -149,9 +150,9 @@ class CodeTable:
 
     def _places(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The piece that each row lies in, and its number there."""
-        rows = np.asarray(rows, np.int64)
-        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+        numbers = np.asarray(rows, np.int64)
+        if len(numbers) and not -len(self) <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"rows must lie in a table of {len(self):,}")
-        rows = np.where(rows < 0, rows + len(self), rows)
-        pieces = np.searchsorted(self._starts, rows, side="right") - 1
-        return zip(pieces.tolist(), (rows - self._starts[pieces]).tolist(), strict=True)
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        pieces = np.searchsorted(self._starts, numbers, side="right") - 1
+        return zip(pieces.tolist(), (numbers - self._starts[pieces]).tolist(), strict=True)

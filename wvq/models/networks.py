@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
 
+if TYPE_CHECKING:  # an optional dependency
+    from efficientnet_lite_pytorch import EfficientNet
+
 # Weights of pre-training and former buffers that many sound checkpoints hold beside a model's own.
 _LEFTOVERS = ("mask_token", "position_ids")
 
@@ -25,7 +29,7 @@ _LEFTOVERS = ("mask_token", "position_ids")
 _PERCEPTUAL_BLOCKS = (2, 4, 10, 15)
 
 
-def efficientnet_lite0(weights: Path | None = None) -> tuple[nn.Module, str]:
+def efficientnet_lite0(weights: Path | None = None) -> tuple[EfficientNet, str]:
     """The network in eval mode with its batch norms folded, and the SHA-256 of its weight file.
 
     Raises:
@@ -48,7 +52,7 @@ def efficientnet_lite0(weights: Path | None = None) -> tuple[nn.Module, str]:
     return network, hashlib.sha256(content).hexdigest()
 
 
-def perceptual_layers(network: nn.Module, pictures: Tensor) -> list[Tensor]:
+def perceptual_layers(network: EfficientNet, pictures: Tensor) -> list[Tensor]:
     """Feature maps of four resolutions of pictures (B, 3, H, W) in [-1, 1]; the network takes (x255 - 127) / 128."""
     x = network._swish(network._bn0(network._conv_stem(((pictures + 1) * 127.5 - 127) / 128)))
     layers = []
@@ -59,7 +63,7 @@ def perceptual_layers(network: nn.Module, pictures: Tensor) -> list[Tensor]:
     return layers
 
 
-def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...] = ()) -> tuple[nn.Module, Path]:
+def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str, ...] = ()) -> tuple[nn.Module, Path]:
     """A frozen model of transformers in eval mode, all of whose weights come from its files, and its folder.
 
     transformers fills a model with random weights where a file lacks some, and leaves out those that its config has no
@@ -100,11 +104,11 @@ def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...
 def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[str, ...] = ()) -> list[str]:
     """Names of weights in a file that belong to a part of a model whose config has no place for them.
 
-    Heads for other tasks lie outside of the model's parts: they are nobody's concern.
+    Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
         model: of transformers.
-        unexpected: names that loading found no place for.
+        unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """
     parts = {name.partition(".")[0] for name in model.state_dict()}
@@ -131,6 +135,9 @@ class VisionBackbone(nn.Module):
         ConfigError: a layer is out of range.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, path: str | Path, layers: list[int] | None = None):
         from transformers import AutoModel
 
@@ -154,7 +161,7 @@ class VisionBackbone(nn.Module):
                 raise ConfigError(f"layer {layer} of {path} is out of range: its hidden states are 0 to {last}")
         self.channels = [maps[layer].shape[1] for layer in self.layers]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> VisionBackbone:
         return super().train(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
@@ -197,7 +204,7 @@ def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def _fold_batch_norms(network: nn.Module) -> None:
+def _fold_batch_norms(network: EfficientNet) -> None:
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]

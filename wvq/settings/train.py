@@ -18,11 +18,6 @@ class TrainConfig:
             alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
             pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
         learning_rate: peak learning rate of the network.
-        codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
-            rate and schedule if None.
-        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
-        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
-            linearly over the run (tokenizer only).
         schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
@@ -46,9 +41,6 @@ class TrainConfig:
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
-    codebook_learning_rate: float | None = None
-    codebook_schedule: str = "constant"
-    final_alignment: float = 1.0
     schedule: str = "cosine"
     final_learning_rate: float = 0.2
     warmup_images: int = 0
@@ -72,20 +64,18 @@ class TrainConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "train")
-        for name in ("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("warmup_images", "evaluate_every", "save_every", "num_workers", "weight_decay", "clip_norm"):
-            check(name, "at least 0", lambda value: value >= 0)
-        for name in ("learning_rate", "codebook_learning_rate", "max_minutes"):
-            check(name, "above 0", lambda value: value is None or value > 0)
-        for name in ("ema_decay", "beta1", "beta2"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
-        check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
-        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
-        check("final_alignment", "in [0, 1]", lambda value: 0 <= value <= 1)
-        check("codebook_schedule", "one of constant, network", ("constant", "network").__contains__)
-        check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
+        check.integers("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints")
+        check.integers("warmup_images", "evaluate_every", "save_every", "num_workers", minimum=0)
+        check.numbers("weight_decay")
+        check.positive("learning_rate")
+        check.within("(0, inf]", "max_minutes", or_none=True)
+        check.within("[0, inf]", "clip_norm")
+        check.within("[0, 1)", "ema_decay", "beta1", "beta2")
+        check.within("[0, 1]", "final_learning_rate")
+        check.seeds("seed")
+        check.one_of("schedule", SCHEDULES)
+        check.one_of("mixed_precision", PRECISIONS)
+        check.flags("channels_last", "compile", "gradient_checkpointing")
 
 
 SCHEDULES = ("constant", "cosine", "linear")

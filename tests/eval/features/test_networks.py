@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
 from wvq.eval.features import networks as features_module
 from wvq.eval.features.networks import default_feature_network, load_feature_network
-from wvq.eval.figures.metrics import frechet_distance, kernel_distance
+from wvq.eval.figures.distances import frechet_distance, kernel_distance
 
 
 @pytest.fixture(scope="module")

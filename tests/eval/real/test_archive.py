@@ -6,10 +6,10 @@ import torch
 
 from wvq.errors import DataError
 from wvq.eval.features.pictures import collect_features
-from wvq.eval.figures.comparison import against_archive, check_archive
-from wvq.eval.figures.metrics import FeatureStatistics, frechet_distance
+from wvq.eval.figures.distances import FeatureStatistics, frechet_distance
 from wvq.eval.real.archive import read_archive, write_archive
 from wvq.eval.real.cache import archive_features
+from wvq.eval.real.references import against_archive, check_archive
 
 
 @pytest.fixture

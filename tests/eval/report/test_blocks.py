@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wvq.errors import ConfigError
-from wvq.eval.real.reference import RealPictures
+from wvq.eval.real.references import RealPictures
 from wvq.eval.report.blocks import (
     generation_blocks,
     markdown,
@@ -15,7 +15,7 @@ from wvq.eval.report.blocks import (
     setting_rows,
     write_summary,
 )
-from wvq.eval.results import make_result, write_result
+from wvq.eval.report.results import make_result, write_result
 from wvq.eval.sweeps import parse_sweep
 
 

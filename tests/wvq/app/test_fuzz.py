@@ -14,7 +14,7 @@ from wvq.app.describe import describe
 from wvq.data.codes import CodeDataset
 from wvq.errors import WVQError
 from wvq.eval.real.cache import cached_reference_features
-from wvq.eval.results import make_result, write_result
+from wvq.eval.report.results import make_result, write_result
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from wvq.eval.results import library_versions, make_result, write_result
+from wvq.eval.report.results import library_versions, make_result, write_result
 
 
 def result(**metrics):

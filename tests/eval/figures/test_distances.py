@@ -9,8 +9,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from wvq.errors import DataError
-from wvq.eval.figures import metrics as metrics_module
-from wvq.eval.figures.metrics import (
+from wvq.eval.figures import distances as metrics_module
+from wvq.eval.figures.distances import (
     FeatureStatistics,
     distribution_metrics,
     frechet_distance,
