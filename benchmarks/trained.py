@@ -38,12 +38,12 @@ def divergences(folder: Path, codes: CodeDataset) -> dict[str, float]:
     plain = ImageCodeTransformer.from_pretrained(folder)
     labels = batch["label"] if plain.config.num_classes else None
     expected = plain(batch["codes"], labels).logits.log_softmax(-1)
-    found = {}
+    divergence = {}
     for kind in REDUCED:
         model = reduce_weights(ImageCodeTransformer.from_pretrained(folder), kind)
         other = model(batch["codes"], labels).logits.log_softmax(-1)
-        found[kind] = float((expected.exp() * (expected - other)).sum(-1).double().mean())
-    return found
+        divergence[kind] = float((expected.exp() * (expected - other)).sum(-1).double().mean())
+    return divergence
 
 
 def windows(model: ImageCodeTransformer, sizes: list[int], pictures: int) -> list[dict]:

@@ -9,10 +9,11 @@ A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.0652
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from wvq.errors import ConfigError, near_match
+from wvq.generator.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from wvq.eval.recipes import GenerationEvaluation
@@ -42,9 +43,12 @@ class Preset:
     resize: int | None = None
 
 
-def _preset(fid: float, image_size: int = 256, **sampling: Any) -> Preset:
-    plain: dict[str, Any] = {"guidance_scale": 1.0, "guidance_schedule": "constant", "guidance_interval": (0.0, 1.0)}
-    plain |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "window": 0}
+# What a protocol leaves open: a power is fixed where its schedule is used, and the other changes rounding alone.
+_OPEN = ("guidance_power", "deterministic")
+
+
+def _preset(fid: float, image_size: int = 256, **sampling: float | str) -> Preset:
+    plain = {field.name: field.default for field in fields(SamplingSettings) if field.name not in _OPEN}
     return Preset(plain | sampling, {"fid": fid}, image_size=image_size, resize=256 if image_size != 256 else None)
 
 

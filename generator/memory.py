@@ -1,7 +1,7 @@
 """Memory that sampling and training need, estimated before they start: what PyTorch allocates beside its libraries.
 
-Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py holds them against what
-runs take.
+Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py compares the estimates with
+what runs take.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _drawing_bytes(
 
 
 def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
-    """Bytes a logit that the filters need beside it at most; ``held``: their input is kept meanwhile."""
+    """Most bytes that the filters need for a logit beside the logit itself; ``held``: their input is kept meanwhile."""
     top_k, top_p, min_p = settings.top_k > 0, settings.top_p < 1, settings.min_p > 0
     mask, again = 1, FLOAT
     needed = [0]

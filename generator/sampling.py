@@ -22,7 +22,13 @@ from wvq.generator.speculative import WindowedSampler
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Codes (B,) from guided logits (B, K) by uniform numbers (B,) in [0, 1): temperature, filters, inverse CDF."""
+    """Codes (B,) drawn from guided logits (B, K) by temperature, filters and the inverse of the CDF.
+
+    Args:
+        logits: (B, K), left as they are.
+        uniform: (B,) numbers in [0, 1), one a draw.
+        settings: temperature and filters.
+    """
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p, settings.min_p)
@@ -83,7 +89,13 @@ def sample_codes(
 
 
 def check_fixed(fixed: torch.Tensor, shape: tuple[int, ...], num_codes: int) -> None:
-    """
+    """Check codes that are given.
+
+    Args:
+        fixed: the codes, -1 where they are to be drawn.
+        shape: what they must have: B, h, w.
+        num_codes: codes K of the model.
+
     Raises:
         ConfigError: another shape or kind, or a code out of range.
     """
@@ -101,7 +113,7 @@ def _fill(
     settings: SamplingSettings,
     progress: bool,
 ) -> None:
-    """Draw the codes (B, T) that are FREE, in place."""
+    """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`sample_codes`."""
     length = codes.shape[1]
     open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
     if not open_places:

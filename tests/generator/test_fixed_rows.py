@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.tiny import TEXT_DIM, make_generator
-from wvq.errors import ConfigError
 from wvq.generator import linear, sampling
 from wvq.generator.conditioning import Condition
 from wvq.generator.fixed_rows import fixed_groups, run_in_fixed_rows
@@ -125,15 +124,3 @@ def test_the_same_distribution_as_without():
         sample_codes(model, given, list(range(16)), SamplingSettings(deterministic=on)) for on in (False, True)
     )
     assert (plain == fixed).float().mean() > 0.9  # but for a draw that rounding decides, and what follows it
-
-
-def test_how_the_setting_is_kept():
-    on = SamplingSettings(deterministic=True)
-    assert on.identity()["deterministic"] is True
-    assert "deterministic" not in SamplingSettings().identity()  # jobs of earlier versions go on
-    assert (on.fixed_rows, SamplingSettings().fixed_rows) == (FIXED_ROWS, None)
-    assert on.updated(window=4).fixed_rows == 1
-    assert [on.whole_batch(n) for n in (1, FIXED_ROWS, FIXED_ROWS + 1)] == [FIXED_ROWS, FIXED_ROWS, 2 * FIXED_ROWS]
-    assert SamplingSettings().whole_batch(3) == 3
-    with pytest.raises(ConfigError, match="deterministic must be true or false, got 1"):
-        SamplingSettings(deterministic=1)

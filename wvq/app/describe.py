@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from wvq.checks import is_number
@@ -166,7 +165,7 @@ def _samples(path: Path) -> str:
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")
-    plain = asdict(SamplingSettings())
+    plain = SamplingSettings().identity()
     changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
     there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {

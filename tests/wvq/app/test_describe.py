@@ -113,7 +113,7 @@ def test_samples(pipeline_dir, tmp_path):
     rows = [line.split(maxsplit=1) for line in describe(tmp_path / "s").splitlines()[1:]]
     assert rows[0] == ["pictures", "3"]
     assert ["seeds", "from 5"] in rows
-    assert any(name == "sampling" and "top_k 4" in value for name, value in rows)
+    assert ["sampling", "guidance_scale 1.5, top_k 4"] in rows  # what differs from the defaults, and no more
     files[1].unlink()
     assert "2 of 3; --resume goes on" in describe(tmp_path / "s")
 
