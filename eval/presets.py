@@ -10,7 +10,7 @@ A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.0652
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wvq.errors import ConfigError, near_match
 from wvq.generator.sampling_settings import SamplingSettings
