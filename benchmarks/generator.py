@@ -28,7 +28,7 @@ from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
-from wvq.generator.train import GeneratorTask
+from wvq.generator.task import GeneratorTask
 from wvq.hardware import processor_name
 from wvq.settings.train import TrainConfig
 from wvq.training.acceleration import build_accelerator
@@ -61,7 +61,6 @@ def ours(model: ImageCodeTransformer, batch: int, precision: str, folder: Path) 
     data = Codes(256, model.config.sequence_length, model.config.num_codes)
     trainer = Trainer(task, model, data, config, folder, build_accelerator(config))
     batches = iter(trainer._loader())
-    trainer._last_step_at = 0.0
     return lambda: trainer._step(batches)
 
 

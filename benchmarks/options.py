@@ -23,24 +23,23 @@ from benchmarks.training import CODES, NETWORKS, trainer_step
 from benchmarks.training import compare as rates_of
 from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.recipes import LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 
 NUM_CODES = 16_384
 OPTIONS = {"neither": {}, "channels_last": {"channels_last": True}, "compile": {"compile": True}}
 OPTIONS |= {"both": {"channels_last": True, "compile": True}}
 
 
-def training_step(model: dict, config: TrainConfig, folder: Path) -> Callable[[], None]:
+def training_step(model: dict, config: TokenizerTrainConfig, folder: Path) -> Callable[[], None]:
     """A step of the Trainer over noise of the model's size."""
     torch.manual_seed(0)
     network = WassersteinVQModel(WassersteinVQConfig(**model))
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config)
-    return trainer_step(task, network, model["image_size"], config, folder)
+    return trainer_step(task, network, model["image_size"], folder)
 
 
 def compare(cases: dict[str, Callable[[], None]], pictures: int, base: str, rounds: int, steps: int) -> dict:
@@ -78,7 +77,7 @@ def options(folder: Path, rounds: int, steps: int) -> dict:
         cases = {}
         for option, train in OPTIONS.items():
             torch._dynamo.reset()
-            config = TrainConfig(batch_size=32, codebook_learning_rate=0.02, **train)
+            config = TokenizerTrainConfig(batch_size=32, codebook_learning_rate=0.02, **train)
             cases[option] = training_step({**network, **CODES}, config, folder)
         result[name] = compare(cases, 32, "neither", rounds, steps)
     return result

@@ -24,7 +24,7 @@ from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.hardware import hardware
 from wvq.memory import GIB
 

@@ -27,13 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator
 from wvq.training.order import RunSampler
 from wvq.training.trainer import Trainer
@@ -65,19 +64,19 @@ def build_model(network: dict) -> WassersteinVQModel:
     return WassersteinVQModel(WassersteinVQConfig(**network, **CODES))
 
 
-def trainer_step(task: TokenizerTask, model, size: int, config: TrainConfig, folder: Path) -> Callable[[], None]:
+def trainer_step(task: TokenizerTask, model: WassersteinVQModel, size: int, folder: Path) -> Callable[[], None]:
     """A step of the Trainer over noise of ``size`` pixels."""
-    trainer = Trainer(task, model, Noise(size), config, folder, build_accelerator(config))
+    trainer = Trainer(task, model, Noise(size), task.config, folder, build_accelerator(task.config))
     batches = iter(trainer._loader())
-    trainer._last_step_at = time.perf_counter()
+    trainer.progress.start_clock()
     return lambda: trainer._step(batches)
 
 
 def ours(network: dict, gan: bool, average: bool, folder: Path) -> Callable[[], None]:
-    config = TrainConfig(batch_size=BATCH, ema_decay=0.999 if average else 0.0, codebook_learning_rate=0.02)
+    config = TokenizerTrainConfig(batch_size=BATCH, ema_decay=0.999 if average else 0.0, codebook_learning_rate=0.02)
     adversary = Adversary(DiscriminatorConfig(**GAN)) if gan else None
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config, adversary)
-    return trainer_step(task, build_model(network), network["image_size"], config, folder)
+    return trainer_step(task, build_model(network), network["image_size"], folder)
 
 
 def plain(network: dict, gan: bool, average: bool) -> Callable[[], None]:

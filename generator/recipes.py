@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from wvq.checks import Checker, check_groups
 from wvq.settings.train import TrainConfig
@@ -95,6 +95,13 @@ class GeneratorRecipe:
         model: fields of ImageCodeTransformerConfig; codes, grid and conditions come from the cache.
         train: the training loop.
     """
+
+    # Of the tokenizer; the recipe that a generator's run saved held them too.
+    FORMER_FIELDS: ClassVar[dict[str, Any]] = {
+        "train.codebook_learning_rate": None,
+        "train.codebook_schedule": "constant",
+        "train.final_alignment": 1.0,
+    }
 
     out: str = "runs/pipeline"
     codes: str = "runs/codes"

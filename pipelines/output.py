@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from PIL import Image
 
 from wvq.data.pixels import uint8_to_pil
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OutputType: TypeAlias = Literal["pil", "np", "pt"]
+OUTPUT_TYPES = get_args(OutputType)
 
 
 @dataclass
 class ImagePipelineOutput:
-    """
+    """The pictures of a call, their codes and their seeds.
+
     Attributes:
         images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
         codes: (N, h, w) int64.
@@ -27,7 +30,7 @@ class ImagePipelineOutput:
     seeds: list[int]
 
 
-def as_type(pictures: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+def as_type(pictures: torch.Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | torch.Tensor:
     """Pictures (N, 3, H, W), float for ``pt`` and else uint8, as :class:`ImagePipelineOutput` has them."""
     if output_type == "pt":
         return pictures

@@ -23,8 +23,7 @@ from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from tests.vision import vgg_file
 from wvq.eval.features.networks import load_feature_network
 from wvq.settings.data import DataConfig
-from wvq.settings.train import TrainConfig
-from wvq.tokenizer.recipes import ExportRecipe, LossConfig, TokenizerRecipe
+from wvq.tokenizer.recipes import ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -139,7 +138,7 @@ def tiny_tokenizer_recipe(picture_folder, tiny_data):
             data=tiny_data(picture_folder, **(data or {})),
             model={**shape, **(model or {})},
             loss=LossConfig(l1_weight=1.0, l2_weight=1.0),
-            train=TrainConfig(**{**loop, **(train or {})}),
+            train=TokenizerTrainConfig(**{**loop, **(train or {})}),
         )
 
     return make

@@ -13,7 +13,7 @@ from wvq.eval.features.networks import load_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.assemble import train_pipeline
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.export import export_codes

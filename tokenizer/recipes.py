@@ -14,6 +14,7 @@ from wvq.settings.train import TrainConfig
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 DISCRIMINATORS = ("none", "patchgan", "dino")
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non_saturating")
+CODEBOOK_SCHEDULES = ("constant", "network")
 
 
 @dataclass
@@ -117,6 +118,31 @@ class DiscriminatorConfig:
 
 
 @dataclass
+class TokenizerTrainConfig(TrainConfig):
+    """The training loop of the tokenizer.
+
+    Args:
+        codebook_learning_rate: constant learning rate of the codebook's own group; the network's rate and schedule if
+            None.
+        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
+            linearly over the run.
+    """
+
+    codebook_learning_rate: float | None = None
+    codebook_schedule: str = "constant"
+    final_alignment: float = 1.0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        super().check()
+        check = Checker(self, "train")
+        check.positive("codebook_learning_rate", or_none=True)
+        check.one_of("codebook_schedule", CODEBOOK_SCHEDULES)
+        check.within("[0, 1]", "final_alignment")
+
+
+@dataclass
 class TokenizerRecipe:
     """Stage one: pictures to a trained tokenizer.
 
@@ -137,7 +163,7 @@ class TokenizerRecipe:
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TokenizerTrainConfig = field(default_factory=TokenizerTrainConfig)
     start: str | None = None
     freeze: str = ""
 

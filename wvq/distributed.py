@@ -104,11 +104,11 @@ def decided_by_first_process(decide: Callable[[], T]) -> T:
     if world_size() == 1:
         return decide()
     value = error = None
-    if process_rank() == 0:
+    if is_main_process():
         try:
             value = decide()
-        except (WVQError, OSError) as found:
-            error = found
+        except (WVQError, OSError) as problem:
+            error = problem
     value, error = gather_objects((value, error))[0]
     if error is not None:
         raise error

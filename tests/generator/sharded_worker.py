@@ -22,15 +22,15 @@ def keep_gradients(file: str) -> None:
     """Have the second step save its gradients, those of all processes together."""
     update = Trainer._update
 
-    def keeping(self, turns):
+    def keeping(self):
         if self.accelerator.is_fsdp2 and self.accelerator.mixed_precision != "no":
             policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy
             assert (policy.reduce_dtype, policy.output_dtype) == (torch.float32, torch.float32)
-        if self.images_seen == self.config.batch_size:
+        if self.progress.images_seen == self.config.batch_size:
             found = {name: full(p.grad).clone() for name, p in self.raw_model.named_parameters()}
             if self.accelerator.is_main_process:
                 torch.save(found, file)
-        return update(self, turns)
+        return update(self)
 
     Trainer._update = keeping
 

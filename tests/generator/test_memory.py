@@ -8,7 +8,8 @@ from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.training.acceleration import enable_checkpointing
 from wvq.training.optimization import build_optimizer
 
@@ -97,7 +98,7 @@ def test_training(mixed, checkpointing, changes):
         if checkpointing:
             enable_checkpointing(model)
         given = condition(model.config)
-        optimizer = build_optimizer([{"params": list(model.parameters())}], 1e-3, (0.9, 0.95))
+        optimizer = build_optimizer([{"params": list(model.parameters()), "lr": 1e-3, "betas": (0.9, 0.95)}])
         for _ in range(2):
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 loss = model(codes, given.class_labels, given.text_features, given.text_mask).loss

@@ -7,7 +7,7 @@ from tests.waiting import allow_meta, no_waiting
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
-from wvq.generator.train import GeneratorTask
+from wvq.generator.task import GeneratorTask
 from wvq.settings.train import TrainConfig
 
 BATCH = {

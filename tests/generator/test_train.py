@@ -18,8 +18,9 @@ from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
+from wvq.generator.task import random_order
 from wvq.generator.text.encoder import TextEncoder
-from wvq.generator.train import random_order, train_generator
+from wvq.generator.train import train_generator
 from wvq.models.pretrained import weights_hash
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -239,7 +240,7 @@ def test_resume_repeats_the_uninterrupted_run(recipe, tokenizer, tmp_path, text_
     step = Trainer._step
 
     def interrupted(self, batches):
-        if self.images_seen == 112:  # past the checkpoint at 96
+        if self.progress.images_seen == 112:  # past the checkpoint at 96
             raise Interruption
         return step(self, batches)
 

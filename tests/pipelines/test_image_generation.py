@@ -196,7 +196,7 @@ def test_deterministic_pictures_are_the_same_to_the_bit_in_any_batch(dtype, sett
     call = {"class_labels": 1, "prompt": ["red circle", "", "blue"], "num_images": 33, "seed": 2, **settings}
     call |= {"deterministic": True, "output_type": "pt"}
     alone = pipe(batch_size=1, **call)
-    for batch_size in (2, 3, 5, 8, 32):
+    for batch_size in (3, 8, 32):
         other = pipe(batch_size=batch_size, **call)
         assert torch.equal(other.codes, alone.codes), batch_size
         assert torch.equal(other.images, alone.images), batch_size

@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer import adversarial
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, LECAM_DECAY, Adversary, combined_gradient, gradient_penalty
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.discriminators import Discriminator
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 
 LOGITS = (-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0)
 
@@ -322,7 +321,9 @@ def test_float16_keeps_small_gradients():
     config = WassersteinVQConfig(image_size=16, num_codes=16, code_dim=4, attention=False, **sizes)
     model, found = WassersteinVQModel(config), []
     for weight in (1.0, 1e-5):
-        task = TokenizerTask(ReconstructionLoss(LossConfig(l2_weight=weight)), None, TrainConfig(), make_adversary())
+        task = TokenizerTask(
+            ReconstructionLoss(LossConfig(l2_weight=weight)), None, TokenizerTrainConfig(), make_adversary()
+        )
         model.zero_grad()
         torch.manual_seed(1)  # the same directions of the alignment
         with torch.autocast("cpu", torch.float16):

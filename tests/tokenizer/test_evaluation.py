@@ -8,7 +8,7 @@ from wvq.data.dataset import load_images
 from wvq.errors import DataError
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.train import reconstruction_sheet
+from wvq.tokenizer.task import reconstruction_sheet
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from wvq.files.names import RECIPE_NAME
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.tokenizer.train import reconstruction_sheet, train_tokenizer
+from wvq.tokenizer.task import reconstruction_sheet
+from wvq.tokenizer.train import train_tokenizer
 from wvq.training.tracking import read_log
 
 

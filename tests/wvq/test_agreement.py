@@ -1,7 +1,6 @@
 """Several processes wait without a time limit, act on what the first one decides, and stop after the same step."""
 
 import signal
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -100,8 +99,8 @@ assert distributed.world_size() == 1
     [A_LATE_PROCESS + LEAVE, A_PROCESS_THAT_ENDS, A_SIGNAL_WHILE_WAITING + LEAVE, DECISIONS + LEAVE, DROP],
 )
 def test_two_processes(script, tmp_path):
-    for code, error in run_ranks([sys.executable, "-c", START + script, str(tmp_path)]):
-        assert code == 0, error
+    for done in run_ranks(["-c", START + script, tmp_path]):
+        assert done.returncode == 0, done.stderr
 
 
 def test_whether_a_checkpoint_is_there_is_what_the_first_process_sees(tmp_path, monkeypatch):

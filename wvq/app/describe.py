@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from wvq.checks import is_number
@@ -159,14 +158,14 @@ def _picture(path: Path) -> str:
 
 
 def _samples(path: Path) -> str:
-    from wvq.generator.sampling import SamplingSettings
+    from wvq.generator.sampling_settings import SamplingSettings
 
     file = path / JOB_NAME
     job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")
-    plain = asdict(SamplingSettings())
+    plain = SamplingSettings().identity()
     changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
     there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {
@@ -215,7 +214,7 @@ def _part_of(there: int, wanted: object) -> str:
 
 
 def _result(path: Path) -> str:
-    from wvq.eval.figures.metrics import AT_FLOOR_N
+    from wvq.eval.figures.comparison import AT_FLOOR_N
 
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:

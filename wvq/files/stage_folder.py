@@ -109,7 +109,17 @@ def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[s
     file = Path(folder) / RECIPE_NAME
     if not file.exists():
         raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-    return _completed(read_recipe(file), asdict(recipe()))
+    saved = read_recipe(file)
+    for name in former_fields(recipe):
+        group, _, field = name.rpartition(".")
+        if isinstance(saved.get(group), dict):
+            saved[group].pop(field, None)
+    return _completed(saved, asdict(recipe()))
+
+
+def former_fields(recipe: type) -> dict[str, Any]:
+    """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name."""
+    return getattr(recipe, "FORMER_FIELDS", {})
 
 
 def _completed(saved: Any, default: Any, name: str = "") -> Any:

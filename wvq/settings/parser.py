@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib import resources
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from wvq.errors import ConfigError, near_match
-from wvq.files.stage_folder import read_recipe
+from wvq.files.stage_folder import former_fields, read_recipe
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,6 +34,15 @@ class Parser(ArgumentParser):
     def __init__(self, program: str | None = None, description: str | None = None):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
         super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
+        self.former_fields: dict[str, Any] = {}
+
+    def add_class_arguments(self, theclass, *args, **options):
+        """As jsonargparse adds them, and hidden, the fields that recipes of an earlier version have besides."""
+        added = super().add_class_arguments(theclass, *args, **options)
+        self.former_fields = former_fields(theclass)
+        for name in self.former_fields:
+            self.add_argument(f"--{name}", type=Any, default=SUPPRESS, help=SUPPRESS)
+        return added
 
     def parse(self, words: Sequence[str]) -> Namespace:
         """Values by option, those of recipe files included; a switch without a value (``--force-reference``) is on.
@@ -61,6 +72,9 @@ class Parser(ArgumentParser):
         Raises:
             ConfigError: a group holds something other than fields.
         """
+        for name, default in self.former_fields.items():
+            if name in values and (value := values.pop(name)) != default:
+                warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
         for name in self._group_names():
             if not isinstance(values.get(name), Namespace | None):
                 self.error(f"{name} must hold fields by name, got {values[name]!r}")
@@ -151,9 +165,9 @@ def recipe_file(name: str | Path) -> Path:
     return shipped[short]
 
 
-def recipe_of(values: Namespace, recipe: type[Recipe]) -> Recipe:
-    """The recipe whose fields are among the values."""
-    return recipe(**{field.name: values[field.name] for field in fields(recipe)})
+def recipe_of(values: Namespace, recipe: type[Recipe], **given: Any) -> Recipe:
+    """The recipe whose fields are among the values, but for those that are given by name."""
+    return recipe(**{field.name: values[field.name] for field in fields(recipe) if field.name not in given}, **given)
 
 
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

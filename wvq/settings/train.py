@@ -18,11 +18,6 @@ class TrainConfig:
             alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
             pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
         learning_rate: peak learning rate of the network.
-        codebook_learning_rate: constant learning rate of the codebook's own group (tokenizer only); the network's
-            rate and schedule if None.
-        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
-        final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
-            linearly over the run (tokenizer only).
         schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
@@ -46,9 +41,6 @@ class TrainConfig:
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
-    codebook_learning_rate: float | None = None
-    codebook_schedule: str = "constant"
-    final_alignment: float = 1.0
     schedule: str = "cosine"
     final_learning_rate: float = 0.2
     warmup_images: int = 0
@@ -76,13 +68,11 @@ class TrainConfig:
         check.integers("warmup_images", "evaluate_every", "save_every", "num_workers", minimum=0)
         check.numbers("weight_decay")
         check.positive("learning_rate")
-        check.positive("codebook_learning_rate", or_none=True)
         check.within("(0, inf]", "max_minutes", or_none=True)
         check.within("[0, inf]", "clip_norm")
         check.within("[0, 1)", "ema_decay", "beta1", "beta2")
-        check.within("[0, 1]", "final_learning_rate", "final_alignment")
+        check.within("[0, 1]", "final_learning_rate")
         check.seeds("seed")
-        check.one_of("codebook_schedule", ("constant", "network"))
         check.one_of("schedule", SCHEDULES)
         check.one_of("mixed_precision", PRECISIONS)
         check.flags("channels_last", "compile", "gradient_checkpointing")

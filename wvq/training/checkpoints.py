@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from wvq.distributed import decided_by_first_process, wait_for_all
+from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
 from wvq.models.pretrained import DAMAGES
 
@@ -74,7 +74,7 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
         accelerator.save_state(str(partial))
         state = run.state_dict()  # of all processes: it may gather from them
         wait_for_all()
-        if accelerator.is_main_process:
+        if is_main_process():
             torch.save(state, partial / STATE_NAME)
             _flush(partial)
             partial.rename(target)

@@ -1,8 +1,9 @@
-"""Optimisers, their groups, clipping, and the learning-rate schedule."""
+"""The optimiser of a module: its groups, the learning-rate schedule, clipping, and steps that are skipped."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,48 +20,42 @@ def parameter_group(
     weight_decay: float = 0.0,
     lr: float | None = None,
     scheduled: bool = False,
-) -> dict:
-    """One optimiser group; with a rate of its own it is clipped alone, and stays at it if not ``scheduled``."""
+    betas: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """One group of an optimiser.
+
+    Args:
+        name: of the group's learning rate in the log.
+        params: the parameters.
+        config: of the loop: learning rate and betas where none are given.
+        weight_decay: of AdamW.
+        lr: a peak learning rate of its own. Such a group is clipped alone, and stays at the rate if not ``scheduled``.
+        scheduled: whether a rate of its own follows the schedule.
+        betas: of AdamW.
+    """
     peak = config.learning_rate if lr is None else lr
-    shared = {"name": name, "params": params, "lr": peak, "peak_lr": peak, "weight_decay": weight_decay}
-    return shared | {"scheduled": scheduled or lr is None, "clip": "network" if lr is None else name}
+    return {
+        "name": name,
+        "params": params,
+        "lr": peak,
+        "peak_lr": peak,
+        "weight_decay": weight_decay,
+        "betas": betas or (config.beta1, config.beta2),
+        "scheduled": scheduled or lr is None,
+        "clip": "network" if lr is None else name,
+    }
 
 
-def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict]:
+def network_groups(params: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
     """Groups of a network: weight decay on parameters of two or more dims only."""
     matrices, vectors = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
     groups = [parameter_group("matrices", matrices, config, weight_decay=config.weight_decay)] if matrices else []
     return groups + ([parameter_group("vectors", vectors, config)] if vectors else [])
 
 
-def build_optimizer(groups: list[dict], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over the groups, fused: one kernel a step, which skips a step on the device if it is told to."""
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-
-
-def set_learning_rates(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, images_seen: int
-) -> None:
-    """Set the rate of each scheduled group for the step that begins at ``images_seen``; see `learning_rate_factor`."""
-    factor = learning_rate_factor(config, progress, images_seen)
-    for group in optimizer.param_groups:
-        if group["scheduled"]:
-            group["lr"] = group["peak_lr"] * factor
-
-
-def clip_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> dict[str, torch.Tensor]:
-    """Clip the gradients of the groups that share a clip name together (0: measure only).
-
-    Returns:
-        The gradient norm by clip name, before clipping; 0-d, on the device.
-    """
-    clipped: dict[str, list[nn.Parameter]] = {}
-    for group in optimizer.param_groups:
-        clipped.setdefault(group["clip"], []).extend(group["params"])
-    return {
-        name: full(nn.utils.clip_grad_norm_(params, clip_norm or math.inf, foreach=True).detach())
-        for name, params in clipped.items()
-    }
+def build_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    """AdamW over the groups, fused: one kernel a step, which can leave a step out on the device."""
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int) -> float:
@@ -79,3 +74,76 @@ def learning_rate_factor(config: TrainConfig, progress: float, images_seen: int)
         "linear": 1 - (1 - floor) * progress,
     }[config.schedule]
     return warmup * decay
+
+
+class ModuleOptimizer:
+    """Steps the parameters of one module: by the schedule, clipped, and not at all if a gradient is not finite.
+
+    Args:
+        module: what trains, as Accelerate has prepared it.
+        optimizer: over groups of :func:`parameter_group`. It is torch's own: Accelerate's wrapper would update the
+            scaler, which all optimisers share, once for each of them, between unscaling and stepping.
+        config: of the loop.
+        skipped_name: what the number of steps left out is called in the log and in the result.
+
+    Attributes:
+        skipped: number of steps left out; 0-d, on the device.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, skipped_name: str):
+        self.module, self.optimizer, self.config, self.skipped_name = module, optimizer, config, skipped_name
+        self.skipped = torch.zeros((), device=optimizer.param_groups[0]["params"][0].device)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether there is something to step by: a module that had no loss in this step has no gradients."""
+        return any(p.grad is not None for group in self.optimizer.param_groups for p in group["params"])
+
+    def step(self, scaler: torch.amp.GradScaler | None, progress: float, images_seen: int) -> dict[str, torch.Tensor]:
+        """Step by the gradients and drop them; never waits for a GPU.
+
+        Args:
+            scaler: what the losses were scaled by. Whoever calls updates it when all optimisers have stepped.
+            progress, images_seen: where the step begins; see :func:`learning_rate_factor`.
+
+        Returns:
+            The norms of the gradients before clipping, by their names in the log; 0-d, on the device.
+        """
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        self._set_learning_rates(progress, images_seen)
+        norms = self._clip()
+        finite = torch.stack([torch.isfinite(norm) for norm in norms.values()]).all().float()
+        self.skipped += 1 - finite
+        if scaler is not None:
+            scaler.step(self.optimizer)
+        else:
+            self.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]  # read by the fused kernel
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+
+    def _set_learning_rates(self, progress: float, images_seen: int) -> None:
+        factor = learning_rate_factor(self.config, progress, images_seen)
+        for group in self.optimizer.param_groups:
+            if group["scheduled"]:
+                group["lr"] = group["peak_lr"] * factor
+
+    def _clip(self) -> dict[str, torch.Tensor]:
+        """Clip the groups that share a clip name together (``clip_norm`` 0: measure only); their norms before that."""
+        clipped: dict[str, list[nn.Parameter]] = {}
+        for group in self.optimizer.param_groups:
+            clipped.setdefault(group["clip"], []).extend(group["params"])
+        bound = self.config.clip_norm or math.inf
+        return {
+            name: full(nn.utils.clip_grad_norm_(params, bound, foreach=True).detach())
+            for name, params in clipped.items()
+        }
+
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of the last step, by their names in the log."""
+        return {f"learning_rate_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+
+    def skipped_steps(self) -> dict[str, int]:
+        """The number of steps left out, by its name in the log and in the result; waits for a GPU."""
+        return {self.skipped_name: int(self.skipped)}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 
-class RunSampler(Sampler):
+class RunSampler(Sampler[tuple[int, int]]):
     """Endless (position, index) pairs of one process: its share of each global batch, from ``start`` pictures on.
 
     ``position`` counts the pictures of the whole run; each pass over the data has its own permutation.
@@ -21,7 +21,7 @@ class RunSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         share = self.batch_size // self.world
-        epoch, order = -1, None
+        epoch, order = -1, np.empty(0, np.int64)
         for first in range(self.start, 2**62, self.batch_size):
             for position in range(first + self.rank * share, first + (self.rank + 1) * share):
                 if position // self.length != epoch:

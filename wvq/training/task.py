@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +14,9 @@ from torch import nn
 
 from wvq.distributed import gather_objects, process_rank, world_size
 from wvq.interruption import StopRequest
+from wvq.training.averaging import Model
+
+Batch = dict[str, Any]  # tensors by name, and texts as lists
 
 
 @dataclass
@@ -30,8 +35,8 @@ class StepLoss:
     adversary_loss: Callable[[nn.Module], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
 
 
-class Task:
-    """What a stage brings to the loop.
+class Task(Generic[Model]):
+    """What a stage brings to the loop: the loss of its model, and how the model is measured, shown and saved.
 
     Attributes:
         name: shown beside the progress bar.
@@ -43,30 +48,35 @@ class Task:
     adversary: nn.Module | None = None
     stop = StopRequest()
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
         """Optimiser groups, made by :func:`wvq.training.optimization.parameter_group`."""
         raise NotImplementedError
 
-    def adversary_groups(self) -> list[dict]:
+    def adversary_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups of the adversary."""
         raise NotImplementedError
 
-    def compiled_parts(self, model: nn.Module) -> list[nn.Module]:
+    def compiled_parts(self, model: Model) -> list[nn.Module]:
         """Modules that torch.compile makes faster, each as a whole."""
         return [model]
 
-    def begin_step(self, model: nn.Module, parts: int) -> None:
-        """A step begins, in which :meth:`loss` is asked for ``parts`` batches; ``model`` is the one behind wrappers.
+    def begin_step(self, model: Model, parts: int) -> None:
+        """Prepare for a step: what moves without a gradient moves once a step, over all its batches.
 
-        What moves without a gradient moves once a step, over all of them.
+        Args:
+            model: the model itself, behind wrappers.
+            parts: batches that :meth:`loss` is called with in this step.
         """
-        pass
 
-    def loss(self, model: nn.Module, batch: dict, images_seen: int, progress: float) -> StepLoss:
-        """Loss of a batch of the step that begins at ``images_seen``; ``model`` may be wrapped: call its forward only.
+    def loss(self, model: nn.Module, batch: Batch, images_seen: int, progress: float) -> StepLoss:
+        """Compute the loss of a batch.
 
-        A method of the wrapped module would go past the averaging of gradients over processes. ``progress`` is the
-        share of the run that is over, by pictures or by clock, whichever is further; in [0, 1].
+        Args:
+            model: may be wrapped. Call its forward only: a method of the wrapped module would go past the averaging of
+                gradients over processes.
+            batch: on the device.
+            images_seen: training pictures before the step.
+            progress: share of the run that is over, by pictures or by clock, whichever is further; in [0, 1].
         """
         raise NotImplementedError
 
@@ -74,27 +84,30 @@ class Task:
         """Figures for a log line beside the means of the terms, and a warning for the user, if there is one."""
         return {}, None
 
-    def evaluate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    def evaluate(self, model: Model, accelerator: Accelerator) -> dict[str, Any]:
         """Held-out figures, the same on every process."""
         raise NotImplementedError
 
-    def picture(self, model: nn.Module) -> Image.Image:
+    def picture(self, model: Model) -> Image.Image:
         """A sheet that shows what the model can do."""
         raise NotImplementedError
 
-    def training_state(self, model: nn.Module) -> dict:
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the trained model, as its ``from_pretrained`` reads it."""
+        raise NotImplementedError
+
+    def training_state(self, model: Model) -> dict[str, Any]:
         """What an exact resume needs beside weights and optimisers."""
         return {}
 
-    def load_training_state(self, model: nn.Module, state: dict, device: torch.device) -> None:
+    def load_training_state(self, model: Model, state: dict[str, Any], device: torch.device) -> None:
         """Take up the state that :meth:`training_state` gave."""
-        pass
 
 
 class RunningMeans:
     """Means of detached figures between two log lines; read out once, so that the loop never waits for a GPU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
 
@@ -111,11 +124,11 @@ class RunningMeans:
         self.sums, self.counts = {}, {}
         return means
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The state of an exact resume. All processes ask together."""
         return {"sums": gather_objects({name: value.cpu() for name, value in self.sums.items()}), "counts": self.counts}
 
-    def load_state_dict(self, state: dict, device: torch.device) -> None:
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Take up the state that :meth:`state_dict` gave; on another number of processes each takes up the mean."""
         sums, self.counts = state["sums"], dict(state["counts"])
         if len(sums) == world_size():

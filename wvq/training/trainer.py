@@ -8,20 +8,18 @@ processes changes the order of summation only; dropout masks are drawn by each p
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Generic, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wvq.data.unreadable import DrawnPictures
-from wvq.distributed import decided_by_first_process, wait_for_all
+from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import ConfigError, WVQError, from_worker
 from wvq.files.user_folders import keep_torch_code_private
 from wvq.interruption import (
@@ -34,18 +32,19 @@ from wvq.interruption import (
 )
 from wvq.settings.train import TrainConfig
 from wvq.training.acceleration import enable_checkpointing
-from wvq.training.averaging import ExponentialAverage
+from wvq.training.averaging import ExponentialAverage, Model
 from wvq.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from wvq.training.optimization import build_optimizer, clip_groups, set_learning_rates
+from wvq.training.optimization import ModuleOptimizer, build_optimizer
 from wvq.training.order import RunSampler
+from wvq.training.progress import Progress
 from wvq.training.sharding import ShardedModel, skeleton
-from wvq.training.task import RunningMeans, Task
+from wvq.training.task import Batch, RunningMeans, Task
 from wvq.training.tracking import RunLog, truncate_log
 
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
-class Trainer:
+class Trainer(Generic[Model]):
     """Trains one model, and the adversary of its task if there is one, on one data set.
 
     Args:
@@ -56,15 +55,18 @@ class Trainer:
         folder: where logs, pictures and checkpoints go.
         accelerator: made by :func:`wvq.training.acceleration.build_accelerator`.
 
+    Attributes:
+        optimizers: of the model, then of the adversary.
+
     Raises:
         ConfigError: a setting is out of range or does not fit the number of processes.
     """
 
     def __init__(
         self,
-        task: Task,
-        model: nn.Module,
-        train_set: Dataset,
+        task: Task[Model],
+        model: Model,
+        train_set: Dataset[Any],
         config: TrainConfig,
         folder: Path,
         accelerator: Accelerator,
@@ -80,45 +82,47 @@ class Trainer:
         self.train_set, self.unreadable = train_set, DrawnPictures(train_set)
         self.micro_batch = config.batch_size // parts
         if config.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            for module in (model, task.adversary):
+                if module is not None:
+                    module.to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
             enable_checkpointing(model)
-        optimizer = build_optimizer(task.parameter_groups(model), config.learning_rate, (config.beta1, config.beta2))
         structure = skeleton(model) if accelerator.is_fsdp2 else None
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.optimizers = {"": self.optimizer}
-        self.adversary = None
+        self.optimizers = [self._optimized(model, task.parameter_groups(model), "skipped_steps")]
         if task.adversary is not None:
-            self._prepare_adversary(task.adversary)
+            self.optimizers.append(
+                self._optimized(task.adversary, task.adversary_groups(), "skipped_discriminator_steps")
+            )
+        self.ema: ShardedModel[Model] | ExponentialAverage[Model] | None = None
         if structure is not None:
             self.ema = ShardedModel(structure, self.raw_model, config.ema_decay, accelerator.device)
-        else:
-            self.ema = ExponentialAverage(self.raw_model, config.ema_decay) if config.ema_decay else None
+        elif config.ema_decay:
+            self.ema = ExponentialAverage(self.raw_model, config.ema_decay)
         if config.compile:
             keep_torch_code_private()
             for part in task.compiled_parts(self.raw_model):
                 part.compile()
-        self.images_seen, self.elapsed, self._last_step_at = 0, 0.0, None
-        self.decay_start = 0.0  # progress when the rate was first at its peak, and began to decay
-        self.skipped = {name: torch.zeros((), device=accelerator.device) for name in self.optimizers}
+        self.progress = Progress(config)
         self.warnings: list[str] = []
         self.window = RunningMeans()
         self.evaluating = False
 
-    def _prepare_adversary(self, adversary: nn.Module) -> None:
-        if self.config.channels_last:
-            adversary = adversary.to(memory_format=torch.channels_last)
-        groups = self.task.adversary_groups()
-        optimizer = build_optimizer(groups, groups[0]["lr"], groups[0]["betas"])
-        self.adversary, self.optimizers["discriminator"] = self.accelerator.prepare(adversary, optimizer)
+    def _optimized(self, module: nn.Module, groups: list[dict[str, Any]], skipped_name: str) -> ModuleOptimizer:
+        prepared, optimizer = self.accelerator.prepare(module, build_optimizer(groups))
+        return ModuleOptimizer(prepared, optimizer.optimizer, self.config, skipped_name)
 
     @property
-    def raw_model(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        """The model as it trains: wrapped, if several processes train it."""
+        return self.optimizers[0].module
+
+    @property
+    def raw_model(self) -> Model:
         """The model itself, behind what wraps it for several processes or a compiler."""
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def averaged_model(self) -> nn.Module:
+    def averaged_model(self) -> Model:
         """The weights to evaluate and keep: the moving average where there is one. All processes ask together.
 
         Of a sharded model this is a whole one on each device: let go of it soon.
@@ -126,15 +130,15 @@ class Trainer:
         return self.ema.model if self.ema else self.raw_model
 
     @property
-    def model_to_save(self) -> nn.Module | None:
-        """The averaged model in the first process, None in the others. All processes ask together."""
+    def model_to_save(self) -> Model | None:
+        """The averaged model in the main process, None in the others. All processes ask together."""
         if isinstance(self.ema, ShardedModel):
-            return self.ema.model_of_first_process
-        return self.averaged_model if self.accelerator.is_main_process else None
+            return self.ema.model_of_main_process
+        return self.averaged_model if is_main_process() else None
 
     # ---- the loop
 
-    def run(self, resume: bool = False) -> dict:
+    def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the end (or to the wall clock's), evaluate, and return the last figures.
 
         Returns:
@@ -149,7 +153,7 @@ class Trainer:
         """
         if resume:
             self.load_latest()
-        log = RunLog(self.folder, self.images_seen) if self.accelerator.is_main_process else None
+        log = RunLog(self.folder, self.progress.images_seen) if is_main_process() else None
         try:
             with stop_on_signal() as request:
                 try:
@@ -161,33 +165,36 @@ class Trainer:
                 log.close()
         self.unreadable.merge()
         return figures | {
-            "images": self.images_seen,
-            "seconds": round(self.elapsed, 1),
-            "images_per_second": round(self.images_seen / max(self.elapsed, 1e-9), 1),
+            "images": self.progress.images_seen,
+            "seconds": round(self.progress.elapsed, 1),
+            "images_per_second": self.progress.images_per_second,
             **self._skipped_steps(),
-            "cut_short": self.images_seen < self.config.images,
+            "cut_short": self.progress.images_seen < self.config.images,
             "warnings": self.warnings,
             **self.unreadable.report(),
         }
 
-    def _run(self, log: RunLog | None, request: StopRequest) -> dict:
-        config = self.config
-        bar = tqdm(total=config.images, initial=self.images_seen, unit="img", disable=log is None, desc=self.task.name)
+    def _run(self, log: RunLog | None, request: StopRequest) -> dict[str, Any]:
+        config, progress = self.config, self.progress
+        bar = tqdm(
+            total=config.images, initial=progress.images_seen, unit="img", disable=log is None, desc=self.task.name
+        )
         batches = self._watched(iter(self._loader()))
-        self._last_step_at = time.perf_counter()
+        progress.start_clock()
         self.task.stop, agreement = request, StopAgreement(request)
-        figures, evaluated_at = {}, -1
+        figures: dict[str, Any] = {}
+        evaluated_at = -1
         with bar:
             if self.evaluating:  # the run that goes on here was stopped in an evaluation
-                figures, evaluated_at = self._evaluate(log, bar), self.images_seen
-            while self.images_seen < config.images and not self._out_of_time():
+                figures, evaluated_at = self._evaluate(log, bar), progress.images_seen
+            while not progress.is_over():
                 self.window.add(self._step(batches))
                 bar.update(min(config.batch_size, config.images - bar.n))
-                if self._due(config.log_every):
+                if progress.is_due(config.log_every):
                     self._log_training(log, bar, self.window.collect(self.accelerator))
-                if config.evaluate_every and self._due(config.evaluate_every):
-                    figures, evaluated_at = self._evaluate(log, bar), self.images_seen
-                if config.save_every and self._due(config.save_every):
+                if config.evaluate_every and progress.is_due(config.evaluate_every):
+                    figures, evaluated_at = self._evaluate(log, bar), progress.images_seen
+                if config.save_every and progress.is_due(config.save_every):
                     self.save()
                 if number := agreement.after_step():
                     self._stop(number)
@@ -195,7 +202,7 @@ class Trainer:
                 self._stop(number)
             if config.save_every:
                 self.save()  # a run that the clock cut short can go on from here
-            if evaluated_at != self.images_seen:
+            if evaluated_at != progress.images_seen:
                 figures = self._evaluate(log, bar)
         return figures
 
@@ -203,7 +210,7 @@ class Trainer:
         saved = self.save()
         raise RunInterrupted(f"stopped by {signal.Signals(number).name}; checkpoint saved in {saved}", number)
 
-    def _watched(self, batches: Iterator[dict]) -> Iterator[dict]:
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches, with an eye on pictures that were replaced."""
         try:
             for batch in batches:
@@ -215,12 +222,12 @@ class Trainer:
     def _loader(self) -> DataLoader:
         accelerator, config = self.accelerator, self.config
         sampler = RunSampler(
-            len(self.train_set),
+            len(self.train_set),  # type: ignore[arg-type]  # torch's Dataset declares no length
             config.batch_size,
             config.seed,
             accelerator.process_index,
             accelerator.num_processes,
-            self.images_seen,
+            self.progress.images_seen,
         )
         return DataLoader(
             self.train_set,
@@ -232,100 +239,61 @@ class Trainer:
             worker_init_fn=end_with_parent_only,
         )
 
-    def _step(self, batches: Iterator[dict]) -> dict[str, torch.Tensor]:
-        """One step of every optimiser whose turn it is; returns detached figures that stay on the device."""
-        config, accelerator = self.config, self.accelerator
-        modules = [module for module in (self.model, self.adversary) if module is not None]
+    def _step(self, batches: Iterator[Batch]) -> dict[str, torch.Tensor]:
+        """One step of the model, and of the adversary if it trains; returns detached figures on the device."""
+        config, accelerator, progress = self.config, self.accelerator, self.progress
+        modules = [optimizer.module for optimizer in self.optimizers]
         for module in modules:
             module.train()
-        torch.manual_seed(config.seed + self.images_seen + accelerator.process_index)
+        torch.manual_seed(config.seed + progress.images_seen + accelerator.process_index)
+        progress.begin_step()
         figures: dict[str, torch.Tensor] = {}
-        turns = [""]
         self.task.begin_step(self.raw_model, config.gradient_accumulation_steps)
         for _ in range(config.gradient_accumulation_steps):
-            batch = {k: self._moved(v) for k, v in next(batches).items()}
+            batch = {name: self._moved(value) for name, value in next(batches).items()}
             with accelerator.accumulate(*modules):
                 with accelerator.autocast():
-                    step = self.task.loss(self.model, batch, self.images_seen, self.progress)
+                    step = self.task.loss(self.model, batch, progress.images_seen, progress.share)
                 accelerator.backward(step.loss)
-                found = {"loss": step.loss.detach(), **step.terms}
+                terms = {"loss": step.loss.detach(), **step.terms}
                 if step.adversary_loss is not None:
                     with accelerator.autocast():
-                        loss, terms = step.adversary_loss(self.adversary)
+                        loss, adversary_terms = step.adversary_loss(self.optimizers[1].module)
                     accelerator.backward(loss)
-                    found |= {"discriminator_loss": loss.detach(), **terms}
-                    turns = ["", "discriminator"]
-            for name, value in found.items():
+                    terms |= {"discriminator_loss": loss.detach(), **adversary_terms}
+            for name, value in terms.items():
                 figures[name] = figures.get(name, 0) + value / config.gradient_accumulation_steps
-        figures |= self._update(turns)
-        self.images_seen += config.batch_size
-        now = time.perf_counter()
-        self.elapsed, self._last_step_at = self.elapsed + now - self._last_step_at, now
+        figures |= self._update()
+        progress.end_step()
         return figures
 
-    def _moved(self, value: torch.Tensor | list) -> torch.Tensor | list:
+    def _moved(self, value: torch.Tensor | list[str]) -> torch.Tensor | list[str]:
         """A part of a batch on the device; texts have no place there."""
         return value.to(self.accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
-    def _update(self, turns: list[str]) -> dict[str, torch.Tensor]:
-        """Clip each group and step; an optimiser with a gradient that is not finite is skipped on the device."""
+    def _update(self) -> dict[str, torch.Tensor]:
+        """Step each optimiser whose module had a loss, then the average of the weights; returns gradient norms."""
         scaler, figures = self.accelerator.scaler, {}
-        if self.images_seen < self.config.warmup_images:
-            self.decay_start = self.progress
-        # Accelerate's own step would update the shared scaler once an optimiser, between unscaling and stepping.
-        optimizers = {name: self.optimizers[name].optimizer for name in turns}
-        for name, optimizer in optimizers.items():
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            set_learning_rates(optimizer, self.config, self.decay_progress, self.images_seen)
-            norms = clip_groups(optimizer, self.config.clip_norm)
-            figures |= {f"gradient_norm_{group}": norm for group, norm in norms.items()}
-            finite = torch.stack([torch.isfinite(norm) for norm in norms.values()]).all().float()
-            self.skipped[name] += 1 - finite
-            if scaler is not None:
-                scaler.step(optimizer)
-            else:
-                optimizer.found_inf = 1 - finite  # read by the fused kernel: no host sync
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            if optimizer.has_gradients:
+                figures |= optimizer.step(scaler, self.progress.decay_share, self.progress.images_seen)
         if scaler is not None:
-            scaler.update()
+            scaler.update()  # once for all optimisers, after the last: they share the scale
         if self.ema:
             self.ema.update(self.raw_model)
         return figures
 
-    @property
-    def progress(self) -> float:
-        """Share of the run that is over, by pictures or by clock, whichever is further; in [0, 1]."""
-        clock = self.elapsed / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
-        return min(1.0, max(self.images_seen / self.config.images, clock))
-
-    @property
-    def decay_progress(self) -> float:
-        """Share of what comes after the warm-up that is over; 0 in the warm-up, 1 at the end of the run."""
-        return (self.progress - self.decay_start) / max(1 - self.decay_start, 1e-9)
-
-    def _out_of_time(self) -> bool:
-        if self.config.max_minutes is None:
-            return False
-        if self.accelerator.num_processes > 1:  # clocks differ: all ranks follow the first one's, or they would part
-            self.elapsed = broadcast_object_list([self.elapsed])[0]
-        return self.elapsed >= 60 * self.config.max_minutes
-
-    def _due(self, interval: int) -> bool:
-        return self.images_seen // interval > (self.images_seen - self.config.batch_size) // interval
-
     # ---- what the user sees
 
     def _skipped_steps(self) -> dict[str, int]:
-        return {f"skipped_{name}_steps" if name else "skipped_steps": int(n) for name, n in self.skipped.items()}
+        return {name: count for optimizer in self.optimizers for name, count in optimizer.skipped_steps().items()}
 
     def _log_training(self, log: RunLog | None, bar: tqdm, figures: dict[str, float]) -> None:
-        rate = self.images_seen / max(self.elapsed, 1e-9)
-        more, warning = self.task.report(self.accelerator, self.images_seen)
-        row = {**figures, **more, "seconds": round(self.elapsed, 2), "images_per_second": round(rate, 1)}
-        for optimizer in self.optimizers.values():
-            row |= {f"learning_rate_{group['name']}": group["lr"] for group in optimizer.param_groups}
+        more, warning = self.task.report(self.accelerator, self.progress.images_seen)
+        row = {**figures, **more, "seconds": round(self.progress.elapsed, 2)}
+        row["images_per_second"] = self.progress.images_per_second
+        for optimizer in self.optimizers:
+            row |= optimizer.learning_rates()
         row |= self._skipped_steps()
         shown = {"loss": f"{figures['loss']:.3f}"}
         shown |= {short: f"{figures[name]:.3g}" for short, name in _SHOWN.items() if name in figures}
@@ -335,31 +303,29 @@ class Trainer:
         if log:
             if warning:
                 bar.write(f"warning: {warning}")
-            log.row("train", self.images_seen, row)
+            log.row("train", self.progress.images_seen, row)
 
-    def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, float]:
+    def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, Any]:
         self.evaluating = True
-        model = self.averaged_model.eval()
+        model, images_seen = self.averaged_model.eval(), self.progress.images_seen
         figures = self.task.evaluate(model, self.accelerator)
         if log:
-            log.picture("held_out", self.images_seen, self.task.picture(model))
-            log.row("validation", self.images_seen, figures)
+            log.picture("held_out", images_seen, self.task.picture(model))
+            log.row("validation", images_seen, figures)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
-            bar.write(f"{self.task.name}, held out after {self.images_seen:,} images: {shown}")
+            bar.write(f"{self.task.name}, held out after {images_seen:,} images: {shown}")
         wait_for_all()
         self.evaluating = False
-        self._last_step_at = time.perf_counter()  # evaluation does not count as training time
+        self.progress.start_clock()
         return figures
 
     # ---- checkpoints
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs beside weights and optimisers. All processes ask together."""
         return {
-            "images_seen": self.images_seen,
-            "elapsed": self.elapsed,
-            "decay_start": self.decay_start,
-            "skipped": {name: count.cpu() for name, count in self.skipped.items()},
+            **self.progress.state_dict(),
+            "skipped": {optimizer.skipped_name: optimizer.skipped.cpu() for optimizer in self.optimizers},
             "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
@@ -368,12 +334,14 @@ class Trainer:
             "evaluating": self.evaluating,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state that :meth:`state_dict` gave."""
         device = self.accelerator.device
-        self.images_seen, self.elapsed, self.warnings = state["images_seen"], state["elapsed"], state["warnings"]
-        self.decay_start = state.get("decay_start", 0.0)  # before there was one, rates decayed from the start
-        self.skipped = {name: count.to(device) for name, count in state["skipped"].items()}
+        self.progress.load_state_dict(state)
+        self.warnings = state["warnings"]
+        # By their order: earlier versions had other names for them.
+        for optimizer, count in zip(self.optimizers, state["skipped"].values(), strict=True):
+            optimizer.skipped = count.to(device)
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
@@ -385,8 +353,9 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.training.checkpoints.save_checkpoint`."""
         self.unreadable.merge()
-        target = save_checkpoint(self.accelerator, self, self.folder, self.images_seen, self.config.keep_checkpoints)
-        self._last_step_at = time.perf_counter()  # saving does not count as training time
+        seen, keep = self.progress.images_seen, self.config.keep_checkpoints
+        target = save_checkpoint(self.accelerator, self, self.folder, seen, keep)
+        self.progress.start_clock()
         return target
 
     def load_latest(self) -> None:
@@ -396,5 +365,5 @@ class Trainer:
             CheckpointError: the folder holds none, or a damaged one.
         """
         load_checkpoint(self.accelerator, self, decided_by_first_process(lambda: latest_checkpoint(self.folder)))
-        if self.accelerator.is_main_process:
-            truncate_log(self.folder, self.images_seen)
+        if is_main_process():
+            truncate_log(self.folder, self.progress.images_seen)

@@ -38,7 +38,7 @@ def cut(tiny_codes_dir, tiny_tokenizer_dir, tokenizer, encoder_dir, tmp_path, mo
     step = Trainer._step
 
     def interrupted(self, batches):
-        if self.images_seen == 64:
+        if self.progress.images_seen == 64:
             raise InterruptedError
         return step(self, batches)
 

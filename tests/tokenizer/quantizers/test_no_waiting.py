@@ -5,14 +5,13 @@ import torch
 from torch import nn
 
 from tests.waiting import allow_meta, no_waiting
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import FeatureDistance, ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers.registry import QUANTIZERS
-from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 
 FORMS = {"one": {}, "product": {"num_groups": 2, "code_dim": 8}, "multi-scale": {"scales": [1, 2, 4]}}
 SIZES = {"image_size": 16, "base_channels": 8, "channel_multipliers": [1, 1, 2], "num_res_blocks": 1, "dropout": 0.1}
@@ -58,7 +57,7 @@ def test_no_step_waits(monkeypatch, estimator):
     allow_meta(monkeypatch)
     model = build("wasserstein", gradient_estimator=estimator)
     loss = ReconstructionLoss(LossConfig(l1_weight=1.0))
-    task = TokenizerTask(loss, None, TrainConfig(images=6400, final_alignment=0.5))
+    task = TokenizerTask(loss, None, TokenizerTrainConfig(images=6400, final_alignment=0.5))
     step(task, model)
     with no_waiting():
         step(task, model)
@@ -75,7 +74,7 @@ def test_no_adversary_waits(monkeypatch, loss):
         network = nn.Conv2d(3, 4, 3)
     reconstruction = ReconstructionLoss(LossConfig())
     reconstruction.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
-    task = TokenizerTask(reconstruction, None, TrainConfig(images=6400), adversary)
+    task = TokenizerTask(reconstruction, None, TokenizerTrainConfig(images=6400), adversary)
     step(task, model, adversary)
     with no_waiting():
         step(task, model, adversary)

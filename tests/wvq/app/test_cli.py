@@ -280,7 +280,7 @@ def fast_network(monkeypatch):
             means = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
             return features.FeatureOutput(means, None)
 
-    monkeypatch.setattr(features, "default_feature_network", lambda *a, **k: Means())
+    monkeypatch.setattr("wvq.eval.run.default_feature_network", lambda *a, **k: Means())
 
 
 def test_sampling_by_prompt(pipeline_dir, tmp_path):

@@ -15,7 +15,7 @@ from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, shipped_recipes
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe
+from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.gradient_accumulation_steps", 0),
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
-    (TrainConfig, "train.codebook_learning_rate", -0.1),
-    (TrainConfig, "train.codebook_schedule", "cosine"),
-    (TrainConfig, "train.final_alignment", 1.5),
+    (TokenizerTrainConfig, "train.codebook_learning_rate", -0.1),
+    (TokenizerTrainConfig, "train.codebook_schedule", "cosine"),
+    (TokenizerTrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
     (TrainConfig, "train.final_learning_rate", 1.5),
     (TrainConfig, "train.warmup_images", -1),
@@ -103,13 +103,21 @@ def test_a_value_out_of_range_names_its_field_and_its_range(kind, name, value):
         kind(**{name.rpartition(".")[2]: value}).check()
 
 
-GROUPS = [TrainConfig, DataConfig, LossConfig, DiscriminatorConfig, ConditionConfig, ObjectiveConfig]
+GROUPS = [
+    TrainConfig,
+    TokenizerTrainConfig,
+    DataConfig,
+    LossConfig,
+    DiscriminatorConfig,
+    ConditionConfig,
+    ObjectiveConfig,
+]
 
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_every_number_and_choice_has_a_range(kind):
     """A field added without a check is found here."""
-    checked = {name.rpartition(".")[2] for each, name, _ in OUT_OF_RANGE if each is kind}
+    checked = {name.rpartition(".")[2] for each, name, _ in OUT_OF_RANGE if issubclass(kind, each)}
     free = {name for name, value in asdict(kind()).items() if isinstance(value, bool)}  # a flag has no range
     free |= {"perceptual_weights", "backbone", "text_encoder"}  # a path; whether it exists is asked when it is read
     free |= {"path", "subset", "train_split", "validation_split"}  # compared with the data
@@ -158,9 +166,9 @@ def write(tmp_path):
 
 def test_fields_that_are_not_given_keep_their_defaults(write):
     recipe = load_recipe(TokenizerRecipe, write("data:\n  path: mine\ntrain:\n  learning_rate: 1e-3\n"))
-    assert recipe == TokenizerRecipe(data=DataConfig(path="mine"), train=TrainConfig(learning_rate=1e-3))
+    assert recipe == TokenizerRecipe(data=DataConfig(path="mine"), train=TokenizerTrainConfig(learning_rate=1e-3))
     assert type(recipe.data) is DataConfig
-    assert type(recipe.train) is TrainConfig
+    assert type(recipe.train) is TokenizerTrainConfig
 
 
 def test_overrides_by_dotted_name(write):
@@ -177,7 +185,7 @@ def test_a_saved_recipe_loads_again(write):
         out="größer",
         data=DataConfig(classes=["a", "no"], flip=True),
         model={"channel_multipliers": [1, 2.5], "commitment_weight": 1e-5, "attention": False},
-        train=TrainConfig(learning_rate=3e-5, mixed_precision="no", max_minutes=None),
+        train=TokenizerTrainConfig(learning_rate=3e-5, mixed_precision="no", max_minutes=None),
     )
     file = write(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
     assert load_recipe(TokenizerRecipe, file) == recipe

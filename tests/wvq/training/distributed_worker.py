@@ -1,6 +1,6 @@
 """One process of the distributed tests: trains each quantizer for a few steps, exports codes, saves what it holds.
 
-    accelerate launch --multi_gpu --num_processes 2 distributed_worker.py settings.json
+    python distributed_worker.py settings.json
 
 Settings: ``out`` (folder for ``<case>-<rank>.pt``), ``world`` (processes there must be), ``export`` (fields of an
 ExportRecipe, or null).
@@ -17,15 +17,14 @@ from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTModel
 
 from wvq.settings.data import DataConfig
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer import export_work
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator
 from wvq.training.trainer import Trainer
 
@@ -80,7 +79,7 @@ class Pictures(Dataset):
 def train(case: str, folder: Path, world: int) -> dict:
     """Train one case; return the gradients of its first step, its weights, running statistics and figures."""
     parts, case = (2 if case.startswith(ACCUMULATED) else 1), case.removeprefix(ACCUMULATED)
-    config = TrainConfig(
+    config = TokenizerTrainConfig(
         images=8 * STEPS,
         batch_size=8,
         gradient_accumulation_steps=parts,
@@ -107,11 +106,11 @@ def train(case: str, folder: Path, world: int) -> dict:
     def keep_gradients(*_):
         trained = {name: p for name, p in trainer.raw_model.named_parameters() if p.requires_grad}
         gradients.append({name: p.grad.clone() for name, p in trained.items()})
-        if trainer.adversary is not None:
+        if trainer.task.adversary is not None:
             judge = trainer.task.adversary.named_parameters()
             gradients[-1] |= {f"adversary.{name}": p.grad.clone() for name, p in judge}
 
-    trainer.optimizer.optimizer.register_step_pre_hook(keep_gradients)
+    trainer.optimizers[0].optimizer.register_step_pre_hook(keep_gradients)
     result = trainer.run()
     trained = trainer.raw_model
     held = {
@@ -120,7 +119,7 @@ def train(case: str, folder: Path, world: int) -> dict:
         "weights": {name: p.detach().clone() for name, p in trained.named_parameters()},
         "average": {name: p.clone() for name, p in trainer.ema.model.named_parameters()},
         "statistics": trained.quantizer.training_state(),
-        "adversary": copy.deepcopy(trainer.task.adversary.state_dict()) if trainer.adversary is not None else {},
+        "adversary": copy.deepcopy(trainer.task.adversary.state_dict()) if trainer.task.adversary is not None else {},
         "figures": {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")},
     }
     task = make_task(case, folder, config)
@@ -132,7 +131,7 @@ def train(case: str, folder: Path, world: int) -> dict:
     return held
 
 
-def make_task(case: str, folder: Path, config: TrainConfig) -> TokenizerTask:
+def make_task(case: str, folder: Path, config: TokenizerTrainConfig) -> TokenizerTask:
     adversary = None
     if case in ADVERSARIES:
         regularisers = {"lecam_weight": 0.1, "consistency_weight": 0.1}

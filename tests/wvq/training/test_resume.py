@@ -9,12 +9,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from wvq.errors import CheckpointError
-from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.recipes import LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator
 from wvq.training.tracking import read_log
 from wvq.training.trainer import Trainer
@@ -40,7 +39,7 @@ class Noise(Dataset):
 
 
 def tokenizer_trainer(folder, quantizer, dropout=0.2, **settings):
-    config = TrainConfig(
+    config = TokenizerTrainConfig(
         **{
             "images": 96,
             "batch_size": 8,

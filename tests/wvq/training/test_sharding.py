@@ -65,12 +65,12 @@ def test_the_whole_model_is_a_copy_and_goes_again(trained):
     assert empty(held)
 
 
-def test_only_the_first_process_has_what_is_saved(trained, monkeypatch):
+def test_only_the_main_process_has_what_is_saved(trained, monkeypatch):
     _, held = trained
-    assert torch.equal(held.model_of_first_process.first.weight, held.model.first.weight)
+    assert torch.equal(held.model_of_main_process.first.weight, held.model.first.weight)
     assert held.state_dict()["model"].keys() == Tied().state_dict().keys()
-    monkeypatch.setattr(sharding, "process_rank", lambda: 1)
-    assert held.model_of_first_process is None
+    monkeypatch.setattr(sharding, "is_main_process", lambda: False)
+    assert held.model_of_main_process is None
     assert held.state_dict() == {"updates": 1, "model": None}
     assert empty(held)
 

@@ -226,10 +226,10 @@ def test_a_checkpoint_without_the_start_of_its_decay_keeps_its_schedule(tmp_path
     state = run.state_dict() | {"images_seen": 40}
     del state["decay_start"]
     run.load_state_dict(state)
-    assert run.decay_progress == run.progress == 0.5
+    assert run.progress.decay_share == run.progress.share == 0.5
     run.load_state_dict(state | {"images_seen": 0})
     run.run()
-    assert run.decay_start == 0.1  # one still in the warm-up reaches its peak
+    assert run.progress.decay_start == 0.1  # one still in the warm-up reaches its peak
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -255,7 +255,7 @@ def test_accumulated_parts_equal_the_batch(tmp_path, monkeypatch, parts):
 
 def test_the_gradient_is_clipped(tmp_path):
     run, norms = trainer(tmp_path, clip_norm=0.1), []
-    run.optimizer.optimizer.register_step_pre_hook(
+    run.optimizers[0].optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in run.raw_model.parameters()]).norm().item())
     )
     run.run()
@@ -268,15 +268,15 @@ def test_the_gradient_is_clipped(tmp_path):
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path, clip_norm):
     run, weights = trainer(tmp_path, data=Points(spoiled=[20, 21, 37]), clip_norm=clip_norm), []
     batches = iter(run._loader())
-    run._last_step_at = time.perf_counter()
+    run.progress.start_clock()
     for _ in range(10):
         run._step(batches)
         weights.append(run.raw_model.linear.weight.detach().clone())
     changed = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
     assert changed == [True, False, True, False, True, True, True, True, True]
     assert torch.isfinite(weights[-1]).all()
-    assert int(run.skipped[""]) == 2
-    steps = {int(state["step"]) for state in run.optimizer.optimizer.state.values()}
+    assert int(run.optimizers[0].skipped) == 2
+    steps = {int(state["step"]) for state in run.optimizers[0].optimizer.state.values()}
     assert steps == {8}  # a skipped step does not age the optimiser
 
 
@@ -324,7 +324,7 @@ def test_the_clock_cuts_a_run_short_and_the_rate_still_falls(tmp_path):
     assert rates[0] == pytest.approx(0.05)
     assert rates[-1] < 0.2 * 0.05
     assert all(b < a for a, b in itertools.pairwise(rates))
-    assert run.progress == 1.0
+    assert run.progress.share == 1.0
 
 
 def test_the_clock_of_a_run_cut_short_takes_nothing_from_the_peak(tmp_path):
@@ -333,8 +333,8 @@ def test_the_clock_of_a_run_cut_short_takes_nothing_from_the_peak(tmp_path):
     rates = [row["learning_rate_matrices"] for row in read_log(tmp_path) if row["kind"] == "train"]
     assert rates[:8] == pytest.approx([0.05 * (i + 1) / 8 for i in range(8)])
     assert all(b < a for a, b in itertools.pairwise(rates[7:]))
-    assert run.decay_progress == 1.0
-    assert run.decay_start > 0.1  # by the clock; of the pictures, next to nothing
+    assert run.progress.decay_share == 1.0
+    assert run.progress.decay_start > 0.1  # by the clock; of the pictures, next to nothing
 
 
 def test_evaluation_does_not_count_as_training_time(tmp_path):
@@ -348,7 +348,7 @@ def test_evaluation_does_not_count_as_training_time(tmp_path):
     run.task.evaluate = slow
     run.run()
     assert run.task.evaluations == 4
-    assert run.elapsed < 0.4
+    assert run.progress.elapsed < 0.4
 
 
 def test_the_last_batch_may_pass_the_number_of_pictures(tmp_path):
@@ -420,7 +420,7 @@ def test_partial_checkpoints_are_ignored(tmp_path):
     assert find_checkpoints(tmp_path)[-1] == latest
     again = trainer(tmp_path, images=96, save_every=8)
     again.load_latest()
-    assert again.images_seen == 80
+    assert again.progress.images_seen == 80
 
 
 def test_checkpoints_sort_by_number(tmp_path):

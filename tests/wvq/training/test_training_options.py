@@ -14,8 +14,8 @@ from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import ResBlock, WassersteinVQModel
-from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig
-from wvq.tokenizer.train import TokenizerTask
+from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig, TokenizerTrainConfig
+from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator
 from wvq.training.tracking import read_log
 from wvq.training.trainer import Trainer
@@ -39,7 +39,7 @@ class Noise(Dataset):
 
 
 def make_trainer(folder, data=None, scale=None, judge=None, freeze=(), **settings):
-    config = TrainConfig(
+    config = TokenizerTrainConfig(
         **{"images": 48, "batch_size": 8, "learning_rate": 1e-3, "log_every": 8, "ema_decay": 0.5, **settings}
     )
     torch.manual_seed(0)
@@ -138,10 +138,8 @@ PHASES |= {"consistency_weight": 0.1}
     ("judge", "freeze", "settings"),
     [
         ({}, [], {}),
-        ({}, [], {"gradient_accumulation_steps": 2}),
-        ({}, [], {"gradient_checkpointing": True}),
-        ({"augment": True}, [], {"channels_last": True}),
-        ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {}),
+        ({"augment": True}, [], {"channels_last": True, "gradient_checkpointing": True}),
+        ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {"gradient_accumulation_steps": 2}),
         ({"adaptive_weight": False}, ["decoder"], {}),
     ],
 )

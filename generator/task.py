@@ -1,0 +1,146 @@
+"""What the training loop needs to know of the generator: its loss, its held-out figures and its sample sheets."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from wvq.data.sheets import image_grid
+from wvq.generator.conditioned_codes import ConditionedCodes
+from wvq.generator.conditioning import Condition
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.text.encoder import TextEncoder
+from wvq.hardware import send
+from wvq.settings.train import TrainConfig
+from wvq.training.optimization import network_groups
+from wvq.training.task import Batch, StepLoss, Task
+
+EVALUATED = 64  # held-out pictures at once
+ON_SHEET, SHEET_SETTINGS = 24, SamplingSettings(guidance_scale=2.0)
+
+
+class Decoder(Protocol):
+    """What a sample sheet is drawn with: a tokenizer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where codes are decoded."""
+
+    def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] of codes."""
+
+
+class GeneratorTask(Task[ImageCodeTransformer]):
+    """What the training loop needs to know of the generator.
+
+    Args:
+        tokenizer: draws the sample sheets.
+        validation: held-out pictures.
+        condition, objective, config: of the recipe.
+        reference: figures of the data that go beside every evaluation.
+        text_encoder: of batches that hold captions and no features of them; on the device of the model.
+    """
+
+    name = "generator"
+
+    def __init__(
+        self,
+        tokenizer: Decoder,
+        validation: ConditionedCodes,
+        condition: ConditionConfig,
+        objective: ObjectiveConfig,
+        config: TrainConfig,
+        reference: dict[str, float],
+        text_encoder: TextEncoder | None = None,
+    ):
+        self.tokenizer, self.validation = tokenizer, validation
+        self.condition, self.objective, self.config, self.reference = condition, objective, config, reference
+        self.joint_dropout = JOINT_DROPOUT if condition.joint_dropout is None else condition.joint_dropout
+        self.text_encoder = text_encoder
+
+    def parameter_groups(self, model: ImageCodeTransformer) -> list[dict[str, Any]]:
+        return network_groups(list(model.parameters()), self.config)
+
+    def loss(self, model: nn.Module, batch: Batch, images_seen: int, progress: float) -> StepLoss:
+        batch = self._with_features(batch, batch["codes"].device)
+        given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
+        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout, self.joint_dropout)
+        codes, share = batch["codes"], self.objective.random_share(progress)
+        order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
+        conditions = (kept.class_labels, kept.text_features, kept.text_mask)
+        return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
+
+    @torch.no_grad()
+    def _with_features(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device, its captions encoded."""
+        tensors = {name: value.to(device) for name, value in batch.items() if name != "caption"}
+        if self.text_encoder is not None and "caption" in batch:
+            # In float32, as features that are kept are made; texts that are cut were reported before the first step.
+            with torch.autocast(device.type, enabled=False), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tensors["text_features"], tensors["text_mask"] = self.text_encoder.encode(batch["caption"])
+        return tensors
+
+    @torch.no_grad()
+    def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, Any]:
+        """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given.
+
+        Also both position by position, row by row, and what the codes of a picture cost in bits a pixel.
+        """
+        share = Subset(
+            self.validation, range(accelerator.process_index, len(self.validation), accelerator.num_processes)
+        )
+        header = self.validation.codes.header
+        length = header.sequence_length
+        sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
+        batches = DataLoader(share, batch_size=EVALUATED, collate_fn=self.validation.collate_fn)
+        for batch in self.stop.until_set(batches):
+            batch = self._with_features(batch, model.device)
+            codes = batch["codes"].flatten(1)
+            logits = model(**batch).logits.float()
+            losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+            hits = logits.argmax(-1) == codes
+            sums += torch.stack([x.double().sum(0) for x in (losses, hits, torch.ones_like(hits))])
+        losses, hits, counts = accelerator.reduce(sums, "sum").cpu()
+        loss = float(losses.sum() / counts.sum())
+        return {
+            "loss": loss,
+            "accuracy": float(hits.sum() / counts.sum()),
+            "bits_per_pixel": loss * length / math.log(2) / header.image_size**2,
+            "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],
+            "accuracy_per_position": [round(value, 4) for value in (hits / counts).tolist()],
+            **self.reference,
+        }
+
+    @torch.no_grad()
+    def picture(self, model: ImageCodeTransformer) -> Image.Image:
+        """Samples under the conditions of the first held-out pictures (spread over the set)."""
+        count = min(ON_SHEET, len(self.validation))
+        batch = self.validation.__getitems__([i * len(self.validation) // count for i in range(count)])
+        batch = self._with_features(batch, model.device)
+        batch.pop("codes")
+        codes = sample_codes(model, Condition(**batch), list(range(count)), SHEET_SETTINGS)
+        pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
+        return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
+
+    def save(self, model: ImageCodeTransformer, folder: Path) -> None:
+        model.config.averaging_decay = self.config.ema_decay
+        model.save_pretrained(folder)
+
+
+def random_order(count: int, length: int, share: float) -> torch.Tensor:
+    """Orders (count, length) of positions: of that share of the rows a random one each, of the others 0, 1, 2, ..."""
+    orders = torch.rand(count, length).argsort(1)
+    return torch.where(torch.rand(count, 1) < share, orders, torch.arange(length))
