@@ -19,17 +19,17 @@ SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Example::
 
 def public_names(module) -> dict[str, object]:
     """Functions, classes and methods that a module defines, by their dotted names."""
-    found = {}
+    names = {}
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
         if inspect.isfunction(value) or inspect.isclass(value):
-            found[name] = value
+            names[name] = value
         if inspect.isclass(value):
             for method in vars(value):
                 if not method.startswith("_") and is_method(inspect.getattr_static(value, method)):
-                    found[f"{name}.{method}"] = inspect.getattr_static(value, method)
-    return found
+                    names[f"{name}.{method}"] = inspect.getattr_static(value, method)
+    return names
 
 
 def is_method(value) -> bool:

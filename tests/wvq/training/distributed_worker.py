@@ -157,7 +157,7 @@ def main(settings: dict) -> None:
     out = Path(settings["out"])
     for case in CASES:
         if case.startswith(ACCUMULATED) and settings["world"] == 1:
-            continue  # held against the whole batch in one process
+            continue  # compared with the whole batch in one process
         held = train(case, out / case, settings["world"])
         torch.save(held, out / f"{case}-{PartialState().process_index}.pt")
     if settings["export"]:
