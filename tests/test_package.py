@@ -144,13 +144,13 @@ def test_the_version_is_the_same_everywhere():
 @functools.cache
 def modules() -> dict[str, Path]:
     """Files by module, as the folders show them; `wvq/__init__.py` and `__main__.py` only name the others."""
-    found = {}
+    files = {}
     for top in ("wvq", *ROOMS):
         for file in (ROOT / top).rglob("*.py"):
             parts = file.relative_to(ROOT / top).with_suffix("").parts
             name = ".".join(("wvq", *([] if top == "wvq" else [top]), *parts)).removesuffix(".__init__")
-            found[name] = file
-    return {name: file for name, file in found.items() if name not in ("wvq", "wvq.__main__")}
+            files[name] = file
+    return {name: file for name, file in files.items() if name not in ("wvq", "wvq.__main__")}
 
 
 def room(module: str) -> str:
@@ -173,7 +173,7 @@ def imports(file: Path) -> set[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    found = set()
+    imported = set()
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -184,8 +184,8 @@ def imports(file: Path) -> set[str]:
             names = {alias.name for alias in node.names}
         else:
             continue
-        found |= {name for name in names if name.split(".")[0] == "wvq" and name != "wvq"}
-    return found
+        imported |= {name for name in names if name.split(".")[0] == "wvq" and name != "wvq"}
+    return imported
 
 
 @functools.cache
@@ -216,13 +216,13 @@ def test_no_module_and_no_room_leads_back_to_itself():
     between = {}
     for module, targets in graph.items():
         between.setdefault(room(module), set()).update(room(target) for target in targets)
-    for found in (graph, {name: targets - {name} for name, targets in between.items()}):
-        graphlib.TopologicalSorter(found).prepare()  # raises CycleError, with the circle
+    for edges in (graph, {name: targets - {name} for name, targets in between.items()}):
+        graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, with the circle
 
 
 def test_the_walk_over_imports_sees_them():
-    found = imports(ROOT / "pipelines" / "image_generation.py")
-    assert {"wvq.generator.modeling", "wvq.tokenizer.modeling", "wvq.errors"} <= found
+    imported = imports(ROOT / "pipelines" / "image_generation.py")
+    assert {"wvq.generator.modeling", "wvq.tokenizer.modeling", "wvq.errors"} <= imported
     assert {floor(module) for module in modules() if not module.startswith(("wvq.configs", "wvq.assets"))} == set(
         FLOORS
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawings import write_pictures
 from tests.stand_ins import draw_pictures
 from tests.test_readme import WVQ_LINES, command_lines, wvq_arguments
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER, make_pipeline, save_text_encoder, tiny_stage_recipes
@@ -38,12 +39,14 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     make_pipeline(tiny_tokenizer_dir, class_names=classes).save_pretrained(folder / "imagenet")
     make_pipeline(tiny_tokenizer_dir, encoder, ["flags", "faces"]).save_pretrained(folder / "openmoji")
     make_pipeline(tiny_tokenizer_dir, encoder, ()).save_pretrained(folder / "captioned")
-    found = dict.fromkeys(PICTURES, picture_folder) | {"path/to/folder": caption_folder, "encoder": encoder}
+    named = dict.fromkeys(PICTURES, picture_folder) | {"path/to/folder": caption_folder, "encoder": encoder}
+    write_pictures(folder / "few", per_class=10)  # of which Inception takes its time
+    named["path/to/imagenet"] = folder / "few"
     make_pipeline(tiny_tokenizer_dir).save_pretrained(folder / "mine")  # its classes are those of the pictures
-    found |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine")}
-    found |= {"runs/vqgan": tiny_tokenizer_dir, "vit": save_vit(folder / "vit")}
-    found |= {f"runs/{name}/tokenizer": tiny_tokenizer_dir for name in ("mine", "openmoji")}
-    return found | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
+    named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine")}
+    named |= {"runs/vqgan": tiny_tokenizer_dir, "vit": save_vit(folder / "vit")}
+    named |= {f"runs/{name}/tokenizer": tiny_tokenizer_dir for name in ("mine", "openmoji")}
+    return named | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def tiny_stage_recipes(text_encoder: Path):
         generator.condition.text_encoder = str(text_encoder)
         export.num_crops = 2
         for train in (tokenizer.train, generator.train):
-            train.images, train.batch_size, train.evaluate_every, train.log_every = 480, 16, 240, 48
+            train.images, train.batch_size, train.evaluate_every, train.log_every = 240, 16, 120, 24
         return tokenizer, export, generator
 
     return stages

@@ -57,13 +57,13 @@ def result(home):
 
 
 def assert_same_figures(home, whole, rel=None):
-    found, expected = result(home), result(whole)
+    measured, expected = result(home), result(whole)
     for name in ("metrics", "floor"):
         for metric, value in expected[name].items():
-            assert found[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
+            assert measured[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
     for name in ("num_images", "num_reference", "num_floor", "warnings"):
-        assert found[name] == expected[name]
-    assert found["settings"]["reference"] == expected["settings"]["reference"]
+        assert measured[name] == expected[name]
+    assert measured["settings"]["reference"] == expected["settings"]["reference"]
     assert not (home / "result.json.partial").exists()
 
 

@@ -79,8 +79,8 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     for (images, loss), (same, other) in zip(losses(one), losses(out), strict=True):
         assert images == same
         assert other == pytest.approx(loss, rel=1e-4)
-    expected, found = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
-    for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
+    expected, trained = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
+    for (name, value), other in zip(expected.named_parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(other, value, rtol=1e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
     whole = losses(out)
@@ -120,13 +120,13 @@ def test_two_processes_share_the_encoding_of_captions(tmp_path):
     index = index_captions([(text,) for text in texts])
     features, mask = text_features("memory", tmp_path, index, TextEncoder(encoder, 5))[np.arange(150)]
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for found in both:
-        assert "No space left on device" in found["error"]
+    for saved in both:
+        assert "No space left on device" in saved["error"]
         for kept in ("disk", "memory"):
-            assert torch.equal(found[kept][0][0], features)
-            assert torch.equal(found[kept][0][1], mask)
+            assert torch.equal(saved[kept][0][0], features)
+            assert torch.equal(saved[kept][0][1], mask)
     for kept in ("disk", "memory"):
-        assert [found[kept][1] for found in both] == [texts[:64] + texts[128:], texts[64:128]]
+        assert [saved[kept][1] for saved in both] == [texts[:64] + texts[128:], texts[64:128]]
 
 
 class Payload:

@@ -130,8 +130,8 @@ class Others:
 
     def largest_later(self, values):
         self.rounds += 1
-        found = [max(values[0], self.signal), max(values[1], self.pace)]
-        return lambda: found
+        largest = [max(values[0], self.signal), max(values[1], self.pace)]
+        return lambda: largest
 
 
 @pytest.mark.parametrize(("pace", "most"), [(0.01, 400), (1.5, 2), (30.0, 1)])
@@ -141,9 +141,9 @@ def test_rounds_follow_the_pace_so_that_a_signal_is_acted_on_soon(pace, most, mo
     assert not any(agreement.after_step() for _ in range(5_000))
     assert others.rounds <= 5_000 / most + 20
     others.signal, steps = signal.SIGTERM, 1
-    while not (found := agreement.after_step()):
+    while not (came := agreement.after_step()):
         steps += 1
-    assert found == signal.SIGTERM
+    assert came == signal.SIGTERM
     assert steps <= most + 2
 
 

@@ -29,12 +29,12 @@ def parsed(monkeypatch):
     """A function that parses a command line and returns the values that the command would run with."""
 
     def parse(*arguments):
-        found = []
+        runs = []
         name = next(n for n in COMMANDS if " ".join(arguments).startswith(n))
         command = COMMANDS[name]
-        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, found.append))
+        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, runs.append))
         assert main(list(arguments)) == 0
-        return found[0]
+        return runs[0]
 
     return parse
 

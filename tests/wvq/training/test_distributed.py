@@ -58,7 +58,7 @@ def runs(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
 
 
 def held(runs, world, case):
-    """What each process holds; the cases in parts are held against the whole batch in one process."""
+    """What each process holds; cases in parts are compared with the whole batch in one process."""
     case = case.removeprefix(ACCUMULATED) if world == 1 else case
     return [torch.load(runs[world] / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]
 
