@@ -75,7 +75,13 @@ class FeatureDistance(nn.Module):
 
 
 def build_perceptual(config: LossConfig) -> nn.Module:
-    """The distance that ``config.perceptual_network`` names: of (pictures, references), both (B, 3, H, W), to 0-d."""
+    """The distance that ``config.perceptual_network`` names: of (pictures, references), both (B, 3, H, W), to 0-d.
+
+    Raises:
+        ConfigError: the package of LPIPS is missing.
+        CheckpointError: a weight file is missing, damaged or of another network.
+        DownloadError: weights could not be fetched.
+    """
     if config.perceptual_network == "lpips":
         try:
             return LPIPS(config.perceptual_weights)
