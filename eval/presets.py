@@ -9,15 +9,21 @@ A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.0652
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from wvq.errors import ConfigError, near_match
 from wvq.generator.sampling_settings import SamplingSettings
 
+if TYPE_CHECKING:
+    from wvq.eval.recipes import GenerationEvaluation
+
+FIXED = ("num_images", "classes", "feature_network", "reference_kind", "resize")  # fields of a recipe
+
 
 @dataclass(frozen=True)
 class Preset:
-    """What a published figure was measured with.
+    """The protocol of a published figure, with the figure.
 
     Attributes:
         sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`.
@@ -27,7 +33,7 @@ class Preset:
         resize: side that they are brought to before they are measured; as drawn if None.
     """
 
-    sampling: dict
+    sampling: dict[str, Any]
     published: dict[str, float]
     num_images: int = 50_000
     classes: str = "balanced"
@@ -74,7 +80,8 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """
+    """The preset of that name.
+
     Raises:
         ConfigError: an unknown name.
     """
@@ -83,23 +90,26 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def fixed_by(name: str, given: dict) -> dict:
-    """The options that a preset fixes.
-
-    Args:
-        name: of the preset.
-        given: options as they were given, None where they were not.
+def with_preset(recipe: GenerationEvaluation) -> GenerationEvaluation:
+    """A recipe with the settings that its preset fixes; the recipe itself if it names none.
 
     Raises:
-        ConfigError: an unknown preset, or an option that was given another value.
+        ConfigError: an unknown preset, a setting that was given another value, or a reference that the published
+            figure was not taken against.
     """
-    preset = find_preset(name)
-    fixed = {**preset.sampling, "num_images": preset.num_images, "classes": preset.classes}
-    fixed |= {"feature_network": preset.feature_network, "reference_kind": preset.reference_kind}
-    fixed["resize"] = preset.resize
-    for option, value in fixed.items():
-        said = given.get(option)
-        said = tuple(said) if isinstance(said, list) else said
-        if said is not None and said != value:
-            raise ConfigError(f"preset {name} has {option} {value}, and {said} is given; leave one of them out")
-    return fixed
+    if recipe.preset is None:
+        return recipe
+    preset = find_preset(recipe.preset)
+    fixed = {name: getattr(preset, name) for name in FIXED}
+    given = {name: getattr(recipe, name) for name in fixed}
+    for name, value in (fixed | preset.sampling).items():
+        other = (given | recipe.sampling).get(name)
+        other = tuple(other) if isinstance(other, list) else other
+        if other is not None and other != value:
+            raise ConfigError(f"preset {recipe.preset} has {name} {value}, and {other} is given; leave one of them out")
+    if not recipe.reference or recipe.weights:
+        raise ConfigError(
+            f"preset {recipe.preset} is measured against ADM's training statistics, with full weights: give "
+            "--reference FILE.npz and leave --weights out"
+        )
+    return replace(recipe, **fixed, sampling=recipe.sampling | preset.sampling)

@@ -1,4 +1,4 @@
-"""Distribution metrics from feature vectors: Frechet and kernel distance, inception score, real floor, neighbours."""
+"""Distances between sets of feature vectors: Frechet and kernel distance, inception score, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metri
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from wvq.errors import DataError
-from wvq.eval.features.networks import INCEPTION
 
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 INCEPTION_SCORE_SPLITS = 10
-# Ending of a metric's name when it was measured at the floor's N instead of all pictures.
-AT_FLOOR_N = "_at_floor_n"
 
 
 class Moments(NamedTuple):
@@ -27,73 +24,32 @@ class Moments(NamedTuple):
     covariance: Tensor
 
 
-class FeatureStatistics:
-    """Mean and covariance of feature vectors, streamed in float64.
+def moments(features: Tensor) -> Moments:
+    """Mean and covariance (divided by N - 1) of features (N, D), from sums over chunks in float64.
 
-    It keeps n, the sum and the sum of outer products, so statistics of parts (batches, processes) add up exactly.
+    Raises:
+        DataError: fewer than two features, or values that are not finite.
     """
-
-    def __init__(self, dim: int):
-        self.count = 0
-        self.total = torch.zeros(dim, dtype=torch.float64)
-        self.outer = torch.zeros(dim, dim, dtype=torch.float64)
-
-    @classmethod
-    def of(cls, features: Tensor) -> FeatureStatistics:
-        """Statistics of features (N, D)."""
-        statistics = cls(features.shape[1])
-        for chunk in features.split(4096):
-            statistics.update(chunk)
-        return statistics
-
-    def update(self, features: Tensor) -> None:
-        """Adds features (N, D).
-
-        Raises:
-            DataError: another D, or values that are not finite.
-        """
-        if features.ndim != 2 or features.shape[1] != len(self.total):
-            raise DataError(f"features must be (N, {len(self.total)}), not {tuple(features.shape)}")
-        features = _finite_double(features)
-        self.count += len(features)
-        self.total += features.sum(0)
-        self.outer += features.T @ features
-
-    def merge(self, other: FeatureStatistics) -> None:
-        """Adds the statistics of a disjoint set of features."""
-        self.count += other.count
-        self.total += other.total
-        self.outer += other.outer
-
-    @property
-    def mean(self) -> Tensor:
-        """(D,) float64."""
-        return self.total / self.count
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D) float64, divided by n - 1.
-
-        Raises:
-            DataError: fewer than two features.
-        """
-        if self.count < 2:
-            raise DataError(f"a covariance needs at least 2 pictures, not {self.count}")
-        return (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
+    count, dim = features.shape
+    if count < 2:
+        raise DataError(f"a covariance needs at least 2 pictures, not {count}")
+    total = torch.zeros(dim, dtype=torch.float64)
+    outer = torch.zeros(dim, dim, dtype=torch.float64)
+    for chunk in features.split(4096):
+        chunk = _finite_double(chunk)
+        total += chunk.sum(0)
+        outer += chunk.T @ chunk
+    mean = total / count
+    return Moments(mean, (outer - count * torch.outer(mean, mean)) / (count - 1))
 
 
-def metric_names(network_name: str) -> tuple[str, str]:
-    """Names of the Frechet and of the kernel distance: FID and KID mean Inception features and nothing else."""
-    return ("fid", "kid") if network_name == INCEPTION else (f"fd_{network_name}", f"kd_{network_name}")
-
-
-def frechet_distance(a: FeatureStatistics | Moments | Tensor, b: FeatureStatistics | Moments | Tensor) -> float:
+def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     """Squared Frechet distance between the Gaussians of two feature sets (FID, Heusel et al. 2017, equation 6).
 
     Biased upward at small N: compare only values of equal N.
 
     Args:
-        a, b: features (N, D), their statistics, or moments that were stored.
+        a, b: features (N, D), or their moments.
 
     Raises:
         DataError: fewer than two features on a side, other dims, or values that are not finite.
@@ -102,10 +58,10 @@ def frechet_distance(a: FeatureStatistics | Moments | Tensor, b: FeatureStatisti
         _check_pair(a, b)
         if max(len(a), len(b)) < a.shape[1]:
             return _frechet_distance_of_few(a, b)
-    a, b = (FeatureStatistics.of(side) if isinstance(side, Tensor) else side for side in (a, b))
-    if len(a.mean) != len(b.mean):
-        raise DataError(f"features of two networks: {len(a.mean)} and {len(b.mean)} dims")
-    sides = [{"mu": side.mean.numpy(), "sigma": side.covariance.numpy()} for side in (a, b)]
+    first, second = (moments(side) if isinstance(side, Tensor) else side for side in (a, b))
+    if len(first.mean) != len(second.mean):
+        raise DataError(f"features of two networks: {len(first.mean)} and {len(second.mean)} dims")
+    sides = [{"mu": side.mean.numpy(), "sigma": side.covariance.numpy()} for side in (first, second)]
     return max(0.0, fid_statistics_to_metric(*sides, verbose=False)[KEY_METRIC_FID])
 
 
@@ -155,28 +111,6 @@ def inception_score(logits: Tensor, splits: int = INCEPTION_SCORE_SPLITS, seed: 
     if len(logits) < splits:
         raise DataError(f"the inception score needs at least {splits} pictures, not {len(logits)}")
     return isc_features_to_metric(logits.cpu(), splits=splits, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
-
-
-def distribution_metrics(network_name: str, features: Tensor, reference: Tensor) -> dict[str, float]:
-    """Frechet and kernel distance between two feature sets (N, D), under the names of the network."""
-    _check_pair(features, reference)
-    frechet, kernel = metric_names(network_name)
-    return {frechet: frechet_distance(features, reference), kernel: kernel_distance(features, reference)}
-
-
-def real_floor(network_name: str, features_a: Tensor, features_b: Tensor) -> dict[str, float]:
-    """The same metrics between two disjoint sets of real pictures: what a perfect generator would get at this N.
-
-    Args:
-        network_name: name of the feature network.
-        features_a, features_b: features (N, D) of disjoint real pictures, equal N.
-
-    Raises:
-        DataError: the sets differ in N: a floor holds for one N only.
-    """
-    if len(features_a) != len(features_b):
-        raise DataError(f"a real floor needs two sets of equal N, not {len(features_a)} and {len(features_b)}")
-    return distribution_metrics(network_name, features_a, features_b)
 
 
 def small_sample_warnings(dim: int, **counts: int) -> list[str]:

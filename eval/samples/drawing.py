@@ -1,88 +1,101 @@
-"""Draws samples batch by batch, brings them to another size, and keeps them as files."""
+"""Draws the samples of an evaluation by their numbers, brings them to another size, and keeps them as files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from wvq.data.pixels import save_png, to_uint8, uint8_to_pil
 from wvq.distributed import decided_by_first_process
-from wvq.errors import ConfigError
+from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.shards import Batch
+from wvq.eval.samples.conditions import Conditions, conditions_hash
 from wvq.files.stage_folder import refuse_occupied
+from wvq.generator.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
-MOST_PIXELS = 4_096  # a side that samples may be brought to
 
+@dataclass
+class Samples:
+    """The numbered samples of an evaluation: sample i is drawn from seed + i under the i-th condition.
 
-def sample_pictures(
-    pipeline: ImageGenerationPipeline,
-    num_images: int,
-    class_labels: Sequence[str | int] | None = None,
-    prompts: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **sampling,
-) -> Iterator[Tensor]:
-    """Draws samples batch by batch: sample i comes from seed + i whatever the batch size, so memory stays bounded.
-
-    Args:
-        pipeline: the pipeline to draw from.
-        num_images: number of samples.
-        class_labels: one class a sample, or None.
-        prompts: one text a sample, or None.
-        seed: seed of the first sample.
-        batch_size: samples in a batch.
-        sampling: settings for the pipeline, such as ``guidance_scale``.
-
-    Yields:
-        uint8 pictures (B, 3, S, S).
+    Attributes:
+        pipeline: draws them.
+        num_images: how many there are.
+        conditions: of each.
+        sampling: how codes are drawn.
+        seed: of the first sample.
+        batch_size: samples at once; they depend on it by rounding alone.
+        resize: side in pixels that they are brought to before they are measured; as drawn if None.
+        clip: also scores them against their texts; None for no scores.
     """
-    for start in range(0, num_images, batch_size):
-        run = range(start, min(start + batch_size, num_images))
-        yield draw_samples(pipeline, run, class_labels, prompts, seed, batch_size, sampling)
 
+    pipeline: ImageGenerationPipeline
+    num_images: int
+    conditions: Conditions
+    sampling: SamplingSettings
+    seed: int = 0
+    batch_size: int = 64
+    resize: int | None = None
+    clip: CLIPScore | None = None
 
-def draw_samples(
-    pipeline: ImageGenerationPipeline,
-    run: range,
-    class_labels: Sequence[str | int] | None,
-    prompts: Sequence[str] | None,
-    seed: int,
-    batch_size: int,
-    sampling: dict,
-    resize: int | None = None,
-) -> Tensor:
-    """The samples of consecutive numbers, uint8 (B, 3, S, S); arguments as in :func:`sample_pictures`."""
-    conditions = {}
-    if class_labels is not None:
-        conditions["class_labels"] = list(class_labels[run.start : run.stop])
-    if prompts is not None:
-        conditions["prompt"] = list(prompts[run.start : run.stop])
-    output = pipeline(
-        **conditions,
-        num_images=len(run),
-        seed=seed + run.start,
-        batch_size=batch_size,
-        output_type="pt",
-        **sampling,
-    )
-    return to_uint8(resized(output.images, resize))
+    def draw(self, run: range) -> Batch:
+        """The samples of consecutive numbers, uint8 (B, 3, S, S), with their scores."""
+        output = self.pipeline(
+            **self.conditions.part(run),
+            num_images=len(run),
+            seed=self.seed + run.start,
+            batch_size=self.batch_size,
+            output_type="pt",
+            **asdict(self.sampling),
+        )
+        images = to_uint8(resized(output.images, self.resize))
+        if self.clip is None:
+            return Batch(images, list(run))
+        texts = self.conditions.texts or []
+        return Batch(images, list(run), scores={"clip": self.clip(images, texts[run.start : run.stop])})
 
+    @cached_property
+    def former_identity(self) -> dict[str, Any]:
+        """What earlier versions wrote in the place of some values of the identity."""
+        conditions = conditions_hash(self.conditions.labels, self.conditions.texts)
+        return {"pipeline_weights": self.pipeline.former_hashes(), "conditions": conditions}
 
-def check_resize(side: int | None) -> None:
-    """
-    Raises:
-        ConfigError: no side of pictures.
-    """
-    if side is not None and not 1 <= side <= MOST_PIXELS:
-        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the pictures and their scores depend on."""
+        return {
+            "pipeline_weights": self.pipeline.weights_hashes(self.former_identity["pipeline_weights"]),
+            "num_images": self.num_images,
+            "seed": self.seed,
+            "conditions": conditions_hash(self.conditions.by_id(self.pipeline), self.conditions.texts),
+            "sampling": self.sampling.identity(),
+            "resize": self.resize,
+            **self.pipeline.numerics(),
+            **({} if self.clip is None else self.clip.description()),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """How the samples were drawn, for a result."""
+        return {
+            **asdict(self.sampling),
+            "guidance_formula": "u + s (c - u)",
+            "resize": self.resize,
+            "resize_filter": self.resize and "bicubic without antialiasing, before rounding",
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "classes": self.conditions.class_setting,
+            "pipeline_weights": self.identity["pipeline_weights"],
+            **self.pipeline.numerics(),
+        }
 
 
 def resized(images: Tensor, side: int | None) -> Tensor:
@@ -95,8 +108,16 @@ def resized(images: Tensor, side: int | None) -> Tensor:
 class Saving:
     """How samples are kept: not at all, one PNG each as they are drawn, or in an archive at the end.
 
+    Args:
+        target: a folder, or a file that ends in ``.npz``; None to keep none.
+        seed: of the first sample, by which the pictures are named.
+        new: whether no earlier run has begun to fill the target.
+
     Attributes:
         archive: whether the stream must hold on to the pixels, for an archive.
+
+    Raises:
+        ConfigError: the target of a new run is there already.
     """
 
     def __init__(self, target: str | Path | None, seed: int, new: bool):

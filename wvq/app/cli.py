@@ -16,11 +16,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from jsonargparse import Namespace
 
 import wvq
-from wvq.app import commands, evaluation_commands
+from wvq.app import commands
 from wvq.app.failures import fail
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, WVQError, near_match
-from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe
+from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
@@ -78,26 +78,21 @@ def _sample_arguments(parser: Parser) -> None:
     _sampling_arguments(parser)
 
 
+def _evaluation_arguments(parser: Parser, recipe: type[EvaluationRecipe], *others: str) -> None:
+    """The fields of a recipe: those that both have, then its own, but for ``others``, which are added elsewhere."""
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
+    parser.add_class_arguments(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
+
+
 def _reconstruction_arguments(parser: Parser) -> None:
     parser.add_argument("tokenizer", type=str, help="tokenizer folder or Hub id")
-    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once")
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+    _evaluation_arguments(parser, ReconstructionEvaluation, "tokenizer")
 
 
 def _generation_arguments(parser: Parser) -> None:
     parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
-    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_argument("--preset", type=str | None, help="protocol of a published figure, such as llamagen_b_256")
-    parser.add_argument("--num_images", type=int | None, help="samples; 1000 if not given")
-    parser.add_argument("--classes", type=str | None, help="auto (if not given), balanced, reference or none")
-    parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
-    parser.add_argument(
-        "--clip", type=str | None, help="folder or Hub id of a CLIP model: also its score of the prompts"
-    )
-    parser.add_argument("--resize", type=int | None, help="side that samples are brought to before they are measured")
-    parser.add_argument("--sweep", type=str | None, help="also over a range, such as guidance_scale=1:4:0.5")
-    parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
+    sampling = ("sampling", "weights", "seed", "batch_size", "device")
+    _evaluation_arguments(parser, GenerationEvaluation, "pipeline", *sampling)
     _sampling_arguments(parser)
 
 
@@ -126,11 +121,11 @@ COMMANDS = {
                 _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
         Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
         Command("evaluate reconstruction", "measure a tokenizer on held-out pictures", _reconstruction_arguments,
-                evaluation_commands.evaluate_reconstruction),
+                commands.evaluate_reconstruction),
         Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
-                evaluation_commands.evaluate_generation),
+                commands.evaluate_generation),
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
-                evaluation_commands.evaluate_compare),
+                commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "say what a folder or result file is", _info_arguments, commands.info),

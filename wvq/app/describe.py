@@ -214,7 +214,7 @@ def _part_of(there: int, wanted: object) -> str:
 
 
 def _result(path: Path) -> str:
-    from wvq.eval.figures.distances import AT_FLOOR_N
+    from wvq.eval.figures.comparison import AT_FLOOR_N
 
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:

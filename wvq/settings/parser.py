@@ -165,9 +165,9 @@ def recipe_file(name: str | Path) -> Path:
     return shipped[short]
 
 
-def recipe_of(values: Namespace, recipe: type[Recipe]) -> Recipe:
-    """The recipe whose fields are among the values."""
-    return recipe(**{field.name: values[field.name] for field in fields(recipe)})
+def recipe_of(values: Namespace, recipe: type[Recipe], **given: Any) -> Recipe:
+    """The recipe whose fields are among the values, but for those that are given by name."""
+    return recipe(**{field.name: values[field.name] for field in fields(recipe) if field.name not in given}, **given)
 
 
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

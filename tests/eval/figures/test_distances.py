@@ -1,4 +1,4 @@
-"""Distribution metrics against torch-fidelity, scipy and closed forms; floors and neighbours."""
+"""Distances against torch-fidelity, scipy and closed forms; moments and neighbours."""
 
 import numpy as np
 import pytest
@@ -9,16 +9,13 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from wvq.errors import DataError
-from wvq.eval.figures import distances as metrics_module
+from wvq.eval.figures import distances as distances_module
 from wvq.eval.figures.distances import (
-    FeatureStatistics,
-    distribution_metrics,
     frechet_distance,
     inception_score,
     kernel_distance,
-    metric_names,
+    moments,
     nearest_neighbours,
-    real_floor,
     small_sample_warnings,
 )
 
@@ -27,33 +24,19 @@ def normal(count, dim=16, seed=0, mean=0.0, scale=1.0):
     return mean + scale * torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def test_streamed_statistics_equal_numpy():
-    features = normal(200, mean=3.0)
-    statistics = FeatureStatistics(16)
-    for chunk in features.split(37):
-        statistics.update(chunk)
-    np.testing.assert_allclose(statistics.mean, features.double().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.covariance, np.cov(features.double().numpy(), rowvar=False), atol=1e-12)
+def test_moments_equal_numpy_over_any_number_of_chunks():
+    for count in (200, 4096 + 37):
+        features = normal(count, mean=3.0)
+        mean, covariance = moments(features)
+        np.testing.assert_allclose(mean, features.double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(covariance, np.cov(features.double().numpy(), rowvar=False), atol=1e-12)
 
 
-def test_statistics_of_parts_merge_exactly():
-    features = normal(100)
-    whole, first, second = (FeatureStatistics.of(part) for part in (features, features[:30], features[30:]))
-    first.merge(second)
-    assert first.count == whole.count
-    torch.testing.assert_close(first.mean, whole.mean)
-    torch.testing.assert_close(first.covariance, whole.covariance)
-
-
-def test_statistics_refuse_bad_features():
-    statistics = FeatureStatistics(4)
-    with pytest.raises(DataError, match=r"\(N, 4\)"):
-        statistics.update(torch.zeros(3, 5))
+def test_moments_refuse_bad_features():
     with pytest.raises(DataError, match="NaN"):
-        statistics.update(torch.full((3, 4), float("nan")))
-    statistics.update(torch.zeros(1, 4))
+        moments(torch.full((3, 4), float("nan")))
     with pytest.raises(DataError, match="at least 2"):
-        _ = statistics.covariance
+        moments(torch.zeros(1, 4))
 
 
 def test_frechet_equals_scipy_and_torch_fidelity():
@@ -66,7 +49,7 @@ def test_frechet_equals_scipy_and_torch_fidelity():
     sides = [fid_features_to_statistics(side) for side in (a, b)]
     fidelity = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
     assert frechet_distance(a, b) == pytest.approx(fidelity, rel=1e-9)
-    assert frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b)) == frechet_distance(a, b)
+    assert frechet_distance(moments(a), moments(b)) == frechet_distance(a, b)
 
 
 def test_frechet_of_fewer_pictures_than_dims_is_the_same_value():
@@ -83,7 +66,7 @@ def test_frechet_refuses_other_dims_and_bad_values():
     with pytest.raises(DataError, match="equal D"):
         frechet_distance(normal(10), normal(10, dim=8))
     with pytest.raises(DataError, match="16 and 8"):
-        frechet_distance(FeatureStatistics.of(normal(10)), FeatureStatistics.of(normal(10, dim=8)))
+        frechet_distance(moments(normal(10)), moments(normal(10, dim=8)))
     with pytest.raises(DataError, match="NaN"):
         frechet_distance(normal(10), normal(10) * float("inf"))
     with pytest.raises(DataError, match="NaN"):
@@ -104,9 +87,9 @@ def test_kernel_distance_equals_the_definition():
 
 
 def test_kernel_distance_averages_subsets_of_large_sets(monkeypatch):
-    assert (metrics_module.KERNEL_SUBSETS, metrics_module.KERNEL_SUBSET_SIZE) == (100, 1000)
-    monkeypatch.setattr(metrics_module, "KERNEL_SUBSETS", 10)
-    monkeypatch.setattr(metrics_module, "KERNEL_SUBSET_SIZE", 50)
+    assert (distances_module.KERNEL_SUBSETS, distances_module.KERNEL_SUBSET_SIZE) == (100, 1000)
+    monkeypatch.setattr(distances_module, "KERNEL_SUBSETS", 10)
+    monkeypatch.setattr(distances_module, "KERNEL_SUBSET_SIZE", 50)
     a, b = normal(70, dim=4), normal(60, dim=4, seed=1, mean=0.3)
     fidelity = kid_features_to_metric(a, b, kid_subsets=10, kid_subset_size=50, rng_seed=0, verbose=False)
     assert kernel_distance(a, b) == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-3)
@@ -120,7 +103,7 @@ def test_distances_need_two_pictures_a_side():
     with pytest.raises(DataError, match="at least 2 pictures"):
         kernel_distance(normal(1), normal(5))
     with pytest.raises(DataError, match="at least 2 pictures"):
-        distribution_metrics("inception", normal(5), normal(0))
+        frechet_distance(normal(5), normal(0))
 
 
 def test_inception_score():
@@ -132,21 +115,6 @@ def test_inception_score():
     assert inception_score(logits) == pytest.approx(expected)
     with pytest.raises(DataError, match="at least 10"):
         inception_score(torch.zeros(9, 8))
-
-
-def test_only_inception_features_are_called_fid():
-    assert metric_names("inception") == ("fid", "kid")
-    assert metric_names("efficientnet_lite0") == ("fd_efficientnet_lite0", "kd_efficientnet_lite0")
-    assert set(distribution_metrics("inception", normal(20), normal(20, seed=1))) == {"fid", "kid"}
-
-
-def test_real_floor_shrinks_with_n_and_needs_equal_n():
-    small = real_floor("n", normal(50), normal(50, seed=1))
-    large = real_floor("n", normal(800), normal(800, seed=1))
-    assert 0 < large["fd_n"] < small["fd_n"]
-    assert abs(large["kd_n"]) < 0.05
-    with pytest.raises(DataError, match="equal N"):
-        real_floor("n", normal(50), normal(49))
 
 
 def test_small_samples_are_warned_about():
