@@ -27,7 +27,7 @@ from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.initialization import init_scale, set_init_scale
 from wvq.generator.linear import Projection
-from wvq.models.pretrained import StrictPreTrainedModel
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel
 
 
 @lru_cache(maxsize=16)
@@ -166,8 +166,8 @@ class GeneratorOutput(ModelOutput):
             were read in.
     """
 
-    loss: torch.Tensor
-    logits: torch.Tensor = None  # type: ignore[assignment]  # ModelOutput wants this default of all but the first field
+    loss: torch.Tensor = GIVEN
+    logits: torch.Tensor = GIVEN
 
 
 class ImageCodeTransformer(StrictPreTrainedModel):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 from typing_extensions import Unpack
 
@@ -28,8 +30,17 @@ from wvq.pipelines.folders import part_folder, read_sampling, write_pipeline
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
-from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, OutputType, as_type
+from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, Images, OutputType, as_type
 from wvq.tokenizer.modeling import WassersteinVQModel
+
+
+class CallOptions(SamplingOptions, total=False):
+    """What a call takes by keyword beside conditions and type of pictures, for the signatures of each type."""
+
+    fixed_codes: torch.Tensor | None
+    seed: int | None
+    batch_size: int
+    progress: bool
 
 
 class ImageGenerationPipeline:
@@ -227,6 +238,39 @@ class ImageGenerationPipeline:
 
     # ---- sampling
 
+    @overload
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
+        output_type: Literal["pil"] = "pil",
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[list[Image.Image]]: ...
+
+    @overload
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
+        output_type: Literal["np"],
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[np.ndarray]: ...
+
+    @overload
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
+        output_type: Literal["pt"],
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[torch.Tensor]: ...
+
     def __call__(
         self,
         class_labels: ClassLabels = None,
@@ -239,7 +283,7 @@ class ImageGenerationPipeline:
         output_type: OutputType = "pil",
         progress: bool = False,
         **sampling: Unpack[SamplingOptions],
-    ) -> ImagePipelineOutput:
+    ) -> ImagePipelineOutput[Images]:
         """Draw pictures.
 
         Args:
@@ -286,7 +330,7 @@ class ImageGenerationPipeline:
         output_type: OutputType = "pil",
         progress: bool = False,
         fixed_codes: torch.Tensor | None = None,
-    ) -> ImagePipelineOutput:
+    ) -> ImagePipelineOutput[Images]:
         """Draw N pictures from a condition and a seed each; arguments as in a call, checked.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from wvq.data.pixels import uint8_to_pil
 
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
 OUTPUT_TYPES = get_args(OutputType)
+Images: TypeAlias = list[Image.Image] | np.ndarray | torch.Tensor
+ImagesOfType = TypeVar("ImagesOfType", bound=Images, covariant=True)
 
 
 @dataclass
-class ImagePipelineOutput:
+class ImagePipelineOutput(Generic[ImagesOfType]):
     """The pictures of a call, their codes and their seeds.
 
     Attributes:
@@ -25,12 +27,12 @@ class ImagePipelineOutput:
         seeds: the seed of each picture.
     """
 
-    images: list[Image.Image] | np.ndarray | torch.Tensor
+    images: ImagesOfType
     codes: torch.Tensor
     seeds: list[int]
 
 
-def as_type(pictures: torch.Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | torch.Tensor:
+def as_type(pictures: torch.Tensor, output_type: OutputType) -> Images:
     """Pictures (N, 3, H, W), float for ``pt`` and else uint8, as :class:`ImagePipelineOutput` has them."""
     if output_type == "pt":
         return pictures

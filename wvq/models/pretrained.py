@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from typing_extensions import Self
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.atomic import read_json
@@ -77,6 +78,11 @@ class StrictPreTrainedModel(PreTrainedModel):
     """
 
     kind: ClassVar[str] = "model"
+
+    if TYPE_CHECKING:  # the library's decorator hides what the method takes and returns
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
+
     config_class: type[StrictConfig]
 
     @classmethod
