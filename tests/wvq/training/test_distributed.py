@@ -1,5 +1,6 @@
 """Two real processes on the CPU: the gradients, codebooks, statistics and caches of one process on the joined batch."""
 
+import functools
 import json
 import shutil
 from dataclasses import asdict
@@ -60,7 +61,12 @@ def runs(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
 def held(runs, world, case):
     """What each process holds; cases in parts are compared with the whole batch in one process."""
     case = case.removeprefix(ACCUMULATED) if world == 1 else case
-    return [torch.load(runs[world] / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]
+    return [read(runs[world] / f"{case}-{rank}.pt") for rank in range(world)]
+
+
+@functools.cache
+def read(file: Path) -> dict:
+    return torch.load(file, weights_only=True)
 
 
 def same(a, b):
