@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import Checker
+from wvq.checks import Checker, check_groups
 from wvq.errors import ConfigError
 from wvq.eval.features.names import INCEPTION
 from wvq.eval.presets import with_preset
@@ -46,6 +46,10 @@ class EvaluationRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
+        check_groups(self)
+        check = Checker(self)
+        check.flags("force_reference")
+        check.integers("num_workers", minimum=0, or_none=True)
         if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
             raise ConfigError(f"out: {self.out} must be a JSON file; a text and a page are written beside it")
         if self.inception_weights is not None and self.feature_network not in (None, INCEPTION):
@@ -76,7 +80,7 @@ class ReconstructionEvaluation(EvaluationRecipe):
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
-        _check_batch_size(self)
+        Checker(self).integers("batch_size")
         if self.reference:
             raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
         require_kind("reconstruction", self.kind, self.force_reference)
@@ -140,15 +144,11 @@ class GenerationEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         recipe = with_preset(self)
         EvaluationRecipe.check(recipe)
-        _check_batch_size(recipe)
+        Checker(recipe).integers("batch_size")
         check_resize(recipe.resize)
         require_kind("generation", recipe.kind, recipe.force_reference)
         if recipe.clip is not None and recipe.prompts is None:
             raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
-
-
-def _check_batch_size(recipe: ReconstructionEvaluation | GenerationEvaluation) -> None:
-    Checker(recipe, "")("batch_size", "at least 1", lambda value: value >= 1)
 
 
 def check_resize(side: int | None) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from wvq.checks import Checker
-from wvq.errors import ConfigError, near_match
+from wvq.errors import ConfigError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import MomentWindow, gaussian_wasserstein
 from wvq.tokenizer.quantizers.codebook import Codebook
@@ -106,19 +106,14 @@ class AtomicCell:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        for name, known in (("quantizer", PROTOCOLS), ("distribution", DISTRIBUTIONS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f'{name} "{value}" is unknown{near_match(value, known)}; one of {", ".join(known)}')
-        check = Checker(self, "")
-        for name in ("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("code_scale", "target_scale"):
-            check(name, "above 0", lambda value: 0 < value < math.inf)
-        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
-        check("steps", "at least 0", lambda value: value >= 0)
-        for name in ("shift", "separation"):
-            check(name, "finite", math.isfinite)
+        check = Checker(self)
+        check.one_of("quantizer", PROTOCOLS)
+        check.one_of("distribution", DISTRIBUTIONS)
+        check.integers("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
+        check.integers("steps", minimum=0)
+        check.positive("code_scale", "target_scale")
+        check.within("(-inf, inf)", "shift", "separation")
+        check.seeds("seed")
         if self.separation and self.distribution != "bimodal":
             raise ConfigError(f'separation is of distribution "bimodal" alone; "{self.distribution}" has one mode')
 

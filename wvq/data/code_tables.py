@@ -121,14 +121,14 @@ class CodeTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def codes(self, rows: Sequence[int], length: int) -> np.ndarray:
+    def codes(self, rows: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """Codes (N, length) int64 of rows."""
         size = length * self._type.itemsize
         places = self._places(rows)
         joined = b"".join([self._codes[piece][start * size : (start + 1) * size] for piece, start in places])
         return np.frombuffer(joined, self._type).reshape(-1, length).astype(np.int64)
 
-    def labels(self, rows: Sequence[int]) -> np.ndarray:
+    def labels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Classes (N,) int64 of rows."""
         return np.array([self._labels[piece][place] for piece, place in self._places(rows)], np.int64)
 
@@ -148,7 +148,7 @@ class CodeTable:
             for start in range(0, len(codes), _PART):
                 yield codes[start : start + _PART]
 
-    def _places(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def _places(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, int]]:
         """The piece that each row lies in, and its number there."""
         numbers = np.asarray(rows, np.int64)
         if len(numbers) and not -len(self) <= numbers.min() <= numbers.max() < len(self):

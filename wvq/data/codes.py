@@ -177,7 +177,7 @@ class CodeDataset(Dataset[dict[str, torch.Tensor]]):
         """Class ids (rows,) int32 of all table rows, -1 for none; a copy."""
         return self._table.all_labels()
 
-    def codes(self, rows: Sequence[int]) -> torch.Tensor:
+    def codes(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Codes (N, T) int64 of table rows, in the order of the header's layout."""
         return torch.from_numpy(self._table.codes(rows, self.header.sequence_length))
 

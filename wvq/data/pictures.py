@@ -19,7 +19,7 @@ from wvq.errors import DataError, UnreadablePictureError, first_line
 # Sets whose decoded pictures fit are decoded once and kept; larger ones stay on disk and are decoded on each access.
 MEMORY_LIMIT_BYTES = 256 * 2**20
 # Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is where Pillow itself stops by
-# default; a program that lowers Pillow's own limit is obeyed, one that lifts it is held to this.
+# default; a program that lowers Pillow's own limit is obeyed, one that lifts it is not.
 MAX_PIXELS = 178_956_970
 # The machine's state and not the picture's: to leave such a picture out would make a run depend on the moment.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

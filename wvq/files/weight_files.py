@@ -1,6 +1,6 @@
 """Weight files of model folders: written with their SHA-256 beside them, which is compared when they are loaded.
 
-Safetensors has no checksum of its own, so that a flipped bit among the weights would load without a word. Hashing takes
+Safetensors has no checksum of its own, so that a flipped bit among the weights would go unnoticed. Hashing takes
 some .6 seconds a GB (one core of an AMD EPYC).
 """
 

@@ -67,7 +67,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
     """A frozen model of transformers in eval mode, all of whose weights come from its files, and its folder.
 
     transformers fills a model with random weights where a file lacks some, and leaves out those that its config has no
-    place for; both would be measured or trained against without a word.
+    place for; both would be used without a warning.
 
     Args:
         model_class: of transformers, such as ``AutoModel``.

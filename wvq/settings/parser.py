@@ -55,9 +55,7 @@ class Parser(ArgumentParser):
             value = value if given else next(iter(words[index + 1 : index + 2]), "")
             if word.startswith("--") and name == "config":
                 self._check_groups(value)
-            elif (
-                word.startswith("--") and name in self._group_names() and os.path.isfile(value)
-            ):  # its fields in a file
+            elif word.startswith("--") and name in self._group_names() and os.path.isfile(value):
                 _refuse_class(value, {name: read_recipe(value)})
         switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
         whole = list(words)

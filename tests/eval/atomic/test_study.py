@@ -292,7 +292,7 @@ def test_the_command_needs_the_name_of_a_study(fails):
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--quantizers", "[slicd]", 'quantizer "slicd" is unknown (did you mean "sliced"?)'),
+        ("--quantizers", "[slicd]", """(did you mean "sliced"?), got 'slicd'"""),
         ("--quantizers", "[]", "quantizers must hold"),
         ("--num_codes", "0", "num_codes must be"),
         ("--steps", "many", "steps"),
