@@ -1,4 +1,4 @@
-"""Arrays of an .npz file, whose headers are held against the file's size before anything large is read.
+"""Arrays of an .npz file, whose headers are compared with the file's size before anything large is read.
 
 A zip file says how large its members are, and an array's header what it holds, and either may lie: a few kilobytes
 can declare or unpack to terabytes. NumPy's reader takes both at their word and raises whatever comes of it.
