@@ -61,8 +61,8 @@ class ReconstructionEvaluation(EvaluationRecipe):
     """The evaluation of a tokenizer on held-out pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out: as
-            of :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
+            as of :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
         batch_size: pictures at once.
         device: cpu, cuda, ...; the best there is if not given.
@@ -91,8 +91,8 @@ class GenerationEvaluation(EvaluationRecipe):
     """The evaluation of a pipeline's samples against real pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out: as
-            of :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
+            as of :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
         num_images: samples; 1000 if not given.

@@ -85,7 +85,7 @@ def evaluate_reconstruction(
             f"image_size: the pictures have {dataset.image_size} px, the tokenizer needs {tokenizer.config.image_size}"
         )
     if device is not None:
-        tokenizer.to(device)
+        torch.nn.Module.to(tokenizer, device)
     tokenizer.eval()
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)

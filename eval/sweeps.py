@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 from wvq.errors import ConfigError, near_match
 from wvq.generator.sampling_settings import SamplingSettings
@@ -35,5 +36,6 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
         raise ConfigError(f"sweep: {field} takes whole numbers")
     values = [int(value) if whole else value for value in values]
     for value in values:
-        SamplingSettings(**{field: value})
+        changes: dict[str, Any] = {field: value}
+        replace(SamplingSettings(), **changes)  # refuses what the field may not have
     return field, values

@@ -252,6 +252,7 @@ def _optimizer(quantizer: Codebook, cell: AtomicCell, protocol: Protocol):
     parameters = quantizer.codebook_parameters()
     if not parameters or cell.quantizer == "fixed":
         return None, None
+    optimizer: torch.optim.Optimizer
     if protocol.optimizer == "adam":
         optimizer = torch.optim.Adam(parameters, lr=protocol.learning_rate)
     else:

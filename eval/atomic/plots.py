@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +30,7 @@ SETTING = ("distribution", "num_codes", "code_dim", "shift", "separation", "code
 # Colour and dash of a method are the same in every plot.
 _METHODS = ("sliced", "wasserstein", "ema", "online", "linear", "vanilla", "mmd", "affine", "kmeans", "fixed")
 _DASHES = ("-", (0, (5, 2)))
-_REFERENCE = {"color": "#30363d", "linewidth": 1.2, "linestyle": ":"}
+_REFERENCE: dict[str, Any] = {"color": "#30363d", "linewidth": 1.2, "linestyle": ":"}
 
 
 def plot_study(results: list[dict]) -> dict[str, Figure]:
@@ -71,7 +72,7 @@ def _curves(group: list[dict]) -> Figure:
             method, rows = result["cell"]["quantizer"], result["curve"]
             if method != "kmeans":
                 _line(axes, [row["step"] for row in rows], [row[key] for row in rows], method)
-            elif key == "quantization_error":  # what the others are held against, whatever their steps
+            elif key == "quantization_error":  # what the others are compared with, whatever their steps
                 axes.axhline(result["result"][key], label=method, **_REFERENCE)
         _finish(axes, title, "step")
         if key == "wasserstein_distance":

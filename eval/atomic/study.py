@@ -14,6 +14,7 @@ import itertools
 import logging
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -98,7 +99,7 @@ def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
         if values is not None and not values:
             raise ConfigError(f"{name}s must hold at least one value, or be left out")
     sizes = {name: getattr(recipe, name) for name in _SIZES if getattr(recipe, name) is not None}
-    shared = sizes | {"seed": recipe.seed}
+    shared: dict[str, Any] = sizes | {"seed": recipe.seed}
     if recipe.preset is None:
         grids = [{name: values for name, values in given.items() if values is not None}]
     elif recipe.preset in PRESETS:
@@ -109,8 +110,9 @@ def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
         )
     cells = []
     for grid in grids:
-        for values in itertools.product(*grid.values()):
-            cell = AtomicCell(**dict(zip(grid, values, strict=True)) | shared)
+        for combination in itertools.product(*grid.values()):
+            axes: dict[str, Any] = dict(zip(grid, combination, strict=True))
+            cell = AtomicCell(**(axes | shared))
             cell.check()
             cells.append(cell)
     if not cells:
@@ -208,7 +210,8 @@ def study_table(results: list[dict]) -> str:
         trained = cell["quantizer"] != "fixed"
         row += [f"{cell[name]:,}" if trained else "none" for name in ("num_features", "steps")]
         row += _figures(figures)
-        rows.append((row, published.get(_published_key(cell))))
+        key = _published_key(cell)
+        rows.append((row, None if key is None else published.get(key)))
     if any(reference for _, reference in rows):
         titles += ["published E", "published U %", "published C", "published W"]
         rows = [(row + _figures(reference or {}), reference) for row, reference in rows]
@@ -222,7 +225,7 @@ def _order(cell: dict) -> tuple:
     return tuple(cell[name] for name in (*SETTING, "quantizer"))
 
 
-def _published_key(cell: dict) -> tuple | None:
+def _published_key(cell: dict) -> tuple[str, str, float] | None:
     # The published study is one setting; a cell of another size has no published figure.
     plain = AtomicCell()
     fixed = [name for name in SETTING if name not in ("distribution", "shift", "seed")]

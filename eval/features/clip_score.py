@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wvq.data.pixels import uint8_to_pil
 from wvq.errors import CheckpointError, WVQError, first_line
@@ -27,7 +27,7 @@ class CLIPScore:
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu"):
-        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPTextConfig
 
         try:
             model, folder = load_frozen(CLIPModel, path, "CLIP model")
@@ -42,10 +42,12 @@ class CLIPScore:
         # transformers makes a tokenizer without words where its files are missing.
         if not any((folder / name).is_file() for name in self.tokenizer.vocab_files_names.values()):
             raise CheckpointError(f"clip: {folder} lacks the files of its tokenizer; download the model again")
-        self.model = model.to(device)
+        text = model.config.text_config if isinstance(model, CLIPModel) else None
+        assert isinstance(text, CLIPTextConfig)
+        self.length = text.max_position_embeddings
+        self.model = nn.Module.to(model, device)
         self.name = str(path)
         self.sha256 = weights_hash(self.model)
-        self.length = self.model.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, texts: Sequence[str]) -> Tensor:

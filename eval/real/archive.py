@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -65,12 +65,14 @@ class ReferenceArchive:
     spatial: Moments | None
     pictures: Tensor | ArchivedPictures | None
 
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """The identity of the reference, for a result's settings."""
-        found = {"file": self.file.name, "sha256": self.sha256, "statistics": self.moments is not None}
+        identity: dict[str, Any] = {"file": self.file.name, "sha256": self.sha256}
+        identity["statistics"] = self.moments is not None
         if self.pictures is not None:
-            found |= {"num_images": len(self.pictures), "image_size": self.pictures.shape[-1], "crop": "as in the file"}
-        return found
+            identity |= {"num_images": len(self.pictures), "image_size": self.pictures.shape[-1]}
+            identity["crop"] = "as in the file"
+        return identity
 
 
 def read_archive(file: str | Path) -> ReferenceArchive:
@@ -113,12 +115,12 @@ def array_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
         DataError: the file is no .npz file that can be read, or holds none of them.
     """
-    found = {name: array.shape for name, array in stored_arrays(file, _NAMES).items()}
-    if not found:
+    shapes = {name: array.shape for name, array in stored_arrays(file, _NAMES).items()}
+    if not shapes:
         raise DataError(f"{file} holds neither pictures (arr_0) nor statistics (mu and sigma)")
-    if not all(found.values()):
+    if not all(shapes.values()):
         raise DataError(f"{file} holds a single number where an array should be")
-    return found
+    return shapes
 
 
 def write_archive(
@@ -146,7 +148,7 @@ def write_archive(
         raise DataError(f"{file} could not be written ({error.strerror or error}); make room and repeat") from error
 
 
-def _write_pictures(file: str | Path, member: BinaryIO, batches: Iterable[Tensor], num_images: int) -> None:
+def _write_pictures(file: str | Path, member: IO[bytes], batches: Iterable[Tensor], num_images: int) -> None:
     written, size = 0, None
     for batch in batches:
         pictures = batch.permute(0, 2, 3, 1).contiguous().numpy()

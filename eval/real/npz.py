@@ -1,4 +1,4 @@
-"""Arrays of an .npz file, whose headers are held against the file's size before anything large is read.
+"""Arrays of an .npz file, whose headers are compared with the file's size before anything large is read.
 
 A zip file says how large its members are, and an array's header what it holds, and either may lie: a few kilobytes
 can declare or unpack to terabytes. NumPy's reader takes both at their word and raises whatever comes of it.
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -62,14 +62,14 @@ class StoredArray:
     def verify(self) -> None:
         """Read once through the values, a little at a time. Raises DataError if they are not what was written."""
         with readable(self.file), self._opened() as member:
-            found = 0
-            while content := member.read(_CHUNK):  # at the end zipfile holds them against their checksum
-                found += len(content)
-            if found != self.start + self.nbytes:
+            length = 0
+            while content := member.read(_CHUNK):  # at the end zipfile compares them with their checksum
+                length += len(content)
+            if length != self.start + self.nbytes:
                 raise EOFError(f"{self.name} is cut short")
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _opened(self) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(self.file) as archive, archive.open(f"{self.name}.npy") as member:
             yield member
 
@@ -81,7 +81,7 @@ class RowReader:
         self.array = array
         self._row_bytes = array.nbytes // max(1, array.shape[0])
         self._archive: zipfile.ZipFile | None = None
-        self._member: BinaryIO | None = None
+        self._member: IO[bytes] | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` - 1, of the array's own type. Raises DataError if the file is damaged."""
@@ -107,19 +107,19 @@ def stored_arrays(file: str | Path, names: tuple[str, ...]) -> dict[str, StoredA
     file = Path(file)
     with readable(file), zipfile.ZipFile(file) as archive:
         size = file.stat().st_size
-        found = {}
+        arrays: dict[str, StoredArray] = {}
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name not in names or name == info.filename:
                 continue
-            if name in found:
+            if name in arrays:
                 raise ValueError(f"it holds {name} twice")
             _check_member(info, size)
             with archive.open(info) as member:
-                found[name] = _header(file, name, member)
-            if found[name].start + found[name].nbytes != info.file_size:
-                raise ValueError(f"{name} declares {found[name].nbytes:,} bytes where {info.file_size:,} are stored")
-        return found
+                arrays[name] = _header(file, name, member)
+            if arrays[name].start + arrays[name].nbytes != info.file_size:
+                raise ValueError(f"{name} declares {arrays[name].nbytes:,} bytes where {info.file_size:,} are stored")
+        return arrays
 
 
 def _check_member(info: zipfile.ZipInfo, size: int) -> None:
@@ -133,7 +133,7 @@ def _check_member(info: zipfile.ZipInfo, size: int) -> None:
         )
 
 
-def _header(file: Path, name: str, member: BinaryIO) -> StoredArray:
+def _header(file: Path, name: str, member: IO[bytes]) -> StoredArray:
     version = np.lib.format.read_magic(member)
     if version not in _HEADERS:
         raise ValueError(f"{name} has the unknown format {version[0]}.{version[1]}")

@@ -45,7 +45,7 @@ class Conditions:
     def by_id(self, pipeline: ImageGenerationPipeline) -> list[int] | None:
         """The classes as ids: what a name stands for is the config's."""
         num_classes = pipeline.generator.config.num_classes
-        return self.labels and class_ids(self.labels, tuple(pipeline.class_names), num_classes)
+        return class_ids(self.labels, list(pipeline.class_names), num_classes) if self.labels else None
 
 
 def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | None) -> str:
@@ -92,7 +92,7 @@ def _class_plan(
     num_images: int,
 ) -> tuple[list[str | int] | None, str | list[str | int] | None]:
     """One class for each sample, and how the result describes the choice."""
-    names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
+    names, num_classes = list(pipeline.class_names), pipeline.generator.config.num_classes
     if isinstance(classes, str) and classes == "auto":
         classes = "balanced" if num_classes and prompts is None else None
     if classes is None:
@@ -101,12 +101,12 @@ def _class_plan(
         raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
     if isinstance(classes, str):
         if classes == "reference":
-            return _repeat(_reference_classes(dataset, reference_indices, names), num_images), classes
+            return [*_repeat(_reference_classes(dataset, reference_indices, names), num_images)], classes
         if classes != "balanced":
             raise ConfigError(
                 f"classes must be auto, balanced, reference or none (in Python: a list, or None), not {classes!r}"
             )
-        chosen = list(range(num_classes))
+        chosen: list[str | int] = list(range(num_classes))
     else:
         chosen = list(classes)
         class_ids(chosen, names, num_classes)
@@ -139,7 +139,10 @@ def _prompt_plan(
 
 
 def plan_warnings(
-    dataset: ImageDataset | None, indices: list[int], class_setting: str | list | None, prompts: str | list | None
+    dataset: ImageDataset | None,
+    indices: list[int],
+    class_setting: str | list | None,
+    prompts: str | Sequence[str] | None,
 ) -> list[str]:
     """Lines on balanced samples against a reference that is not, and on classes beside captions of the reference.
 
@@ -167,7 +170,7 @@ def plan_warnings(
     return lines
 
 
-def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: tuple[str, ...]) -> list[str]:
+def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: list[str]) -> list[str]:
     if dataset is None or dataset.labels is None:
         raise DataError("classes='reference' needs pictures with classes; this data set has none")
     known = [dataset.class_names[dataset.labels[index]] for index in indices]

@@ -129,14 +129,15 @@ class Saving:
 
     def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
         """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
-        if self.folder is None:
+        folder = self.folder
+        if folder is None:
             return draw
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
         def draw_and_save(run: range) -> Batch:
             batch = draw(run)
             for number, picture in zip(batch.numbers, uint8_to_pil(batch.images), strict=True):
-                save_png(picture, self.folder / f"{self.seed + number:06d}.png")
+                save_png(picture, folder / f"{self.seed + number:06d}.png")
             return batch
 
         return draw_and_save

@@ -149,7 +149,7 @@ def rewrite_identity(folder, **values):
 
 def test_an_evaluation_under_another_config_is_refused(evaluate, class_pipe, other_heads):
     evaluate(class_pipe, classes=None)
-    with pytest.raises(ConfigError, match="left by an evaluation with another pipeline_weights: generator"):
+    with pytest.raises(ConfigError, match=r"left by an evaluation with another pipeline_weights\.generator"):
         evaluate(other_heads, classes=None)
 
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from wvq.app.recipes import QuickstartRecipe
@@ -63,7 +62,7 @@ def whole_set_statistics(codes: dict[str, CodeDataset]) -> dict:
     header = codes["train"].header
     statistics = CodeStatistics(header.num_codes)
     for dataset in codes.values():
-        rows = np.arange(len(dataset)) * dataset.num_crops
+        rows = [index * dataset.num_crops for index in range(len(dataset))]  # each picture's centre crop
         statistics.update(dataset.codes(rows), torch.zeros(()))
     figures = statistics.compute()
     figures.pop("quantization_error")
