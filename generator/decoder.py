@@ -51,8 +51,8 @@ class GuidedDecoder:
         """Guided logits of some positions in a row, from one pass over what is new.
 
         Args:
-            codes: (B, T) int64; those before ``start`` are known, those from there to ``end`` may be guesses.
-            start: first position; at most one more than any before. What was read of codes from here on is forgotten.
+            codes: (B, T) int64; those before ``start`` are final, those from there to ``end`` may be guesses.
+            start: first position. What was read of guesses from here on is forgotten.
             end: one after the last position.
 
         Returns:
