@@ -23,7 +23,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import wvq
-from wvq.data.codes import CodeDataset, CodeHeader, write_rows
+from wvq.data.code_tables import finish_table, row_features, write_shard
+from wvq.data.codes import CodeDataset, CodeHeader
 from wvq.files.atomic import write_json
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.text.cache import PartSizes, TextFeatures
@@ -32,6 +33,7 @@ from wvq.hardware import processor_name
 from wvq.training.order import RunSampler
 
 PICTURES, CROPS, BATCH = 50_000, 10, 256
+FILE = "data-00000-of-00001.arrow"
 
 
 def write_cache(folder: Path) -> None:
@@ -40,6 +42,7 @@ def write_cache(folder: Path) -> None:
         [str(i) for i in range(1000)], "noise", {"train": PICTURES, "validation": 64}, True, wvq.__version__,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
+    features = row_features(header.num_codes, header.sequence_length)
     for split, count in (("train", PICTURES * CROPS), ("validation", 64)):
         parts = range(0, count, 10_000)
         batches = (
@@ -50,7 +53,8 @@ def write_cache(folder: Path) -> None:
             }
             for start in parts
         )
-        write_rows(folder / split, batches, header)
+        write_shard(folder / split / FILE, batches, features)
+        finish_table(folder / split, [FILE], features, split)
     header.save(folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import Checker
+from wvq.checks import Checker, check_groups
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe does not say
@@ -43,11 +43,11 @@ class ConditionConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "condition")
-        check("text_length", "at least 1", lambda value: value >= 1)
-        for name in ("class_dropout", "text_dropout"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
-        check("joint_dropout", "in [0, 1)", lambda value: value is None or 0 <= value < 1)
-        check("text_cache", f"one of {', '.join(TEXT_CACHES)}", TEXT_CACHES.__contains__)
+        check.flags("classes", "text")
+        check.integers("text_length")
+        check.within("[0, 1)", "class_dropout", "text_dropout")
+        check.within("[0, 1)", "joint_dropout", or_none=True)
+        check.one_of("text_cache", TEXT_CACHES)
 
 
 @dataclass
@@ -68,8 +68,8 @@ class ObjectiveConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "objective")
-        check("label_smoothing", "in [0, 1)", lambda value: 0 <= value < 1)
-        check("random_order", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check.within("[0, 1)", "label_smoothing")
+        check.within("[0, 1]", "random_order")
         check(
             "order_anneal",
             "two shares of the run, 0 <= start < end <= 1",
@@ -110,3 +110,7 @@ class GeneratorRecipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range."""
+        check_groups(self)

@@ -86,9 +86,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
         ConfigError, CacheError, DataError: bad settings or cache, before training starts.
         RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
-    recipe.train.check()
-    recipe.condition.check()
-    recipe.objective.check()
+    recipe.check()
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     accelerator = build_accelerator(recipe.train)

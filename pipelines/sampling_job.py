@@ -11,7 +11,6 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import wvq
-from wvq.data.codes import batched
 from wvq.data.pictures import read_picture
 from wvq.data.pixels import save_png
 from wvq.data.sheets import image_grid
@@ -90,7 +89,8 @@ def sample_to_folder(
         ]
         bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
         with bar, stop_on_signal() as request:
-            for indices in batched(mine, settings.whole_batch(batch_size)):
+            size = settings.whole_batch(batch_size)
+            for indices in (mine[start : start + size] for start in range(0, len(mine), size)):
                 _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
                 bar.update(len(indices))
                 request.raise_if_set(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import Checker
+from wvq.checks import Checker, check_groups, is_integer
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
 from wvq.settings.train import TrainConfig
@@ -39,12 +39,11 @@ class LossConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "loss")
-        for name in ("l1_weight", "l2_weight", "perceptual_weight"):
-            check(name, "at least 0", lambda value: value >= 0)
+        check.numbers("l1_weight", "l2_weight", "perceptual_weight")
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
-            lambda value: value in PERCEPTUAL_NETWORKS or "/" in value or Path(value).is_dir(),
+            lambda value: value in PERCEPTUAL_NETWORKS or "/" in str(value) or Path(str(value)).is_dir(),
         )
         if self.perceptual_weights is not None and self.perceptual_network != "lpips":
             raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
@@ -101,21 +100,19 @@ class DiscriminatorConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "discriminator")
-        check("network", f"one of {', '.join(DISCRIMINATORS)}", DISCRIMINATORS.__contains__)
-        check("loss", f"one of {', '.join(ADVERSARIAL_LOSSES)}", ADVERSARIAL_LOSSES.__contains__)
-        for name in ("base_channels", "num_layers", "r1_interval"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay", "start_images"):
-            check(name, "at least 0", lambda value: value >= 0)
-        check("ramp_images", "at least 0", lambda value: value >= 0)
-        for name in ("max_adaptive_weight", "learning_rate"):
-            check(name, "above 0", lambda value: value is None or value > 0)
-        for name in ("beta1", "beta2"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
+        check.one_of("network", DISCRIMINATORS)
+        check.one_of("loss", ADVERSARIAL_LOSSES)
+        check.integers("base_channels", "num_layers", "r1_interval")
+        check.integers("start_images", "ramp_images", minimum=0)
+        check.numbers("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay")
+        check.within("(0, inf]", "max_adaptive_weight")
+        check.positive("learning_rate", or_none=True)
+        check.within("[0, 1)", "beta1", "beta2")
+        check.flags("adaptive_weight", "augment")
         check(
             "generator_start_images",
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
-            lambda value: value >= self.start_images,
+            lambda value: is_integer(value, self.start_images),
         )
         check("backbone_layers", "at least one layer, or null", lambda value: value is None or len(value) > 0)
 
@@ -140,9 +137,9 @@ class TokenizerTrainConfig(TrainConfig):
         """Raise ConfigError, naming the field, if a value is out of range."""
         super().check()
         check = Checker(self, "train")
-        check("codebook_learning_rate", "above 0", lambda value: value is None or value > 0)
-        check("codebook_schedule", f"one of {', '.join(CODEBOOK_SCHEDULES)}", CODEBOOK_SCHEDULES.__contains__)
-        check("final_alignment", "in [0, 1]", lambda value: 0 <= value <= 1)
+        check.positive("codebook_learning_rate", or_none=True)
+        check.one_of("codebook_schedule", CODEBOOK_SCHEDULES)
+        check.within("[0, 1]", "final_alignment")
 
 
 @dataclass
@@ -170,6 +167,13 @@ class TokenizerRecipe:
     start: str | None = None
     freeze: str = ""
 
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or is not the model's to set."""
+        check_groups(self)
+        for name in ("image_size", "class_names"):
+            if name in self.model:
+                raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
+
 
 @dataclass
 class ExportRecipe:
@@ -195,10 +199,10 @@ class ExportRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "")
-        for name in ("num_crops", "batch_size"):
-            check(name, "at least 1", lambda value: value >= 1)
-        check("num_workers", "at least 0, or null", lambda value: value is None or value >= 0)
+        check_groups(self)
+        check = Checker(self)
+        check.integers("num_crops", "batch_size")
+        check.integers("num_workers", minimum=0, or_none=True)
         versions = 10 * len(self.data.crop_scales or (1,))
         wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
         check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)

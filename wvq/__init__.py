@@ -4,6 +4,7 @@ Public names are loaded on first use, so that ``import wvq`` costs nothing.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -22,13 +23,25 @@ _PUBLIC = {
 
 __all__ = ["__version__", *_PUBLIC]
 
+if TYPE_CHECKING:  # the same names for editors and type checkers, which run nothing
+    from wvq.data.codes import CodeDataset as CodeDataset
+    from wvq.generator.configuration import ImageCodeTransformerConfig as ImageCodeTransformerConfig
+    from wvq.generator.modeling import ImageCodeTransformer as ImageCodeTransformer
+    from wvq.pipelines.image_generation import ImageGenerationPipeline as ImageGenerationPipeline
+    from wvq.tokenizer.configuration import WassersteinVQConfig as WassersteinVQConfig
+    from wvq.tokenizer.modeling import WassersteinVQModel as WassersteinVQModel
+    from wvq.tokenizer.processing import ImageProcessor as ImageProcessor
+    from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein as gaussian_wasserstein
+    from wvq.tokenizer.quantizers.alignment import sliced_wasserstein as sliced_wasserstein
+    from wvq.tokenizer.quantizers.nearest import nearest_codes as nearest_codes
+else:
 
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'wvq' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str):
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'wvq' has no attribute '{name}'")
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -43,7 +43,7 @@ def from_worker(error: WVQError) -> WVQError:
     return type(error)(line.split(f"{type(error).__name__}: ", 1)[-1])
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of another library's message, or the error's type where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,33 +25,20 @@ from wvq.eval.features.pictures import PictureFeatures, evaluation_view, picture
 from wvq.eval.features.shards import Batch, FeatureShards, collected, stream_features
 from wvq.eval.real.archive import ReferenceArchive
 from wvq.files.locks import sole_run
-from wvq.files.ownership import user_cache
+from wvq.files.user_folders import cache_folder
 from wvq.hardware import loader_processes
 
 _FORMAT = 2  # of the files; others are not looked at
 
 
-def default_cache() -> Path:
-    """Where features of real pictures are kept: ``WVQ_CACHE``, or ``wvq/references`` in the user's cache.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    if own := os.environ.get("WVQ_CACHE"):
-        return Path(own) / "references"
-    if cache := user_cache():
-        return cache / "wvq" / "references"
-    raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
-
-
 def usable_cache() -> Path | None:
-    """:func:`default_cache`, made if need be; None, with a warning, where nothing can be written.
+    """Where features of real pictures are kept, made if need be; None, with a warning, where nothing can be written.
 
     All processes ask together.
     """
     problem, folder = None, None
     try:
-        folder = default_cache()
+        folder = cache_folder() / "references"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

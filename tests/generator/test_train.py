@@ -344,7 +344,7 @@ def test_text_needs_captions_in_the_cache(recipe, tokenizer, tiny_codes_dir, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_length": 0}, r"condition\.text_length must be at least 1"),
+        ({"text_length": 0}, r"condition\.text_length must be an integer of at least 1"),
         ({"class_dropout": 1.0}, r"condition\.class_dropout must be in \[0, 1\)"),
         ({"text_dropout": -0.1}, r"condition\.text_dropout must be in \[0, 1\)"),
     ],

@@ -464,7 +464,7 @@ def test_a_missing_tokenizer_is_one_clear_error(recipe, tmp_path):
 def test_settings_out_of_range_are_errors(recipe, field, value):
     settings = recipe()
     setattr(settings, field, value)
-    with pytest.raises(ConfigError, match=f"{field} must be at least {value + 1}"):
+    with pytest.raises(ConfigError, match=f"{field} must be an integer of at least {value + 1}"):
         export_codes(settings)
 
 

@@ -59,7 +59,7 @@ def test_no_loss_at_all_is_an_error():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"l1_weight": -1.0}, "loss.l1_weight must be at least 0"),
+        ({"l1_weight": -1.0}, "loss.l1_weight must be a number of at least 0"),
         (
             {"perceptual_network": "vgg"},
             "^loss.perceptual_network must be one of lpips, efficientnet_lite0, or the folder or Hub id of a vision "

@@ -140,7 +140,7 @@ def test_bad_model_settings_are_refused_before_a_folder_is_made(tmp_path, tiny_t
 
 
 def test_other_bad_settings_are_refused_before_a_folder_is_made(tmp_path, tiny_tokenizer_recipe):
-    with pytest.raises(ConfigError, match=r"train.batch_size must be at least 1"):
+    with pytest.raises(ConfigError, match=r"train.batch_size must be an integer of at least 1"):
         train_tokenizer(tiny_tokenizer_recipe(tmp_path / "run", train={"batch_size": 0}))
     with pytest.raises(DataError, match="none"):
         train_tokenizer(tiny_tokenizer_recipe(tmp_path / "run", data={"path": str(tmp_path / "none")}))

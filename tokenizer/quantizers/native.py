@@ -17,12 +17,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from wvq.files.ownership import private_folder, require_own_file, user_cache
+from wvq.files.ownership import private_folder, require_own_file
+from wvq.files.user_folders import code_folders
 
 logger = logging.getLogger(__name__)
 
@@ -71,21 +71,13 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
 def _loaded() -> ctypes.CDLL:
     compiler = _compiler()
     name = _file_name(compiler)
-    for folder in code_folders():
+    for folder in code_folders("native"):
         try:
             return _open(_built(private_folder(folder), name, compiler))
         except OSError as error:  # not private, not writable, mounted without execution, or a damaged file
             logger.info("compiled code is not kept in %s: %s", folder, error)
     with tempfile.TemporaryDirectory(prefix="wvq-native-") as folder:  # a loaded library needs its file no longer
         return _open(_built(private_folder(Path(folder)), name, compiler))
-
-
-def code_folders() -> Iterator[Path]:
-    """Where compiled code may be kept, best first; not in ``WVQ_CACHE`` itself, which users may share."""
-    if cache := os.environ.get("WVQ_CACHE"):
-        yield Path(cache) / "native"
-    if cache := user_cache():
-        yield cache / "wvq-native"  # not in `wvq`, which others may be allowed to write
 
 
 def _compiler() -> list[str]:

@@ -42,7 +42,7 @@ def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
         )
         if resume:
             parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-        parser.add_class_arguments(recipe)
+        parser.add_recipe(recipe)
 
     return add
 
@@ -112,7 +112,7 @@ def _info_arguments(parser: Parser) -> None:
 
 
 def _quickstart_arguments(parser: Parser) -> None:
-    parser.add_class_arguments(QuickstartRecipe)
+    parser.add_recipe(QuickstartRecipe)
 
 
 COMMANDS = {
@@ -205,9 +205,9 @@ def _run(arguments: list[str]) -> int:
     try:
         command, rest = _find_command(arguments)
         program = f"wvq {command.name}"
-        parser = Parser(prog=program, description=command.help)
+        parser = Parser(program, command.help)
         command.add_arguments(parser)
-        values = parser.instantiate(parser.parse_args(_normalise(rest)))
+        values = parser.build(parser.parse(_normalise(rest)))
         command.run(values)
         if "torch.distributed" in sys.modules:  # else nothing has been started
             from wvq.distributed import leave_processes

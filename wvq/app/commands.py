@@ -13,12 +13,8 @@ from wvq.errors import ConfigError, first_line
 from wvq.eval.recipes import AtomicRecipe
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.settings.data import DataConfig
+from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
-
-
-def recipe_of(values, recipe: type):
-    """The recipe whose fields were parsed."""
-    return recipe(**{field.name: getattr(values, field.name) for field in fields(recipe)})
 
 
 def quiet_libraries() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -98,7 +99,7 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
         )
     print(f"{images.source}: {sizes['train']:,} training and {sizes['validation']:,} held-out pictures")
 
-    results = {"tokenizer": train_tokenizer(tokenizer_recipe)}
+    results: dict[str, Any] = {"tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)
     built_in = recipe.data == "openmoji"
     results["generator"], pipe = train_pipeline(

@@ -25,5 +25,6 @@ class QuickstartRecipe:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
-        check = Checker(self, "")
-        check("minutes", "above 0", lambda value: value > 0)
+        check = Checker(self)
+        check.within("(0, inf]", "minutes")
+        check.seeds("seed")

@@ -149,9 +149,9 @@ class CodeTable:
 
     def _places(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The piece that each row lies in, and its number there."""
-        rows = np.asarray(rows, np.int64)
-        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+        numbers = np.asarray(rows, np.int64)
+        if len(numbers) and not -len(self) <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"rows must lie in a table of {len(self):,}")
-        rows = np.where(rows < 0, rows + len(self), rows)
-        pieces = np.searchsorted(self._starts, rows, side="right") - 1
-        return zip(pieces.tolist(), (rows - self._starts[pieces]).tolist(), strict=True)
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        pieces = np.searchsorted(self._starts, numbers, side="right") - 1
+        return zip(pieces.tolist(), (numbers - self._starts[pieces]).tolist(), strict=True)

@@ -6,18 +6,20 @@ A cache is a folder with an Arrow table (written and read by `datasets`, memory-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from wvq.data.code_tables import CodeTable, finish_table, row_features, write_shard
+from wvq.checks import Checker, is_integer
+from wvq.data.code_tables import CodeTable
 from wvq.data.layout import is_layout, sequence_length
-from wvq.errors import CacheError, first_line, near_match
+from wvq.errors import CacheError, ConfigError, first_line, near_match
 from wvq.files.atomic import read_json, write_json
 
 HEADER_NAME = "header.json"
@@ -34,7 +36,7 @@ class CodeHeader:
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.data.layout`); one
-            code a position of the grid if None, as in caches written before there was this field.
+            code a position of the grid if empty, as in caches written before there was this field.
         image_size: side of the pictures, in pixels.
         crop_recipe: how each split was cropped.
         num_crops: versions of each training picture.
@@ -43,7 +45,7 @@ class CodeHeader:
         num_images: pictures of each split.
         has_captions: whether rows carry captions.
         unreadable_pictures: pictures of each split that could not be read and have no rows; not in ``num_images``.
-        psnr_rgb: mean over the rows checked after writing, decoded and held against their pictures, in dB.
+        psnr_rgb: mean over the rows that were decoded and compared with their pictures after writing, in dB.
         library_version: version of wvq that wrote the cache.
     """
 
@@ -60,10 +62,10 @@ class CodeHeader:
     library_version: str
     unreadable_pictures: dict[str, int] = field(default_factory=dict)
     psnr_rgb: dict[str, float] = field(default_factory=dict)
-    layout: dict | None = None
+    layout: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        if self.layout is None:
+    def __post_init__(self) -> None:
+        if not self.layout:
             self.layout = {"kind": "grid", "shapes": [self.grid]}
 
     @classmethod
@@ -84,36 +86,26 @@ class CodeHeader:
             if name not in names:
                 raise CacheError(f'{file} has the unknown field "{name}"{near_match(name, names)}')
         header = cls(**values)
-        header._check(file)
+        try:
+            header.check()
+        except ConfigError as error:
+            raise CacheError(f"{file}: {error}; export the codes again") from None
         return header
 
-    def _check(self, file: Path) -> None:
-        def positive(value) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-        def numbers(values) -> bool:
-            return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
-
-        sound = {
-            "tokenizer_hash": isinstance(self.tokenizer_hash, str),
-            "num_codes": positive(self.num_codes) and self.num_codes < 2**31,
-            "grid": isinstance(self.grid, list) and len(self.grid) == 2 and all(map(positive, self.grid)),
-            "layout": isinstance(self.grid, list) and is_layout(self.layout, self.grid),
-            "image_size": positive(self.image_size),
-            "num_crops": positive(self.num_crops),
-            "class_names": isinstance(self.class_names, list)
-            and all(isinstance(name, str) for name in self.class_names),
-            "source": isinstance(self.source, str),
-            "has_captions": isinstance(self.has_captions, bool),
-            "library_version": isinstance(self.library_version, str),
-            "num_images": numbers(self.num_images) and set(self.num_images) == set(SPLITS),
-            "unreadable_pictures": numbers(self.unreadable_pictures),
-            "psnr_rgb": numbers(self.psnr_rgb),
-            "crop_recipe": isinstance(self.crop_recipe, dict),
-        }
-        for name, holds in sound.items():
-            if not holds:
-                raise CacheError(f"{file}: {name} has the value {getattr(self, name)!r}; export the codes again")
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is none that an export writes."""
+        check = Checker(self)
+        check.texts("tokenizer_hash", "source", "library_version")
+        check.integers("num_codes", "image_size", "num_crops")
+        check("num_codes", "below 2**31", lambda value: value < 2**31)
+        check("grid", "two integers of at least 1", _is_grid)
+        check("layout", "a layout of codes that ends on the grid", lambda value: is_layout(value, self.grid))
+        check("class_names", "a list of names", _are_names)
+        check.flags("has_captions")
+        check("crop_recipe", "texts by split", lambda value: isinstance(value, dict))
+        for name in ("num_images", "unreadable_pictures", "psnr_rgb"):
+            check(name, "numbers by split", _are_numbers)
+        check("num_images", f"numbers of {' and '.join(SPLITS)}", lambda value: set(value) == set(SPLITS))
 
     def save(self, folder: str | Path) -> None:
         """Write ``header.json`` into a folder; it is complete or absent."""
@@ -125,18 +117,16 @@ class CodeHeader:
         return sequence_length(self.layout)
 
 
-def write_rows(folder: Path, batches: Iterable[dict], header: CodeHeader) -> None:
-    """Write one table of codes in one file; never more than a few thousand rows are in memory.
+def _is_grid(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_integer, value))
 
-    Args:
-        folder: new folder of the table.
-        batches: dicts with ``codes`` (B, T) int64 in the order of the layout, or of any shape that flattens to it,
-            ``label`` (B ints) and ``caption`` (B lists of strings, the captions of a picture).
-        header: gives the type and the length of a row.
-    """
-    features, name = row_features(header.num_codes, header.sequence_length), "data-00000-of-00001.arrow"
-    rows = write_shard(folder / name, batches, features)
-    finish_table(folder, [name], features, f"{header.tokenizer_hash[:32]}-{rows}")
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(number, int | float) for number in value.values())
 
 
 class CodeDataset(Dataset):
@@ -176,11 +166,8 @@ class CodeDataset(Dataset):
                 f"{rows} rows; export the codes again"
             )
 
-    def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split, "seed": self.seed}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[type[CodeDataset], tuple[Path, str, int]]:
+        return type(self), (self.folder, self.split, self.seed)  # opened anew where it is unpickled
 
     def __len__(self) -> int:
         return len(self._table) // self.num_crops
@@ -203,7 +190,7 @@ class CodeDataset(Dataset):
         return self._table.captions(index * self.num_crops) if self.header.has_captions else ("",)
 
     def caption(self, index: int) -> str:
-        """The first of them."""
+        """The first caption of a picture, "" where it has none."""
         return self.texts(index)[0]
 
     def unigram_entropy(self) -> float:
@@ -236,18 +223,6 @@ class CodeDataset(Dataset):
         return int(np.random.default_rng((self.seed, position)).integers(self.num_crops))
 
     def caption_batches(self, size: int) -> Iterator[list[tuple[str, ...]]]:
-        """The captions of consecutive pictures, of ``size`` pictures at a time."""
+        """All captions in order, those of ``size`` pictures at a time."""
         for start in range(0, len(self), size):
             yield [self.texts(index) for index in range(start, min(start + size, len(self)))]
-
-
-def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of at most ``size`` items."""
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

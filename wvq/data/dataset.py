@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,10 +16,10 @@ from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scale
 from wvq.data.sources import read_source
 from wvq.data.tables import PictureTable, hold_out, keep_classes, options, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
-from wvq.errors import ConfigError, DataError, UnreadablePictureError
-from wvq.settings.data import UNREADABLE, DataConfig
+from wvq.errors import DataError, UnreadablePictureError
+from wvq.settings.data import DataConfig
 
-MOST_DRAWS = 100  # before a set is held to have no readable pictures
+MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
 class ImageDataset(Dataset):
@@ -36,42 +37,36 @@ class ImageDataset(Dataset):
     place: ``index`` then differs from ``requested``. Passes that must not replace any go through
     :class:`wvq.data.unreadable.Reading`.
 
-    Attributes:
+    Args:
+        table: the pictures, with their classes and captions.
         class_names: names by label id; empty without classes.
-        labels: list of class ids, or None without classes.
-        captions: the first text of each picture, or None without captions.
-        texts: all texts of each picture, or None without captions.
+        settings: size, crop, flip, seed, and what happens with pictures that cannot be read; no other field counts.
+        store: decoded pictures of another view of the same table, to be shared.
+
+    Attributes:
         image_size: S, the side in pixels.
-        crop_recipe: the augmentation in short, such as ``center``, ``ten(0.9)`` or ``random(0.8)+flip``.
+        crop: ``random``, ``ten`` or ``center``.
+        unreadable: ``skip`` or ``refuse``.
         spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
 
     def __init__(
         self,
         table: PictureTable,
-        class_names: tuple[str, ...] = (),
-        *,
-        image_size: int,
-        crop: str = "center",
-        min_crop_fraction: float = 0.8,
-        flip: bool = False,
-        seed: int = 0,
-        unreadable: str = "skip",
-        crop_scales: list[float] | None = None,
+        class_names: tuple[str, ...],
+        settings: DataConfig,
         store: PictureStore | None = None,
     ):
-        _check(image_size, crop, min_crop_fraction, seed, unreadable, flip, crop_scales)
+        settings.check()
         self.table = table
         self.class_names = tuple(class_names)
-        self.image_size = image_size
-        self.crop = crop
-        self.min_crop_fraction = min_crop_fraction
-        self.flip = flip
-        self.seed = seed
-        self.unreadable = unreadable
-        self.crop_scales = crop_scales
+        self.settings = replace(settings)  # a later change of the caller's is none of this set
+        self.image_size, self.crop, self.unreadable = settings.image_size, settings.crop, settings.unreadable
         self.spread = False
-        largest = largest_resize(image_size, min_crop_fraction, crop_scales or ())
+        largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
         self.store = store or PictureStore(table.pictures, largest)
 
     @property
@@ -92,30 +87,27 @@ class ImageDataset(Dataset):
     @property
     def crop_recipe(self) -> str:
         """How pictures are cut out, such as ``random(0.8)+flip``."""
-        if self.crop == "ten" and self.crop_scales:
-            return f"ten({', '.join(f'x{scale:g}' for scale in self.crop_scales)})"
-        crop = self.crop if self.crop == "center" else f"{self.crop}({self.min_crop_fraction:g})"
-        return crop + ("+flip" if self.flip else "")
+        settings = self.settings
+        if settings.crop_scales:
+            return f"ten({', '.join(f'x{scale:g}' for scale in settings.crop_scales)})"
+        crop = self.crop if self.crop == "center" else f"{self.crop}({settings.min_crop_fraction:g})"
+        return crop + ("+flip" if settings.flip else "")
 
     def with_crop(self, crop: str | None = None, flip: bool | None = None) -> ImageDataset:
         """The same pictures under another crop (``random``, ``ten``, ``center``) or flip; decoded ones are shared."""
-        return ImageDataset(
-            self.table,
-            self.class_names,
-            image_size=self.image_size,
+        settings = replace(
+            self.settings,
             crop=self.crop if crop is None else crop,
-            min_crop_fraction=self.min_crop_fraction,
-            flip=self.flip if flip is None else flip,
-            seed=self.seed,
+            flip=self.settings.flip if flip is None else flip,
+            crop_scales=self.settings.crop_scales if crop in (None, "ten") else None,
             unreadable=self.unreadable,
-            crop_scales=self.crop_scales if crop in (None, "ten") else None,
-            store=self.store,
         )
+        return ImageDataset(self.table, self.class_names, settings, self.store)
 
     @property
     def num_versions(self) -> int:
         """How many crops ``ten`` takes in turn."""
-        return TEN * len(self.crop_scales or (1,))
+        return TEN * len(self.settings.crop_scales or (1,))
 
     def spread_versions(self) -> ImageDataset:
         """The same pictures for training: under ``ten`` each begins with another crop.
@@ -134,7 +126,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table.pictures)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         image, index, requested = self.cropped(key)
         label = -1 if self.labels is None else self.labels[index]
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
@@ -142,20 +134,22 @@ class ImageDataset(Dataset):
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
         """The square picture of a key, with the index shown and the index asked for."""
         drawn = isinstance(key, tuple)
-        requested = self._checked(key[1] if drawn else key)
-        position = int(key[0]) if drawn else requested
-        rng = np.random.default_rng((self.seed, position))
+        if isinstance(key, tuple):
+            position, requested = int(key[0]), self._checked(key[1])
+        else:
+            position = requested = self._checked(key)
+        rng = np.random.default_rng((self.settings.seed, position))
         if drawn and self.unreadable == "skip":
             index, image = self._readable(position, requested)
         else:
             index, image = requested, self.store.prepared(requested)
         if self.crop == "random":
-            image = random_crop(image, self.image_size, self.min_crop_fraction, rng)
+            image = random_crop(image, self.image_size, self.settings.min_crop_fraction, rng)
         elif self.crop == "ten":
             image = self._one_of_ten(image, index, position // len(self) if drawn else 0)
         else:
             image = center_crop(image, self.image_size)
-        if self.flip and rng.random() < 0.5 and self._mirrors(index):
+        if self.settings.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return image, index, requested
 
@@ -165,13 +159,13 @@ class ImageDataset(Dataset):
         if self.spread:
             # Steps without a common divisor reach all versions, and do not show five mirror images in a row.
             step = next(step for step in (7, 13, 17) if versions % step)
-            turn = int(np.random.default_rng((self.seed, index)).integers(versions)) + step * turn
+            turn = int(np.random.default_rng((self.settings.seed, index)).integers(versions)) + step * turn
         version = turn % versions
         if not self._mirrors(index) and version % TEN >= TEN // 2:
             version -= TEN // 2
-        if self.crop_scales:
-            return scaled_ten_crop(image, self.image_size, self.crop_scales, version)
-        return ten_crop(image, self.image_size, self.min_crop_fraction, version)
+        if self.settings.crop_scales:
+            return scaled_ten_crop(image, self.image_size, self.settings.crop_scales, version)
+        return ten_crop(image, self.image_size, self.settings.min_crop_fraction, version)
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""
@@ -185,7 +179,7 @@ class ImageDataset(Dataset):
                 return index, self.store.prepared(index)
             except UnreadablePictureError as error:
                 last = error
-            draws = draws or np.random.default_rng((self.seed, position, requested))
+            draws = draws or np.random.default_rng((self.settings.seed, position, requested))
             index = int(draws.integers(len(self)))
         raise DataError(f"{MOST_DRAWS} pictures drawn at random cannot be read; the last: {last}")
 
@@ -225,16 +219,12 @@ def load_images(config: DataConfig) -> ImageSplits:
             over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
-    fields = ("image_size", "crop", "min_crop_fraction", "seed", "unreadable", "flip", "crop_scales")
-    _check(*(getattr(config, name) for name in fields))
-    fraction = config.validation_fraction
-    if not 0 < fraction < 1:
-        raise ConfigError(f"validation_fraction must be above 0 and below 1, not {fraction}")
+    config.check()
     splits = read_source(config)
     train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
-        held_out = hold_out(train, class_names, fraction, config.seed)
+        held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
     else:
         raw_validation = _named_split(splits, validation_split, "validation_split")
@@ -248,47 +238,16 @@ def load_images(config: DataConfig) -> ImageSplits:
             raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
 
     warn_of_missing_captions(train, validation)
-    fields = ("image_size", "min_crop_fraction", "seed", "unreadable")
-    common = {name: getattr(config, name) for name in fields}
-    splits = ImageSplits(
-        train=ImageDataset(
-            train, class_names, crop=config.crop, flip=config.flip, crop_scales=config.crop_scales, **common
-        ),
-        validation=ImageDataset(validation, class_names, **common),
+    centred = replace(config, crop="center", flip=False, crop_scales=None)
+    images = ImageSplits(
+        train=ImageDataset(train, class_names, config),
+        validation=ImageDataset(validation, class_names, centred),
         class_names=class_names,
         source=config.path if config.subset is None else f"{config.path}/{config.subset}",
     )
-    for dataset in (splits.train, splits.validation):
+    for dataset in (images.train, images.validation):
         probe(dataset)
-    return splits
-
-
-def _check(
-    image_size: int,
-    crop: str,
-    min_crop_fraction: float,
-    seed: int,
-    unreadable: str,
-    flip: bool,
-    crop_scales: list[float] | None,
-) -> None:
-    if image_size < 1:
-        raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}")
-    if crop not in ("random", "ten", "center"):
-        raise ConfigError(f"crop must be random, ten or center, not {crop!r}")
-    if crop == "ten" and flip:
-        raise ConfigError("flip: ten crops hold the mirror images already; set it to false")
-    if not 0 < min_crop_fraction <= 1:
-        raise ConfigError(f"min_crop_fraction must be above 0 and at most 1, not {min_crop_fraction}")
-    if crop_scales is not None:
-        if crop != "ten":
-            raise ConfigError("crop_scales go with crop ten; leave them out, or set crop to ten")
-        if not crop_scales or min(crop_scales) < 1:
-            raise ConfigError(f"crop_scales must be one or more numbers of at least 1, not {crop_scales}")
-    if seed < 0:
-        raise ConfigError(f"seed must be 0 or more, not {seed}")
-    if unreadable not in UNREADABLE:
-        raise ConfigError(f"unreadable must be {' or '.join(UNREADABLE)}, not {unreadable!r}")
+    return images
 
 
 def _named_split(splits: datasets.DatasetDict, name: str, field: str) -> datasets.Dataset:

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from wvq.data.pictures import PictureStore
 from wvq.errors import UnreadablePictureError, WVQError, from_worker
 from wvq.hardware import loader_processes
 from wvq.interruption import end_with_parent_only
 
 
-class Attempts(Dataset):
+class PictureSet(Protocol):
+    """Pictures by number: items are dicts of tensors and numbers, ``pixel_values`` among them."""
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        ...
+
+    def __getitem__(self, key: int, /) -> dict[str, Any]:
+        """The item of a picture."""
+        ...
+
+
+@runtime_checkable
+class FileSet(PictureSet, Protocol):
+    """Pictures that are decoded from files, some of which may be unreadable.
+
+    Attributes:
+        unreadable: what happens then, ``skip`` or ``refuse``.
+        store: of the files, which knows why one could not be read.
+    """
+
+    unreadable: str
+    store: PictureStore
+
+
+class Attempts(Dataset[tuple[dict[str, Any] | None, str | None]]):
     """Each picture of a set as (item, None), or (None, file name and reason) where it cannot be read.
 
     Raises:
         UnreadablePictureError: on access, where the data set refuses unreadable pictures.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: PictureSet):
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[dict | None, str | None]:
+    def __getitem__(self, index: int) -> tuple[dict[str, Any] | None, str | None]:
         try:
             return self.dataset[index], None
         except UnreadablePictureError:
-            if self.dataset.unreadable == "refuse":
-                raise
-            return None, self.dataset.store.failure(index)
+            if isinstance(self.dataset, FileSet) and self.dataset.unreadable == "skip":
+                return None, self.dataset.store.failure(index)
+            raise
 
 
 def read_chunks(
-    dataset: Dataset,
-    chunks: Sequence[Sequence[int]],
+    dataset: PictureSet,
+    chunks: Sequence[list[int]],
     device: str | torch.device = "cpu",
     num_workers: int | None = None,
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[int, str]]]:
+) -> Generator[tuple[dict[str, torch.Tensor], dict[int, str]], None, None]:
     """Read chunks of pictures in loader processes, in the order given.
 
     Args:
-        dataset: with whole-number keys, and dicts of tensors and numbers as items.
+        dataset: the pictures.
         chunks: the pictures of each; a loader process reads a whole one.
         device: where ``pixel_values`` go, through pinned memory where that is a GPU; all else stays on the CPU.
         num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
@@ -74,8 +101,8 @@ def read_chunks(
 
 
 def read_all(
-    dataset: Dataset,
-    chunks: Sequence[Sequence[int]],
+    dataset: PictureSet,
+    chunks: Sequence[list[int]],
     device: str | torch.device = "cpu",
     num_workers: int | None = None,
 ) -> Iterator[torch.Tensor]:
@@ -90,9 +117,11 @@ def read_all(
         yield batch["pixel_values"]
 
 
-def _stacked(found: list[tuple[dict | None, str | None]]) -> tuple[dict[str, torch.Tensor], list[str | None]]:
-    items = [item for item, _ in found if item is not None]
-    return default_collate(items) if items else {}, [failure for _, failure in found]
+def _stacked(
+    attempts: list[tuple[dict[str, Any] | None, str | None]],
+) -> tuple[dict[str, torch.Tensor], list[str | None]]:
+    items = [item for item, _ in attempts if item is not None]
+    return default_collate(items) if items else {}, [failure for _, failure in attempts]
 
 
 def regrouped(parts: Iterable[dict[str, torch.Tensor]], size: int) -> Iterator[dict[str, torch.Tensor]]:

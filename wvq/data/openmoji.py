@@ -96,15 +96,14 @@ def _font_file() -> io.BytesIO:
         ) from None
     if not features.check("raqm"):
         raise DataError("Pillow was built without raqm, which joins the letters of flags: pip install --force pillow")
-    return io.BytesIO(package.joinpath("openmoji", "font", "glyf_colr0.ttf").read_bytes())
+    return io.BytesIO((package / "openmoji" / "font" / "glyf_colr0.ttf").read_bytes())
 
 
 def _render(text: str, font: ImageFont.FreeTypeFont, size: int) -> Image.Image:
     # Glyphs reach past the font size on both sides.
     canvas = Image.new("RGBA", (int(font.size * 1.75),) * 2, (255, 255, 255, 0))
     ImageDraw.Draw(canvas).text((canvas.width // 2,) * 2, text, font=font, embedded_color=True, anchor="mm")
-    left, top, right, bottom = canvas.getbbox()
-    drawing = canvas.crop((left, top, right, bottom))
+    drawing = canvas.crop(canvas.getbbox())
     side = round(max(drawing.size) / (1 - 2 * MARGIN))
     square = Image.new("RGB", (side, side), "white")
     square.paste(drawing, ((side - drawing.width) // 2, (side - drawing.height) // 2), mask=drawing)

@@ -92,9 +92,9 @@ class PictureStore:
             if self._last is None or self._last[0] != index:
                 self._last = index, self._read(index, self._prepare)
             return self._last[1]
-        if self.kept[index] is None:
-            self.kept[index] = self._read(index, self._prepare)
-        return self.kept[index]
+        if (picture := self.kept[index]) is None:
+            picture = self.kept[index] = self._read(index, self._prepare)
+        return picture
 
     def failure(self, index: int) -> str:
         """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""

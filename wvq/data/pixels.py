@@ -1,4 +1,4 @@
-"""Pure picture functions: conversion to RGB, ADM crops, pixels in [-1, 1], the one uint8 conversion, contact sheets."""
+"""Pure picture functions: conversion to RGB, ADM crops, pixels in [-1, 1], the one uint8 conversion."""
 
 from __future__ import annotations
 

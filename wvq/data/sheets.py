@@ -39,20 +39,22 @@ def image_grid(
     if captions is not None and len(captions) != len(images):
         raise DataError(f"captions must match images: {len(captions)} captions for {len(images)} pictures")
 
-    font = None if captions is None else _caption_font()
     line_height = 0 if captions is None else 14
     width = max(image.width for image in images) * scale
     height = max(image.height for image in images) * scale
     cell_width, cell_height = width + 2 * padding, height + line_height + 2 * padding
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (min(columns, len(images)) * cell_width, rows * cell_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, image in enumerate(images):
-        left, top = index % columns * cell_width + padding, index // columns * cell_height + padding
-        enlarged = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (left, top))
-        if captions is not None:
-            draw.text((left, top + height), _cut_to_width(captions[index], font, width), fill="black", font=font)
+    corners = [
+        (index % columns * cell_width + padding, index // columns * cell_height + padding)
+        for index in range(len(images))
+    ]
+    for image, corner in zip(images, corners, strict=True):
+        sheet.paste(image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST), corner)
+    if captions is not None:
+        draw, font = ImageDraw.Draw(sheet), _caption_font()
+        for caption, (left, top) in zip(captions, corners, strict=True):
+            draw.text((left, top + height), _cut_to_width(caption, font, width), fill="black", font=font)
     return sheet
 
 

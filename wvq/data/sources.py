@@ -10,7 +10,8 @@ import datasets
 from wvq.data.folders import read_folder
 from wvq.data.openmoji import load_openmoji
 from wvq.data.pixels import largest_resize
-from wvq.errors import DataError, DownloadError
+from wvq.errors import DataError, DownloadError, first_line
+from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -29,7 +30,7 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
     if config.path == "openmoji":
         size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
-    path = Path(config.path).expanduser()
+    path = expand_user(config.path)
     if config.path and path.exists():
         return _read_path(path)
     if not HUB_ID.fullmatch(config.path) or config.path.endswith(".parquet"):
@@ -56,7 +57,7 @@ def _read_parquet(path: Path, **where) -> datasets.DatasetDict:
         return datasets.load_dataset("parquet", **where)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         cause = error.__cause__ or error
-        raise DataError(f"{path} cannot be read as parquet: {_first_line(cause)}") from error
+        raise DataError(f"{path} cannot be read as parquet: {first_line(cause)}") from error
 
 
 def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
@@ -68,9 +69,5 @@ def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
     except (OSError, RuntimeError) as error:
         raise DownloadError(
             f"path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
-            f"({type(error).__name__}: {_first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
+            f"({type(error).__name__}: {first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from wvq.data.unreadable import is_first_process
 from wvq.errors import DataError, near_match
 from wvq.settings.data import DataConfig
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -57,9 +60,17 @@ class PictureTable:
     def select(self, indices: Iterable[int]) -> PictureTable:
         """The pictures at ``indices``, in that order."""
         indices = [int(index) for index in indices]
-        lists = (self.labels, self.texts, self.groups, self.flippable)
-        chosen = ([values[index] for index in indices] if values is not None else None for values in lists)
-        return PictureTable(self.pictures.select(indices), *chosen)
+
+        def chosen(values: list[T] | None) -> list[T] | None:
+            return None if values is None else [values[index] for index in indices]
+
+        return PictureTable(
+            self.pictures.select(indices),
+            labels=chosen(self.labels),
+            texts=chosen(self.texts),
+            groups=chosen(self.groups),
+            flippable=chosen(self.flippable),
+        )
 
 
 def to_table(
@@ -224,8 +235,9 @@ def keep_classes(
     if not keep or len(set(keep)) < len(keep):
         raise DataError("classes must name at least one class, and none of them twice")
     new_ids = {class_names.index(name): new_id for new_id, name in enumerate(keep)}
-    kept = table.select(index for index, label in enumerate(table.labels) if label in new_ids)
-    kept.labels = [new_ids[label] for label in kept.labels]
+    labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that go
+    kept = table.select(index for index, label in enumerate(labels) if label is not None)
+    kept.labels = [label for label in labels if label is not None]
     return kept, tuple(keep)
 
 

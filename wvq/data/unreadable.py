@@ -6,18 +6,19 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from wvq.data.loading import Attempts, read_chunks, regrouped
+from wvq.data.loading import Attempts, FileSet, PictureSet, read_chunks, regrouped
 from wvq.distributed import gather_objects
 from wvq.errors import DataError
 
 # More unreadable pictures than both are a broken data set and not a few broken files.
 MOST_COUNT, MOST_SHARE = 10, 0.05
-ENOUGH_DRAWN = 1_000  # fewer random pictures than this tell a share of 5 % too loosely
+ENOUGH_DRAWN = 1_000  # fewer random pictures than this are too few to estimate a share of 5 %
 PROBED = 64
 _NAMED = 3
 
@@ -28,7 +29,7 @@ class Reading:
     Iterated, it gives items and reads in this process; :meth:`batches` reads in loader processes.
 
     Args:
-        dataset: an :class:`wvq.data.dataset.ImageDataset`, or any data set with whole-number keys.
+        dataset: an :class:`wvq.data.dataset.ImageDataset`, or another set of pictures.
         indices: which pictures, in this order; all if not given.
         limit: stop after this many readable pictures.
         num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
@@ -43,7 +44,7 @@ class Reading:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: PictureSet,
         indices: Sequence[int] | None = None,
         limit: int | None = None,
         num_workers: int | None = None,
@@ -59,26 +60,27 @@ class Reading:
         """The most pictures that there can be."""
         return self.limit
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         attempts = Attempts(self.dataset)
         for index in map(int, self.indices):
             if len(self.used) == self.limit:
                 return
             item, failure = attempts[index]
-            if self._take(index, failure):
+            self._take(index, failure)
+            if item is not None:
                 yield item
 
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[dict[str, torch.Tensor]]:
         """The same items, stacked, ``size`` at a time (the last ones may be fewer), the pixels on ``device``."""
         indices = list(map(int, self.indices))
-        if getattr(self.dataset, "unreadable", None) == "refuse":
+        if isinstance(self.dataset, FileSet) and self.dataset.unreadable == "refuse":
             indices = indices[: self.limit]  # nothing is left out, and those behind are not asked for
         chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
         return regrouped(self._chunks(chunks, device), size)
 
     def _chunks(self, chunks: list[list[int]], device: str | torch.device) -> Iterator[dict[str, torch.Tensor]]:
-        with contextlib.closing(read_chunks(self.dataset, chunks, device, self.num_workers)) as found:
-            for chunk, (batch, left_out) in zip(chunks, found, strict=True):
+        with contextlib.closing(read_chunks(self.dataset, chunks, device, self.num_workers)) as batches:
+            for chunk, (batch, left_out) in zip(chunks, batches, strict=True):
                 # What lies behind the last picture wanted was read ahead, and does not count.
                 taken = [self._take(index, left_out.get(index)) for index in chunk if len(self.used) < self.limit]
                 if any(taken):
@@ -98,34 +100,29 @@ class Reading:
         refuse_too_many(self.left_out.values(), len(self.used) + len(self.left_out))
 
     def warnings(self, task: str) -> list[str]:
-        """What a result says of the pictures left out of ``task``: one line, or none."""
+        """Warnings for a result about the pictures left out of ``task``: one line, or none."""
         looked_at = len(self.used) + len(self.left_out)
         return [f"{summary(self.left_out.values(), looked_at)}; left out of {task}"] if self.left_out else []
 
 
 class DrawnPictures:
-    """Which pictures a training run asked for and could not have, from the batches that it got.
+    """Which pictures a training run asked for and could not have, by the batches that it got.
 
-    The batches tell ``requested`` and ``index``, so that loader processes need no way back. A picture counts once,
-    however often it is drawn.
+    A batch holds ``requested`` and ``index``, so that loader processes need no way back. A picture counts once, however
+    often it is drawn.
 
     Args:
-        dataset: the training set; one whose items lack ``requested`` is not watched.
+        dataset: the training set; one that reads no files is not watched.
 
     Attributes:
         found: file name and reason by index; of this process, of others at :meth:`merge`, and of a resumed run.
     """
 
     def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+        self.dataset = dataset if isinstance(dataset, FileSet) else None
         self.found: dict[int, str] = {}
         self._own: dict[int, str] = {}
         self._drawn = 0
-
-    @property
-    def watched(self) -> bool:
-        """Whether the data set tells which pictures were replaced."""
-        return hasattr(self.dataset, "store")
 
     def observe(self, batch: dict) -> None:
         """Look at a batch on the CPU; warn of the first picture that was replaced.
@@ -133,7 +130,7 @@ class DrawnPictures:
         Raises:
             DataError: too many of the pictures drawn by this process cannot be read.
         """
-        if not self.watched:
+        if self.dataset is None:
             return
         self._drawn += len(batch["index"])
         for asked, shown in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
@@ -143,7 +140,7 @@ class DrawnPictures:
             if not self.found:
                 warnings.warn(
                     f"{self._own[asked]} cannot be read: in training another picture takes its place, as for any "
-                    "other such file; their number is told at the end",
+                    "other such file; their number is reported at the end",
                     stacklevel=2,
                 )
             self.found[asked] = self._own[asked]
@@ -152,49 +149,49 @@ class DrawnPictures:
             refuse_too_many(self._own.values(), min(self._drawn, len(self.dataset)))
 
     def merge(self) -> None:
-        """Join what the processes found; all of them call it."""
-        if self.watched:
-            for found in gather_objects(self.found):
-                self.found |= found
+        """Join the pictures that the processes could not read; all of them call it."""
+        if self.dataset is not None:
+            for part in gather_objects(self.found):
+                self.found |= part
 
     def report(self) -> dict[str, int]:
         """Field of the run's result; warns of the total."""
-        if not self.watched:
+        if self.dataset is None:
             return {}
         if self.found and is_first_process():
-            found = [self.found[index] for index in sorted(self.found)]
-            warnings.warn(f"{summary(found, len(self.dataset))}; others took their place in training", stacklevel=2)
+            failures = [self.found[index] for index in sorted(self.found)]
+            warnings.warn(f"{summary(failures, len(self.dataset))}; others took their place in training", stacklevel=2)
         return {"unreadable_pictures": len(self.found)}
 
 
-def probe(dataset: Dataset) -> None:
+def probe(dataset: PictureSet) -> None:
     """Read a few pictures from all over a set, so that a set of other files is refused before work begins.
 
     Raises:
         DataError: none or too few of them can be read; one cannot, where the set refuses unreadable pictures.
     """
-    reading = Reading(dataset, np.unique(np.linspace(0, len(dataset) - 1, PROBED).astype(int)))
+    reading = Reading(dataset, np.unique(np.linspace(0, len(dataset) - 1, PROBED).astype(int)).tolist())
     for _ in reading:
         pass
     reading.refuse_too_many()
 
 
-def summary(found: Iterable[str], looked_at: int) -> str:
+def summary(failures: Iterable[str], looked_at: int) -> str:
     """The number of unreadable pictures and the first few, such as ``2 of 60 pictures cannot be read: a.png (...)``."""
-    found = list(found)
-    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-    return f"{len(found):,} of {looked_at:,} pictures cannot be read: {', '.join(found[:_NAMED])}{more}"
+    failures = list(failures)
+    more = f" and {len(failures) - _NAMED:,} more" if len(failures) > _NAMED else ""
+    return f"{len(failures):,} of {looked_at:,} pictures cannot be read: {', '.join(failures[:_NAMED])}{more}"
 
 
-def refuse_too_many(found: Iterable[str], looked_at: int) -> None:
+def refuse_too_many(failures: Iterable[str], looked_at: int) -> None:
     """Raise DataError if all that were looked at, or more than ``MOST_COUNT`` and ``MOST_SHARE``, are unreadable."""
-    found = list(found)
-    if found and (len(found) == looked_at or len(found) > max(MOST_COUNT, MOST_SHARE * looked_at)):
-        raise DataError(f"{summary(found, looked_at)}: too many to go on without; repair the files or remove them")
+    failures = list(failures)
+    if failures and (len(failures) == looked_at or len(failures) > max(MOST_COUNT, MOST_SHARE * looked_at)):
+        raise DataError(f"{summary(failures, looked_at)}: too many to go on without; repair the files or remove them")
 
 
 def join_left_out(parts: Iterable[Mapping[int, str]]) -> dict[int, str]:
-    """What several processes left out, in order of the pictures."""
+    """The pictures that several processes left out, in order."""
     joined = {index: failure for part in parts for index, failure in part.items()}
     return dict(sorted(joined.items()))
 

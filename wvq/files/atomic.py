@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from wvq.errors import WVQError
 from wvq.files.locks import host_digest, process_is_gone
 from wvq.files.names import CHECKSUMS_NAME
 from wvq.files.reading import MAX_JSON_BYTES, parse_json, read_text
@@ -39,12 +38,12 @@ def write_text(file: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(file: str | Path, value) -> None:
-    """Write a JSON file by way of a temporary one beside it."""
+def write_json(file: str | Path, value: object) -> None:
+    """Write a value as a JSON file; it is complete or absent."""
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(file: str | Path, error: type[WVQError], missing: str, limit: int = MAX_JSON_BYTES) -> dict:
+def read_json(file: str | Path, error: type[Exception], missing: str, limit: int = MAX_JSON_BYTES) -> dict:
     """The JSON object in a file.
 
     Args:

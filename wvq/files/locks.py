@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import importlib.util
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from wvq.errors import ConfigError
 
 _HOLDER = re.compile(r"process (\d+) on (.+)")  # what a lock file holds
 PATIENCE = 20.0  # seconds; loader processes of a killed run hold its lock until they notice
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing is locked
-    fcntl = None
+# Windows has none, and nothing is locked there.
+fcntl = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
 
 @contextlib.contextmanager
@@ -37,9 +38,6 @@ def sole_writer(folder: str | Path, wait: bool = False) -> Iterator[None]:
         ConfigError: another run holds it, it cannot be written, it is the root of the file system, or a file that is
             no lock lies in the lock's place.
     """
-    if fcntl is None:
-        yield
-        return
     whole = Path(folder).resolve()  # "." has no name
     if not whole.name:
         raise ConfigError(f"{folder} cannot be an output folder")
@@ -76,8 +74,10 @@ def sole_run(folder: str | Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _locked(file: Path, folder: str | Path, wait: bool):
-    """The open lock file, or None where the file system has no locks."""
+def _locked(file: Path, folder: str | Path, wait: bool) -> TextIO | None:
+    """The open lock file, or None where the system has no locks."""
+    if fcntl is None:
+        return None
     deadline = time.monotonic() + PATIENCE
     while True:
         stream = file.open("a+")

@@ -6,30 +6,11 @@ nobody else may write there. A folder with the sticky bit (as ``/tmp``) may lie 
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
-import shutil
 import stat
-import tempfile
 from pathlib import Path
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-def user_cache() -> Path | None:
-    """The user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; None for a user without a home.
-
-    It is made if need be, with mode 0700 as the XDG specification has it: many systems let a user's group write folders
-    that are made in passing, and compiled code is not kept in such a one.
-    """
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a number without an entry among the users, as containers have
-        return None
-    with contextlib.suppress(OSError):  # said by whoever writes there
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def private_folder(folder: Path) -> Path:
@@ -59,7 +40,8 @@ def private_folder(folder: Path) -> Path:
 
 
 def require_own_file(file: Path) -> None:
-    """
+    """Refuse a file that others could have written.
+
     Raises:
         PermissionError: no regular file of this user, or others can write it.
         OSError: it is not there.
@@ -69,24 +51,6 @@ def require_own_file(file: Path) -> None:
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
         raise PermissionError(f"{file} is no file of this user alone")
-
-
-def keep_torch_code_private() -> None:
-    """Give torch.compile a folder of this user's own, unless TORCHINDUCTOR_CACHE_DIR names one.
-
-    By default it runs what it finds in the system's temporary folder under the user's name, whoever made it.
-    """
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
-        return
-    cache = user_cache()
-    try:
-        folder = private_folder(cache / "wvq-torch") if cache else None
-    except OSError:
-        folder = None
-    if folder is None:
-        folder = tempfile.mkdtemp(prefix="wvq-torch-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _has_owners() -> bool:

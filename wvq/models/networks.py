@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
 
+if TYPE_CHECKING:  # an optional dependency
+    from efficientnet_lite_pytorch import EfficientNet
+
 # Weights of pre-training and former buffers that many sound checkpoints hold beside a model's own.
 _LEFTOVERS = ("mask_token", "position_ids")
 
@@ -25,7 +29,7 @@ _LEFTOVERS = ("mask_token", "position_ids")
 _PERCEPTUAL_BLOCKS = (2, 4, 10, 15)
 
 
-def efficientnet_lite0(weights: Path | None = None) -> tuple[nn.Module, str]:
+def efficientnet_lite0(weights: Path | None = None) -> tuple[EfficientNet, str]:
     """The network in eval mode with its batch norms folded, and the SHA-256 of its weight file.
 
     Raises:
@@ -48,7 +52,7 @@ def efficientnet_lite0(weights: Path | None = None) -> tuple[nn.Module, str]:
     return network, hashlib.sha256(content).hexdigest()
 
 
-def perceptual_layers(network: nn.Module, pictures: Tensor) -> list[Tensor]:
+def perceptual_layers(network: EfficientNet, pictures: Tensor) -> list[Tensor]:
     """Feature maps of four resolutions of pictures (B, 3, H, W) in [-1, 1]; the network takes (x255 - 127) / 128."""
     x = network._swish(network._bn0(network._conv_stem(((pictures + 1) * 127.5 - 127) / 128)))
     layers = []
@@ -131,6 +135,9 @@ class VisionBackbone(nn.Module):
         ConfigError: a layer is out of range.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, path: str | Path, layers: list[int] | None = None):
         from transformers import AutoModel
 
@@ -197,7 +204,7 @@ def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def _fold_batch_norms(network: nn.Module) -> None:
+def _fold_batch_norms(network: EfficientNet) -> None:
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]

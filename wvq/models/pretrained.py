@@ -16,6 +16,7 @@ from wvq.checks import is_number
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
 from wvq.files.atomic import read_json
 from wvq.files.names import INDEX_NAME
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 
 # Keys that transformers itself writes into a config.json beside the model's own.
@@ -86,7 +87,7 @@ def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
         CheckpointError: a local path that does not exist or is no folder.
         DownloadError: a Hub id that cannot be reached or does not exist.
     """
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wvq.checks import Checker, is_number
+from wvq.errors import ConfigError
+
+CROPS = ("random", "ten", "center")
+UNREADABLE = ("skip", "refuse")
+
 
 @dataclass
 class DataConfig:
@@ -51,5 +57,24 @@ class DataConfig:
     seed: int = 0
     unreadable: str = "skip"
 
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
+        check = Checker(self, "data")
+        check.within("(0, 1)", "validation_fraction")
+        check.integers("image_size")
+        check.one_of("crop", CROPS)
+        check.within("(0, 1]", "min_crop_fraction")
+        check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
+        check.flags("flip")
+        check.integers("seed", minimum=0)
+        check.one_of("unreadable", UNREADABLE)
+        if self.crop_scales is not None and self.crop != "ten":
+            raise ConfigError("data.crop_scales go with data.crop ten; leave them out, or set data.crop to ten")
+        if self.crop == "ten" and self.flip:
+            raise ConfigError("data.flip: ten crops hold the mirror images already; set it to false")
 
-UNREADABLE = ("skip", "refuse")
+
+def _are_scales(value: object) -> bool:
+    if not isinstance(value, list | tuple):
+        return value is None
+    return len(value) > 0 and all(is_number(scale, 1) for scale in value)

@@ -6,55 +6,81 @@ import os
 import re
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
 from wvq.errors import ConfigError, near_match
 from wvq.files.stage_folder import former_fields, read_recipe
 
-Recipe = TypeVar("Recipe")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Recipe = TypeVar("Recipe", bound="DataclassInstance")
 
 
 class Parser(ArgumentParser):
-    """A jsonargparse parser that raises ConfigError, and names the near match of an unknown option."""
+    """A jsonargparse parser that raises ConfigError, and names the near match of an unknown option.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        program: the command, for its help.
+        description: what it does, for its help.
+    """
+
+    def __init__(self, program: str | None = None, description: str | None = None):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
-        super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False, **kwargs})
-        self.former_fields: dict[str, Any] = {}
+        super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
+        self._former_fields: dict[str, Any] = {}
 
-    def add_class_arguments(self, theclass, *args, **options):
-        """As jsonargparse adds them, and hidden, the fields that recipes of an earlier version have besides."""
-        added = super().add_class_arguments(theclass, *args, **options)
-        self.former_fields = former_fields(theclass)
-        for name in self.former_fields:
+    def add_recipe(self, recipe: type[DataclassInstance]) -> None:
+        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version."""
+        self.add_class_arguments(recipe)
+        self._former_fields = former_fields(recipe)
+        for name in self._former_fields:
             self.add_argument(f"--{name}", type=Any, default=SUPPRESS, help=SUPPRESS)
-        return added
 
-    def parse_args(self, args: Sequence[str], **options: Any) -> Namespace:
-        """As jsonargparse parses; a switch without a value (``--force-reference``) is on.
+    def parse(self, words: Sequence[str]) -> Namespace:
+        """Values by option, those of recipe files included; a switch without a value (``--force-reference``) is on.
 
         Raises:
-            ConfigError: what is wrong with the arguments or the recipe.
+            ConfigError: the arguments or a recipe file are wrong.
         """
-        for index, word in enumerate(args):
+        for index, word in enumerate(words):
             name, given, value = word.removeprefix("--").partition("=")
-            value = value if given else next(iter(args[index + 1 : index + 2]), "")
+            value = value if given else next(iter(words[index + 1 : index + 2]), "")
             if word.startswith("--") and name == "config":
                 self._check_groups(value)
-            elif word.startswith("--") and name in self.groups and os.path.isfile(value):  # its fields in a file
+            elif (
+                word.startswith("--") and name in self._group_names() and os.path.isfile(value)
+            ):  # its fields in a file
                 _refuse_class(value, {name: read_recipe(value)})
         switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
-        whole = list(args)
-        for index in reversed([index for index, word in enumerate(args) if word in switches]):
-            if index + 1 == len(args) or args[index + 1].startswith("--"):
+        whole = list(words)
+        for index in reversed([index for index, word in enumerate(words) if word in switches]):
+            if index + 1 == len(words) or words[index + 1].startswith("--"):
                 whole.insert(index + 1, "true")
-        return super().parse_args(whole, **options)
+        return self.parse_args(whole)
+
+    def build(self, values: Namespace) -> Namespace:
+        """The values with each group as the dataclass that it stands for.
+
+        Raises:
+            ConfigError: a group holds something other than fields.
+        """
+        for name, default in self._former_fields.items():
+            if name in values and (value := values.pop(name)) != default:
+                warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
+        for name in self._group_names():
+            if not isinstance(values.get(name), Namespace | None):
+                self.error(f"{name} must hold fields by name, got {values[name]!r}")
+        return self.instantiate(values)
+
+    def _group_names(self) -> Iterable[str]:
+        return self.groups or ()
 
     def _check_groups(self, recipe: str) -> None:
         """Refuse a recipe that names a class or another recipe: jsonargparse imports the class, which runs its module.
@@ -62,30 +88,20 @@ class Parser(ArgumentParser):
         It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
         """
         if not os.path.isfile(recipe):  # a long value is no error, as for pathlib
-            return  # said by jsonargparse
+            return  # jsonargparse says so
         values = read_recipe(recipe)
         if "config" in values:
             raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
         _refuse_class(recipe, values)
-        for name in self.groups:
-            group = values
+        for name in self._group_names():
+            group: Any = values
             for part in name.split("."):
                 group = group.get(part, {}) if isinstance(group, dict) else group
             if not isinstance(group, dict):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
 
-    def instantiate(self, values: Namespace) -> Namespace:
-        """Recipes and configs of the parsed values, after a check that each group holds fields."""
-        for name, default in self.former_fields.items():
-            if name in values and (value := values.pop(name)) != default:
-                warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
-        for name in self.groups:
-            if not isinstance(values.get(name), Namespace | None):
-                self.error(f"{name} must hold fields by name, got {values[name]!r}")
-        return super().instantiate(values)
-
-    def error(self, message: str, ex: Exception | None = None):
-        """Say what is wrong in one line.
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong, in one line.
 
         Raises:
             ConfigError: always.
@@ -113,16 +129,15 @@ def _refuse_class(recipe: str, values: dict) -> None:
 def _class_named(values: Any, place: str = "") -> str | None:
     """Dotted name of the first field in place of which a class is named; None if there is none."""
     if isinstance(values, list):
-        found = (_class_named(value, place) for value in values)
-        return next(filter(None, found), None)
+        return next(filter(None, (_class_named(value, place) for value in values)), None)
     if not isinstance(values, dict):
         return None
     for key, value in values.items():
         name = f"{place}.{key}".lstrip(".")
         if "class_path" in str(key).split("."):
             return name.partition(".class_path")[0]
-        if found := _class_named(value, name):
-            return found
+        if inner := _class_named(value, name):
+            return inner
     return None
 
 
@@ -149,6 +164,11 @@ def recipe_file(name: str | Path) -> Path:
     return shipped[short]
 
 
+def recipe_of(values: Namespace, recipe: type[Recipe]) -> Recipe:
+    """The recipe whose fields are among the values."""
+    return recipe(**{field.name: values[field.name] for field in fields(recipe)})
+
+
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe from YAML, with some fields set by dotted name.
 
@@ -157,12 +177,12 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
     """
     parser = Parser()
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(recipe)
-    found = recipe_file(file)
+    parser.add_recipe(recipe)
+    path = recipe_file(file)
     try:
-        values = parser.parse_args([f"--config={found}"])
+        values = parser.parse([f"--config={path}"])
     except ConfigError as error:
-        raise ConfigError(f"{found}: {error}") from error
+        raise ConfigError(f"{path}: {error}") from error
     for name, value in (overrides or {}).items():
         group, _, key = name.rpartition(".")
         if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
@@ -175,5 +195,4 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
         parser.validate(values)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
-    made = parser.instantiate(values)
-    return recipe(**{field.name: made[field.name] for field in fields(recipe)})
+    return recipe_of(parser.build(values), recipe)

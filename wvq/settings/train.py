@@ -64,18 +64,18 @@ class TrainConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "train")
-        for name in ("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints"):
-            check(name, "at least 1", lambda value: value >= 1)
-        for name in ("warmup_images", "evaluate_every", "save_every", "num_workers", "weight_decay", "clip_norm"):
-            check(name, "at least 0", lambda value: value >= 0)
-        for name in ("learning_rate", "max_minutes"):
-            check(name, "above 0", lambda value: value is None or value > 0)
-        for name in ("ema_decay", "beta1", "beta2"):
-            check(name, "in [0, 1)", lambda value: 0 <= value < 1)
-        check("final_learning_rate", "in [0, 1]", lambda value: 0 <= value <= 1)
-        check("seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
-        check("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        check("mixed_precision", f"one of {', '.join(map(str, PRECISIONS))}", PRECISIONS.__contains__)
+        check.integers("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints")
+        check.integers("warmup_images", "evaluate_every", "save_every", "num_workers", minimum=0)
+        check.numbers("weight_decay")
+        check.positive("learning_rate")
+        check.within("(0, inf]", "max_minutes", or_none=True)
+        check.within("[0, inf]", "clip_norm")
+        check.within("[0, 1)", "ema_decay", "beta1", "beta2")
+        check.within("[0, 1]", "final_learning_rate")
+        check.seeds("seed")
+        check.one_of("schedule", SCHEDULES)
+        check.one_of("mixed_precision", PRECISIONS)
+        check.flags("channels_last", "compile", "gradient_checkpointing")
 
 
 SCHEDULES = ("constant", "cosine", "linear")

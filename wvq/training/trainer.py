@@ -21,7 +21,7 @@ from tqdm import tqdm
 from wvq.data.unreadable import DrawnPictures
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import ConfigError, WVQError, from_worker
-from wvq.files.ownership import keep_torch_code_private
+from wvq.files.user_folders import keep_torch_code_private
 from wvq.interruption import (
     PassInterrupted,
     RunInterrupted,

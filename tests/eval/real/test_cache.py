@@ -11,7 +11,7 @@ from wvq.errors import DataError
 from wvq.eval.features.pictures import reference_features
 from wvq.eval.real import cache as reference_cache
 from wvq.eval.real.archive import ReferenceArchive
-from wvq.eval.real.cache import archive_features, cached_reference_features, default_cache, usable_cache
+from wvq.eval.real.cache import archive_features, cached_reference_features, usable_cache
 
 
 class Counting(torch.nn.Module):
@@ -101,10 +101,10 @@ def test_of_two_processes_both_learn_that_the_first_cannot_hold_the_folder(tmp_p
 import runpy
 import sys
 from pathlib import Path
-from wvq import locks
+from wvq.files import locks
 from wvq.distributed import leave_processes, processes
 from wvq.errors import ConfigError
-from wvq.eval import reference_cache
+from wvq.eval.real import cache as reference_cache
 processes()
 def locked(*_):
     raise OSError(30, "Read-only file system")
@@ -135,14 +135,11 @@ def test_an_archives_pictures_are_cached_too(counting, pictures, tmp_path):
 
 def test_a_user_without_a_home_keeps_nothing(monkeypatch):
     monkeypatch.delenv("WVQ_CACHE", raising=False)
-    monkeypatch.setattr("wvq.eval.real.cache.user_cache", lambda: None)
+    monkeypatch.setattr("wvq.files.user_folders._user_cache", lambda: None)
     with pytest.warns(UserWarning, match=r"a cache cannot be written \(this user has no home folder\).*set WVQ_CACHE"):
         assert usable_cache() is None
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.delenv("WVQ_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "wvq" / "references"
     monkeypatch.setenv("WVQ_CACHE", str(tmp_path / "mine"))
-    assert default_cache() == tmp_path / "mine" / "references"
+    assert usable_cache() == tmp_path / "mine" / "references"

@@ -56,7 +56,7 @@ def built():
 
     def build() -> Path:
         compiler = native._compiler()
-        folder = native.private_folder(next(native.code_folders()))
+        folder = native.private_folder(next(native.code_folders("native")))
         return native._built(folder, native._file_name(compiler), compiler)
 
     return build
@@ -147,14 +147,6 @@ def test_another_source_or_flag_is_another_file(cache, built, fake_compiler, mon
     assert sorted(cache.rglob("*.so")) == sorted(paths)
 
 
-def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv("WVQ_CACHE", raising=False)
-    assert list(native.code_folders()) == [tmp_path / "xdg" / "wvq-native"]
-    monkeypatch.setenv("WVQ_CACHE", str(tmp_path / "own"))
-    assert list(native.code_folders()) == [tmp_path / "own" / "native", tmp_path / "xdg" / "wvq-native"]
-
-
 def open_to_all(cache):
     cache.chmod(0o777)
 
@@ -222,7 +214,7 @@ def test_without_a_private_folder_each_process_compiles_its_own(cache, monkeypat
 @pytest.mark.usefixtures("_compiler")
 def test_a_user_without_a_home_has_the_search(cache, monkeypatch):
     monkeypatch.delenv("WVQ_CACHE")
-    monkeypatch.setattr(native, "user_cache", lambda: None)
+    monkeypatch.setattr("wvq.files.user_folders._user_cache", lambda: None)
     assert native.library() is not None
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from wvq.data.codes import CodeDataset, CodeHeader, batched, write_rows
+from wvq.data.code_tables import finish_table, row_features, write_shard
+from wvq.data.codes import CodeDataset, CodeHeader
 from wvq.errors import CacheError
 
 
@@ -40,6 +41,13 @@ def make_header(num_codes=10, num_images=6, num_crops=1, **fields):
 def make_codes(header, split="train", seed=0):
     rows = header.num_images[split] * (header.num_crops if split == "train" else 1)
     return torch.randint(0, header.num_codes, (rows, *header.grid), generator=torch.Generator().manual_seed(seed))
+
+
+def write_rows(folder, batches, header):
+    """One table in one file."""
+    features, name = row_features(header.num_codes, header.sequence_length), "data-00000-of-00001.arrow"
+    rows = write_shard(folder / name, batches, features)
+    finish_table(folder, [name], features, f"{header.tokenizer_hash[:32]}-{rows}")
 
 
 def write_cache(folder, header, codes=None, batch=4):
@@ -273,18 +281,21 @@ DAMAGES = {
         lambda f: write_header(f, num_crop=2),
         r'unknown field "num_crop" \(did you mean "num_crops"\?\)',
     ),
-    "no codes": (lambda f: write_header(f, num_codes=0), "num_codes has the value 0"),
-    "grid of one side": (lambda f: write_header(f, grid=[6]), r"grid has the value \[6\]"),
-    "grid of text": (lambda f: write_header(f, grid=["2", "3"]), "grid has the value"),
-    "no crops": (lambda f: write_header(f, num_crops=0), "num_crops has the value 0"),
-    "one split only": (lambda f: write_header(f, num_images={"train": 6}), "num_images has the value"),
-    "classes of text": (lambda f: write_header(f, class_names="ab"), "class_names has the value 'ab'"),
+    "no codes": (lambda f: write_header(f, num_codes=0), "num_codes must be an integer of at least 1, got 0"),
+    "grid of one side": (lambda f: write_header(f, grid=[6]), r"grid must be two integers of at least 1, got \[6\]"),
+    "grid of text": (lambda f: write_header(f, grid=["2", "3"]), "grid must be two integers"),
+    "no crops": (lambda f: write_header(f, num_crops=0), "num_crops must be an integer of at least 1, got 0"),
+    "one split only": (
+        lambda f: write_header(f, num_images={"train": 6}),
+        "num_images must be numbers of train",
+    ),
+    "classes of text": (lambda f: write_header(f, class_names="ab"), "class_names must be a list of names, got 'ab'"),
     "another number of rows": (
         lambda f: write_header(f, num_images={"train": 7, "validation": 2}),
         "holds 6 rows, not 7",
     ),
     "another number of crops": (lambda f: write_header(f, num_crops=2), "holds 6 rows, not 12"),
-    "another grid": (lambda f: write_header(f, grid=[3, 3]), "layout has the value"),
+    "another grid": (lambda f: write_header(f, grid=[3, 3]), "layout must be a layout of codes that ends on the grid"),
     "another grid of an old cache": (
         lambda f: write_header(f, grid=[3, 3], layout=None),
         "holds 36 codes, not 9 in each of 6 rows",
@@ -295,7 +306,7 @@ DAMAGES = {
     ),
     "layout of an unknown kind": (
         lambda f: write_header(f, layout={"kind": "spiral", "shapes": [[2, 3]]}),
-        "layout has the value {'kind': 'spiral'",
+        "layout must be .*, got {'kind': 'spiral'",
     ),
     "no table": (lambda f: shutil.rmtree(f / "train"), "train cannot be read"),
     "no state": (lambda f: (f / "train" / "state.json").unlink(), "train cannot be read"),
@@ -329,8 +340,3 @@ def test_header_round_trip(tmp_path):
     header = replace(make_header(), psnr_rgb={"train": 20.5, "validation": 19.0})
     header.save(tmp_path)
     assert CodeHeader.read(tmp_path) == header
-
-
-def test_batched():
-    assert list(batched(iter("cab"), 2)) == [["c", "a"], ["b"]]
-    assert list(batched([], 2)) == []

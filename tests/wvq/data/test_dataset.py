@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -146,7 +147,7 @@ class TestItems:
     def test_position_and_seed_alone_set_the_augmentation(self, folder):
         train = load_images(config_for(folder, flip=True)).train
         again = load_images(config_for(folder, flip=True)).train
-        other = ImageDataset(train.table, train.class_names, image_size=16, crop="random", flip=True, seed=1)
+        other = ImageDataset(train.table, train.class_names, replace(train.settings, seed=1))
         assert all(same(train[(position, 5)], again[(position, 5)]) for position in (9, 0, 4))
         assert not same(train[(0, 5)], train[(1, 5)])
         assert not same(train[(0, 5)], other[(0, 5)])
@@ -191,7 +192,7 @@ class TestItems:
         assert view.store is train.store
         assert torch.equal(view[3]["pixel_values"], to_pixels(center_crop(train.picture(3), 16)))
         assert train.with_crop(flip=False).crop_recipe == "random(0.75)"
-        with pytest.raises(ConfigError, match="crop must be random, ten or center, not 'top'"):
+        with pytest.raises(ConfigError, match="data\.crop must be one of random, ten, center, got 'top'"):
             train.with_crop(crop="top")
 
     def test_ten_crops_come_one_each_time_round(self, folder):
@@ -247,19 +248,25 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"image_size": 0}, "image_size must be at least 1 pixel, not 0"),
-            ({"crop_scales": [1.1]}, "crop_scales go with crop ten"),
+            ({"image_size": 0}, "data.image_size must be an integer of at least 1, got 0"),
+            ({"image_size": 32.0}, "data.image_size must be an integer of at least 1, got 32.0"),
+            ({"crop_scales": [1.1]}, "data.crop_scales go with data.crop ten"),
             (
                 {"crop": "ten", "crop_scales": [0.9]},
-                r"crop_scales must be one or more .* at least 1, not \[0.9\]",
+                r"data.crop_scales must be one or more .* at least 1, or null, got \[0.9\]",
             ),
-            ({"crop": "ten", "crop_scales": []}, r"crop_scales must be one or more .* at least 1, not \[\]"),
-            ({"crop": "middle"}, "crop must be random, ten or center, not 'middle'"),
-            ({"min_crop_fraction": 0.0}, "min_crop_fraction must be above 0"),
-            ({"min_crop_fraction": 1.2}, "min_crop_fraction must be above 0"),
-            ({"validation_fraction": 0.0}, "validation_fraction must be above 0"),
-            ({"validation_fraction": 1.0}, "validation_fraction must be above 0"),
-            ({"seed": -1}, "seed must be 0 or more"),
+            (
+                {"crop": "ten", "crop_scales": []},
+                r"crop_scales must be one or more .* at least 1, or null, got \[\]",
+            ),
+            ({"crop": "ten", "flip": True}, "data.flip: ten crops hold the mirror images"),
+            ({"crop": "middle"}, "data.crop must be one of random, ten, center, got 'middle'"),
+            ({"crop": "centre"}, r'data.crop must be one of .* \(did you mean "center"\?\), got \'centre\''),
+            ({"min_crop_fraction": 0.0}, r"data.min_crop_fraction must be in \(0, 1\], got 0.0"),
+            ({"min_crop_fraction": 1.2}, r"data.min_crop_fraction must be in \(0, 1\], got 1.2"),
+            ({"validation_fraction": 0.0}, r"data.validation_fraction must be in \(0, 1\), got 0.0"),
+            ({"validation_fraction": 1.0}, r"data.validation_fraction must be in \(0, 1\), got 1.0"),
+            ({"seed": -1}, "data.seed must be an integer of at least 0, got -1"),
         ],
     )
     def test_numbers_out_of_range(self, settings, message):

@@ -67,7 +67,8 @@ def test_broken_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/no/such/folder", "./pets", "../pets", "~/no-such-pets", "a/b/c", "pets.parquet"]
+    "path",
+    ["", "/no/such/folder", "./pets", "../pets", "~/no-such", "~no-such-user/pets", "a/b/c", "pets.parquet"],
 )
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))

@@ -76,7 +76,7 @@ class TestDraws:
     def test_refuse(self, spoil, tiny_data):
         with pytest.raises(DataError, match=r"(02|11)\.png cannot be read as a picture"):
             load_images(tiny_data(spoil(*BROKEN), unreadable="refuse"))
-        with pytest.raises(ConfigError, match="unreadable must be skip or refuse, not 'drop'"):
+        with pytest.raises(ConfigError, match=r"^data.unreadable must be one of skip, refuse, got 'drop'"):
             load_images(tiny_data("/nowhere", unreadable="drop"))
 
     def test_a_view_keeps_the_policy(self, train_set):

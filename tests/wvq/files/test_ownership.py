@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from wvq.files.ownership import keep_torch_code_private, private_folder, require_own_file, user_cache
+from wvq.files.ownership import private_folder, require_own_file
 
 
 def test_is_made_for_its_user_alone(tmp_path):
@@ -48,41 +48,3 @@ def test_a_users_own_file_is_regular_and_for_writing_by_none_else(tmp_path):
     file.chmod(0o666)
     with pytest.raises(PermissionError):
         require_own_file(file)
-
-
-def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr("pathlib.Path.home", no_home)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert user_cache() is None
-
-
-def test_a_cache_that_is_missing_is_made_for_the_user_alone(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = os.umask(0o002)
-    try:
-        assert private_folder(user_cache() / "code") == tmp_path / "cache" / "code"
-    finally:
-        os.umask(before)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "missing" / "cache"))
-    assert not user_cache().exists()
-
-
-def test_torch_compile_keeps_its_code_in_a_private_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
-    keep_torch_code_private()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    keep_torch_code_private()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "wvq-torch")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    tmp_path.joinpath("wvq-torch").chmod(0o777)
-    keep_torch_code_private()
-    other = os.environ["TORCHINDUCTOR_CACHE_DIR"]
-    assert stat.S_IMODE(os.stat(other).st_mode) == 0o700
-    assert str(tmp_path) not in other

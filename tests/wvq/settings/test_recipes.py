@@ -1,7 +1,7 @@
 """Recipes: ranges of every field, YAML with overrides, one clear line for each mistake, and the shipped ones."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 import yaml
@@ -10,7 +10,7 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError
 from wvq.eval.recipes import EvaluationRecipe
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, shipped_recipes
 from wvq.settings.train import TrainConfig
@@ -19,7 +19,7 @@ from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig,
 
 
 @pytest.mark.parametrize(
-    "settings", [TokenizerTrainConfig(), LossConfig(), ExportRecipe(), ConditionConfig(), QuickstartRecipe()], ids=type
+    "settings", [TokenizerRecipe(), ExportRecipe(), GeneratorRecipe(), QuickstartRecipe()], ids=type
 )
 def test_defaults_are_in_range(settings):
     settings.check()
@@ -50,6 +50,13 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.keep_checkpoints", 0),
     (TrainConfig, "train.num_workers", -1),
     (TrainConfig, "train.seed", -1),
+    (DataConfig, "data.validation_fraction", 1.0),
+    (DataConfig, "data.image_size", 0),
+    (DataConfig, "data.crop", "middle"),
+    (DataConfig, "data.min_crop_fraction", 0.0),
+    (DataConfig, "data.crop_scales", [0.5]),
+    (DataConfig, "data.seed", -1),
+    (DataConfig, "data.unreadable", "drop"),
     (LossConfig, "loss.l1_weight", -1.0),
     (LossConfig, "loss.l2_weight", -1.0),
     (LossConfig, "loss.perceptual_weight", -1.0),
@@ -79,25 +86,61 @@ OUT_OF_RANGE = [
     (DiscriminatorConfig, "discriminator.beta1", 1.0),
     (DiscriminatorConfig, "discriminator.beta2", 1.0),
     (DiscriminatorConfig, "discriminator.weight_decay", -0.1),
+    (ObjectiveConfig, "objective.label_smoothing", 1.0),
+    (ObjectiveConfig, "objective.random_order", -0.1),
+    (ObjectiveConfig, "objective.order_anneal", [0.5]),
     (QuickstartRecipe, "minutes", 0.0),
+    (QuickstartRecipe, "seed", -1),
 ]
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_names_its_field_and_its_range(kind, name, value):
     with pytest.raises(
-        ConfigError, match=rf"^{name} must be (at least|above|in|one of) .*, got {re.escape(repr(value))}$"
+        ConfigError, match=rf"^{name} must be (an?|at least|in|one|two) .*, got {re.escape(repr(value))}$"
     ):
         kind(**{name.rpartition(".")[2]: value}).check()
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, TokenizerTrainConfig, LossConfig, DiscriminatorConfig])
+GROUPS = [TrainConfig, TokenizerTrainConfig, DataConfig, LossConfig, DiscriminatorConfig, ConditionConfig]
+GROUPS += [ObjectiveConfig]
+
+
+@pytest.mark.parametrize("kind", GROUPS)
 def test_every_number_and_choice_has_a_range(kind):
     """A field added without a check is found here."""
     checked = {name.rpartition(".")[2] for each, name, _ in OUT_OF_RANGE if issubclass(kind, each)}
     free = {name for name, value in asdict(kind()).items() if isinstance(value, bool)}  # a flag has no range
-    free |= {"perceptual_weights", "backbone"}  # a path; whether it exists is asked when it is read
+    free |= {"perceptual_weights", "backbone", "text_encoder"}  # a path; whether it exists is asked when it is read
+    free |= {"path", "subset", "train_split", "validation_split", "classes"}  # compared with the data
+    free |= {"image_column", "label_column", "caption_column"}
     assert set(asdict(kind())) - checked - free == set()
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_value_of_another_type_is_out_of_range_too(kind):
+    """From Python; a recipe file and the command line are typed by the parser already."""
+    for name in [field.name for field in fields(kind) if field.type.startswith(("int", "float", "bool"))]:
+        with pytest.raises(ConfigError, match=rf"\.{name} must be .*, got '1'$"):
+            kind(**{name: "1"}).check()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "group"),
+    [
+        (TokenizerRecipe(data=DataConfig(image_size=0)), "data.image_size"),
+        (TokenizerRecipe(loss=LossConfig(l1_weight=-1)), "loss.l1_weight"),
+        (TokenizerRecipe(discriminator=DiscriminatorConfig(r1_interval=0)), "discriminator.r1_interval"),
+        (TokenizerRecipe(train=TrainConfig(batch_size=0)), "train.batch_size"),
+        (ExportRecipe(data=DataConfig(seed=-1)), "data.seed"),
+        (GeneratorRecipe(condition=ConditionConfig(text_length=0)), "condition.text_length"),
+        (GeneratorRecipe(objective=ObjectiveConfig(random_order=2)), "objective.random_order"),
+        (GeneratorRecipe(train=TrainConfig(batch_size=0)), "train.batch_size"),
+    ],
+)
+def test_a_recipe_checks_its_groups(recipe, group):
+    with pytest.raises(ConfigError, match=rf"^{group} must be"):
+        recipe.check()
 
 
 # ---- YAML
@@ -200,9 +243,7 @@ def test_shipped_recipes_are_valid(name):
     kind = next(kind for prefix, kind in KINDS.items() if name.split("/")[1].startswith(prefix))
     recipe = load_recipe(kind, name)
     if kind is TokenizerRecipe:
-        recipe.train.check()
-        recipe.loss.check()
-        recipe.discriminator.check()
+        recipe.check()
         config = WassersteinVQConfig(**recipe.model, image_size=recipe.data.image_size)
         assert config.grid[0] >= 2
     elif kind is ExportRecipe:
@@ -212,9 +253,7 @@ def test_shipped_recipes_are_valid(name):
         for field in ("path", "classes", "image_size", "seed", "validation_fraction"):
             assert getattr(recipe.data, field) == getattr(trained, field)
     else:
-        recipe.train.check()
-        recipe.condition.check()
-        recipe.objective.check()
+        recipe.check()
         ImageCodeTransformerConfig(**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
 
 
@@ -266,7 +305,7 @@ def test_a_file_of_one_group_imports_nothing_either(joined, tmp_path, monkeypatc
     parser.add_class_arguments(TokenizerRecipe)
     words = ["--data", str(tmp_path / "data.yaml")]
     with pytest.raises(ConfigError, match=r"data must hold fields by name, and no class"):
-        parser.parse_args(["=".join(words)] if joined else words)
+        parser.parse(["=".join(words)] if joined else words)
     assert not (tmp_path / "ran").exists()
     (tmp_path / "data.yaml").write_text("image_size: 48\n")
-    assert parser.parse_args(words).data.image_size == 48
+    assert parser.parse(words).data.image_size == 48

@@ -382,7 +382,7 @@ def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
 
 
 def test_settings_are_checked(tmp_path):
-    with pytest.raises(ConfigError, match=r"train.log_every must be at least 1"):
+    with pytest.raises(ConfigError, match=r"train.log_every must be an integer of at least 1"):
         trainer(tmp_path, log_every=0)
 
 

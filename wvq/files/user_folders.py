@@ -1,0 +1,78 @@
+"""The user's own folders: the home in a path, and the caches of features and of compiled code."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from wvq.files.ownership import private_folder
+
+
+def expand_user(path: str | Path) -> Path:
+    """The path with the user's home in place of ``~``; as it is where there is no such user or home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def cache_folder() -> Path:
+    """Where features are kept for later runs: ``WVQ_CACHE``, or ``wvq`` in the user's cache; it need not exist.
+
+    Raises:
+        FileNotFoundError: the former is not set, and the user has no home.
+    """
+    if own := os.environ.get("WVQ_CACHE"):
+        return Path(own)
+    if cache := _user_cache():
+        return cache / "wvq"
+    raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
+
+
+def code_folders(kind: str) -> Iterator[Path]:
+    """Where compiled code may be kept, best first; :func:`private_folder` makes one, or says why it cannot be used.
+
+    Args:
+        kind: ``native`` or ``torch``.
+    """
+    if own := os.environ.get("WVQ_CACHE"):
+        yield Path(own) / kind  # not in the folder itself, which users may share
+    if cache := _user_cache():
+        yield cache / f"wvq-{kind}"  # not in `wvq`, which others may be allowed to write
+
+
+def keep_torch_code_private() -> None:
+    """Give torch.compile a folder of this user's own, unless TORCHINDUCTOR_CACHE_DIR names one.
+
+    By default it runs what it finds in the system's temporary folder under the user's name, whoever made it.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    for folder in code_folders("torch"):
+        with contextlib.suppress(OSError):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder(folder))
+            return
+    temporary = tempfile.mkdtemp(prefix="wvq-torch-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
+
+
+def _user_cache() -> Path | None:
+    """``XDG_CACHE_HOME`` or ``~/.cache``; None for a user without a home.
+
+    It is made if need be, with mode 0700 as the XDG specification has it: many systems let a user's group write folders
+    that are made in passing, and compiled code is not kept in such a one.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a number without an entry among the users, as containers have
+        return None
+    with contextlib.suppress(OSError):  # said by whoever writes there
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
