@@ -41,7 +41,7 @@ class Parser(ArgumentParser):
         self.add_class_arguments(recipe)
         self._former_fields = former_fields(recipe)
         for name in self._former_fields:
-            self.add_argument(f"--{name}", type=Any, default=SUPPRESS, help=SUPPRESS)
+            self.add_argument(f"--{name}", type=float | str | None, default=SUPPRESS, help=SUPPRESS)
 
     def parse(self, words: Sequence[str]) -> Namespace:
         """Values by option, those of recipe files included; a switch without a value (``--force-reference``) is on.
