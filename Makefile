@@ -1,6 +1,8 @@
 # make quickstart: set up, train both stages on OpenMoji, sample, measure, report. make test: prove the installation.
 PYTHON ?= python3
 OUT ?= runs/openmoji
+# Processes that share the tests, a thread each; the tests of a file stay together, since they share what they prepare.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is reused only while the files that define it are the same.
@@ -13,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/wvq quickstart --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 study: $(STAMP)
 	$(BIN)/python -m pytest -m study

@@ -83,17 +83,17 @@ class Kept:
     def __init__(self, modules: list[nn.Module]):
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         self.weights = {tensor.untyped_storage().data_ptr() for tensor in weights}
-        self.found: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
-            self.found[storage.data_ptr()] = storage.nbytes()
+            self.sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     def take(self) -> int:
-        total, self.found = sum(self.found.values()), {}
+        total, self.sizes = sum(self.sizes.values()), {}
         return total
 
 

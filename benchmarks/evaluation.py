@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluation runs/openmoji [--num_images 256] [--rounds 3] [--out result.json]
 
-drawn: :func:`wvq.eval.generation.sample_pictures` alone. features: the feature network alone over those pictures.
+drawn: :class:`wvq.eval.samples.drawing.Samples` alone. features: the feature network alone over those pictures.
 streamed: both, and everything that makes them resumable (:mod:`wvq.eval.features.shards`). Each round runs the three
 in turn; overhead is the median over rounds of streamed / (drawn + features) - 1.
 """
@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from wvq.eval.features.networks import load_feature_network
-from wvq.eval.features.shards import Batch, FeatureShards, stream_features
-from wvq.eval.generation import draw_samples, sample_pictures
+from wvq.eval.features.shards import FeatureShards, stream_features
+from wvq.eval.samples.conditions import Conditions
+from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -36,16 +37,14 @@ def main() -> None:
     pipe = ImageGenerationPipeline.from_pretrained(arguments.pipeline)
     network = load_feature_network("efficientnet_lite0")
     count, batch = arguments.num_images, arguments.batch_size
-    labels = [number % pipe.generator.config.num_classes for number in range(count)]
-    sampling = vars(pipe.sampling)
+    labels: list[str | int] = [number % pipe.generator.config.num_classes for number in range(count)]
+    samples = Samples(pipe, count, Conditions(labels, None, None), pipe.sampling, batch_size=batch)
+    runs = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     times: dict[str, list[float]] = {"drawn": [], "features": [], "streamed": []}
-
-    def draw(run: range) -> Batch:
-        return Batch(draw_samples(pipe, run, labels, None, 0, batch, sampling), list(run))
 
     for _ in range(arguments.rounds):
         start = time.perf_counter()
-        pictures = list(sample_pictures(pipe, count, labels, None, 0, batch, **sampling))
+        pictures = [samples.draw(run).images for run in runs]
         times["drawn"].append(time.perf_counter() - start)
         start = time.perf_counter()
         for part in pictures:
@@ -53,7 +52,7 @@ def main() -> None:
         times["features"].append(time.perf_counter() - start)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            stream_features(draw, range(count), network, FeatureShards(Path(folder) / "s", {}), batch)
+            stream_features(samples.draw, range(count), network, FeatureShards(Path(folder) / "s", {}), batch)
             times["streamed"].append(time.perf_counter() - start)
     ratios = [whole / (a + b) for a, b, whole in zip(*times.values(), strict=True)]
     result = {f"{name}_seconds": round(statistics.median(values), 2) for name, values in times.items()}

@@ -28,9 +28,11 @@ from wvq.data.sheets import image_grid
 from wvq.data.unreadable import Reading
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, load_feature_network
-from wvq.eval.features.pictures import collect_features, evaluation_view, pixel_batches, reference_features
-from wvq.eval.figures.metrics import distribution_metrics, real_floor
-from wvq.eval.generation import sample_pictures
+from wvq.eval.features.pictures import PictureFeatures, evaluation_view
+from wvq.eval.figures.metrics import DISTANCES, compare
+from wvq.eval.real.dataset import dataset_features
+from wvq.eval.samples.conditions import Conditions
+from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
 from wvq.generator.recipes import GeneratorRecipe
@@ -102,20 +104,21 @@ class Measure:
     def __post_init__(self):
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0)).tolist()
         self.others = order[NUM_SAMPLES : 2 * NUM_SAMPLES]
-        pool = reference_features(self.dataset, self.network, 64, order[: 2 * NUM_SAMPLES]).features
-        self.real = pool[:NUM_SAMPLES]
-        self.floor = real_floor(self.network.name, self.real, pool[NUM_SAMPLES:])
+        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * NUM_SAMPLES])
+        self.real = pool.part(slice(NUM_SAMPLES))
+        self.floor = compare(self.network, self.real, pool.part(slice(NUM_SAMPLES, None)), DISTANCES)
 
     def __call__(self, batches: Iterator[torch.Tensor]) -> dict[str, float]:
         """Figures of ``NUM_SAMPLES`` pictures, uint8 batches (B, 3, S, S)."""
-        features = collect_features(batches, self.network, NUM_SAMPLES, "none").features
-        return distribution_metrics(self.network.name, features, self.real)
+        features = torch.cat([self.network(batch).features.cpu() for batch in batches])
+        drawn = PictureFeatures(features, None, "", self.dataset.image_size, "none")
+        return compare(self.network, drawn, self.real, DISTANCES)
 
     def decoded(self, tokenizer: WassersteinVQModel) -> Iterator[torch.Tensor]:
         """The other real pictures, through the tokenizer."""
-        for pixels in pixel_batches(Reading(evaluation_view(self.dataset), self.others), 64):
+        for batch in Reading(evaluation_view(self.dataset), self.others).batches(64):
             with torch.no_grad():
-                yield to_uint8(tokenizer.decode_codes(tokenizer.encode(pixels).codes))
+                yield to_uint8(tokenizer.decode_codes(tokenizer.encode(batch["pixel_values"]).codes))
 
 
 def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measure) -> dict:
@@ -124,11 +127,12 @@ def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measur
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
     run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
-    labels = [i % len(pipe.class_names) for i in range(NUM_SAMPLES)]
+    conditions = Conditions([i % len(pipe.class_names) for i in range(NUM_SAMPLES)], None, None)
     samples = {}
     for scale in GUIDANCE:
-        pictures = sample_pictures(pipe, NUM_SAMPLES, labels, None, 0, 250, guidance_scale=scale)
-        samples[f"{scale:g}"] = measure(pictures)
+        drawn = Samples(pipe, NUM_SAMPLES, conditions, pipe.sampling.updated(guidance_scale=scale), batch_size=250)
+        runs = [range(start, min(start + 250, NUM_SAMPLES)) for start in range(0, NUM_SAMPLES, 250)]
+        samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in runs)
     sheet(pipe).save(out / "sheet.png")
     trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")
     bits = run["loss"] * pipe.generator.config.sequence_length / math.log(2)

@@ -22,7 +22,7 @@ from wvq.data.codes import CodeDataset
 from wvq.data.dataset import load_images
 from wvq.eval.features.networks import default_feature_network
 from wvq.eval.generation import evaluate_generation
-from wvq.eval.real.reference import RealPictures
+from wvq.eval.real.references import DatasetReference
 from wvq.files.atomic import write_json
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path)
     arguments = parser.parse_args()
     classes = CodeDataset(arguments.codes).header.class_names
-    arguments.real = RealPictures(
+    arguments.real = DatasetReference(
         load_images(DataConfig(path="openmoji", classes=classes, image_size=32, seed=1)).train
     )
     arguments.network = default_feature_network()

@@ -3,7 +3,7 @@
     python -m benchmarks.memory [--out docs/results/memory.json]
 
 Each case runs in a process of its own: once to load libraries and tables, then measured, as the highest resident memory
-above that before it (Linux's ``VmHWM``). glibc is told to give memory back in pieces from 64 KiB on: by itself it keeps
+above that before it (Linux's ``VmHWM``). glibc is set to give memory back in pieces from 64 KiB on: by itself it keeps
 some of the pieces below 32 MiB for later, which is free, but counts as resident. Estimates:
 :mod:`wvq.generator.memory`, :mod:`wvq.tokenizer.memory`, :mod:`wvq.pipelines.memory`. Everything on the CPU.
 """
@@ -29,7 +29,7 @@ from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.task import GeneratorTask
 from wvq.hardware import hardware
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -164,8 +164,8 @@ def main() -> None:
     for kind, (_, cases) in CASES.items():
         for number in range(len(cases)):
             command = [sys.executable, "-m", "benchmarks.memory", "--case", kind, str(number)]
-            found = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append(json.loads(found.stdout.splitlines()[-1]))
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(rows[-1], flush=True)
             if arguments.out:
                 write_json(arguments.out, {"hardware": hardware(), "torch": torch.__version__, "rows": rows})

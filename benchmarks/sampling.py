@@ -32,12 +32,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from wvq.files.atomic import write_json
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.decoding import begin
-from wvq.generator.guidance import guide
+from wvq.generator.decoder import GuidedDecoder
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.hardware import processor_name
 
 CLASSES = 1000
@@ -131,19 +131,17 @@ def floor(
 
 
 def window_pass(model: ImageCodeTransformer, batch: int, codes: int, window: int = 8) -> Callable[[], float]:
-    guesses = torch.zeros(2 * batch, window, dtype=torch.int64)
-    known = model.config.prefix_length + codes // 2
-    steps = min(codes, 32)
+    known, steps = codes // 2, min(codes, 32)
+    guesses = torch.zeros(batch, model.config.sequence_length, dtype=torch.int64)
 
     def run() -> float:
         with packed_weights(model), torch.inference_mode():
-            prefix, valid, cache = begin(model, Condition(torch.arange(batch)), batch, guided=True)
-            cache.memory.zero_()
+            scales = SETTINGS.scales(model.config.sequence_length)
+            decoder = GuidedDecoder(model, Condition(torch.arange(batch)), batch, scales)
+            decoder.logits(guesses, known, known + 1)
             start = time.perf_counter()
             for _ in range(steps):
-                cache.length = known
-                hidden = model.run(model.embed_codes(guesses, prefix.bias), valid, cache)
-                guide(model.logits(hidden), SETTINGS.guidance_scale)
+                decoder.logits(guesses, known + 1, known + 1 + window)
             return (time.perf_counter() - start) / steps
 
     return run

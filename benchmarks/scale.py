@@ -5,7 +5,7 @@
 
 Operations of a training step are counted as torch runs it (on tensors without values), memory is the trainer's own
 estimate (generator/memory.py); the rates of the hardware are its maker's, the share of them that is reached is assumed.
-``--measure`` holds the counting against steps that are run here: the share of the rate of a large matrix product, taken
+``--measure`` compares the counting with steps that are run here: the share of the rate of a large matrix product, taken
 in turns with the steps, that a step reaches.
 """
 
@@ -24,7 +24,7 @@ from wvq.files.atomic import write_json
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.hardware import hardware
 from wvq.memory import GIB
 

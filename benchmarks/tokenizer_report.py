@@ -67,10 +67,10 @@ def shown(name: str, kind: str) -> str:
 
 def rows(cells: list[dict]) -> dict[tuple[str, str, int], list[dict]]:
     """Cells of one group, method and K, over their seeds."""
-    found = defaultdict(list)
+    by_row = defaultdict(list)
     for cell in cells:
-        found[group(cell), method(cell), cell["cell"]["num_codes"]].append(cell)
-    return found
+        by_row[group(cell), method(cell), cell["cell"]["num_codes"]].append(cell)
+    return by_row
 
 
 def figures(cell: dict) -> dict:
@@ -88,10 +88,10 @@ def line(name: str, num_codes: int, cells: list[dict]) -> str:
 
 def table(cells: list[dict], wanted: str) -> str:
     """A Markdown table of one group, K by K, best PSNR first."""
-    found = {key[1:]: value for key, value in rows(cells).items() if key[0] == wanted}
+    by_row = {key[1:]: value for key, value in rows(cells).items() if key[0] == wanted}
     head = f"| K | quantizer | seeds | {' | '.join(COLUMNS)} |\n|---|---|---|{'---|' * len(COLUMNS)}"
-    order = sorted(found, key=lambda key: (-key[1], -mean(c["metrics"]["psnr_rgb"] for c in found[key])))
-    return "\n".join([head, *(line(shown(name, wanted), size, found[name, size]) for name, size in order)])
+    order = sorted(by_row, key=lambda key: (-key[1], -mean(c["metrics"]["psnr_rgb"] for c in by_row[key])))
+    return "\n".join([head, *(line(shown(name, wanted), size, by_row[name, size]) for name, size in order)])
 
 
 def plot(cells: list[dict], file: Path) -> None:
@@ -101,8 +101,8 @@ def plot(cells: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = rows(cells)
-    names = sorted({name for kind, name, _ in found if kind == "equal"}, key=lambda name: (name not in ALIGNED, name))
+    by_row = rows(cells)
+    names = sorted({name for kind, name, _ in by_row if kind == "equal"}, key=lambda name: (name not in ALIGNED, name))
     figure, axes = plt.subplots(1, 3, figsize=(14.5, 4.2))
 
     def draw(axis, points: dict[str, dict[int, list[dict]]], key: str, scale: int = 1) -> None:
@@ -114,12 +114,12 @@ def plot(cells: list[dict], file: Path) -> None:
         axis.grid(alpha=0.3)
 
     sizes = sorted(SIZES)
-    by_size = {name: {k: found["equal", name, k] for k in sizes if ("equal", name, k) in found} for name in names}
+    by_size = {name: {k: by_row["equal", name, k] for k in sizes if ("equal", name, k) in by_row} for name in names}
     by_length = {
         name: {
-            found[kind, name, max(SIZES)][0]["run"]["images"]: found[kind, name, max(SIZES)]
+            by_row[kind, name, max(SIZES)][0]["run"]["images"]: by_row[kind, name, max(SIZES)]
             for kind in ("equal", "longer")
-            if (kind, name, max(SIZES)) in found
+            if (kind, name, max(SIZES)) in by_row
         }
         for name in names
     }

@@ -28,9 +28,9 @@ from wvq.files.names import RECIPE_NAME
 from wvq.settings.parser import load_recipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers.aligned import SlicedWassersteinQuantizer
-from wvq.tokenizer.quantizers.codebook import VectorQuantizer
 from wvq.tokenizer.quantizers.registry import QUANTIZERS
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
+from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.train import train_tokenizer
 

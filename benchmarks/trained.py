@@ -19,12 +19,14 @@ import torch
 from wvq.data.codes import CodeDataset
 from wvq.files.atomic import write_json
 from wvq.generator.conditioning import Condition
+from wvq.generator.decoder import GuidedDecoder
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
-from wvq.generator.sampling import SamplingSettings, sample_codes
-from wvq.generator.speculative import Speculation
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.speculative import WindowedSampler
 
 PICTURES = 256
 
@@ -36,12 +38,12 @@ def divergences(folder: Path, codes: CodeDataset) -> dict[str, float]:
     plain = ImageCodeTransformer.from_pretrained(folder)
     labels = batch["label"] if plain.config.num_classes else None
     expected = plain(batch["codes"], labels).logits.log_softmax(-1)
-    found = {}
+    divergence = {}
     for kind in REDUCED:
         model = reduce_weights(ImageCodeTransformer.from_pretrained(folder), kind)
         other = model(batch["codes"], labels).logits.log_softmax(-1)
-        found[kind] = float((expected.exp() * (expected - other)).sum(-1).double().mean())
-    return found
+        divergence[kind] = float((expected.exp() * (expected - other)).sum(-1).double().mean())
+    return divergence
 
 
 def windows(model: ImageCodeTransformer, sizes: list[int], pictures: int) -> list[dict]:
@@ -62,10 +64,10 @@ def windows(model: ImageCodeTransformer, sizes: list[int], pictures: int) -> lis
             codes = torch.full((1, config.sequence_length), FREE)
             start = time.perf_counter()
             with torch.inference_mode():
-                work = Speculation(codes, model, condition, [seed], settings, settings.scales(config.sequence_length))
-                work.fill(0, config.sequence_length, size, progress=False)
+                decoder = GuidedDecoder(model, condition, 1, settings.scales(config.sequence_length))
+                sampler = WindowedSampler(codes, decoder, [seed], settings.updated(window=size))
+                passes[size].append(sampler.fill(0, config.sequence_length))
             times[size].append(time.perf_counter() - start)
-            passes[size].append(work.passes)
             first = codes if first is None else first
             same[size] += int(torch.equal(codes, first))
     return [

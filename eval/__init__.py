@@ -1,0 +1,1 @@
+"""Evaluation: recipes and protocols, and what a result is compared with."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from wvq.errors import DataError
-from wvq.eval.figures.metrics import AT_FLOOR_N
+from wvq.eval.figures.comparison import AT_FLOOR_N
+from wvq.eval.figures.metrics import is_better_higher
 from wvq.eval.report.markdown import markdown_table
-from wvq.eval.results import is_result
+from wvq.eval.report.results import is_result
 from wvq.files.atomic import read_json
+from wvq.generator.sampling_settings import SamplingSettings
 
-# What a figure depends on beside the model. Sampling settings are the model's own affair: they are shown, not required.
+# What a figure depends on beside the model. Sampling settings belong to the model: they may differ, and are shown.
 PROTOCOL = (
     "kind",
     "num_images",
@@ -29,13 +34,11 @@ PROTOCOL = (
     "settings.clip_sha256",
     "settings.lpips_sha256",
 )
-SAMPLING = ("guidance_scale", "guidance_schedule", "guidance_power", "guidance_interval", "temperature", "top_k")
-SAMPLING += ("top_p", "min_p", "window", "resize", "dtype", "averaging_decay", "seed")
-HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "utilization", "perplexity")
-HIGHER += ("clip_score", "codes")
+# What is shown where it differs: how samples were drawn.
+SAMPLING = (*(field.name for field in fields(SamplingSettings)), "resize", "dtype", "averaging_decay", "seed")
 
 
-def compare_results(files: list[str | Path]) -> str:
+def compare_results(files: Sequence[str | Path]) -> str:
     """A Markdown table of results, best figures in bold, with floors and with what their sampling differs in.
 
     Args:
@@ -62,7 +65,7 @@ def compare_results(files: list[str | Path]) -> str:
     head = ["metric", "better", *(str(file) for file in files), "real against real"]
     rows = []
     for name in names:
-        higher = name.removesuffix(AT_FLOOR_N).removeprefix("joint_").startswith(HIGHER)
+        higher = is_better_higher(name)
         values = [result["metrics"][name] for result in results]
         best = f"{max(values) if higher else min(values):.4f}"  # as printed: what looks equal is equal
         figures = [f"**{value:.4f}**" if f"{value:.4f}" == best else f"{value:.4f}" for value in values]
@@ -76,7 +79,7 @@ def compare_results(files: list[str | Path]) -> str:
     return "\n".join([note, "", markdown_table(head, rows), *_differences(files, results)])
 
 
-def _differences(files: list, results: list[dict]) -> list[str]:
+def _differences(files: Sequence[str | Path], results: Sequence[dict[str, Any]]) -> list[str]:
     """What the results were sampled with, where they differ."""
     lines = []
     for name in SAMPLING:
@@ -87,31 +90,31 @@ def _differences(files: list, results: list[dict]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _read(file: str | Path) -> dict:
+def _read(file: str | Path) -> dict[str, Any]:
     result = read_json(file, DataError, f"{file} does not exist")
     if not is_result(result):
         raise DataError(f"{file} is no result of wvq evaluate")
     return result
 
 
-def _field(result: dict, name: str):
-    value = result
+def _field(result: dict[str, Any], name: str) -> Any:
+    value: Any = result
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
 
-def _number(result: dict, name: str) -> bool:
+def _number(result: dict[str, Any], name: str) -> bool:
     value = result["metrics"].get(name)
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _network(result: dict) -> str:
+def _network(result: dict[str, Any]) -> str:
     reference = result["settings"].get("reference") or {}
     name = result["settings"].get("feature_network")
     return f"features of {name}, {reference.get('kind', 'unknown')} reference {str(reference.get('sha256'))[:8]}"
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"

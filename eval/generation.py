@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from wvq.data.dataset import ImageDataset
-from wvq.data.pixels import save_png, to_uint8, uint8_to_pil
 from wvq.distributed import decided_by_first_process, gather_objects, processes
 from wvq.errors import ConfigError, DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
-from wvq.eval.features.shards import Batch, FeatureShards, collected, holds_shards, stream_features, working_folder
-from wvq.eval.plan import condition_plan, plan_warnings
+from wvq.eval.features.pictures import PictureFeatures
+from wvq.eval.features.shards import FeatureShards, collected, holds_shards, stream_features, working_folder
 from wvq.eval.real.archive import ReferenceArchive, write_archive
-from wvq.eval.real.reference import RealPictures
-from wvq.eval.results import make_result
-from wvq.files.stage_folder import refuse_occupied
-from wvq.generator.conditioning import class_ids
+from wvq.eval.real.references import Reference, as_reference
+from wvq.eval.recipes import check_resize
+from wvq.eval.report.results import make_result
+from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
+from wvq.eval.samples.drawing import Samples, Saving
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 
-MOST_PIXELS = 4_096  # a side that samples may be brought to
-
-
 def evaluate_generation(
     pipeline: ImageGenerationPipeline,
-    reference: RealPictures | ImageDataset | ReferenceArchive,
+    reference: Reference | ImageDataset | ReferenceArchive,
     num_images: int,
     classes: str | Sequence[str | int] | None = "auto",
     prompts: str | Sequence[str] | None = None,
@@ -48,21 +39,21 @@ def evaluate_generation(
     work: str | Path | None = None,
     save_samples: str | Path | None = None,
     clip: CLIPScore | None = None,
-    **sampling,
+    **sampling: Any,
 ) -> dict:
-    """Draws samples and compares them with as many real pictures (fewer only if there are fewer).
+    """Draw samples and compare them with as many real pictures (fewer only if there are fewer).
 
     Samples are measured as they are drawn. Under several processes each draws its share; pictures and figures are the
     same on any number of them but for rounding.
 
     Where a data set holds twice ``num_images``, the floor is measured at that N, against the same reference. Otherwise,
     and from 50,000 samples on, it compares the two halves of the pictures, and metrics that end in ``_at_floor_n``
-    compare as many samples with one half: hold those against the floor. An archive's statistics, where it has any, take
+    compare as many samples with one half: compare those with the floor. An archive's statistics, where it has any, take
     the place of the reference.
 
     Args:
         pipeline: the pipeline to evaluate.
-        reference: training pictures or an archive of them; a :class:`wvq.eval.real.reference.RealPictures` for others,
+        reference: training pictures or an archive of them; one of :mod:`wvq.eval.real.references` for other pictures,
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
@@ -74,16 +65,17 @@ def evaluate_generation(
         batch_size: samples and pictures in a batch; the result depends on it by rounding alone.
         feature_network: network of the distances; the default one if not given.
         progress: whether to show progress bars.
-        resize: side in pixels that samples are brought to before they are measured (:func:`resized`); as drawn if None.
+        resize: side in pixels that samples are brought to before they are measured
+            (:func:`wvq.eval.samples.drawing.resized`); as drawn if None.
         work: folder for the features of the samples drawn so far: an evaluation that was stopped goes on there. It can
             be removed when the result is kept. A temporary one if None; several processes need one.
         save_samples: keep the samples: a folder for one PNG each, or an .npz file in the form of ADM's evaluation.
         clip: also measure how well samples fit their prompts (``clip_score``); needs prompts.
-        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`; the pipeline's own where None or left out.
+        sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.results`, with ``num_unreadable``, pictures passed over because they cannot be
-        read; others were taken instead, as far as there are any.
+        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they
+        cannot be read; others were taken instead, as far as there are any.
 
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
@@ -91,183 +83,72 @@ def evaluate_generation(
             data where they are asked for.
         RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
     """
-    real = reference if isinstance(reference, RealPictures) else RealPictures(reference)
-    network = feature_network or default_feature_network()
+    real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
     if num_images < 4:
         raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} samples")
     if clip is not None and prompts is None:
         raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
     check_resize(resize)
-    chosen = pipeline.sampling.updated(**sampling)
-    sampling = asdict(chosen)
+    settings = pipeline.sampling.updated(**sampling)
 
-    def conditions(indices: list[int]) -> tuple:
+    def conditions(indices: list[int]) -> Conditions:
         return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
 
     conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
     with working_folder(work) as folder:
         pool = real.pool(network, num_images, batch_size, progress)
-        indices = pool.indices[:num_images] if real.dataset is not None else []
-        labels, class_setting, texts = conditions(indices)
-        former = {"pipeline_weights": pipeline.former_hashes(), "conditions": _conditions_hash(labels, texts)}
-        ids = labels and class_ids(labels, tuple(pipeline.class_names), pipeline.generator.config.num_classes)
-        identity = {
-            "pipeline_weights": pipeline.weights_hashes(former["pipeline_weights"]),
-            "num_images": num_images,
-            "seed": seed,
-            "conditions": _conditions_hash(ids, texts),  # by id: what a name stands for is the config's
-            "sampling": chosen.identity(),
-            "resize": resize,
-            "feature_network": network.name,
-            "feature_network_sha256": network.weights_sha256,
-            "save_samples": save_samples and str(save_samples),
-            **pipeline.numerics(),
-            **(clip.description() if clip else {}),
-        }
-
-        def draw(run: range) -> Batch:
-            images = draw_samples(pipeline, run, labels, texts, seed, batch_size, sampling, resize)
-            scores = {} if clip is None else {"clip": clip(images, texts[run.start : run.stop])}
-            return Batch(images, list(run), scores=scores)
-
-        new = decided_by_first_process(lambda: not holds_shards(folder))
-        saving = _Saving(save_samples, seed, new)
-        shards = FeatureShards(folder, identity, lasting=work is not None, former=former)
+        plan = conditions(pool.indices[:num_images])
+        samples = Samples(pipeline, num_images, plan, settings, seed, batch_size, resize, clip)
+        saving = Saving(save_samples, seed, new=decided_by_first_process(lambda: not holds_shards(folder)))
+        shards = FeatureShards(
+            folder, _identity(samples, network, save_samples), work is not None, samples.former_identity
+        )
         shown = "samples" if progress else None
-        stream_features(saving.around(draw), range(num_images), network, shards, batch_size, shown, saving.archive)
+        draw = saving.around(samples.draw)
+        stream_features(draw, range(num_images), network, shards, batch_size, shown, saving.archive)
         result = None
         if processes().is_main_process:
-            samples = collected(shards, "none", num_images)
-            metrics, floor, counts = real.compare(network, samples, pool)
+            features = collected(shards, "none", num_images)
+            result = _result(samples, features, real, pool, network, prompts)
             if clip is not None:
-                metrics["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
-            if saving.archive:
-                write_archive(save_samples, shards.pictures(), num_images, ids)
-            settings = {
-                **sampling,
-                "guidance_formula": "u + s (c - u)",
-                "resize": resize,
-                "resize_filter": resize and "bicubic without antialiasing, before rounding",
-                "seed": seed,
-                "batch_size": batch_size,
-                "classes": class_setting,
-                "prompts": prompts if prompts is None or isinstance(prompts, str) else list(prompts),
-                "pipeline_weights": identity["pipeline_weights"],
-                **pipeline.numerics(),
-                "samples": samples.description(),
-                "reference": real.description(pool, counts["num_reference"]),
-                **network_settings(network, samples.image_size),
-                **(clip.description() if clip else {}),
-            }
-            warnings = [
-                *real.warnings(network, samples, pool, counts),
-                *plan_warnings(real.dataset, indices, class_setting, prompts),
-            ]
-            result = make_result("generation", metrics, floor, **counts, settings=settings, warnings=warnings)
-            result["num_unreadable"] = pool.num_unreadable
+                result["metrics"]["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
+            if saving.archive and save_samples is not None:
+                write_archive(save_samples, shards.pictures(), num_images, plan.by_id(pipeline))
         return gather_objects(result)[0]
 
 
-def _conditions_hash(labels: list | None, texts: list[str] | None) -> str:
-    return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
+def _identity(samples: Samples, network: FeatureNetwork, save_samples: str | Path | None) -> dict[str, Any]:
+    """What the files of a working folder depend on."""
+    return {
+        **samples.identity,
+        "feature_network": network.name,
+        "feature_network_sha256": network.weights_sha256,
+        "save_samples": save_samples and str(save_samples),
+    }
 
 
-def sample_pictures(
-    pipeline: ImageGenerationPipeline,
-    num_images: int,
-    class_labels: Sequence[str | int] | None = None,
-    prompts: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **sampling,
-) -> Iterator[Tensor]:
-    """Draws samples batch by batch: sample i comes from seed + i whatever the batch size, so memory stays bounded.
-
-    Args:
-        pipeline: the pipeline to draw from.
-        num_images: number of samples.
-        class_labels: one class a sample, or None.
-        prompts: one text a sample, or None.
-        seed: seed of the first sample.
-        batch_size: samples in a batch.
-        sampling: settings for the pipeline, such as ``guidance_scale``.
-
-    Yields:
-        uint8 pictures (B, 3, S, S).
-    """
-    for start in range(0, num_images, batch_size):
-        run = range(start, min(start + batch_size, num_images))
-        yield draw_samples(pipeline, run, class_labels, prompts, seed, batch_size, sampling)
-
-
-def draw_samples(
-    pipeline: ImageGenerationPipeline,
-    run: range,
-    class_labels: Sequence[str | int] | None,
-    prompts: Sequence[str] | None,
-    seed: int,
-    batch_size: int,
-    sampling: dict,
-    resize: int | None = None,
-) -> Tensor:
-    """The samples of consecutive numbers, uint8 (B, 3, S, S); arguments as in :func:`sample_pictures`."""
-    conditions = {}
-    if class_labels is not None:
-        conditions["class_labels"] = list(class_labels[run.start : run.stop])
-    if prompts is not None:
-        conditions["prompt"] = list(prompts[run.start : run.stop])
-    output = pipeline(
-        **conditions,
-        num_images=len(run),
-        seed=seed + run.start,
-        batch_size=batch_size,
-        output_type="pt",
-        **sampling,
-    )
-    return to_uint8(resized(output.images, resize))
-
-
-def check_resize(side: int | None) -> None:
-    """
-    Raises:
-        ConfigError: no side of pictures.
-    """
-    if side is not None and not 1 <= side <= MOST_PIXELS:
-        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
-
-
-def resized(images: Tensor, side: int | None) -> Tensor:
-    """Float pictures (B, 3, S, S) at another side: bicubic without antialiasing, as LlamaGen brings 384 px to 256."""
-    if side is None or images.shape[-1] == side:
-        return images
-    return F.interpolate(images, (side, side), mode="bicubic", align_corners=False)
-
-
-class _Saving:
-    """How samples are kept: not at all, one PNG each as they are drawn, or in an archive at the end.
-
-    Attributes:
-        archive: whether the stream must hold on to the pixels, for an archive.
-    """
-
-    def __init__(self, target: str | Path | None, seed: int, new: bool):
-        self.seed = seed
-        self.archive = target is not None and Path(target).suffix == ".npz"
-        self.folder = None if target is None or self.archive else Path(target)
-        if target is not None and new:
-            decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
-
-    def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
-        """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
-        if self.folder is None:
-            return draw
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-        def draw_and_save(run: range) -> Batch:
-            batch = draw(run)
-            for number, picture in zip(batch.numbers, uint8_to_pil(batch.images), strict=True):
-                save_png(picture, self.folder / f"{self.seed + number:06d}.png")
-            return batch
-
-        return draw_and_save
+def _result(
+    samples: Samples,
+    features: PictureFeatures,
+    real: Reference,
+    pool: PictureFeatures,
+    network: FeatureNetwork,
+    prompts: str | Sequence[str] | None,
+) -> dict[str, Any]:
+    """The figures of samples whose features are there, with their settings and warnings."""
+    comparison = real.compare(network, features, pool)
+    drawn = samples.settings()
+    settings = drawn | {
+        "prompts": prompts if prompts is None or isinstance(prompts, str) else list(prompts),
+        "samples": features.description(),
+        "reference": real.description(pool, comparison.num_reference),
+        **network_settings(network, features.image_size),
+        **({} if samples.clip is None else samples.clip.description()),
+    }
+    warnings = [
+        *real.warnings(network, features, pool, comparison),
+        *plan_warnings(real.dataset, pool.indices[: samples.num_images], drawn["classes"], prompts),
+    ]
+    result = make_result("generation", comparison, settings, warnings)
+    return result | {"num_unreadable": pool.num_unreadable}

@@ -1,7 +1,7 @@
 """Protocols of published figures, by name: ImageNet at 256 px, 50,000 samples, ADM's training statistics.
 
-LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.generation.resized`). VAR has
-none: its guidance rises over ten maps of a picture, which no generator here draws.
+LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.samples.drawing.resized`).
+VAR has none: its guidance rises over ten maps of a picture, which no generator here draws.
 
 A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
 (arXiv 2412.02692).
@@ -9,24 +9,31 @@ A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.0652
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from wvq.errors import ConfigError, near_match
+from wvq.generator.sampling_settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from wvq.eval.recipes import GenerationEvaluation
+
+FIXED = ("num_images", "classes", "feature_network", "reference_kind", "resize")  # fields of a recipe
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a published figure was measured with.
+    """The protocol of a published figure, with the figure.
 
     Attributes:
-        sampling: fields of :class:`wvq.generator.sampling.SamplingSettings`.
+        sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`.
         published: the figures.
         num_images, classes, feature_network, reference_kind: the protocol.
         image_size: side of the pictures that the pipeline draws.
         resize: side that they are brought to before they are measured; as drawn if None.
     """
 
-    sampling: dict
+    sampling: dict[str, Any]
     published: dict[str, float]
     num_images: int = 50_000
     classes: str = "balanced"
@@ -36,9 +43,12 @@ class Preset:
     resize: int | None = None
 
 
-def _preset(fid: float, image_size: int = 256, **sampling) -> Preset:
-    plain = {"guidance_scale": 1.0, "guidance_schedule": "constant", "guidance_interval": (0.0, 1.0)}
-    plain |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "window": 0}
+# What a protocol leaves open: a power is fixed where its schedule is used, and the other changes rounding alone.
+_OPEN = ("guidance_power", "deterministic")
+
+
+def _preset(fid: float, image_size: int = 256, **sampling: float | str) -> Preset:
+    plain = {field.name: field.default for field in fields(SamplingSettings) if field.name not in _OPEN}
     return Preset(plain | sampling, {"fid": fid}, image_size=image_size, resize=256 if image_size != 256 else None)
 
 
@@ -70,7 +80,8 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """
+    """The preset of that name.
+
     Raises:
         ConfigError: an unknown name.
     """
@@ -79,23 +90,26 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def fixed_by(name: str, given: dict) -> dict:
-    """The options that a preset fixes.
-
-    Args:
-        name: of the preset.
-        given: options as they were given, None where they were not.
+def with_preset(recipe: GenerationEvaluation) -> GenerationEvaluation:
+    """A recipe with the settings that its preset fixes; the recipe itself if it names none.
 
     Raises:
-        ConfigError: an unknown preset, or an option that was given another value.
+        ConfigError: an unknown preset, a setting that was given another value, or a reference that the published
+            figure was not taken against.
     """
-    preset = find_preset(name)
-    fixed = {**preset.sampling, "num_images": preset.num_images, "classes": preset.classes}
-    fixed |= {"feature_network": preset.feature_network, "reference_kind": preset.reference_kind}
-    fixed["resize"] = preset.resize
-    for option, value in fixed.items():
-        said = given.get(option)
-        said = tuple(said) if isinstance(said, list) else said
-        if said is not None and said != value:
-            raise ConfigError(f"preset {name} has {option} {value}, and {said} is given; leave one of them out")
-    return fixed
+    if recipe.preset is None:
+        return recipe
+    preset = find_preset(recipe.preset)
+    fixed = {name: getattr(preset, name) for name in FIXED}
+    given = {name: getattr(recipe, name) for name in fixed}
+    for name, value in (fixed | preset.sampling).items():
+        other = (given | recipe.sampling).get(name)
+        other = tuple(other) if isinstance(other, list) else other
+        if other is not None and other != value:
+            raise ConfigError(f"preset {recipe.preset} has {name} {value}, and {other} is given; leave one of them out")
+    if not recipe.reference or recipe.weights:
+        raise ConfigError(
+            f"preset {recipe.preset} is measured against ADM's training statistics, with full weights: give "
+            "--reference FILE.npz and leave --weights out"
+        )
+    return replace(recipe, **fixed, sampling=recipe.sampling | preset.sampling)

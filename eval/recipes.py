@@ -1,15 +1,24 @@
-"""What the commands of the evaluation are told. Imports nothing heavy."""
+"""The recipes of the evaluations and of the atomic study. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from wvq.checks import Checker
+from wvq.errors import ConfigError
+from wvq.eval.features.names import INCEPTION
+from wvq.eval.presets import with_preset
+from wvq.eval.real.kinds import KINDS, require_kind
 from wvq.settings.data import DataConfig
+
+MOST_PIXELS = 4_096  # a side that samples may be brought to
 
 
 @dataclass
 class EvaluationRecipe:
-    """What a model is measured against.
+    """What both evaluations share: the pictures that a model is compared with, and the network that compares them.
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
@@ -34,6 +43,122 @@ class EvaluationRecipe:
     lpips: str | None = None
     num_workers: int | None = None
     out: str | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
+        if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
+            raise ConfigError(f"out: {self.out} must be a JSON file; a text and a page are written beside it")
+        if self.inception_weights is not None and self.feature_network not in (None, INCEPTION):
+            raise ConfigError("--inception-weights goes with the feature network inception; leave one of them out")
+
+
+@dataclass(kw_only=True)
+class ReconstructionEvaluation(EvaluationRecipe):
+    """The evaluation of a tokenizer on held-out pictures.
+
+    Args:
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out: as
+            of :class:`EvaluationRecipe`.
+        tokenizer: tokenizer folder or Hub id.
+        batch_size: pictures at once.
+        device: cpu, cuda, ...; the best there is if not given.
+    """
+
+    tokenizer: str
+    batch_size: int = 64
+    device: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which part of the data is taken."""
+        return self.reference_kind or KINDS["reconstruction"]
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
+        super().check()
+        _check_batch_size(self)
+        if self.reference:
+            raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
+        require_kind("reconstruction", self.kind, self.force_reference)
+
+
+@dataclass(kw_only=True)
+class GenerationEvaluation(EvaluationRecipe):
+    """The evaluation of a pipeline's samples against real pictures.
+
+    Args:
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out: as
+            of :class:`EvaluationRecipe`.
+        pipeline: pipeline folder or Hub id.
+        preset: protocol of a published figure, such as llamagen_b_256.
+        num_images: samples; 1000 if not given.
+        classes: auto (if not given), balanced, reference or none.
+        prompts: reference: the captions of the real pictures.
+        clip: folder or Hub id of a CLIP model: also its score of the prompts.
+        resize: side that samples are brought to before they are measured.
+        sweep: also over a range, such as guidance_scale=1:4:0.5.
+        save_samples: keep the samples: a folder of PNGs, or an .npz file.
+        sampling: fields of SamplingSettings; the pipeline's own where None or left out.
+        weights: bf16 or int8: faster sampling, nearly the same codes.
+        seed: sample i is drawn from seed + i.
+        batch_size: pictures at once.
+        device: cpu, cuda, ...; the best there is if not given.
+    """
+
+    pipeline: str
+    preset: str | None = None
+    num_images: int | None = None
+    classes: str | None = None
+    prompts: str | None = None
+    clip: str | None = None
+    resize: int | None = None
+    sweep: str | None = None
+    save_samples: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    seed: int = 0
+    batch_size: int = 32
+    device: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which part of the data is taken, or what the file of the reference holds.
+
+        Raises:
+            ConfigError: a file is given, and what it holds is not said.
+        """
+        if self.reference_kind is None and self.reference:
+            raise ConfigError(f"--reference-kind must say what {self.reference} holds: train or validation pictures")
+        return self.reference_kind or KINDS["generation"]
+
+    @property
+    def class_choice(self) -> str | None:
+        """The classes as ``evaluate_generation`` takes them."""
+        return {None: "auto", "none": None}.get(self.classes, self.classes)
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
+        recipe = with_preset(self)
+        EvaluationRecipe.check(recipe)
+        _check_batch_size(recipe)
+        check_resize(recipe.resize)
+        require_kind("generation", recipe.kind, recipe.force_reference)
+        if recipe.clip is not None and recipe.prompts is None:
+            raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
+
+
+def _check_batch_size(recipe: ReconstructionEvaluation | GenerationEvaluation) -> None:
+    Checker(recipe, "")("batch_size", "at least 1", lambda value: value >= 1)
+
+
+def check_resize(side: int | None) -> None:
+    """Check the side that samples are brought to.
+
+    Raises:
+        ConfigError: no side of pictures.
+    """
+    if side is not None and not 1 <= side <= MOST_PIXELS:
+        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
 
 
 @dataclass

@@ -13,11 +13,14 @@ from wvq.data.pixels import to_uint8
 from wvq.distributed import gather_objects, processes
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
-from wvq.eval.features.pictures import evaluation_view, require_kind
+from wvq.eval.features.pictures import PictureFeatures, evaluation_view
 from wvq.eval.features.shards import Batch, FeatureShards, collected, stream_features, working_folder
-from wvq.eval.figures.metrics import AT_FLOOR_N, distribution_metrics, real_floor, small_sample_warnings
-from wvq.eval.real.cache import real_features
-from wvq.eval.results import make_result
+from wvq.eval.figures.comparison import Comparison, at_floor_n
+from wvq.eval.figures.distances import small_sample_warnings
+from wvq.eval.figures.metrics import DISTANCES, compare
+from wvq.eval.real.dataset import dataset_features
+from wvq.eval.real.kinds import require_kind
+from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
 from wvq.tokenizer.evaluation import evaluate_tokenizer
@@ -40,12 +43,12 @@ def evaluate_reconstruction(
     cache: str | Path | None = None,
     num_workers: int | None = None,
 ) -> dict:
-    """Measures a tokenizer on held-out pictures under the centre crop; several processes each measure their share.
+    """Measure a tokenizer on held-out pictures under the centre crop; several processes each measure their share.
 
     The Frechet and kernel distances compare the reconstructions with the very pictures they were made from (``rfid``
     as published, over Inception), so a perfect tokenizer scores 0 there and the floor is no lower bound. The floor
     compares one half of the real pictures with the other; the metrics that end in ``_at_floor_n`` put the
-    reconstructions of the first half against the real second half, which is the comparison to hold against the floor.
+    reconstructions of the first half against the real second half: those are the ones to compare with the floor.
 
     Args:
         tokenizer: the model, put in eval mode.
@@ -64,8 +67,8 @@ def evaluate_reconstruction(
         num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
 
     Returns:
-        A result dict (see :mod:`wvq.eval.results`) with ``num_tokens``, the tokens that U and C were measured on, and
-        ``num_unreadable``, pictures left out because they cannot be read.
+        A result dict (see :mod:`wvq.eval.report.results`) with ``num_tokens``, the tokens that U and C were measured
+        on, and ``num_unreadable``, pictures left out because they cannot be read.
 
     Raises:
         ConfigError: pictures of the other kind.
@@ -81,35 +84,38 @@ def evaluate_reconstruction(
         raise DataError(
             f"image_size: the pictures have {dataset.image_size} px, the tokenizer needs {tokenizer.config.image_size}"
         )
-    tokenizer = (tokenizer if device is None else tokenizer.to(device)).eval()
+    if device is not None:
+        tokenizer.to(device)
+    tokenizer.eval()
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)
     with working_folder(work) as folder:
         workers = loader_processes(tokenizer.device.type, num_workers)
-        options = {"progress": progress, "num_workers": workers}
-        figures = dict(evaluate_tokenizer(tokenizer, view, batch_size, lpips=lpips, **options))
-        num_images = figures.pop("num_images")
+        figures = dict(
+            evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips, num_workers=workers)
+        )
+        num_images, num_tokens, num_unreadable = (
+            int(figures.pop(name)) for name in ("num_images", "num_tokens", "num_unreadable")
+        )
         if num_images < 4:
             raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
-        real = real_features(view, network, reference_kind, batch_size, cache=cache and Path(cache), **options)
+        real = dataset_features(
+            view, network, reference_kind, batch_size, cache=cache, progress=progress, num_workers=workers
+        )
         former = {"tokenizer_weights": weights_hash(tokenizer)}
-        identity = {"tokenizer_weights": model_hash(tokenizer, weights=former["tokenizer_weights"])}
-        identity |= {"pictures": real.sha256, "num_images": num_images}
-        identity["dtype"] = str(tokenizer.dtype).removeprefix("torch.")
-        settings = network_settings(network, view.image_size)
-        shards = FeatureShards(folder, identity | settings, lasting=work is not None, former=former)
-        shown = "reconstructions" if progress else None
+        identity = _identity(tokenizer, former["tokenizer_weights"], real)
+        shards = FeatureShards(folder, identity | network_settings(network, view.image_size), work is not None, former)
 
         def read(runs: list[range]) -> Iterator[torch.Tensor]:
             chunks = [[real.indices[number] for number in run] for run in runs]
             return read_all(view, chunks, tokenizer.device, workers)
 
+        shown = "reconstructions" if progress else None
         stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, shown, read=read)
         result = None
         if processes().is_main_process:
-            drawn = collected(shards, view.crop_recipe, num_images)
-            distances, floor, num_floor = _distances(network.name, drawn.features, real.features, seed)
-            counts = {name: figures.pop(name) for name in ("num_tokens", "num_unreadable")}
+            comparison = _compare(network, collected(shards, view.crop_recipe, num_images), real, seed)
+            comparison.metrics = figures | comparison.metrics
             settings = {
                 "seed": seed,
                 "batch_size": batch_size,
@@ -119,32 +125,42 @@ def evaluate_reconstruction(
                 "averaging_decay": tokenizer.config.averaging_decay,
                 "device": tokenizer.device.type,
                 **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),
-                "reference": real.description() | {"kind": reference_kind} | forced,
+                "reference": {**real.description(), "kind": reference_kind, **forced},
                 **network_settings(network, view.image_size),
             }
             warnings = [
                 *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
                 *real.warnings,
                 *network.warnings,
-                *small_sample_warnings(network.dim, pictures=num_images, floor=num_floor),
+                *small_sample_warnings(network.dim, pictures=num_images, floor=comparison.num_floor),
             ]
-            result = counts | make_result(
-                "reconstruction", figures | distances, floor, num_images, real.num_images, num_floor, settings, warnings
-            )
+            result = make_result("reconstruction", comparison, settings, warnings)
+            result |= {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
         return gather_objects(result)[0]
 
 
-def _distances(
-    network: str, drawn: torch.Tensor, real: torch.Tensor, seed: int
-) -> tuple[dict[str, float], dict[str, float], int]:
-    """Distances of reconstructions (N, D) from their originals, the floor over two halves of these, and its N."""
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
-    num_floor = len(real) // 2
+def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures) -> dict[str, str | int]:
+    """What the reconstructions depend on."""
+    return {
+        "tokenizer_weights": model_hash(tokenizer, weights=weights),
+        "pictures": real.sha256,
+        "num_images": real.num_images,
+        "dtype": str(tokenizer.dtype).removeprefix("torch."),
+    }
+
+
+def _compare(network: FeatureNetwork, drawn: PictureFeatures, real: PictureFeatures, seed: int) -> Comparison:
+    """Reconstructions against their originals; the floor over two halves of these."""
+
+    def distances(pictures: PictureFeatures, others: PictureFeatures) -> dict[str, float]:
+        return _named(compare(network, pictures, others, DISTANCES))
+
+    order = torch.randperm(real.num_images, generator=torch.Generator().manual_seed(seed))
+    num_floor = real.num_images // 2
     first, second = order[:num_floor], order[num_floor : 2 * num_floor]
-    floor = _named(real_floor(network, real[first], real[second]))
-    at_floor_n = _named(distribution_metrics(network, drawn[first], real[second]))
-    metrics = _named(distribution_metrics(network, drawn, real))
-    return metrics | {name + AT_FLOOR_N: value for name, value in at_floor_n.items()}, floor, num_floor
+    floor = distances(real.part(first), real.part(second))
+    metrics = distances(drawn, real) | at_floor_n(distances(drawn.part(first), real.part(second)))
+    return Comparison(metrics, floor, drawn.num_images, real.num_images, num_floor)
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 MOST = 100  # values of a sweep
 
 
 def parse_sweep(text: str) -> tuple[str, list[float]]:
-    """Field and values of ``field=first:last:step``, the last one included.
+    """Field and values of a range such as ``field=first:last:step``, the last one included.
 
     Raises:
         ConfigError: another form, an unknown field, or no values that the field may have.

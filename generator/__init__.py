@@ -1,0 +1,1 @@
+"""Stage two: conditions to codes."""

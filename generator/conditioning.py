@@ -6,13 +6,16 @@ Shapes: B pictures, P prefix tokens, L text tokens, E dims of the text encoder, 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import nn
 
 from wvq.errors import ConfigError, near_match
+from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.initialization import set_init_scale
 from wvq.generator.text.whitening import Moments, whitening
 from wvq.hardware import send
 
@@ -48,20 +51,18 @@ class Condition:
         (1 - j) c (1 - t), the text alone with (1 - j) (1 - c) t, and nothing with (1 - j) (1 - c) (1 - t), for class
         dropout c, text dropout t and joint dropout j. With one condition there is nothing to drop together.
         """
-        dropped = self
-        if self.class_labels is not None and class_dropout:
-            gone = torch.rand(len(self.class_labels)) < class_dropout
-            labels = self.class_labels.masked_fill(send(gone, self.class_labels.device), NULL_CLASS)
-            dropped = replace(dropped, class_labels=labels)
-        if self.text_mask is not None and text_dropout:
-            kept = torch.rand(len(self.text_mask)) >= text_dropout
-            dropped = replace(dropped, text_mask=self.text_mask & send(kept, self.text_mask.device)[:, None])
-        if self.class_labels is not None and self.text_mask is not None and joint_dropout:
+        labels, mask = self.class_labels, self.text_mask
+        if labels is not None and class_dropout:
+            gone = torch.rand(len(labels)) < class_dropout
+            labels = labels.masked_fill(send(gone, labels.device), NULL_CLASS)
+        if mask is not None and text_dropout:
+            kept = torch.rand(len(mask)) >= text_dropout
+            mask = mask & send(kept, mask.device)[:, None]
+        if labels is not None and mask is not None and joint_dropout:
             # Drawn last: without it, a run draws what it drew before there was this dropout.
-            kept = send(torch.rand(len(self.class_labels)) >= joint_dropout, self.class_labels.device)
-            labels = dropped.class_labels.masked_fill(~kept, NULL_CLASS)
-            dropped = replace(dropped, class_labels=labels, text_mask=dropped.text_mask & kept[:, None])
-        return dropped
+            kept = send(torch.rand(len(labels)) >= joint_dropout, labels.device)
+            labels, mask = labels.masked_fill(~kept, NULL_CLASS), mask & kept[:, None]
+        return Condition(labels, self.text_features, mask)
 
     def rows(self, numbers: list[int]) -> Condition:
         """The conditions of these rows of the batch, in that order."""
@@ -92,7 +93,7 @@ class Prefix:
 class ConditionEmbedder(nn.Module):
     """Prefix tokens of a condition: the class token first, then the text, so that text touches the first code."""
 
-    def __init__(self, config):
+    def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__()
         self.config = config
         if config.has_class_token:
@@ -103,12 +104,16 @@ class ConditionEmbedder(nn.Module):
         if config.condition_bias and config.has_class_token:
             self.class_bias = nn.Embedding(config.num_classes + 1, config.hidden_size)
             # As loud as the bias of a text: whitened features of some hundred dims sum up to about this.
-            self.class_bias.init_scale = 20.0
+            set_init_scale(self.class_bias, 20.0)
         if config.condition_bias and config.text_dim:
             self.text_bias = nn.Linear(config.text_dim, config.hidden_size)
 
     def forward(self, condition: Condition, batch_size: int) -> Prefix:
-        """Embed the condition of ``batch_size`` pictures."""
+        """Embed the condition of ``batch_size`` pictures.
+
+        Raises:
+            ConfigError: text features without their mask, or a mask alone.
+        """
         config, device = self.config, next(self.parameters()).device
         tokens, masks, biases = [], [], []
         if config.has_class_token:
@@ -158,17 +163,28 @@ class ConditionEmbedder(nn.Module):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
 
-    def _given_text(self, condition: Condition, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _given_text(
+        self, condition: Condition, batch_size: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, L, E) and mask (B, L) of the texts, all null if there are none."""
         dtype = self.text_projection.weight.dtype
-        if condition.text_features is not None:
-            return condition.text_features.to(dtype), condition.text_mask
+        features, mask = condition.text_features, condition.text_mask
+        if (features is None) != (mask is None):
+            raise ConfigError("text_features and text_mask belong together; give both or neither")
+        if features is not None and mask is not None:
+            return features.to(dtype), mask
         shape = (batch_size, self.config.text_length)
         features = torch.zeros(*shape, self.config.text_dim, device=device, dtype=dtype)
         return features, torch.zeros(shape, dtype=torch.bool, device=device)
 
 
-def class_ids(labels, class_names: list[str], num_classes: int) -> list[int]:
+def class_ids(labels: Iterable[str | SupportsIndex], class_names: Sequence[str], num_classes: int) -> list[int]:
     """Ids of classes given by name or id.
+
+    Args:
+        labels: names or ids.
+        class_names: names in order of their ids; empty if the model has none.
+        num_classes: classes of the model.
 
     Raises:
         ConfigError: a name that does not exist (the near match is named), an id out of range, or neither.

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from wvq.checks import as_list, is_integer, is_number
+from wvq.checks import Checker, is_integer
 from wvq.errors import ConfigError, near_match
 from wvq.generator.text.families import TEXT_PADDINGS
-from wvq.models.pretrained import StrictConfig
+from wvq.models.config import (
+    BELOW_ONE,
+    COUNT,
+    FLAG,
+    INTEGER,
+    NAMES,
+    POSITIVE,
+    Rule,
+    StrictConfig,
+    at_most,
+    one_of,
+    option,
+    or_null,
+)
 
 # Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
 # size of 100 falls out of the fast attention kernels.
@@ -18,6 +31,7 @@ GENERATOR_SIZES = {
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
 }
 HEADS = ("zero", "normal", "tied")
+GRID = Rule("two integers of at least 1", lambda g: isinstance(g, list) and len(g) == 2 and all(map(is_integer, g)))
 
 
 class ImageCodeTransformerConfig(StrictConfig):
@@ -54,7 +68,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
             ``left``, as before: a config without this field is from then.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
-            A pipeline holds its own against it; None, as in configs without this field, compares nothing.
+            A pipeline compares its own with it, unless it is None, as in configs without this field.
         tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
             configs of earlier versions the hash of its weights alone.
 
@@ -63,106 +77,56 @@ class ImageCodeTransformerConfig(StrictConfig):
     """
 
     model_type = "image_code_transformer"
-    # Class names too: a class is drawn by its id.
-    outside_identity = frozenset(
-        {"size", "dropout", "token_dropout", "feed_forward_dropout", "drop_path", "initializer_range", "head"}
-        | {"class_names"}
-    )
 
-    def __init__(
-        self,
-        size: str | None = None,
-        num_codes: int = 16_384,
-        grid: list[int] = (16, 16),
-        hidden_size: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        num_kv_heads: int | None = None,
-        intermediate_size: int | None = None,
-        qk_norm: bool = False,
-        dropout: float = 0.1,
-        token_dropout: float = 0.1,
-        feed_forward_dropout: float | None = None,
-        drop_path: float = 0.0,
-        rope_theta: float = 10_000.0,
-        norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        head: str = "zero",
-        code_dim: int = 0,
-        target_positions: bool = False,
-        condition_bias: bool = False,
-        num_classes: int = 0,
-        class_names: list[str] = (),
-        text_dim: int = 0,
-        text_length: int = 0,
-        text_padding: str = "left",
-        text_encoder_hash: str | None = None,
-        tokenizer_hash: str | None = None,
-        **kwargs,
-    ):
-        if size is not None:
-            if size not in GENERATOR_SIZES:
+    size: str | None = option(None, identity=False)
+    num_codes: int = option(16_384, INTEGER)
+    grid: list[int] = option([16, 16], GRID)
+    hidden_size: int = option(768, INTEGER)
+    # A file that declares millions of layers would fill memory before its weights could contradict it.
+    num_layers: int = option(12, INTEGER, at_most(10_000))
+    num_heads: int = option(12, INTEGER)
+    num_kv_heads: int = option(None, or_null(INTEGER))
+    intermediate_size: int = option(None, or_null(INTEGER))
+    qk_norm: bool = option(False, FLAG)
+    dropout: float = option(0.1, BELOW_ONE, identity=False)
+    token_dropout: float = option(0.1, BELOW_ONE, identity=False)
+    feed_forward_dropout: float = option(None, or_null(BELOW_ONE), identity=False)
+    drop_path: float = option(0.0, BELOW_ONE, identity=False)
+    rope_theta: float = option(10_000.0, POSITIVE)
+    norm_eps: float = option(1e-5, POSITIVE)
+    initializer_range: float = option(0.02, POSITIVE, identity=False)
+    head: str = option("zero", one_of(HEADS), identity=False)
+    code_dim: int = option(0, COUNT)
+    target_positions: bool = option(False, FLAG)
+    condition_bias: bool = option(False, FLAG)
+    num_classes: int = option(0, COUNT)
+    class_names: list[str] = option([], NAMES, identity=False)  # a class is drawn by its id
+    text_dim: int = option(0, COUNT)
+    text_length: int = option(0, COUNT)
+    text_padding: str = option("left", one_of(TEXT_PADDINGS))
+    text_encoder_hash: str | None = option(None, identity=False)
+    tokenizer_hash: str | None = option(None, identity=False)
+
+    def complete(self, check: Checker) -> None:
+        super().complete(check)
+        if self.size is not None:
+            if self.size not in GENERATOR_SIZES:
                 known = ", ".join(GENERATOR_SIZES)
-                raise ConfigError(f'size "{size}" is unknown{near_match(size, GENERATOR_SIZES)}; one of {known}')
-            row = GENERATOR_SIZES[size]
-            hidden_size, num_layers, num_heads = row["hidden_size"], row["num_layers"], row["num_heads"]
-        self.size = size
-        self.num_codes = num_codes
-        self.grid = as_list(grid)
-        self.hidden_size = hidden_size
-        self._require("hidden_size", is_integer(hidden_size), "an integer of at least 1")
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.intermediate_size = -(-8 * hidden_size // 192) * 64 if intermediate_size is None else intermediate_size
-        self.qk_norm = qk_norm
-        self.dropout = dropout
-        self.token_dropout = token_dropout
-        self.feed_forward_dropout = dropout if feed_forward_dropout is None else feed_forward_dropout
-        self.drop_path = drop_path
-        self.rope_theta = rope_theta
-        self.norm_eps = norm_eps
-        self.initializer_range = initializer_range
-        self.head = head
-        self.code_dim = code_dim
-        self.target_positions = target_positions
-        self.condition_bias = condition_bias
-        self.num_classes = num_classes
-        self.class_names = as_list(class_names)
-        self.text_dim = text_dim
-        self.text_length = text_length
-        self.text_padding = text_padding
-        self.text_encoder_hash = text_encoder_hash
-        self.tokenizer_hash = tokenizer_hash
-        self._check()  # first: transformers computes with the fields
-        super().__init__(**kwargs)
-
-    def _check(self) -> None:
-        for field in ("num_codes", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
-            self._require(field, is_integer(getattr(self, field)), "an integer of at least 1")
-        # A file that declares millions of layers would fill memory before its weights could contradict it.
-        self._require("num_layers", self.num_layers <= 10_000, "at most 10,000")
-        for field in ("code_dim", "num_classes", "text_dim", "text_length"):
-            self._require(field, is_integer(getattr(self, field), 0), "an integer of at least 0")
-        two = isinstance(self.grid, list) and len(self.grid) == 2
-        self._require("grid", two and all(map(is_integer, self.grid)), "two integers of at least 1")
-        whole = self.hidden_size % self.num_heads == 0 and self.head_dim % 4 == 0
-        self._require("num_heads", whole, "a divisor of hidden_size with a head size that is a multiple of 4")
-        self._require("num_kv_heads", self.num_heads % self.num_kv_heads == 0, "a divisor of num_heads")
-        for field in ("dropout", "token_dropout", "feed_forward_dropout", "drop_path"):
-            self._require(field, is_number(getattr(self, field)) and getattr(self, field) < 1, "in [0, 1)")
-        for field in ("rope_theta", "norm_eps", "initializer_range"):
-            self._require(field, is_number(getattr(self, field)) and getattr(self, field) > 0, "a number above 0")
-        for field in ("qk_norm", "condition_bias", "target_positions"):
-            self._require(field, isinstance(getattr(self, field), bool), "true or false")
-        self._require("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
-        names_fit = isinstance(self.class_names, list) and len(self.class_names) in (0, self.num_classes)
-        names_fit = names_fit and all(isinstance(name, str) for name in self.class_names)
-        self._require("class_names", names_fit, f"empty or {self.num_classes} names")
-        self._require("text_padding", self.text_padding in TEXT_PADDINGS, f"one of {', '.join(TEXT_PADDINGS)}")
-        self._require(
-            "text_length", bool(self.text_length) == bool(self.text_dim), "above 0 if and only if text_dim is"
-        )
+                near = near_match(self.size, GENERATOR_SIZES)
+                raise ConfigError(f'size "{self.size}" is unknown{near}; one of {known}')
+            for name, value in GENERATOR_SIZES[self.size].items():
+                setattr(self, name, value)
+        if self.num_kv_heads is None:
+            self.num_kv_heads = self.num_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = -(-8 * self.hidden_size // 192) * 64
+        if self.feed_forward_dropout is None:
+            self.feed_forward_dropout = self.dropout
+        heads = "a divisor of hidden_size with a head size that is a multiple of 4"
+        check("num_heads", heads, lambda count: self.hidden_size % count == 0 and self.head_dim % 4 == 0)
+        check("num_kv_heads", "a divisor of num_heads", lambda count: self.num_heads % count == 0)
+        check("class_names", f"empty or {self.num_classes} names", lambda names: len(names) in (0, self.num_classes))
+        check("text_length", "above 0 if and only if text_dim is", lambda length: bool(length) == bool(self.text_dim))
 
     @property
     def head_dim(self) -> int:

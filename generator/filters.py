@@ -8,7 +8,14 @@ FREE = -1  # in fixed codes: a position that is drawn
 
 
 def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
-    """Logits (B, K) with the codes outside of top-k, then top-p, then min-p, at minus infinity; never in place."""
+    """Logits with the codes outside of top-k, then top-p, then min-p, at minus infinity.
+
+    Args:
+        logits: (B, K), left as they are.
+        top_k: codes that stay; 0 keeps all.
+        top_p: share of probability that the likeliest codes must reach to stay; 1 keeps all.
+        min_p: share of the likeliest code's probability that a code must have to stay; 0 keeps all.
+    """
     if 0 < top_k < logits.shape[-1]:
         threshold = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)

@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 import torch
 
-ROWS = 8  # a single picture takes as long as 8; more rows would cost it more, fewer would cost large batches more
-
 
 def fixed_groups(seeds: list[int], rows: int) -> list[list[int | None]]:
     """Groups of ``rows`` places: each the number of a picture in the batch, or None. Consecutive seeds fill groups."""
@@ -36,9 +34,9 @@ def run_in_fixed_rows(seeds: list[int], rows: int, work: Callable[[list[int]], t
         work: from the numbers of ``rows`` pictures in the batch, some of them perhaps several times, to their results
             (rows, ...).
     """
-    found: dict[int, torch.Tensor] = {}
+    by_number: dict[int, torch.Tensor] = {}
     for group in fixed_groups(seeds, rows):
         filler = next(number for number in group if number is not None)
         results = work([filler if number is None else number for number in group])
-        found |= {number: result for number, result in zip(group, results, strict=True) if number is not None}
-    return torch.stack([found[number] for number in range(len(seeds))])
+        by_number |= {number: result for number, result in zip(group, results, strict=True) if number is not None}
+    return torch.stack([by_number[number] for number in range(len(seeds))])

@@ -1,17 +1,24 @@
-"""Classifier-free guidance: the scale at each position, and the guided logits.
+"""Classifier-free guidance: the scale at each position.
 
 The scale s is that of u + s (c - u), c and u the logits with and without the condition: 1 is off. Papers that write
 c + w (c - u) have w = s - 1. References: Ho & Salimans 2022 (guidance); Chang et al. 2023 (a scale that rises
-linearly); Yu et al. 2024, arXiv 2411.00776 (cosine and power-cosine); Kynkäänniemi et al. 2024 (an interval).
+linearly); Yu et al. 2024, arXiv 2411.00776 (cosine and power-cosine); Kynkäänniemi et al. 2024 (an interval). Imports
+nothing heavy.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-import torch
-
-SCHEDULES = ("constant", "linear", "cosine", "power_cosine")
+# Rise from 0 to 1 over the share x of the picture that is drawn, with a power.
+_RISES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda x, power: 1.0,
+    "linear": lambda x, power: x,
+    "cosine": lambda x, power: (1 - math.cos(math.pi * x)) / 2,
+    "power_cosine": lambda x, power: (1 - math.cos(math.pi * x**power)) / 2,
+}
+SCHEDULES = tuple(_RISES)
 
 
 def guidance_scales(
@@ -27,21 +34,6 @@ def guidance_scales(
         interval: shares between which guidance is on, the end left out; outside of it the scale is 1.
         length: number of positions.
     """
-    rise = {
-        "constant": lambda x: 1.0,
-        "linear": lambda x: x,
-        "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
-        "power_cosine": lambda x: (1 - math.cos(math.pi * x**power)) / 2,
-    }[schedule]
     shares = [position / length for position in range(length)]
     start, end = interval
-    return [1 + (scale - 1) * rise(x) if start <= x < end else 1.0 for x in shares]
-
-
-def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """Guided logits (B, ..., K) of a batch whose first half (2 B, ..., K) has the condition and whose second has not.
-
-    A tensor of scales is spread over the logits.
-    """
-    conditional, unconditional = logits.chunk(2)
-    return torch.lerp(unconditional, conditional, scale)
+    return [1 + (scale - 1) * _RISES[schedule](x, power) if start <= x < end else 1.0 for x in shares]

@@ -11,7 +11,9 @@ from wvq.generator.modeling import ImageCodeTransformer
 
 
 def code_log_probabilities(model: ImageCodeTransformer, codes: torch.Tensor, condition: Condition) -> torch.Tensor:
-    """ln p of each code given the condition and the codes before it, from one forward pass; without guidance.
+    """Logarithm of each code's probability given the condition and the codes before it, without guidance.
+
+    One forward pass without a cache: all codes are known.
 
     Args:
         model: in eval mode.

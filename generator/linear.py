@@ -37,7 +37,9 @@ class Projection(nn.Linear):
 
 @contextmanager
 def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> Iterator[None]:
-    """Products by oneDNN for as long as the context is open, in inference alone: the same values to rounding.
+    """Multiply by packed weights, through oneDNN, while the context is open; for inference alone.
+
+    Values are the same but for rounding.
 
     A sampling step multiplies few rows by all weights. PyTorch's BLAS reads the weights in an order that is slow for
     so few rows; packed into blocks they give 2.3 times the speed at 8 rows of size B on two cores, and twice at 2 and
@@ -51,7 +53,8 @@ def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> I
     """
     layers = _packable(model)
     size = sum(layer.weight.nbytes for layer in layers)
-    if layers and not always and KEPT_FREE * size + beside > available_memory(torch.device("cpu")):
+    free = available_memory(torch.device("cpu"))
+    if not always and free is not None and KEPT_FREE * size + beside > free:
         layers = []
     try:
         with torch.inference_mode():
@@ -64,7 +67,7 @@ def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> I
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """Bytes of the copies that :func:`packed_weights` makes."""
+    """Bytes of the copies that :func:`packed_weights` makes of the weights of a model."""
     return sum(layer.weight.nbytes for layer in _packable(model))
 
 

@@ -1,13 +1,13 @@
 """Memory that sampling and training need, estimated before they start: what PyTorch allocates beside its libraries.
 
-Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py holds them against what
-runs take.
+Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py compares the estimates with
+what runs take.
 """
 
 from __future__ import annotations
 
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 
 FLOAT, INDEX = 4, 8  # bytes of float32, int64
 
@@ -35,8 +35,8 @@ def sampling_bytes(
     rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
     tokens = config.prefix_length + config.sequence_length
     cache = rows * tokens * config.num_layers * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
-    # A window runs both halves from the start; else the half without the condition catches up where guidance begins.
-    late = 0 if settings.window else next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
+    # The half without the condition catches up where guidance begins.
+    late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
     first = (batch if late > given else rows) * _pass_bytes(config, config.prefix_length + given, bytes_per_value)
     catching_up = batch * _pass_bytes(config, config.prefix_length + late, bytes_per_value)
     checking = rows * _pass_bytes(config, settings.window, bytes_per_value)
@@ -75,7 +75,7 @@ def _drawing_bytes(
 
 
 def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
-    """Bytes a logit that the filters need beside it at most; ``held``: their input is kept meanwhile."""
+    """Most bytes that the filters need for a logit beside the logit itself; ``held``: their input is kept meanwhile."""
     top_k, top_p, min_p = settings.top_k > 0, settings.top_p < 1, settings.min_p > 0
     mask, again = 1, FLOAT
     needed = [0]

@@ -25,8 +25,9 @@ from transformers.utils import ModelOutput
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.initialization import init_scale, set_init_scale
 from wvq.generator.linear import Projection
-from wvq.models.pretrained import StrictPreTrainedModel
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel
 
 
 @lru_cache(maxsize=16)
@@ -76,7 +77,14 @@ class KeyValueCache:
         return stored[0, :, :, :end], stored[1, :, :, :end]
 
 
+def _branch_scale(config: ImageCodeTransformerConfig) -> float:
+    """Start of a branch's last layer: the sum of 2 L branches keeps the scale of one (Radford et al. 2019)."""
+    return 1 / math.sqrt(2 * config.num_layers)
+
+
 class Attention(nn.Module):
+    """Causal self-attention with rotated queries and keys, over a cache if there is one."""
+
     def __init__(self, config: ImageCodeTransformerConfig, layer: int):
         super().__init__()
         self.layer, self.num_heads, self.num_kv_heads = layer, config.num_heads, config.num_kv_heads
@@ -84,10 +92,18 @@ class Attention(nn.Module):
         heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = Projection(config.hidden_size, heads * config.head_dim)
         self.out = Projection(config.hidden_size, config.hidden_size)
+        set_init_scale(self.out, _branch_scale(config))
         self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x, cos, sin, mask, cache: KeyValueCache | None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> torch.Tensor:
         heads = rearrange(self.qkv(x), "b s (h c) -> b h s c", c=self.head_dim)
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
         q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
@@ -101,12 +117,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """Feed-forward layer: SwiGLU."""
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__()
         self.gate_up = Projection(config.hidden_size, 2 * config.intermediate_size)
         self.down = Projection(config.intermediate_size, config.hidden_size)
+        set_init_scale(self.down, _branch_scale(config))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -114,6 +131,8 @@ class FeedForward(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
+    """One layer: attention and feed-forward, each normalised before and added to the residual stream."""
+
     def __init__(self, config: ImageCodeTransformerConfig, layer: int):
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
@@ -125,22 +144,30 @@ class Block(GradientCheckpointingLayer):
         self.attention_dropout = nn.Sequential(nn.Dropout(config.dropout), *path)
         self.feed_forward_dropout = nn.Sequential(nn.Dropout(config.feed_forward_dropout), *path)
 
-    def forward(self, x, cos, sin, mask, cache: KeyValueCache | None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> torch.Tensor:
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache))
         return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 @dataclass
 class GeneratorOutput(ModelOutput):
-    """
+    """Loss and logits of whole pictures.
+
     Attributes:
         loss: 0-d, mean cross-entropy of the codes in nats.
         logits: (B, T, K); place t predicts code t from the condition and the codes before it, in the order that they
             were read in.
     """
 
-    loss: torch.Tensor = None
-    logits: torch.Tensor = None
+    loss: torch.Tensor = GIVEN
+    logits: torch.Tensor = GIVEN
 
 
 class ImageCodeTransformer(StrictPreTrainedModel):
@@ -152,6 +179,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         loss = generator(codes, class_labels=labels).loss
     """
 
+    config: ImageCodeTransformerConfig
     config_class = ImageCodeTransformerConfig
     kind = "generator"
     base_model_prefix = ""
@@ -161,6 +189,8 @@ class ImageCodeTransformer(StrictPreTrainedModel):
     _supports_sdpa = True
     reduced: str | None = None  # what reduce_weights has made of the linear layers
     full_hash: str | None = None  # of the weights before that
+    codebook: torch.Tensor
+    head: Projection
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__(config)
@@ -173,24 +203,21 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         if config.head != "tied":
             self.head = Projection(config.hidden_size, config.num_codes)
-            self.head.init_scale = 0.0 if config.head == "zero" else 1.0
+            set_init_scale(self.head, 0.0 if config.head == "zero" else 1.0)
         if config.code_dim:
             self.register_buffer("codebook", torch.zeros(config.num_codes, config.code_dim))
             self.vector_in = nn.Linear(config.code_dim, config.hidden_size, bias=False)
             self.vector_out = nn.Linear(config.hidden_size, config.code_dim, bias=False)
-            self.vector_out.init_scale = 0.0
-        for block in self.blocks:  # the sum of 2 L branches keeps the scale of one (Radford et al. 2019)
-            for last in (block.attention.out, block.feed_forward.down):
-                last.init_scale = 1 / math.sqrt(2 * config.num_layers)
+            set_init_scale(self.vector_out, 0.0)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Called only for modules with parameters of their own, so a layer with another start carries it as init_scale.
+        # Called only for modules with parameters of their own, so a layer with another start carries it.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, 0.0, std * getattr(module, "init_scale", 1.0))
-            if getattr(module, "bias", None) is not None:
+            init.normal_(module.weight, 0.0, std * init_scale(module))
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)

@@ -82,11 +82,11 @@ def reduce_weights(model: ImageCodeTransformer, kind: str) -> ImageCodeTransform
     if kind == "int8" and model.device.type != "cpu":
         raise ConfigError(f"weights int8 run on the CPU alone, and the model is on {model.device}; use bf16")
     model.full_hash = weights_hash(model)
-    for block in model.blocks:
-        for part, names in ((block.attention, ("qkv", "out")), (block.feed_forward, ("gate_up", "down"))):
-            for name in names:
-                setattr(part, name, REDUCED[kind](getattr(part, name)))
+    layers = [(block.attention, name) for block in model.blocks for name in ("qkv", "out")]
+    layers += [(block.feed_forward, name) for block in model.blocks for name in ("gate_up", "down")]
     if model.config.head != "tied":
-        model.head = REDUCED[kind](model.head)
+        layers.append((model, "head"))
+    for part, name in layers:
+        setattr(part, name, REDUCED[kind](getattr(part, name)))
     model.reduced = kind
     return model

@@ -13,11 +13,9 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from wvq.generator.conditioning import Condition
-from wvq.generator.decoding import begin
+from wvq.generator.decoder import GuidedDecoder
 from wvq.generator.filters import FREE, filter_logits
-from wvq.generator.guidance import guide
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling_settings import SamplingSettings
 
 
 class GumbelNoise:
@@ -41,70 +39,48 @@ class GumbelNoise:
         return self.kept[:, : end - start]
 
 
-class Speculation:
-    """The state of one batch; ``passes`` counts forward passes.
+class WindowedSampler:
+    """Draws the codes of a batch, several positions a pass.
 
     Args:
         codes: (B, T) int64, -1 where codes are to be drawn; filled in place.
-        model: the generator.
-        condition: of the B pictures.
-        seeds: B seeds, one a picture.
-        scales: guidance scale at each position.
-        settings: :class:`wvq.generator.sampling.SamplingSettings`.
+        decoder: of the B pictures.
+        seeds: one a picture.
+        settings: temperature, filters and the size of the window.
     """
 
-    def __init__(
-        self,
-        codes: torch.Tensor,
-        model: ImageCodeTransformer,
-        condition: Condition,
-        seeds: list[int],
-        settings,
-        scales: list[float],
-    ):
-        self.codes, self.model, self.settings = codes, model, settings
+    def __init__(self, codes: torch.Tensor, decoder: GuidedDecoder, seeds: list[int], settings: SamplingSettings):
+        self.codes, self.decoder, self.settings = codes, decoder, settings
         self.given = codes.clone()
-        self.scales = torch.tensor(scales, device=codes.device)
-        self.guided = any(scale != 1 for scale in scales)
-        self.prefix, self.valid, self.cache = begin(model, condition, len(seeds), self.guided)
-        self.noise = GumbelNoise(seeds, model.config.num_codes, codes.device)
-        self.passes = 0
+        self.noise = GumbelNoise(seeds, decoder.model.config.num_codes, codes.device)
 
-    def fill(self, start: int, stop: int, window: int, progress: bool) -> None:
-        """Draw the positions start..stop, in windows of at most ``window``."""
+    def fill(self, start: int, stop: int, progress: bool = False) -> int:
+        """Draw the positions start..stop, of which all before are known; returns the number of passes."""
+        window, passes = self.settings.window, 1
         with tqdm(total=stop - start, unit="code", disable=not progress, leave=False) as bar:
             known = self._advance(start, start + 1, stop, window - 1)
             bar.update(known - start)
             while known < stop:
                 before, known = known, self._advance(known, min(known + window, stop), stop, window)
                 bar.update(known - before)
+                passes += 1
+        return passes
 
     def _advance(self, known: int, end: int, stop: int, ahead: int) -> int:
         """Check the guesses of known..end in one pass and guess at most ``ahead`` more; returns how many are known."""
         logits = self._logits(known, end)
-        found = self._draw(logits, known)
-        right = (found == self.codes[:, known:end]).long().cumprod(1).sum(1).min()
-        self.codes[:, known:end] = found
+        drawn = self._draw(logits, known)
+        right = (drawn == self.codes[:, known:end]).long().cumprod(1).sum(1).min()
+        self.codes[:, known:end] = drawn
         known = min(known + int(right) + 1, end)
-        self.cache.length = self.model.config.prefix_length + known - 1  # what was fed beyond was a wrong guess
         self._guess(logits, known, end, min(known + ahead, stop))
         return known
 
     def _logits(self, start: int, end: int) -> torch.Tensor:
-        """Guided, filtered logits (B, n, K) of the positions start..end, by the codes and guesses before each."""
-        seen = max(0, self.cache.length - self.model.config.prefix_length)
-        inputs = self.codes[:, seen : end - 1]
-        x = self.model.embed_codes(torch.cat((inputs, inputs)) if self.guided else inputs, self.prefix.bias)
-        if self.cache.length == 0:
-            x = torch.cat((self.prefix.tokens, x), 1)
-        hidden = self.model.run(x, self.valid, self.cache)
-        logits = self.model.logits(hidden[:, start - end :]).float()
-        self.passes += 1
-        if self.guided:
-            logits = guide(logits, self.scales[start:end, None])
-        if self.settings.temperature == 0:
+        """Filtered logits (B, n, K) of the positions start..end, by the codes and guesses before each."""
+        logits, kept = self.decoder.logits(self.codes, start, end), self.settings
+        if kept.temperature == 0:
             return logits
-        kept = self.settings
         rows = logits.div_(kept.temperature).flatten(0, 1)  # in place: with a window these are the largest tensors
         return filter_logits(rows, kept.top_k, kept.top_p, kept.min_p).view_as(logits)
 
@@ -116,8 +92,9 @@ class Speculation:
         return torch.where(given == FREE, noisy.argmax(-1), given)
 
     def _guess(self, logits: torch.Tensor, known: int, start: int, end: int) -> None:
-        """First guesses of positions that enter the window, which now begins at ``known``: each one's own noise on the
-        last logits.
+        """Write first guesses of the positions start..end: each one's own noise on the last logits.
+
+        The window now begins at ``known``.
         """
         if end <= start:
             return

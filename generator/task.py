@@ -19,7 +19,8 @@ from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.hardware import send
 from wvq.settings.train import TrainConfig

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wvq.data.codes import CodeHeader
+from wvq.distributed import processes, wait_for_all
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.pipelines.folders import already_holds, refuse_foreign_files
@@ -25,6 +27,12 @@ def train_pipeline(
 ) -> tuple[dict, ImageGenerationPipeline]:
     """Train the generator of a recipe and write ``recipe.out`` as a pipeline.
 
+    Args:
+        recipe: of the generator.
+        resume: go on with the run in ``recipe.out``.
+        sampling: what the pipeline samples with where a call says nothing.
+        title, data, licence: of the model card, see :func:`wvq.pipelines.model_card.model_card`.
+
     Returns:
         Figures of the run, and the pipeline.
 
@@ -33,9 +41,6 @@ def train_pipeline(
             pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
-    from wvq.data.codes import CodeHeader
-    from wvq.distributed import processes, wait_for_all
-
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
     # Others would be in the way after the training.

@@ -1,20 +1,29 @@
-"""What each picture of a call is conditioned on, from the lists that a user gives."""
+"""What each picture of a call is conditioned on: from the lists that a user gives to the tensors of the generator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
+
+import torch
 
 from wvq.checks import is_integer
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import class_ids
+from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids
 from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.text.encoder import TextEncoder
+
+ClassLabel: TypeAlias = str | SupportsIndex  # a name or an id
+ClassLabels: TypeAlias = ClassLabel | Iterable[ClassLabel] | None
+Prompts: TypeAlias = str | Iterable[str] | None
+Value = TypeVar("Value")
 
 
 @dataclass
 class Requested:
-    """
+    """The conditions of the pictures of a call, one a picture.
+
     Attributes:
         labels: class id of each picture, None for the null class.
         prompts: text of each picture, None for the null text.
@@ -32,7 +41,10 @@ class Requested:
 
 
 def requested(
-    config: ImageCodeTransformerConfig, class_labels=None, prompt=None, num_images: int | None = None
+    config: ImageCodeTransformerConfig,
+    class_labels: ClassLabels = None,
+    prompt: Prompts = None,
+    num_images: int | None = None,
 ) -> Requested:
     """Serve the conditions in order, each as often as the others.
 
@@ -46,30 +58,64 @@ def requested(
         ConfigError: an unknown class, a condition that the model does not have, no condition in a list, or a number of
             pictures that does not fit.
     """
-    labels = _as_list(class_labels, (str, SupportsIndex), "class_labels must be a name, an id or a list of them")
-    prompts = _as_list(prompt, str, "prompt must be a text or a list of texts")
+    labels = _as_list(class_labels, _is_label, "class_labels must be a name, an id or a list of them")
+    prompts = _as_list(prompt, _is_text, "prompt must be a text or a list of texts")
     if labels is not None and not config.num_classes:
         raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
     if prompts is not None and not config.text_dim:
         raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
-    for name, values in (("class_labels", labels), ("prompt", prompts)):
-        if values is not None and not values:
-            raise ConfigError(f"{name} is an empty list; leave it out for no condition")
-    if labels is not None:
-        labels = class_ids(labels, config.class_names, config.num_classes)
-    count = max(len(labels or [None]), len(prompts or [None]))
-    for name, values in (("class_labels", labels), ("prompt", prompts)):
-        if values is not None and len(values) not in (1, count):
-            raise ConfigError(f"{name} has {len(values)} entries where the other condition has {count}")
+    lengths = {
+        name: len(values) for name, values in (("class_labels", labels), ("prompt", prompts)) if values is not None
+    }
+    if empty := [name for name, length in lengths.items() if not length]:
+        raise ConfigError(f"{empty[0]} is an empty list; leave it out for no condition")
+    ids = None if labels is None else class_ids(labels, config.class_names, config.num_classes)
+    count = max(lengths.values(), default=1)
+    for name, length in lengths.items():
+        if length not in (1, count):
+            raise ConfigError(f"{name} has {length} entries where the other condition has {count}")
     num_images = count if num_images is None else num_images
     if not is_integer(num_images) or num_images % count:
         raise ConfigError(f"num_images must be a positive multiple of the {count} condition(s), got {num_images!r}")
     each = num_images // count
-    return Requested(*(_spread(values, count, each) for values in (labels, prompts)))
+    return Requested(_spread(ids, count, each), _spread(prompts, count, each))
+
+
+def condition_of(
+    wanted: Requested,
+    config: ImageCodeTransformerConfig,
+    text_encoder: TextEncoder | None,
+    device: torch.device,
+    one_by_one: bool = False,
+) -> Condition:
+    """The generator's condition of a batch of pictures.
+
+    Args:
+        wanted: their conditions.
+        config: of the generator.
+        text_encoder: needed if the generator is conditional on text.
+        device: where the generator is.
+        one_by_one: encode each text by itself, so that its features do not depend on the batch.
+    """
+    condition = Condition()
+    if config.num_classes:
+        ids = [NULL_CLASS if label is None else label for label in wanted.labels]
+        condition.class_labels = torch.tensor(ids, device=device)
+    if config.text_dim and text_encoder is not None:
+        prompts = [prompt or "" for prompt in wanted.prompts]
+        if one_by_one:
+            unique = list(dict.fromkeys(prompts))
+            rows = [unique.index(prompt) for prompt in prompts]
+            features, mask = (x[rows] for x in text_encoder.encode(unique, batch_size=1))
+        else:
+            features, mask = text_encoder.encode(prompts)
+        condition.text_features, condition.text_mask = features.to(device), mask.to(device)
+    return condition
 
 
 def check_call(seed: int, batch_size: int) -> None:
-    """
+    """Check what every way of sampling takes.
+
     Raises:
         ConfigError: a seed below 0, or a batch size below 1.
     """
@@ -79,15 +125,25 @@ def check_call(seed: int, batch_size: int) -> None:
         raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
 
 
-def _spread(values: list | None, count: int, each: int) -> list:
-    values = values or [None]
-    return [value for value in (values if len(values) == count else values * count) for _ in range(each)]
+def _spread(values: list[Value] | None, count: int, each: int) -> list[Value | None]:
+    """``count`` values, each repeated; a single one, or None in place of a list, stands for all."""
+    given: list[Value | None] = list(values) if values else [None]
+    return [value for value in given * (count // len(given)) for _ in range(each)]
 
 
-def _as_list(value, single: type | tuple[type, ...], wanted: str) -> list | None:
-    if value is None:
+def _is_label(value: object) -> TypeGuard[ClassLabel]:
+    return isinstance(value, str | SupportsIndex)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _as_list(values: object, fits: Callable[[object], TypeGuard[Value]], wanted: str) -> list[Value] | None:
+    if values is None:
         return None
-    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not all(isinstance(one, single) for one in values):
-        raise ConfigError(f"{wanted}, got {value!r}")
-    return values
+    several = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    fitting = [value for value in several if fits(value)]
+    if len(fitting) < len(several):
+        raise ConfigError(f"{wanted}, got {values!r}")
+    return fitting

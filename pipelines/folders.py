@@ -1,18 +1,22 @@
-"""The folder of a pipeline: its parts, and the checks of its index."""
+"""The folder of a pipeline: its parts, the model card, and the index that names them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TypeAlias
 
+import wvq
 from wvq.errors import CheckpointError, ConfigError
-from wvq.files.atomic import read_json
+from wvq.files.atomic import read_json, whole_folder, write_json, write_text
 from wvq.files.names import INDEX_NAME
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.pretrained import weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.processing import ImageProcessor
 
 PIPELINE_CLASS = "ImageGenerationPipeline"
 PARTS = {
@@ -23,7 +27,47 @@ PARTS = {
 _FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
-def already_holds(folder: str | Path, name: str, part: WassersteinVQModel | ImageCodeTransformer | TextEncoder) -> bool:
+Part: TypeAlias = WassersteinVQModel | ImageCodeTransformer | TextEncoder
+
+
+def write_pipeline(
+    folder: Path,
+    tokenizer: WassersteinVQModel,
+    generator: ImageCodeTransformer,
+    text_encoder: TextEncoder | None,
+    sampling: SamplingSettings,
+    card: str,
+) -> None:
+    """Write a folder for each part, the model card, and last the index; a part that is there already stays.
+
+    Args:
+        folder: new or existing folder.
+        tokenizer, generator, text_encoder: the parts.
+        sampling: settings that a call uses where it gives none.
+        card: text of the model card.
+
+    Raises:
+        CheckpointError: the folder holds another part, or a README or index that is no pipeline's.
+    """
+    refuse_foreign_files(folder, card)
+    parts: dict[str, Part] = {"tokenizer": tokenizer, "generator": generator}
+    if text_encoder is not None:
+        parts["text_encoder"] = text_encoder
+    # All are looked at before any is written.
+    missing = {name: part for name, part in parts.items() if not already_holds(folder, name, part)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in missing.items():
+        with whole_folder(folder / name) as partial:
+            part.save_pretrained(partial)
+            if part is tokenizer:
+                ImageProcessor(size=tokenizer.config.image_size).save_pretrained(partial)
+    write_text(folder / CARD_NAME, card)
+    index = {"_class_name": PIPELINE_CLASS, "wvq_version": wvq.__version__}
+    named = {name: own if name in parts else None for name, own in PARTS.items()}
+    write_json(folder / INDEX_NAME, {**index, **named, "sampling": asdict(sampling)})
+
+
+def already_holds(folder: str | Path, name: str, part: Part) -> bool:
     """Whether the folder has this very part: these weights and this config.
 
     Raises:

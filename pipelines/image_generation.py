@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict
+import tempfile
 from pathlib import Path
+from typing import Any, Literal, overload
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
+from typing_extensions import Unpack
 
-import wvq
 from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError, DownloadError, WVQError, first_line, near_match
-from wvq.files.atomic import whole_folder, write_json, write_text
-from wvq.files.names import INDEX_NAME
-from wvq.generator.conditioning import NULL_CLASS, Condition
+from wvq.generator.conditioning import Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
-from wvq.generator.sampling import SamplingSettings, check_fixed, sample_codes
+from wvq.generator.sampling import check_fixed, sample_codes
+from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.pretrained import model_hash, resolve_folder, weights_hash
-from wvq.pipelines.conditions import Requested, check_call, requested
-from wvq.pipelines.folders import (
-    PARTS,
-    PIPELINE_CLASS,
-    already_holds,
-    part_folder,
-    read_sampling,
-    refuse_foreign_files,
-)
+from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
+from wvq.pipelines.folders import part_folder, read_sampling, write_pipeline
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.model_card import CARD_NAME, model_card, rename
-from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, as_type
+from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, Images, OutputType, as_type
 from wvq.tokenizer.modeling import WassersteinVQModel
-from wvq.tokenizer.processing import ImageProcessor
+
+
+class CallOptions(SamplingOptions, total=False):
+    """What a call takes by keyword beside conditions and type of pictures, for the signatures of each type."""
+
+    fixed_codes: torch.Tensor | None
+    seed: int | None
+    batch_size: int
+    progress: bool
 
 
 class ImageGenerationPipeline:
@@ -113,20 +115,20 @@ class ImageGenerationPipeline:
         """
         former = former or self.former_hashes()
         parts = {"generator": self.generator, "tokenizer": self.tokenizer}
-        found = {name: model_hash(part, weights=former[name]) for name, part in parts.items()}
+        hashes = {name: model_hash(part, weights=former[name]) for name, part in parts.items()}
         if self.text_encoder is not None:
-            found["text_encoder"] = self.text_encoder.identity()
-        return found
+            hashes["text_encoder"] = self.text_encoder.identity()
+        return hashes
 
     def former_hashes(self) -> dict[str, str]:
         """What earlier versions wrote in the place of :meth:`weights_hashes`: the hash of each part's weights alone."""
-        found = {"generator": self.generator.full_hash or weights_hash(self.generator)}
-        found["tokenizer"] = weights_hash(self.tokenizer)
+        hashes = {"generator": self.generator.full_hash or weights_hash(self.generator)}
+        hashes["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:
-            found["text_encoder"] = weights_hash(self.text_encoder.model)
-        return found
+            hashes["text_encoder"] = weights_hash(self.text_encoder.model)
+        return hashes
 
-    def numerics(self) -> dict:
+    def numerics(self) -> dict[str, Any]:
         """What figures depend on beside the weights' values: how they are held, averaged and computed with."""
         parts = {"generator": self.generator, "tokenizer": self.tokenizer}
         dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in parts.items()}
@@ -149,7 +151,7 @@ class ImageGenerationPipeline:
         weights: str | None = None,
         ignore_tokenizer_mismatch: bool = False,
         ignore_text_encoder_mismatch: bool = False,
-        **hub_options,
+        **hub_options: Any,
     ) -> ImageGenerationPipeline:
         """Load a pipeline from a run folder or a Hub id.
 
@@ -170,7 +172,7 @@ class ImageGenerationPipeline:
         """
         folder = resolve_folder(path, "pipeline", **hub_options)
         sampling = read_sampling(folder)
-        options = {} if dtype is None else {"dtype": dtype}
+        options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"))
         generator = ImageCodeTransformer.from_pretrained(part_folder(folder, "generator"), **options)
         config, text_encoder = generator.config, None
@@ -207,7 +209,6 @@ class ImageGenerationPipeline:
                 the parts are such that loading would refuse them.
             ConfigError: the generator's weights are reduced.
         """
-        folder = Path(folder)
         if self.generator.reduced:
             raise ConfigError(f"a pipeline cannot be saved with {self.generator.reduced} weights; load it without")
         if not self.ignore_tokenizer_mismatch:
@@ -215,29 +216,8 @@ class ImageGenerationPipeline:
         if not self.ignore_text_encoder_mismatch:
             require_text_encoder(self.generator.config, self.text_encoder)
         card = card or self.card or model_card(self)
-        refuse_foreign_files(folder, card)
-        parts = {"tokenizer": self.tokenizer, "generator": self.generator, "text_encoder": self.text_encoder}
-        missing = {  # all looked at before any is written
-            name: part for name, part in parts.items() if part is not None and not already_holds(folder, name, part)
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in missing.items():
-            with whole_folder(folder / name) as partial:
-                part.save_pretrained(partial)
-                if name == "tokenizer":
-                    ImageProcessor(size=part.config.image_size).save_pretrained(partial)
+        write_pipeline(Path(folder), self.tokenizer, self.generator, self.text_encoder, self.sampling, card)
         self.card = card
-        write_text(folder / CARD_NAME, card)
-        write_json(
-            folder / INDEX_NAME,
-            {
-                "_class_name": PIPELINE_CLASS,
-                "wvq_version": wvq.__version__,
-                **PARTS,
-                "text_encoder": PARTS["text_encoder"] if self.text_encoder is not None else None,
-                "sampling": asdict(self.sampling),
-            },
-        )
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the pipeline to the Hugging Face Hub; returns the address of the commit.
@@ -245,8 +225,6 @@ class ImageGenerationPipeline:
         Raises:
             DownloadError: the Hub cannot be reached.
         """
-        import tempfile
-
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
@@ -260,27 +238,52 @@ class ImageGenerationPipeline:
 
     # ---- sampling
 
+    @overload
     def __call__(
         self,
-        class_labels: str | int | Sequence[str | int] | None = None,
-        prompt: str | Sequence[str] | None = None,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
         num_images: int | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        guidance_schedule: str | None = None,
-        guidance_power: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        window: int | None = None,
-        deterministic: bool | None = None,
+        *,
+        output_type: Literal["pil"] = "pil",
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[list[Image.Image]]: ...
+
+    @overload
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
+        output_type: Literal["np"],
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[np.ndarray]: ...
+
+    @overload
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
+        output_type: Literal["pt"],
+        **options: Unpack[CallOptions],
+    ) -> ImagePipelineOutput[torch.Tensor]: ...
+
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
+        num_images: int | None = None,
+        *,
         fixed_codes: torch.Tensor | None = None,
         seed: int | None = None,
         batch_size: int = 32,
-        output_type: str = "pil",
+        output_type: OutputType = "pil",
         progress: bool = False,
-    ) -> ImagePipelineOutput:
+        **sampling: Unpack[SamplingOptions],
+    ) -> ImagePipelineOutput[Images]:
         """Draw pictures.
 
         Args:
@@ -288,8 +291,6 @@ class ImageGenerationPipeline:
             prompt: texts; none for the null text. With classes too, both lists must be of one length or one long.
             num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
                 condition if None.
-            guidance_scale, temperature, top_k, top_p, min_p, guidance_schedule, guidance_power, guidance_interval,
-                window, deterministic: see :class:`SamplingSettings`; the pipeline's own if None.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
                 :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
@@ -297,27 +298,18 @@ class ImageGenerationPipeline:
                 ``deterministic``, which runs groups of a fixed number of pictures.
             output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
             progress: show a progress bar.
+            sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`, such as ``guidance_scale``
+                and ``top_k``; the pipeline's own where None or left out.
 
         Raises:
-            ConfigError: an unknown class, a condition that the model does not have, a setting out of range, or a batch
-                that does not fit into memory.
+            ConfigError: an unknown class or setting, a condition that the model does not have, a setting out of range,
+                or a batch that does not fit into memory.
         """
         if output_type not in OUTPUT_TYPES:
             near = near_match(output_type, OUTPUT_TYPES)
             raise ConfigError(f'output_type "{output_type}" is unknown{near}; one of {", ".join(OUTPUT_TYPES)}')
         check_call(0 if seed is None else seed, batch_size)
-        settings = self.sampling.updated(
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            guidance_schedule=guidance_schedule,
-            guidance_power=guidance_power,
-            guidance_interval=guidance_interval,
-            window=window,
-            deterministic=deterministic,
-        )
+        settings = self.sampling.updated(**sampling)
         wanted = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
         seeds = [seed + index for index in range(len(wanted))]
@@ -335,10 +327,10 @@ class ImageGenerationPipeline:
         seeds: list[int],
         settings: SamplingSettings,
         batch_size: int = 32,
-        output_type: str = "pil",
+        output_type: OutputType = "pil",
         progress: bool = False,
         fixed_codes: torch.Tensor | None = None,
-    ) -> ImagePipelineOutput:
+    ) -> ImagePipelineOutput[Images]:
         """Draw N pictures from a condition and a seed each; arguments as in a call, checked.
 
         Raises:
@@ -372,8 +364,8 @@ class ImageGenerationPipeline:
     def log_likelihood(
         self,
         codes: torch.Tensor,
-        class_labels: str | int | Sequence[str | int] | None = None,
-        prompt: str | Sequence[str] | None = None,
+        class_labels: ClassLabels = None,
+        prompt: Prompts = None,
         batch_size: int = 32,
     ) -> torch.Tensor:
         """Exact ln p of pictures' codes under their conditions, without guidance.
@@ -391,26 +383,11 @@ class ImageGenerationPipeline:
         """
         wanted = requested(self.generator.config, class_labels, prompt, len(codes))
         require_room_for_losses(self, min(batch_size, len(codes)))
-        parts = [slice(start, start + batch_size) for start in range(0, len(codes), batch_size)]
-        conditions = (self._condition(wanted[part]) for part in parts)
-        found = [
-            code_log_probabilities(self.generator, codes[part], condition).sum(1).cpu()
-            for part, condition in zip(parts, conditions, strict=True)
-        ]
-        return torch.cat(found)
+        sums = []
+        for start in range(0, len(codes), batch_size):
+            part = slice(start, start + batch_size)
+            sums.append(code_log_probabilities(self.generator, codes[part], self._condition(wanted[part])).sum(1).cpu())
+        return torch.cat(sums)
 
-    def _condition(self, wanted: Requested, deterministic: bool = False) -> Condition:
-        config, condition = self.generator.config, Condition()
-        if config.num_classes:
-            ids = [NULL_CLASS if label is None else label for label in wanted.labels]
-            condition.class_labels = torch.tensor(ids, device=self.device)
-        if config.text_dim:
-            prompts = [prompt or "" for prompt in wanted.prompts]
-            if deterministic:  # each text by itself, once
-                unique = list(dict.fromkeys(prompts))
-                rows = [unique.index(prompt) for prompt in prompts]
-                features, mask = (x[rows] for x in self.text_encoder.encode(unique, batch_size=1))
-            else:
-                features, mask = self.text_encoder.encode(prompts)
-            condition.text_features, condition.text_mask = features.to(self.device), mask.to(self.device)
-        return condition
+    def _condition(self, wanted: Requested, one_by_one: bool = False) -> Condition:
+        return condition_of(wanted, self.generator.config, self.text_encoder, self.device, one_by_one)

@@ -14,7 +14,13 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 def require_sizes(
     generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQConfig, encoder: TextEncoder | None
 ) -> None:
-    """
+    """Check that codes and texts have the sizes that the generator was built for.
+
+    Args:
+        generator: its config.
+        tokenizer: its config.
+        encoder: the text encoder, if there is one.
+
     Raises:
         ConfigError: the tokenizer's codes are not of the generator's number, grid or layout; or the generator is
             conditional on text, and there is no encoder, or one of another width or length.
@@ -41,7 +47,11 @@ def require_sizes(
 
 
 def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQModel) -> None:
-    """Hold a tokenizer, in the type that it was saved in, against the hash in the generator's config, if it has one.
+    """Check that a tokenizer is the one that the generator's config names by a hash, if it names one.
+
+    Args:
+        generator: its config.
+        tokenizer: in the type that it was saved in.
 
     Raises:
         CheckpointError: it is another one, or its weights were cast.
@@ -54,7 +64,11 @@ def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: Wasserst
 
 
 def require_text_encoder(generator: ImageCodeTransformerConfig, encoder: TextEncoder | None) -> None:
-    """Hold a text encoder against its identity in the generator's config, if it has one.
+    """Check that a text encoder is the one that the generator's config names by its identity, if it names one.
+
+    Args:
+        generator: its config.
+        encoder: the text encoder, if there is one.
 
     Raises:
         CheckpointError: it is another one, or encodes in another way.

@@ -9,7 +9,7 @@ import torch
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import sampling_bytes, whole_pass_bytes
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.memory import require_memory
 from wvq.tokenizer.memory import decoding_bytes
 
@@ -20,7 +20,9 @@ ENCODED = 64  # texts at once
 
 
 def require_room(pipeline: ImageGenerationPipeline, batch_size: int, settings: SamplingSettings, given: int = 0) -> int:
-    """Bytes that drawing a batch takes; arguments as in :func:`drawing_bytes`.
+    """Check that there is memory for drawing a batch; returns the bytes that it takes.
+
+    Arguments as in :func:`drawing_bytes`.
 
     Raises:
         ConfigError: they are not free.
@@ -54,7 +56,8 @@ def drawing_bytes(
 
 
 def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) -> None:
-    """
+    """Check that there is memory for the likelihoods of a batch.
+
     Raises:
         ConfigError: the likelihoods of a batch need more than is free.
     """

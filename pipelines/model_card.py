@@ -121,9 +121,9 @@ def _table(results: dict[str, dict]) -> str:
 
 def read_results(folder: str | Path) -> dict[str, dict]:
     """The ``result.json`` of each stage of a pipeline folder that has one."""
-    found = {}
+    results = {}
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            found[stage] = read_json(file, CheckpointError, f"{file} is gone")
-    return found
+            results[stage] = read_json(file, CheckpointError, f"{file} is gone")
+    return results

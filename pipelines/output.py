@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -10,24 +11,28 @@ from PIL import Image
 
 from wvq.data.pixels import uint8_to_pil
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OutputType: TypeAlias = Literal["pil", "np", "pt"]
+OUTPUT_TYPES = get_args(OutputType)
+Images: TypeAlias = list[Image.Image] | np.ndarray | torch.Tensor
+ImagesOfType = TypeVar("ImagesOfType", bound=Images, covariant=True)
 
 
 @dataclass
-class ImagePipelineOutput:
-    """
+class ImagePipelineOutput(Generic[ImagesOfType]):
+    """The pictures of a call, their codes and their seeds.
+
     Attributes:
         images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
         codes: (N, h, w) int64.
         seeds: the seed of each picture.
     """
 
-    images: list[Image.Image] | np.ndarray | torch.Tensor
+    images: ImagesOfType
     codes: torch.Tensor
     seeds: list[int]
 
 
-def as_type(pictures: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+def as_type(pictures: torch.Tensor, output_type: OutputType) -> Images:
     """Pictures (N, 3, H, W), float for ``pt`` and else uint8, as :class:`ImagePipelineOutput` has them."""
     if output_type == "pt":
         return pictures

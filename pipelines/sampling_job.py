@@ -6,9 +6,11 @@ import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
+from typing_extensions import Unpack
 
 import wvq
 from wvq.data.pictures import read_picture
@@ -22,9 +24,9 @@ from wvq.files.names import JOB_NAME, MAX_JOB_BYTES
 from wvq.files.png_text import png_text
 from wvq.files.reading import parse_json
 from wvq.files.stage_folder import former_identity, refuse_occupied
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.interruption import stop_on_signal
-from wvq.pipelines.conditions import Requested, check_call, requested
+from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import require_room
 
@@ -37,15 +39,15 @@ COLUMNS = 8
 def sample_to_folder(
     pipe: ImageGenerationPipeline,
     out: str | Path,
-    class_labels=None,
-    prompt=None,
+    class_labels: ClassLabels = None,
+    prompt: Prompts = None,
     num_images: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     resume: bool = False,
     progress: bool = True,
     source: str | None = None,
-    **sampling,
+    **sampling: Unpack[SamplingOptions],
 ) -> list[Path]:
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
@@ -80,7 +82,7 @@ def sample_to_folder(
     with sole_run(out):
         decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
-        # Shares are told by number, not by what is missing: that changes while another process starts.
+        # A share goes by the pictures' numbers, not by what is missing: that changes while another process starts.
         rows = settings.fixed_rows or 1  # so many in a row fill a group
         mine = [
             index
@@ -102,13 +104,13 @@ def sample_to_folder(
         return files
 
 
-def read_settings(picture: str | Path) -> dict | None:
-    """How a picture was made, from its PNG text chunk; None if it is none of ours."""
+def read_settings(picture: str | Path) -> dict[str, Any] | None:
+    """How a picture was made, from its PNG text chunk; None if it is not one of a job."""
     try:
-        found = parse_json(png_text(picture, PNG_KEY) or "null")
+        settings = parse_json(png_text(picture, PNG_KEY) or "null")
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return settings if isinstance(settings, dict) else None
 
 
 def _start(
@@ -119,8 +121,9 @@ def _start(
 
 
 def _job(
-    pipe: ImageGenerationPipeline, weights: dict, wanted: Requested, seed: int, settings: SamplingSettings
-) -> dict:
+    pipe: ImageGenerationPipeline, weights: dict[str, str], wanted: Requested, seed: int, settings: SamplingSettings
+) -> dict[str, Any]:
+    """What a job is known by."""
     return {
         "wvq_version": wvq.__version__,
         "weights": weights,
@@ -133,8 +136,8 @@ def _job(
     }
 
 
-def _claim(out: Path, job: dict, former_weights: dict, resume: bool) -> None:
-    """Start a job's folder, or hold the job that is there against this one.
+def _claim(out: Path, job: dict[str, Any], former_weights: dict[str, str], resume: bool) -> None:
+    """Write a new job into its folder; or, to resume, check that the job that is there is this one.
 
     A job of an earlier version names its weights by ``former_weights``.
     """

@@ -12,13 +12,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageDraw
 from torchvision.models import vgg
 
+from tests.drawings import write_pictures
 from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from tests.vision import vgg_file
 from wvq.eval.features.networks import load_feature_network
@@ -26,10 +25,6 @@ from wvq.settings.data import DataConfig
 from wvq.tokenizer.recipes import ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
 transformers.utils.logging.disable_progress_bar()
-
-COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 200, 40)}
-SHAPES = ("circle", "cross", "square")
-PER_CLASS = 20
 
 
 def pytest_unconfigure():
@@ -47,36 +42,6 @@ def _own_cache(tmp_path_factory):
 def _repeatable():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-
-
-def draw_shape(shape: str, color: str, rng: np.random.Generator, size: int = 24) -> Image.Image:
-    """A shape of one colour on a light ground, a little off the middle."""
-    picture = Image.new("RGB", (size, size), tuple(int(v) for v in rng.integers(225, 256, 3)))
-    pen = ImageDraw.Draw(picture)
-    left, top = (int(v) for v in rng.integers(3, 7, 2))
-    right, bottom = left + 14, top + 14
-    if shape == "circle":
-        pen.ellipse((left, top, right, bottom), fill=COLORS[color])
-    elif shape == "square":
-        pen.rectangle((left, top, right, bottom), fill=COLORS[color])
-    else:
-        pen.rectangle((left, top + 5, right, bottom - 5), fill=COLORS[color])
-        pen.rectangle((left + 5, top, right - 5, bottom), fill=COLORS[color])
-    return picture
-
-
-def write_pictures(folder, per_class: int = PER_CLASS, seed: int = 0) -> list[tuple[str, str, str]]:
-    """Write ``shape/00.png`` pictures; return (file name, shape, colour) of each."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for shape in SHAPES:
-        (folder / shape).mkdir(parents=True)
-        for i in range(per_class):
-            color = list(COLORS)[i % len(COLORS)]
-            name = f"{shape}/{i:02d}.png"
-            draw_shape(shape, color, rng).save(folder / name)
-            rows.append((name, shape, color))
-    return rows
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Counts the bytes of all tensors that are alive at once: what an estimate of memory can be held against anywhere."""
+"""Counts the bytes of all tensors that are alive at once, to compare an estimate of memory with on any machine."""
 
 import weakref
 

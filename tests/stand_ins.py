@@ -6,6 +6,8 @@ import torch
 
 from wvq.errors import UnreadablePictureError
 from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
+from wvq.eval.features.pictures import PictureFeatures
+from wvq.generator.sampling_settings import SamplingSettings
 
 
 def draw_pictures(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:
@@ -70,3 +72,43 @@ class ProjectionNetwork(FeatureNetwork):
         coarse = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
         features = coarse @ self.matrix
         return FeatureOutput(features, features[:, :5] if self.has_logits else None)
+
+
+def features_of(pictures: torch.Tensor, network: FeatureNetwork, batch_size: int = 64) -> PictureFeatures:
+    """Features of uint8 pictures, one batch after the other; their hash is left out."""
+    parts = [network(batch) for batch in pictures.split(batch_size)]
+    features, logits, spatial = (
+        None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True)
+    )
+    return PictureFeatures(features, logits, "", pictures.shape[-1], "none", spatial=spatial)
+
+
+class FakePipeline:
+    """Draws a seeded noise picture a sample, tinted by its class; records what it was asked for."""
+
+    def __init__(self, class_names=("animals", "flags", "food"), image_size=16):
+        self.class_names = class_names
+        self.generator = SimpleNamespace(config=SimpleNamespace(num_classes=len(class_names)))
+        self.sampling = SamplingSettings(temperature=0.7)
+        self.image_size = image_size
+        self.labels, self.prompts, self.calls = [], [], []
+
+    def former_hashes(self):
+        return {"generator": "a", "tokenizer": "b"}
+
+    def weights_hashes(self, former):
+        return {name: f"{value} and config" for name, value in former.items()}
+
+    def numerics(self):
+        return {"dtype": {"generator": "float32"}, "averaging_decay": {"generator": 0.5}, "device": "cpu"}
+
+    def __call__(self, class_labels=None, prompt=None, *, num_images, seed, output_type, batch_size, **sampling):
+        assert output_type == "pt"
+        self.labels += class_labels or []
+        self.prompts += prompt or []
+        self.calls.append(sampling)
+        pictures = []
+        for offset in range(num_images):
+            generator = torch.Generator().manual_seed(seed + offset)
+            pictures.append(torch.rand(3, self.image_size, self.image_size, generator=generator) * 2 - 1)
+        return SimpleNamespace(images=torch.stack(pictures))

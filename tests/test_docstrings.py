@@ -1,23 +1,18 @@
-"""Every public name says what it is, every argument list is whole, and errors that are raised are told."""
+"""Every public name says what it is, every argument list is whole, and errors that are raised are named."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
 import textwrap
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"wvq": "wvq", "tokenizer": "wvq.tokenizer", "generator": "wvq.generator"} | {
-    "pipelines": "wvq.pipelines",
-    "eval": "wvq.eval",
-}
 MODULES = [
-    f"{package}.{file.stem}"
-    for folder, package in PACKAGES.items()
-    for file in sorted((ROOT / folder).glob("*.py"))
+    ".".join(("wvq", *file.relative_to(ROOT).with_suffix("").parts)).replace("wvq.wvq.", "wvq.")
+    for folder in ("wvq", "tokenizer", "generator", "pipelines", "eval")
+    for file in sorted((ROOT / folder).rglob("*.py"))
     if not file.stem.startswith("__")
 ]
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Example::")
@@ -25,17 +20,17 @@ SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Example::
 
 def public_names(module) -> dict[str, object]:
     """Functions, classes and methods that a module defines, by their dotted names."""
-    found = {}
+    names = {}
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
         if inspect.isfunction(value) or inspect.isclass(value):
-            found[name] = value
+            names[name] = value
         if inspect.isclass(value):
             for method in vars(value):
                 if not method.startswith("_") and is_method(inspect.getattr_static(value, method)):
-                    found[f"{name}.{method}"] = inspect.getattr_static(value, method)
-    return found
+                    names[f"{name}.{method}"] = inspect.getattr_static(value, method)
+    return names
 
 
 def is_method(value) -> bool:
@@ -85,11 +80,15 @@ def raised(function) -> set[str]:
     return {name for name in names if re.fullmatch(r"(Config|Data|Cache|Checkpoint|Download)Error", name)}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_docstrings_are_whole(name):
-    module = importlib.import_module(name)
-    assert inspect.getdoc(module), name
-    problems = []
+def test_docstrings_are_whole():
+    assert len(MODULES) > 100
+    problems = [f"{name}: {problem}" for name in MODULES for problem in problems_of(importlib.import_module(name))]
+    assert not problems, "\n".join(problems)
+
+
+def problems_of(module) -> list[str]:
+    """What the docstrings of a module leave out."""
+    problems = [] if inspect.getdoc(module) else ["no docstring"]
     for public, value in public_names(module).items():
         text = documentation(module, public)
         if not text:
@@ -100,9 +99,11 @@ def test_docstrings_are_whole(name):
             continue
         if "Args:" in text and inspect.getdoc(function if not inspect.isclass(value) else value):
             known = [p for p in inspect.signature(function).parameters if p not in ("self", "cls", "kwargs", "args")]
-            told = section(text, "Args:") + section(text, "Attributes:")
-            problems += [f"{public} does not tell {p}" for p in known if not re.search(rf"\b{p}\b", told)]
+            if dataclasses.is_dataclass(value):  # those that it declares itself; its bases describe the others
+                known = [p for p in known if p in vars(value).get("__annotations__", {})]
+            described = section(text, "Args:") + section(text, "Attributes:")
+            problems += [f"{public} does not describe {p}" for p in known if not re.search(rf"\b{p}\b", described)]
         if not inspect.isclass(value):
             for error in raised(function) - set(re.findall(r"\w+Error", text)):
-                problems.append(f"{public} raises {error} and does not tell")
-    assert not problems, "; ".join(problems)
+                problems.append(f"{public} raises {error} and does not say so")
+    return problems

@@ -13,7 +13,7 @@ from wvq.eval.features.networks import load_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.assemble import train_pipeline
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.export import export_codes
@@ -25,7 +25,7 @@ from wvq.tokenizer.train import train_tokenizer
 def run(tmp_path_factory, caption_folder, tiny_tokenizer_recipe, tiny_data):
     """Folder, figures and pipeline of a run on captioned pictures of coloured shapes."""
     out = tmp_path_factory.mktemp("run")
-    tokenizer = tiny_tokenizer_recipe(out / "tokenizer", train={"images": 4800}, data={"path": str(caption_folder)})
+    tokenizer = tiny_tokenizer_recipe(out / "tokenizer", train={"images": 2400}, data={"path": str(caption_folder)})
     results = {"tokenizer": train_tokenizer(tokenizer)}
     data = tiny_data(caption_folder, crop="random")
     export_codes(ExportRecipe(out=str(out / "codes"), tokenizer=tokenizer.out, data=data, num_crops=4))
@@ -35,7 +35,7 @@ def run(tmp_path_factory, caption_folder, tiny_tokenizer_recipe, tiny_data):
         tokenizer=tokenizer.out,
         condition=ConditionConfig(text=True, text_encoder=str(save_text_encoder(out / "encoder")), text_length=5),
         model={"hidden_size": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.1, "token_dropout": 0.1},
-        train=TrainConfig(images=4800, batch_size=32, learning_rate=3e-3, ema_decay=0.95, log_every=960),
+        train=TrainConfig(images=2400, batch_size=32, learning_rate=3e-3, ema_decay=0.95, log_every=480),
     )
     results["generator"], pipe = train_pipeline(recipe, sampling=SamplingSettings(guidance_scale=2.0))
     return out, results, pipe

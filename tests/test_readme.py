@@ -77,14 +77,14 @@ def test_command_lines_parse(line, tmp_path, monkeypatch):
     for option, value in pairwise(arguments):
         if option == "--config" and value not in shipped_recipes():  # the reader's own file
             Path(value).write_text("{}")
-    found = []
+    runs = []
     for name, command in COMMANDS.items():
-        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, found.append))
+        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, runs.append))
     try:
         assert main(arguments) == 0
     except SystemExit as stop:
         pytest.fail(f"{line}: exit code {stop.code}")
-    assert len(found) == 1
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize("line", MAKE_LINES)

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from wvq.app.quickstart import stage_recipes
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.captions import CaptionIndex
 from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -126,7 +126,7 @@ def tiny_stage_recipes(text_encoder: Path):
         generator.condition.text_encoder = str(text_encoder)
         export.num_crops = 2
         for train in (tokenizer.train, generator.train):
-            train.images, train.batch_size, train.evaluate_every, train.log_every = 480, 16, 240, 48
+            train.images, train.batch_size, train.evaluate_every, train.log_every = 240, 16, 120, 24
         return tokenizer, export, generator
 
     return stages

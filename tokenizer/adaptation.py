@@ -10,14 +10,12 @@ from wvq.data.splits import other_split
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.quantizers.registry import MethodsConfig
 from wvq.tokenizer.recipes import TokenizerRecipe
 
-# Settings of one method, which another one may not have.
-_OF_THE_METHOD = {"codebook_weight", "commitment_weight", "alignment_weight", "entropy_weight", "target_scale"}
-_OF_THE_METHOD |= {"ema_decay", "levels"}
 # While these stay, codes mean the same and the codebook is taken over.
-_OF_THE_CODES = ["quantizer", "num_codes", "code_dim", "feature_dim", "num_groups", "levels"]
-_OF_THE_CODES += ["scales", "num_scale_convs", "scale_conv_ratio"]
+_OF_THE_CODES = [name for name in MethodsConfig.fields() if name not in MethodsConfig.fields_outside_identity()]
+_OF_THE_CODES += ["feature_dim"]
 
 
 def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
@@ -49,7 +47,7 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         warnings.warn(warning, stacklevel=2)
     before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
     if recipe.model.get("quantizer", before["quantizer"]) != before["quantizer"]:
-        before = {name: value for name, value in before.items() if name not in _OF_THE_METHOD}
+        before = {name: value for name, value in before.items() if name not in WassersteinVQConfig.fields_of_method()}
     if recipe.model.get("code_dim", before["code_dim"]) != before["code_dim"]:
         before["feature_dim"] = source.config.encoder_dim
     model = WassersteinVQModel(WassersteinVQConfig(**{**before, **recipe.model, **from_data}))

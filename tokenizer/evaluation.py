@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from wvq.data.dataset import ImageDataset
 from wvq.data.pixels import to_uint8
 from wvq.data.unreadable import Reading, join_left_out, summary
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
@@ -15,20 +16,20 @@ from wvq.errors import DataError
 from wvq.interruption import StopRequest
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import luma, psnr, ssim
-from wvq.tokenizer.quantizers.statistics import CodeStatistics, ScaleAlignment
+from wvq.tokenizer.quantizers.statistics import CodeStatistics
 
 
 @torch.no_grad()
 def evaluate_tokenizer(
     model: WassersteinVQModel,
-    dataset: Dataset,
+    dataset: ImageDataset,
     batch_size: int = 64,
     progress: bool = False,
     statistics: CodeStatistics | None = None,
     lpips: torch.nn.Module | None = None,
     stop: StopRequest | None = None,
     num_workers: int | None = None,
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """Measure reconstructions of all pictures of a set; under several processes each measures its share.
 
     Pictures that cannot be read are left out, with a warning. However many there are, this is no error as long as one
@@ -36,7 +37,7 @@ def evaluate_tokenizer(
 
     Args:
         model: in eval mode.
-        dataset: items with ``pixel_values`` (3, S, S) in [-1, 1].
+        dataset: held-out pictures of the tokenizer's size.
         batch_size: pictures at once.
         progress: show a progress bar.
         statistics: the accumulator to use, for callers that want its histogram afterwards.
@@ -60,22 +61,21 @@ def evaluate_tokenizer(
     share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
-    alignment = ScaleAlignment(len(config.scales), config.code_dim, device) if config.scales else None
+    measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
-    batches, total = share.batches(batch_size, device), -(-len(share) // batch_size)
-    batches = tqdm(batches, desc="evaluating", total=total, unit="batch", disable=not shown, leave=False)
-    for batch in (stop or StopRequest()).until_set(batches):
+    total = -(-len(share) // batch_size)
+    bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=not shown, leave=False)
+    for batch in (stop or StopRequest()).until_set(bar):
         pixels = batch["pixel_values"]
         output = model.encode(pixels)
         statistics.update(output.codes, (output.features - output.quantized).square().sum(1).mean())
-        if alignment:
-            features = output.features.permute(0, 2, 3, 1)
-            alignment.update(model.quantizer.residuals(features, output.codes))
+        for measurement in measurements:
+            measurement.update(output.features.permute(0, 2, 3, 1), output.codes)
         pictures, originals = to_uint8(model.decode(output.quantized)), to_uint8(pixels)
         sums += _picture_sums(pictures, originals, lpips)
     statistics.reduce()
-    if alignment:
-        alignment.reduce()
+    for measurement in measurements:
+        measurement.reduce()
     sum_over_processes(sums)
     left_out = join_left_out(gather_objects(share.left_out))
     count, rgb, y, similarity, distance = sums.tolist()
@@ -83,10 +83,9 @@ def evaluate_tokenizer(
         raise DataError(f"{summary(left_out.values(), len(dataset))}: nothing is left to measure")
     if left_out and rank == 0:
         warnings.warn(f"{summary(left_out.values(), len(dataset))} and are left out of evaluation", stacklevel=2)
-    figures = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
-    if alignment:
-        codebook = model.quantizer.book.lookup(torch.arange(config.num_codes, device=device))
-        figures |= alignment.compute(codebook)
+    figures: dict[str, Any] = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
+    for measurement in measurements:
+        figures |= measurement.compute()
     if config.image_size >= 11:
         figures["ssim"] = similarity / count
     if lpips is not None:

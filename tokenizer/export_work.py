@@ -10,10 +10,10 @@ from pathlib import Path
 
 from wvq.data.code_tables import finish_table, row_features, write_shard
 from wvq.data.codes import CodeHeader
-from wvq.errors import ConfigError, DataError
+from wvq.errors import DataError
 from wvq.files.atomic import read_json, remove_files, write_json
 from wvq.files.names import IDENTITY_NAME
-from wvq.files.stage_folder import differences
+from wvq.files.work_folder import claim_work_folder
 
 FEWEST, MOST = 64, 1024  # pictures of a file
 _FILES = 64  # of a set whose files are neither the smallest nor the largest
@@ -50,7 +50,7 @@ class ExportWork:
         self.features = row_features(header.num_codes, header.sequence_length)
         self.ranges = {split: picture_ranges(count) for split, count in sizes.items()}
         files = {split: len(ranges) for split, ranges in self.ranges.items()}
-        self._identity = json.loads(json.dumps(identity | {"files": files}))  # as it is read back
+        self._identity = identity | {"files": files}
 
     def claim(self) -> None:
         """Make the folder, or take it up again. One process calls it.
@@ -58,18 +58,7 @@ class ExportWork:
         Raises:
             ConfigError: the folder holds something else, or what an export with other settings has left.
         """
-        file = self.folder / IDENTITY_NAME
-        if not file.exists():
-            if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
-                raise ConfigError(f"{self.folder} holds other files; move them away, or choose another output folder")
-            write_json(file, self._identity)
-            return
-        before = read_json(file, ConfigError, f"{file} is gone")
-        for name, (then, now) in differences(before, self._identity).items():
-            raise ConfigError(
-                f"{self.folder} was left by an export with another {name} ({then!r}, now {now!r}); finish that one, "
-                "remove the folder or choose another output folder"
-            )
+        claim_work_folder(self.folder, self._identity, task="an export", output="output folder")
 
     def done(self) -> dict[str, dict[int, dict[int, str]]]:
         """By split and number of each whole file, the file name and reason of pictures left out, by index."""

@@ -75,9 +75,18 @@ class FeatureDistance(nn.Module):
 
 
 def build_perceptual(config: LossConfig) -> nn.Module:
-    """The distance that ``config.perceptual_network`` names: of (pictures, references), both (B, 3, H, W), to 0-d."""
+    """The distance that ``config.perceptual_network`` names: of (pictures, references), both (B, 3, H, W), to 0-d.
+
+    Raises:
+        ConfigError: the package of LPIPS is missing.
+        CheckpointError: a weight file is missing, damaged or of another network.
+        DownloadError: weights could not be fetched.
+    """
     if config.perceptual_network == "lpips":
-        return LPIPS(config.perceptual_weights)
+        try:
+            return LPIPS(config.perceptual_weights)
+        except DownloadError as error:
+            raise DownloadError(f"{error}, or set loss.perceptual_network to efficientnet_lite0") from error
     if config.perceptual_network == "efficientnet_lite0":
         from wvq.models.networks import efficientnet_lite0, perceptual_layers
 
@@ -94,6 +103,7 @@ class LPIPS(nn.Module):
 
     Args:
         weights: file with torchvision's VGG-16 weights; torchvision downloads them if None.
+        option: what messages call the option that names the file.
 
     Raises:
         ConfigError: the package is missing.
@@ -101,7 +111,7 @@ class LPIPS(nn.Module):
         DownloadError: the weights could not be fetched.
     """
 
-    def __init__(self, weights: str | Path | None = None):
+    def __init__(self, weights: str | Path | None = None, option: str = "loss.perceptual_weights"):
         super().__init__()
         try:
             import lpips
@@ -115,11 +125,11 @@ class LPIPS(nn.Module):
         except (OSError, RuntimeError) as error:  # the latter: a download with a wrong hash
             raise DownloadError(
                 f"the VGG backbone of LPIPS could not be fetched ({first_line(error)}); give a file with torchvision's "
-                "VGG-16 weights by loss.perceptual_weights, or set loss.perceptual_network to efficientnet_lite0"
+                f"VGG-16 weights by {option}"
             ) from error
         _load_heads(network, Path(lpips.__file__).parent / "weights" / f"v{network.version}" / "vgg.pth")
         if weights is not None:
-            _load_vgg(network.net, Path(weights))
+            _load_vgg(network.net, Path(weights), option)
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
@@ -141,18 +151,18 @@ def _load_heads(network: nn.Module, file: Path) -> None:
         raise CheckpointError(f"{file} does not hold the heads of LPIPS; install the package lpips again") from error
 
 
-def _load_vgg(backbone: nn.Module, file: Path) -> None:
+def _load_vgg(backbone: nn.Module, file: Path, option: str) -> None:
     # The package splits the layers over slices, and keeps their numbers.
     from wvq.models.networks import read_state_dict
 
     if not file.is_file():
-        raise CheckpointError(f"loss.perceptual_weights: {file} does not exist")
+        raise CheckpointError(f"{option}: {file} does not exist")
     try:
         saved = read_state_dict(file.read_bytes(), file)
     except CheckpointError as error:
-        raise CheckpointError(f"loss.perceptual_weights: {error}") from error
+        raise CheckpointError(f"{option}: {error}") from error
     try:
         own = {name: saved[f"features.{name.partition('.')[2]}"] for name in backbone.state_dict()}
         backbone.load_state_dict(own)
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"loss.perceptual_weights: {file} does not hold torchvision's VGG-16 weights") from error
+        raise CheckpointError(f"{option}: {file} does not hold torchvision's VGG-16 weights") from error

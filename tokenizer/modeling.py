@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,10 @@ from transformers.utils import ModelOutput
 
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.models.pretrained import StrictPreTrainedModel, model_hash, weights_hash
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, model_hash, weights_hash
 from wvq.precision import no_float16
 from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
 from wvq.tokenizer.quantizers.registry import build_quantizer
 
@@ -131,6 +133,11 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
         self.last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
 
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The last convolution; what follows it has no weights."""
+        return cast(nn.Conv2d, self[self.last])  # a Sequential does not know what it holds
+
     def compile(self, *args, **kwargs) -> None:
         """Compile all but the last convolution; arguments as of torch.compile.
 
@@ -148,7 +155,7 @@ class Decoder(nn.Sequential):
         x = (self._compiled or self._body)(x)
         with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
             if not torch.is_autocast_enabled(x.device.type):
-                x = x.to(self[self.last].weight.dtype)
+                x = x.to(self.last_layer.weight.dtype)
             for layer in list(self)[self.last :]:
                 x = layer(x)
         return x
@@ -188,21 +195,23 @@ PARTS = ("encoder", "quantizer", "decoder")
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """
+    """What :meth:`WassersteinVQModel.encode` returns.
+
     Attributes:
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
         quantized: (B, D, h, w), the vectors of the codes.
         features: (B, D, h, w), what was quantized, in the space of the codes.
     """
 
-    codes: torch.Tensor = None
-    quantized: torch.Tensor = None
-    features: torch.Tensor = None
+    codes: torch.Tensor = GIVEN
+    quantized: torch.Tensor = GIVEN
+    features: torch.Tensor = GIVEN
 
 
 @dataclass
 class TokenizerOutput(ModelOutput):
-    """
+    """What a forward pass of :class:`WassersteinVQModel` returns.
+
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
@@ -212,11 +221,11 @@ class TokenizerOutput(ModelOutput):
             utilization as well.
     """
 
-    reconstruction: torch.Tensor = None
-    codes: torch.Tensor = None
-    quantizer_loss: torch.Tensor = None
-    losses: dict = None
-    statistics: dict = None
+    reconstruction: torch.Tensor = GIVEN
+    codes: torch.Tensor = GIVEN
+    quantizer_loss: torch.Tensor = GIVEN
+    losses: dict[str, torch.Tensor] = GIVEN
+    statistics: dict[str, torch.Tensor] = GIVEN
 
 
 class WassersteinVQModel(StrictPreTrainedModel):
@@ -229,6 +238,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         pictures = tokenizer.decode_codes(codes)
     """
 
+    config: WassersteinVQConfig
     config_class = WassersteinVQConfig
     kind = "tokenizer"
     base_model_prefix = ""
@@ -240,7 +250,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def __init__(self, config: WassersteinVQConfig):
         super().__init__(config)
         self.encoder = Encoder(config)
-        self.quantizer = build_quantizer(config)
+        self.quantizer: Quantizer = build_quantizer(config)
         self.decoder = Decoder(config)
         self.projector = Projector(config) if config.feature_dim is not None else None
         self.frozen: frozenset[str] = frozenset()
@@ -250,11 +260,12 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, Quantizer):
+        elif isinstance(module, Codebook):
             module.reset_codebook()
         elif isinstance(module, Projector):
             module.reset()
@@ -266,7 +277,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of a GAN is measured."""
-        return self.decoder[self.decoder.last].weight
+        return cast(nn.Parameter, self.decoder.last_layer.weight)  # torch calls it a tensor
 
     def codes_hash(self) -> str:
         """Hash of the weights and config that make codes of pictures: one for tokenizers that differ in the decoder."""
@@ -285,7 +296,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Keep ``encoder``, ``quantizer`` (with its projector) or ``decoder`` as they are, in eval mode.
+        """Keep parts as they are in training, and in eval mode.
+
+        Args:
+            parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
 
         Raises:
             ConfigError: an unknown part, or all of them.
@@ -296,9 +310,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         if parts == set(PARTS):
             raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
         self.frozen = parts
-        for module in self.quantizer.modules():
-            if isinstance(module, Quantizer):
-                module.frozen = "quantizer" in parts
+        self.quantizer.freeze("quantizer" in parts)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
@@ -307,7 +319,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         modules = [getattr(self, part) for part in self.frozen]
         return modules + ([self.projector] if "quantizer" in self.frozen and self.projector else [])
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> WassersteinVQModel:
         super().train(mode)
         for module in self._frozen_modules():
             module.train(False)
@@ -360,22 +372,23 @@ class WassersteinVQModel(StrictPreTrainedModel):
         Raises:
             DataError: codes of another shape; on the CPU also codes outside of [0, K).
         """
-        codes = unflatten_codes(codes, self.config.code_layout)
-        if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
-            least, most = codes.min().item(), codes.max().item()
-            if least < 0 or most >= self.config.num_codes:
-                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
-        return self.decode(rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w"))
+        return self.decode(rearrange(self.quantizer.lookup(self._codes_to_decode(codes)), "b h w d -> b d h w"))
 
     def decode_scales(self, codes: torch.Tensor) -> torch.Tensor:
         """Pictures (B, S, C, H, W) of the coarsest scale alone, of the first two, ..., of all S as ``decode_codes``.
 
         Without ``config.scales`` there is one scale, S = 1. Codes and errors are those of :meth:`decode_codes`.
         """
-        if not self.config.scales:
-            return self.decode_codes(codes)[:, None]
-        partial = self.quantizer.lookup_scales(unflatten_codes(codes, self.config.code_layout))
+        partial = self.quantizer.lookup_scales(self._codes_to_decode(codes))
         return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
+
+    def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        codes = unflatten_codes(codes, self.config.code_layout)
+        if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
+            least, most = codes.min().item(), codes.max().item()
+            if least < 0 or most >= self.config.num_codes:
+                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
+        return codes
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:
         """Reconstruct pictures, with all that the training loss needs.

@@ -19,7 +19,6 @@ from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
-from wvq.tokenizer.quantizers.aligned import AlignedQuantizer
 from wvq.tokenizer.recipes import TokenizerTrainConfig
 from wvq.tokenizer.usage import WARM_SHARE, CodebookUsage
 from wvq.training.optimization import network_groups, parameter_group
@@ -84,10 +83,7 @@ class TokenizerTask(Task[WassersteinVQModel]):
 
     def loss(self, model: nn.Module, batch: Batch, images_seen: int, progress: float) -> StepLoss:
         pixel_values, raw = batch["pixel_values"], unwrapped(model)
-        if self.config.final_alignment != 1:
-            for module in raw.quantizer.modules():
-                if isinstance(module, AlignedQuantizer):
-                    module.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
+        raw.quantizer.scale_alignment(1 + (self.config.final_alignment - 1) * progress)
         output = model(pixel_values, update_statistics=True)
         self.usage.update(output.codes, raw.config.num_codes, raw.config.num_groups)
         terms = {**output.losses, **output.statistics}
@@ -160,15 +156,17 @@ def unwrapped(model: nn.Module) -> WassersteinVQModel:
 
 @torch.no_grad()
 def reconstruction_sheet(model: WassersteinVQModel, dataset: ImageDataset, count: int = 16) -> Image.Image:
-    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set."""
+    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set.
+
+    Of a tokenizer with several scales there is a row after each scale, from the coarsest alone to all of them.
+    """
     count = min(count, len(dataset))
     spread = [i * len(dataset) // count for i in range(count)]
     if not (items := list(Reading(dataset, spread))):
         items = list(Reading(dataset, limit=count))  # none of those can be read
     originals = torch.stack([item["pixel_values"] for item in items])
-    reconstructions = model.decode(model.encode(originals.to(model.device)).quantized).cpu()
+    reconstructions = model.decode_scales(model.encode(originals.to(model.device)).codes).cpu()  # B S C H W
     columns = min(len(originals), 8)
-    rows = [
-        part for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True) for part in pair
-    ]
+    versions = [pictures.split(columns) for pictures in (originals, *reconstructions.unbind(1))]
+    rows = [part for parts in zip(*versions, strict=True) for part in parts]
     return image_grid(torch.cat(rows), columns=columns, scale=max(1, 96 // model.config.image_size))

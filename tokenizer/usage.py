@@ -18,7 +18,7 @@ class CodebookUsage:
     A report needs at least K tokens, or even a uniform use would look like a collapse: until then counts go on.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: torch.Tensor | None = None  # (G, K)
         self.alarmed = False
 
@@ -32,6 +32,8 @@ class CodebookUsage:
 
     def report(self, accelerator: Accelerator, images_seen: int, warm: float) -> tuple[dict[str, float], str | None]:
         """Utilization and perplexity since the last report, and once, after ``warm`` pictures, a collapse alarm."""
+        if self.counts is None:
+            return {}, None
         counts = accelerator.reduce(self.counts, "sum")
         num_codes = counts.shape[1]
         if int(counts[0].sum()) < num_codes:

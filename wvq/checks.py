@@ -112,6 +112,6 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
 
 
-def as_list(value):
+def as_list(value: object) -> object:
     """Tuples and lists as a list of their own; anything else as it is, for a check to refuse."""
     return list(value) if isinstance(value, list | tuple) else value

@@ -1,6 +1,7 @@
 """The package's own exceptions: ValueErrors whose message is one line that names the field or file and the remedy."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class WVQError(ValueError):
@@ -31,14 +32,14 @@ class DownloadError(WVQError):
     """A Hub id could not be reached or does not exist."""
 
 
-def near_match(name: str, options) -> str:
+def near_match(name: str, options: Iterable[object]) -> str:
     """Return ``' (did you mean "x"?)'`` for the option closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
 
 
 def from_worker(error: WVQError) -> WVQError:
-    """An error of a loader process without the traceback that PyTorch puts before its one line."""
+    """The error of a loader process without the traceback that PyTorch puts before its one line."""
     line = str(error).strip().splitlines()[-1]
     return type(error)(line.split(f"{type(error).__name__}: ", 1)[-1])
 

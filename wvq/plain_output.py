@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 # C0 (but tab and line feed) and C1 controls; marks and overrides of direction; line and paragraph separators; halves of
 # surrogate pairs, which no encoding takes.
@@ -29,7 +29,7 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
-def _code(match: re.Match) -> str:
+def _code(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
@@ -52,12 +52,12 @@ class PlainStream:
         self.stream.write(plain.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
-    def writelines(self, lines) -> None:
-        """Write each of them."""
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each line."""
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name == "stream":  # while a copy is made there is none yet
             raise AttributeError(name)
         return getattr(self.stream, name)

@@ -21,9 +21,9 @@ from wvq.checks import Checker
 from wvq.errors import ConfigError, near_match
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import MomentWindow, gaussian_wasserstein
-from wvq.tokenizer.quantizers.interface import Quantizer, code_counts
-from wvq.tokenizer.quantizers.registry import build_quantizer
-from wvq.tokenizer.quantizers.statistics import CodeStatistics, code_perplexity
+from wvq.tokenizer.quantizers.codebook import Codebook
+from wvq.tokenizer.quantizers.registry import build_codebook
+from wvq.tokenizer.quantizers.statistics import CodeStatistics, code_counts, code_perplexity
 
 DISTRIBUTIONS = ("gaussian", "uniform", "bimodal")
 _CHUNK = 50_000  # features of one evaluation batch
@@ -180,7 +180,7 @@ def run_cell(cell: AtomicCell, progress: bool = True) -> dict:
     }
 
 
-def _train(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+def _train(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
     optimizer, scheduler = _optimizer(quantizer, cell, protocol)
     every = max(1, cell.steps // 100)
     curve = []
@@ -206,7 +206,7 @@ def _train(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator
 
 
 @torch.no_grad()
-def _lloyd(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+def _lloyd(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
     features = draw_features(cell, cell.num_features, generator)
     if cell.num_codes > len(features):
         raise ConfigError(f"num_features must be at least num_codes ({cell.num_codes}), got {cell.num_features}")
@@ -231,14 +231,10 @@ def _lloyd(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol, generator
     return curve
 
 
-def _build(cell: AtomicCell, protocol: Protocol) -> Quantizer:
+def _build(cell: AtomicCell, protocol: Protocol) -> Codebook:
     # The quantizers' terms are means over all elements, the study's are sums over the D dims.
-    weights = {"codebook_weight": protocol.commitment * cell.code_dim, "commitment_weight": 0.0}
-    if cell.quantizer == "ema":
-        del weights["codebook_weight"]
-    if protocol.alignment:
-        weights["alignment_weight"] = protocol.alignment
-    quantizer = build_quantizer(
+    codebook_weight = protocol.commitment * cell.code_dim
+    quantizer = build_codebook(
         WassersteinVQConfig(
             quantizer="vanilla" if cell.quantizer in ("fixed", "kmeans") else cell.quantizer,
             num_codes=cell.num_codes,
@@ -247,7 +243,9 @@ def _build(cell: AtomicCell, protocol: Protocol) -> Quantizer:
             num_projections=cell.num_projections,
             window_size=1,  # the features of the step alone
             ema_decay=protocol.decay,
-            **weights,
+            codebook_weight=None if cell.quantizer == "ema" else codebook_weight,
+            commitment_weight=0.0,
+            alignment_weight=protocol.alignment or None,
         )
     )
     quantizer.reset_codebook()
@@ -255,7 +253,7 @@ def _build(cell: AtomicCell, protocol: Protocol) -> Quantizer:
     return quantizer
 
 
-def _optimizer(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol):
+def _optimizer(quantizer: Codebook, cell: AtomicCell, protocol: Protocol):
     parameters = quantizer.codebook_parameters()
     if not parameters or cell.quantizer == "fixed":
         return None, None
@@ -271,7 +269,7 @@ def _optimizer(quantizer: Quantizer, cell: AtomicCell, protocol: Protocol):
 
 
 @torch.no_grad()
-def _effective_codebook(quantizer: Quantizer) -> torch.Tensor:
+def _effective_codebook(quantizer: Codebook) -> torch.Tensor:
     """The K vectors (K, D) that features are replaced by: behind the map of "linear", the codebook elsewhere."""
     return quantizer.lookup(torch.arange(quantizer.num_codes))
 

@@ -12,11 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, near_match
+from wvq.eval.features.names import EFFICIENTNET_LITE0, FEATURE_NETWORKS, INCEPTION
 from wvq.models.networks import efficientnet_lite0, read_state_dict
-
-INCEPTION = "inception"
-EFFICIENTNET_LITE0 = "efficientnet_lite0"
-
 
 # The name of torch-fidelity's weight file ends in the start of its sha256.
 _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -40,14 +37,12 @@ class FeatureNetwork(nn.Module):
     Attributes:
         name: the name that the metrics carry (``fd_<name>``).
         dim: length of a feature vector.
-        has_logits: whether `forward` returns class logits for the inception score.
         weights_sha256: hash of the weight file.
         warnings: what a reader of the metrics must know about these weights.
     """
 
     name: str
     dim: int
-    has_logits = False
 
     def __init__(self, weights_sha256: str, warnings: tuple[str, ...] = ()):
         super().__init__()
@@ -81,27 +76,12 @@ class FeatureNetwork(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return self._compute(images.to(self.device))
 
-    def extract(self, images: Tensor) -> Tensor:
-        """Features (B, dim) float32 of uint8 pictures (B, 3, H, W)."""
-        return self(images).features
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Class logits (B, classes) float32 of uint8 pictures (B, 3, H, W).
-
-        Raises:
-            ConfigError: the network has no logits for the inception score.
-        """
-        if not self.has_logits:
-            raise ConfigError(f"feature network {self.name!r} has no logits for the inception score; use {INCEPTION!r}")
-        return self(images).logits
-
 
 class InceptionNetwork(FeatureNetwork):
     """The Inception-v3 of the published FID figures, TensorFlow-compatible resize included (torch-fidelity)."""
 
     name = INCEPTION
     dim = 2048
-    has_logits = True
 
     def __init__(self, weights: Path):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -109,7 +89,7 @@ class InceptionNetwork(FeatureNetwork):
         content = weights.read_bytes()
         read_state_dict(content, weights)
         sha256 = hashlib.sha256(content).hexdigest()
-        warnings = ()
+        warnings: tuple[str, ...] = ()
         if not sha256.startswith(_INCEPTION_HASH):
             warnings = (
                 f"{weights.name} is not the reference file {_INCEPTION_FILE}: FID, KID and IS are not comparable",
@@ -193,15 +173,13 @@ def load_feature_network(
         CheckpointError: the weight file is missing, damaged or of another network.
         DownloadError: the Inception weights are not there and cannot be downloaded.
     """
-    if name not in (INCEPTION, EFFICIENTNET_LITE0):
-        known = (INCEPTION, EFFICIENTNET_LITE0)
-        raise ConfigError(f'feature_network "{name}" is unknown{near_match(name, known)}; one of {", ".join(known)}')
+    if name not in FEATURE_NETWORKS:
+        known = ", ".join(FEATURE_NETWORKS)
+        raise ConfigError(f'feature_network "{name}" is unknown{near_match(name, FEATURE_NETWORKS)}; one of {known}')
     if weights is not None and not Path(weights).is_file():
         raise CheckpointError(f"feature network {name!r}: weight file {str(weights)!r} does not exist")
-    if name == INCEPTION:
-        network = InceptionNetwork(Path(weights) if weights is not None else _download_inception())
-    else:
-        network = EfficientNetLite0(Path(weights) if weights is not None else None)
+    file = None if weights is None else Path(weights)
+    network = InceptionNetwork(file or _download_inception()) if name == INCEPTION else EfficientNetLite0(file)
     return network.requires_grad_(False).eval().to(device)
 
 

@@ -8,10 +8,8 @@ of the numbers.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,12 +25,12 @@ from tqdm import tqdm
 
 from wvq.distributed import decided_by_first_process, gather_objects, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
-from wvq.eval.features.networks import FeatureNetwork
+from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
 from wvq.eval.features.pictures import PictureFeatures, picture_digests
-from wvq.files.atomic import read_json, remove_files, whole_file, write_json
+from wvq.files.atomic import remove_files, whole_file
 from wvq.files.locks import sole_run
 from wvq.files.names import IDENTITY_NAME
-from wvq.files.stage_folder import former_identity
+from wvq.files.work_folder import claim_work_folder
 from wvq.interruption import stop_on_signal
 
 _SUFFIX = ".safetensors"
@@ -70,32 +68,9 @@ class FeatureShards:
 
     def __init__(self, folder: str | Path, identity: dict, lasting: bool = True, former: dict | None = None):
         self.folder, self.lasting = Path(folder), lasting
-        values = [json.loads(json.dumps(value or {})) for value in (identity, former)]  # as they are read back
-        decided_by_first_process(lambda: self._claim(*values))
-
-    def _claim(self, identity: dict, former: dict) -> None:
-        file = self.folder / IDENTITY_NAME
-        if not holds_shards(self.folder):
-            if self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir()):
-                raise ConfigError(f"{self.folder} holds other files; remove it or choose another result file")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, identity)
-            return
-        before = read_json(file, ConfigError, f"{file} is gone")
-        if any(before.get(name) == value != identity[name] for name, value in former.items()):
-            warnings.warn(former_identity(file), stacklevel=4)
-        for name in identity:
-            then, now = before.get(name), identity[name]
-            if name in former and then == former[name]:
-                continue
-            if then != now:
-                if isinstance(then, dict) and isinstance(now, dict):  # what differs in it
-                    part = next(key for key in {**then, **now} if then.get(key) != now.get(key))
-                    name, then, now = f"{name}: {part}", then.get(part), now.get(part)
-                raise ConfigError(
-                    f"{self.folder} was left by an evaluation with another {name} ({then!r}, now {now!r}); finish that "
-                    "one, remove the folder or choose another result file"
-                )
+        decided_by_first_process(
+            lambda: claim_work_folder(folder, identity, task="an evaluation", output="result file", former=former)
+        )
 
     def files(self) -> list[Path]:
         """The files that are whole, in order of their numbers."""
@@ -105,7 +80,7 @@ class FeatureShards:
         """Numbers that need no more work."""
         return numbers_in(self.folder)
 
-    def write(self, numbers: range, batch: Batch, output, keep_pixels: bool) -> None:
+    def write(self, numbers: range, batch: Batch, output: FeatureOutput, keep_pixels: bool) -> None:
         """Leave the whole file of one batch.
 
         Raises:
@@ -156,11 +131,11 @@ class FeatureShards:
         """
         next_number = 0
         for file in self.files():
-            found, _ = _tensors(file, ("numbers", "pixels"))
-            new = found["numbers"] >= next_number  # two runs may have left a picture each
+            tensors, _ = _tensors(file, ("numbers", "pixels"))
+            new = tensors["numbers"] >= next_number  # two runs may have left a picture each
             if new.any():
-                yield found["pixels"][new]
-                next_number = int(found["numbers"].max()) + 1
+                yield tensors["pixels"][new]
+                next_number = int(tensors["numbers"].max()) + 1
 
 
 def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
@@ -168,11 +143,11 @@ def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
-            found = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
-        for name, value in found.items():
+            tensors = {name: opened.get_tensor(name) for name in set(names) & set(opened.keys())}
+        for name, value in tensors.items():
             if _sha256(value) != metadata.get(name):
                 raise SafetensorError(f"{name} is not what was written")
-        return found, int(metadata["image_size"])
+        return tensors, int(metadata["image_size"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 
@@ -189,11 +164,11 @@ def shard_files(folder: str | Path) -> list[Path]:
 
 def numbers_in(folder: Path) -> set[int]:
     """Numbers of the pictures whose features are in a folder, by the names of its files."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for file in shard_files(folder):
-        start, stop = _SHARD.fullmatch(file.name).groups()
-        found.update(range(int(start), int(stop)))
-    return found
+        start, stop = file.stem.split("-")
+        numbers.update(range(int(start), int(stop)))
+    return numbers
 
 
 @contextmanager
@@ -289,21 +264,21 @@ def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFea
         DataError: a file that is damaged, or pictures that are missing.
     """
     names = ("numbers", "digests", "features", "logits", "spatial")
-    found, size = shards.read(names)
-    numbers, first = np.unique(found["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
+    tensors, size = shards.read(names)
+    numbers, first = np.unique(tensors["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
     if len(numbers) != count:
         there = f"{len(numbers):,} of {count:,} pictures"
         raise DataError(f"{shards.folder} holds the features of {there}; remove it and start again")
-    found = {name: value[torch.from_numpy(first)] for name, value in found.items()}
-    digest = hashlib.sha256(found["digests"].numpy().tobytes()).hexdigest()
+    tensors = {name: value[torch.from_numpy(first)] for name, value in tensors.items()}
+    digest = hashlib.sha256(tensors["digests"].numpy().tobytes()).hexdigest()
     return PictureFeatures(
-        found["features"],
-        found.get("logits"),
+        tensors["features"],
+        tensors.get("logits"),
         digest,
         size,
         crop_recipe,
-        indices=found["numbers"].tolist(),
-        spatial=found.get("spatial"),
+        indices=tensors["numbers"].tolist(),
+        spatial=tensors.get("spatial"),
     )
 
 

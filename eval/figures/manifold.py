@@ -7,6 +7,8 @@ Frechet distance does.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -19,18 +21,28 @@ MOST = 10_000  # pictures a side: the published size, and the cost grows with it
 _TILE = 1_000
 
 
-def manifold_metrics(features: Tensor, reference: Tensor) -> dict[str, float]:
+class Neighbourhoods(NamedTuple):
+    """How two sets lie in each other's neighbourhoods.
+
+    Attributes:
+        precision: share of samples within the ball of some real picture (k = 3).
+        recall: share of real pictures within the ball of some sample (k = 3).
+        density: mean number of real balls (k = 5) that hold a sample, divided by k; may exceed 1.
+        coverage: share of real pictures whose ball (k = 5) holds a sample.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold_metrics(features: Tensor, reference: Tensor) -> Neighbourhoods:
     """Precision, recall, density and coverage of samples against real pictures, the first 10,000 of each.
 
     Args:
         features: (N, D) of samples.
         reference: (M, D) of real pictures.
-
-    Returns:
-        precision: share of samples within the ball of some real picture (k = 3).
-        recall: share of real pictures within the ball of some sample (k = 3).
-        density: mean number of real balls (k = 5) that hold a sample, divided by k; may exceed 1.
-        coverage: share of real pictures whose ball (k = 5) holds a sample.
 
     Raises:
         DataError: other dims, or no more pictures on a side than neighbours.
@@ -43,7 +55,7 @@ def manifold_metrics(features: Tensor, reference: Tensor) -> dict[str, float]:
             f"neighbourhoods need more than {DENSITY_NEIGHBOURS} pictures a side, "
             f"not {len(features)} and {len(reference)}"
         )
-    found = prc_features_to_metric(  # generated first, real second
+    shares = prc_features_to_metric(  # generated first, real second
         features,
         reference,
         prc_neighborhood=PRECISION_NEIGHBOURS,
@@ -52,12 +64,7 @@ def manifold_metrics(features: Tensor, reference: Tensor) -> dict[str, float]:
         verbose=False,
     )
     density, coverage = density_coverage(features, reference)
-    return {
-        "precision": found[KEY_METRIC_PRECISION],
-        "recall": found[KEY_METRIC_RECALL],
-        "density": density,
-        "coverage": coverage,
-    }
+    return Neighbourhoods(shares[KEY_METRIC_PRECISION], shares[KEY_METRIC_RECALL], density, coverage)
 
 
 def density_coverage(features: Tensor, reference: Tensor, k: int = DENSITY_NEIGHBOURS) -> tuple[float, float]:

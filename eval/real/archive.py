@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wvq.errors import DataError
-from wvq.eval.figures.metrics import Moments
+from wvq.eval.figures.distances import Moments
 from wvq.eval.real.npz import RowReader, StoredArray, readable, stored_arrays
 from wvq.files.atomic import file_sha256, whole_file
 

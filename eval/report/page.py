@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,6 +19,14 @@ from wvq.files.atomic import write_text
 
 # Nothing may be fetched: the report says the same on every machine and tells nobody that it was opened.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+class Block(NamedTuple):
+    """A section of pictures: its title, a text, and (picture, caption) pairs."""
+
+    title: str
+    text: str
+    pictures: Sequence[tuple[Image.Image | Figure, str]]
 
 
 class Report:
@@ -78,9 +87,13 @@ class Report:
             f'<img src="{source}" width="{width}" alt="{text}"></button>{legend}</figure>'
         )
 
+    def block(self, block: Block) -> Report:
+        """Adds a section with its pictures side by side."""
+        return self.section(block.title, block.text).figures(block.pictures)
+
     def table(
         self,
-        rows: Sequence[Mapping | Sequence],
+        rows: Sequence[Mapping[str, Any] | Sequence[Any]],
         columns: Sequence[str] | Mapping[str, str],
         caption: str = "",
     ) -> Report:

@@ -1,14 +1,12 @@
-"""`wvq evaluate` as users run it: on two processes, and after its process was killed."""
+"""`wvq evaluate` in processes of its own: on two of them, and after its process was killed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run_ranks
 from tests.tiny import make_pipeline
 
 WORKER = Path(__file__).with_name("evaluation_worker.py")
@@ -31,11 +29,7 @@ def run(pipeline_dir, picture_folder):
             arguments = [str(pipeline_dir / "tokenizer"), "--batch_size=2", "--data.validation_fraction=0.2"]
         arguments = ["evaluate", task, *arguments, *options]
         settings = json.dumps({"arguments": arguments, "kill_at": kill_at, "world": world})
-        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-        command = [sys.executable, *(["-m", *launcher] if world > 1 else []), str(WORKER), settings]
-        environment = {**os.environ, "WVQ_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-        environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        return run_ranks([WORKER, settings], world, variables={"WVQ_CACHE": str(home / "cache")})
 
     return start
 
@@ -44,7 +38,7 @@ def run(pipeline_dir, picture_folder):
 def whole_reconstruction(run, tmp_path_factory):
     """The same of a tokenizer."""
     home = tmp_path_factory.mktemp("reconstructed")
-    done = run(home, task="reconstruction")
+    (done,) = run(home, task="reconstruction")
     assert done.returncode == 0, done.stderr[-3000:]
     return home
 
@@ -53,7 +47,7 @@ def whole_reconstruction(run, tmp_path_factory):
 def whole(run, tmp_path_factory):
     """The folder of an evaluation on one process that was not disturbed."""
     home = tmp_path_factory.mktemp("whole")
-    done = run(home)
+    (done,) = run(home)
     assert done.returncode == 0, done.stderr[-3000:]
     return home
 
@@ -63,13 +57,13 @@ def result(home):
 
 
 def assert_same_figures(home, whole, rel=None):
-    found, expected = result(home), result(whole)
+    measured, expected = result(home), result(whole)
     for name in ("metrics", "floor"):
         for metric, value in expected[name].items():
-            assert found[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
+            assert measured[name][metric] == (value if rel is None else pytest.approx(value, rel=rel, abs=1e-9)), metric
     for name in ("num_images", "num_reference", "num_floor", "warnings"):
-        assert found[name] == expected[name]
-    assert found["settings"]["reference"] == expected["settings"]["reference"]
+        assert measured[name] == expected[name]
+    assert measured["settings"]["reference"] == expected["settings"]["reference"]
     assert not (home / "result.json.partial").exists()
 
 
@@ -82,35 +76,35 @@ def assert_alike(home, whole, rel=None):
 
 
 def test_two_processes_measure_the_same_pictures(run, whole, tmp_path):
-    done = run(tmp_path, world=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = run(tmp_path, world=2)
+    assert [done.returncode for done in ranks] == [0, 0], ranks[0].stderr[-3000:] + ranks[1].stderr[-3000:]
     assert_alike(tmp_path, whole, rel=1e-6)
-    assert done.stdout.count("result in") == 1
+    assert sum(done.stdout.count("result in") for done in ranks) == 1
 
 
 def test_a_killed_evaluation_goes_on_and_ends_alike(run, whole, tmp_path):
     for kill_at in (2, 7):  # among the real pictures, then, with those that are there, among the samples
-        killed = run(tmp_path, kill_at)
+        (killed,) = run(tmp_path, kill_at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
         assert not (tmp_path / "result.json").exists()
     assert (tmp_path / "result.json.partial").exists()
-    done = run(tmp_path)
+    (done,) = run(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_alike(tmp_path, whole)
 
 
 def test_two_processes_measure_the_same_reconstructions(run, whole_reconstruction, tmp_path):
-    done = run(tmp_path, world=2, task="reconstruction")
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = run(tmp_path, world=2, task="reconstruction")
+    assert [done.returncode for done in ranks] == [0, 0], ranks[0].stderr[-3000:] + ranks[1].stderr[-3000:]
     assert_same_figures(tmp_path, whole_reconstruction, rel=1e-6)
     assert result(tmp_path)["num_tokens"] == result(whole_reconstruction)["num_tokens"] == 12 * 16
-    assert done.stdout.count("result in") == 1
+    assert sum(done.stdout.count("result in") for done in ranks) == 1
 
 
 def test_a_killed_measurement_of_a_tokenizer_goes_on(run, whole_reconstruction, tmp_path):
-    killed = run(tmp_path, kill_at=9, task="reconstruction")  # 6 files of real pictures, then reconstructions
+    (killed,) = run(tmp_path, kill_at=9, task="reconstruction")  # 6 files of real pictures, then reconstructions
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert len(list((tmp_path / "result.json.partial").glob("*.safetensors"))) == 2
-    done = run(tmp_path, task="reconstruction")
+    (done,) = run(tmp_path, task="reconstruction")
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_figures(tmp_path, whole_reconstruction)

@@ -1,10 +1,13 @@
 """Presets carry the published protocol whole, and nothing may quietly differ from it."""
 
+from dataclasses import replace
+
 import pytest
 
 from wvq.errors import ConfigError
-from wvq.eval.presets import PRESETS, find_preset, fixed_by
-from wvq.generator.sampling import SamplingSettings
+from wvq.eval.presets import PRESETS, find_preset, with_preset
+from wvq.eval.recipes import GenerationEvaluation
+from wvq.generator.sampling_settings import SamplingSettings
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -27,13 +30,33 @@ def test_llamagens_and_rars_scales():
     assert scales[128] < 3  # the power keeps the first half free
 
 
+def recipe(preset="llamagen_b_256", **fields):
+    return GenerationEvaluation(pipeline="p", reference="r.npz", preset=preset, **fields)
+
+
+def test_a_preset_is_a_function_from_recipe_to_recipe():
+    asked = recipe("llamagen_xl_384", batch_size=8, sampling={"top_k": None, "deterministic": True})
+    given = with_preset(asked)
+    assert (given.num_images, given.classes, given.feature_network, given.reference_kind) == (
+        *(50_000, "balanced"),
+        *("inception", "train"),
+    )
+    assert (given.resize, given.batch_size) == (256, 8)
+    assert given.sampling == {**find_preset("llamagen_xl_384").sampling, "deterministic": True}
+    assert with_preset(given) == given
+    assert asked.num_images is None  # it is left as it was
+    plain = GenerationEvaluation(pipeline="p")
+    assert with_preset(plain) is plain
+
+
 def test_what_a_preset_fixes_may_be_repeated_and_not_changed():
-    assert fixed_by("llamagen_xl_384", {})["resize"] == 256
-    given = {"guidance_scale": 2.0, "num_images": None, "guidance_interval": [0.0, 1.0], "batch_size": 8}
-    fixed = fixed_by("llamagen_b_256", given)
-    assert fixed["num_images"] == 50_000
-    assert "batch_size" not in fixed
+    with_preset(recipe(sampling={"guidance_scale": 2.0, "guidance_interval": [0.0, 1.0]}, num_images=50_000))
     with pytest.raises(ConfigError, match=r"preset llamagen_b_256 has guidance_scale 2\.0, and 1.5 is given"):
-        fixed_by("llamagen_b_256", given | {"guidance_scale": 1.5})
+        with_preset(recipe(sampling={"guidance_scale": 1.5}))
+    with pytest.raises(ConfigError, match=r"has num_images 50000, and 10 is given"):
+        with_preset(recipe(num_images=10))
     with pytest.raises(ConfigError, match=r'preset "llamagen_b" is unknown \(did you mean "llamagen_b_256"\?\)'):
-        fixed_by("llamagen_b", {})
+        with_preset(recipe("llamagen_b"))
+    for changes in ({"reference": None}, {"weights": "bf16"}):
+        with pytest.raises(ConfigError, match=r"give --reference FILE\.npz and leave --weights out"):
+            with_preset(replace(recipe(), **changes))

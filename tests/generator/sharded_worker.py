@@ -1,6 +1,6 @@
-"""One process of a run on the CPU: Accelerate shards on accelerators only, so it is told that this is one.
+"""One process of a run on the CPU, which Accelerate has to take for an accelerator: it shards on no other device.
 
-accelerate launch --use_fsdp --fsdp_version 2 --num_processes 2 sharded_worker.py train-generator --config ...
+python sharded_worker.py train-generator --config ...
 
 With WVQ_TEST_GRADIENTS in the environment, the gradients of the second step are saved in that file, whole: a head that
 starts at 0 has nothing for the layers below it in the first.
@@ -27,9 +27,9 @@ def keep_gradients(file: str) -> None:
             policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy
             assert (policy.reduce_dtype, policy.output_dtype) == (torch.float32, torch.float32)
         if self.progress.images_seen == self.config.batch_size:
-            found = {name: full(p.grad).clone() for name, p in self.raw_model.named_parameters()}
+            gradients = {name: full(p.grad).clone() for name, p in self.raw_model.named_parameters()}
             if self.accelerator.is_main_process:
-                torch.save(found, file)
+                torch.save(gradients, file)
         return update(self)
 
     Trainer._update = keeping

@@ -109,6 +109,15 @@ def test_one_condition_alone_has_nothing_to_drop_together():
         assert kept == alone
 
 
+@pytest.mark.parametrize("missing", ["text_features", "text_mask"])
+def test_a_text_without_its_mask_and_a_mask_alone_are_refused(missing):
+    model = make_generator(num_classes=3, text_dim=TEXT_DIM, text_length=5)
+    given = {"text_features": torch.zeros(2, 5, TEXT_DIM), "text_mask": torch.ones(2, 5, dtype=torch.bool)}
+    del given[missing]
+    with pytest.raises(ConfigError, match="text_features and text_mask belong together"):
+        model(torch.zeros(2, 16, dtype=torch.int64), **given)
+
+
 # ---- classes
 
 

@@ -1,18 +1,18 @@
-"""Training under `accelerate launch`: two processes, plain and sharded, learn what one learns, and resume exactly."""
+"""Training on two processes, plain and sharded: they learn what one process learns, and resume exactly."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.commands import launch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils.launch import prepare_multi_gpu_env
 
+from tests.processes import run_ranks
 from tests.tiny import index_captions, save_text_encoder
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.text.encoder import TextEncoder
@@ -27,32 +27,34 @@ LOOP += ["--train.ema_decay=0.5", "--train.weight_decay=0.1"]
 SHARDED = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
 SHARDED += ["--fsdp_transformer_layer_cls_to_wrap=Block"]
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
-LAUNCH = {
-    "one": None,
-    "two": [f"--config_file={CONFIGS / 'two_cpu_processes.yaml'}"],
-    "sharded": SHARDED,
-}
+LAUNCH = {"two": [f"--config_file={CONFIGS / 'two_cpu_processes.yaml'}"], "sharded": SHARDED}
 WORKER = Path(__file__).with_name("sharded_worker.py")
+TEXT_WORKER = Path(__file__).with_name("text") / "text_worker.py"
 
 
-def launched(program: list[str], launcher: list[str] | None, **variables: str) -> None:
-    """Run a program alone, or as two processes with these options of the launcher."""
-    if launcher is not None:
-        launcher = ["-m", "accelerate.commands.launch", *launcher, "--num_processes=2", "--main_process_port=0"]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *(launcher or []), *program],
-        env={**os.environ, **environment, **variables},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+def launcher_variables(options: list[str]) -> dict[str, str]:
+    """What `accelerate launch` with these options puts into the environment of the processes that it starts."""
+    asked = launch.launch_command_parser().parse_args([*options, "--num_processes=2", "--main_process_port=0", "none"])
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "multi_gpu_launcher", read.append)
+        launch.launch_command(asked)
+    variables = prepare_multi_gpu_env(read[0])
+    return {name: value for name, value in variables.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+def launched(kind: str, program: list[str | Path], **variables: str) -> None:
+    """Run a program as one process, or as two with the options of the launcher that ``kind`` names."""
+    options = launcher_variables(LAUNCH[kind]) if kind in LAUNCH else {}
+    for done in run_ranks(program, 2 if kind in LAUNCH else 1, variables={**options, **variables}):
+        assert done.returncode == 0, done.stderr[-4000:]
 
 
 def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str, gradients: Path | None = None) -> None:
     command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
-    program = [str(WORKER)] if kind == "sharded" or gradients else ["-m", "wvq"]
+    program = [WORKER] if kind == "sharded" or gradients else ["-m", "wvq"]
     variables = {"WVQ_TEST_GRADIENTS": str(gradients)} if gradients else {}
-    launched([*program, *command, *options], LAUNCH[kind], **variables)
+    launched(kind, [*program, *command, *options], **variables)
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -77,8 +79,8 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(
     for (images, loss), (same, other) in zip(losses(one), losses(out), strict=True):
         assert images == same
         assert other == pytest.approx(loss, rel=1e-4)
-    expected, found = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
-    for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
+    expected, trained = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
+    for (name, value), other in zip(expected.named_parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(other, value, rtol=1e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
     whole = losses(out)
@@ -114,17 +116,17 @@ def test_two_processes_share_the_encoding_of_captions(tmp_path):
     texts = [f"red {'circle ' * (i % 3)}{i}" for i in range(150)]
     settings = {"texts": texts, "encoder": str(encoder), "out": str(tmp_path)}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    launched([str(WORKER.with_name("text_worker.py")), str(tmp_path / "settings.json")], LAUNCH["two"])
+    launched("two", [TEXT_WORKER, tmp_path / "settings.json"])
     index = index_captions([(text,) for text in texts])
     features, mask = text_features("memory", tmp_path, index, TextEncoder(encoder, 5))[np.arange(150)]
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for found in both:
-        assert "No space left on device" in found["error"]
+    for saved in both:
+        assert "No space left on device" in saved["error"]
         for kept in ("disk", "memory"):
-            assert torch.equal(found[kept][0][0], features)
-            assert torch.equal(found[kept][0][1], mask)
+            assert torch.equal(saved[kept][0][0], features)
+            assert torch.equal(saved[kept][0][1], mask)
     for kept in ("disk", "memory"):
-        assert [found[kept][1] for found in both] == [texts[:64] + texts[128:], texts[64:128]]
+        assert [saved[kept][1] for saved in both] == [texts[:64] + texts[128:], texts[64:128]]
 
 
 class Payload:

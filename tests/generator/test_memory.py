@@ -8,7 +8,8 @@ from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.training.acceleration import enable_checkpointing
 from wvq.training.optimization import build_optimizer
 

@@ -10,7 +10,8 @@ from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache, attention_mask, rotary_table, rotate
-from wvq.generator.sampling import SamplingSettings, sample_codes
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 
 CLASS = {"num_classes": 3}
 TEXT = {"text_dim": TEXT_DIM, "text_length": 5}

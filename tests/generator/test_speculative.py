@@ -8,9 +8,11 @@ import torch
 from tests.generator.test_sampling import model_and_condition, one
 from tests.tiny import make_generator
 from wvq.generator.conditioning import Condition
+from wvq.generator.decoder import GuidedDecoder
 from wvq.generator.likelihood import code_log_probabilities
-from wvq.generator.sampling import SamplingSettings, sample_codes
-from wvq.generator.speculative import GumbelNoise, Speculation
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.speculative import GumbelNoise, WindowedSampler
 
 
 def sampled(model, condition, count, window, fixed=None, **settings):
@@ -80,10 +82,9 @@ def test_codes_that_are_easy_to_guess_take_few_passes():
     passes = {}
     for window in (1, 8):
         codes = torch.full((1, 16), -1)
-        speculation = Speculation(codes, model, condition, [0], SamplingSettings(), [1.0] * 16)
+        decoder = GuidedDecoder(model, condition, 1, [1.0] * 16)
         with torch.inference_mode():
-            speculation.fill(0, 16, window, progress=False)
-        passes[window] = speculation.passes
+            passes[window] = WindowedSampler(codes, decoder, [0], SamplingSettings(window=window)).fill(0, 16)
         assert (codes >= 0).all()
     assert passes[1] == 16
     assert passes[8] <= 5

@@ -22,7 +22,8 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 # Each another value than the tiny models', for the fields that stay outside of the identity.
 GENERATOR_OUTSIDE = {
     "size": None, "dropout": 0.5, "token_dropout": 0.5, "feed_forward_dropout": 0.3, "drop_path": 0.2,
-    "initializer_range": 1.0, "head": "normal", "class_names": ["x", "y", "z"],
+    "initializer_range": 1.0, "head": "normal", "class_names": ["x", "y", "z"], "text_encoder_hash": "x",
+    "tokenizer_hash": "y",
 }  # fmt: skip
 TOKENIZER_OUTSIDE = {
     "dropout": 0.5, "gradient_estimator": "rotation", "codebook_weight": 0.0, "commitment_weight": 2.0,
@@ -51,7 +52,7 @@ def other_heads(class_pipe):
 # ---- the identity
 
 
-@pytest.mark.parametrize("field", sorted(ImageCodeTransformerConfig.outside_identity))
+@pytest.mark.parametrize("field", sorted(ImageCodeTransformerConfig.fields_outside_identity()))
 def test_fields_outside_a_generators_identity_change_nothing(field):
     model = make_generator(num_classes=3)
     other = changed(model, **{field: GENERATOR_OUTSIDE[field]})
@@ -60,7 +61,7 @@ def test_fields_outside_a_generators_identity_change_nothing(field):
     assert torch.equal(other(codes, labels).logits, model(codes, labels).logits)
 
 
-@pytest.mark.parametrize("field", sorted(WassersteinVQConfig.outside_identity))
+@pytest.mark.parametrize("field", sorted(WassersteinVQConfig.fields_outside_identity()))
 def test_fields_outside_a_tokenizers_identity_change_nothing(field, pictures):
     model = WassersteinVQModel(WassersteinVQConfig(**TOKENIZER, num_codes=8)).eval()
     other = changed(model, **{field: TOKENIZER_OUTSIDE[field]})

@@ -1,5 +1,7 @@
 """ImageGenerationPipeline: conditions, counts, output types, seeds, wrong calls."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from tests.tiny import make_generator, make_pipeline, save_pipeline
 from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError
-from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.generator.sampling_settings import SamplingOptions
+from wvq.pipelines.image_generation import CallOptions, ImageGenerationPipeline
 
 # ---- conditions and counts
 
@@ -156,6 +159,7 @@ def test_settings_of_a_call_override_those_of_the_pipeline(pipe):
         ({"temperature": -1}, "temperature must be at least 0"),
         ({"top_k": -1}, "top_k must be"),
         ({"top_p": 0}, "top_p must be"),
+        ({"temprature": 1.0}, r'"temprature" is no sampling setting \(did you mean "temperature"\?\)'),
         ({"seed": 1.5}, "seed must be an integer"),
         ({"seed": "0"}, "seed must be an integer"),
     ],
@@ -164,6 +168,12 @@ def test_a_wrong_call_is_one_line_that_names_the_argument(pipe, call, message):
     with pytest.raises(ConfigError, match=message) as caught:
         pipe(**call)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_signature_of_a_call_has_the_same_keywords():
+    parameters = inspect.signature(ImageGenerationPipeline.__call__).parameters.values()
+    keywords = {one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert CallOptions.__annotations__.keys() - SamplingOptions.__annotations__ == keywords - {"output_type"}
 
 
 def test_a_prompt_to_a_class_model_is_an_error(class_pipe):
@@ -196,7 +206,7 @@ def test_deterministic_pictures_are_the_same_to_the_bit_in_any_batch(dtype, sett
     call = {"class_labels": 1, "prompt": ["red circle", "", "blue"], "num_images": 33, "seed": 2, **settings}
     call |= {"deterministic": True, "output_type": "pt"}
     alone = pipe(batch_size=1, **call)
-    for batch_size in (2, 3, 5, 8, 32):
+    for batch_size in (3, 8, 32):
         other = pipe(batch_size=batch_size, **call)
         assert torch.equal(other.codes, alone.codes), batch_size
         assert torch.equal(other.images, alone.images), batch_size

@@ -6,7 +6,7 @@ import torch
 from tests.live_bytes import LiveBytes
 from tests.tiny import make_pipeline
 from wvq.generator.linear import packed_bytes
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.memory import drawing_bytes, first_free
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.memory import decoding_bytes

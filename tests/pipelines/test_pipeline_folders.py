@@ -15,7 +15,7 @@ from PIL import Image
 from tests.tiny import CLASS_NAMES, make_pipeline
 from wvq import ImageProcessor
 from wvq.errors import CheckpointError, DownloadError
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card
 from wvq.tokenizer.modeling import WassersteinVQModel

@@ -22,7 +22,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein
 from wvq.tokenizer.recipes import ExportRecipe
-from wvq.tokenizer.train import train_tokenizer
+from wvq.tokenizer.train import reconstruction_sheet, train_tokenizer
 
 FIELDS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}
 SHAPES = {"grid": (4, 4), "product": (4, 4, 2), "multi-scale": (21,)}
@@ -98,6 +98,12 @@ def test_the_last_of_the_scales_is_the_whole_picture(kind):
         other = model.decode_scales(changed)
         assert torch.equal(other[:, :2], partial[:, :2])
         assert not torch.equal(other[:, 2], partial[:, 2])
+
+
+def test_a_sheet_shows_each_scale(kind):
+    dataset = [{"pixel_values": picture} for picture in pictures(3)]
+    sheet, cell = reconstruction_sheet(make(kind), dataset), 6 * 16 + 2 * 2  # enlarged, with its padding
+    assert sheet.size == (3 * cell, (4 if kind == "multi-scale" else 2) * cell)
 
 
 # ---- saving and loading

@@ -1,7 +1,6 @@
 """Several processes wait without a time limit, act on what the first one decides, and stop after the same step."""
 
 import signal
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -100,8 +99,8 @@ assert distributed.world_size() == 1
     [A_LATE_PROCESS + LEAVE, A_PROCESS_THAT_ENDS, A_SIGNAL_WHILE_WAITING + LEAVE, DECISIONS + LEAVE, DROP],
 )
 def test_two_processes(script, tmp_path):
-    for code, error in run_ranks([sys.executable, "-c", START + script, str(tmp_path)]):
-        assert code == 0, error
+    for done in run_ranks(["-c", START + script, tmp_path]):
+        assert done.returncode == 0, done.stderr
 
 
 def test_whether_a_checkpoint_is_there_is_what_the_first_process_sees(tmp_path, monkeypatch):
@@ -131,8 +130,8 @@ class Others:
 
     def largest_later(self, values):
         self.rounds += 1
-        found = [max(values[0], self.signal), max(values[1], self.pace)]
-        return lambda: found
+        largest = [max(values[0], self.signal), max(values[1], self.pace)]
+        return lambda: largest
 
 
 @pytest.mark.parametrize(("pace", "most"), [(0.01, 400), (1.5, 2), (30.0, 1)])
@@ -142,9 +141,9 @@ def test_rounds_follow_the_pace_so_that_a_signal_is_acted_on_soon(pace, most, mo
     assert not any(agreement.after_step() for _ in range(5_000))
     assert others.rounds <= 5_000 / most + 20
     others.signal, steps = signal.SIGTERM, 1
-    while not (found := agreement.after_step()):
+    while not (came := agreement.after_step()):
         steps += 1
-    assert found == signal.SIGTERM
+    assert came == signal.SIGTERM
     assert steps <= most + 2
 
 

@@ -1,12 +1,14 @@
 """Loader processes of a run: signals from outside do not end them, the end of their run does."""
 
+import os
 import signal
 import subprocess
-import sys
+import time
 
 import pytest
 from torch.utils.data import DataLoader
 
+from tests.processes import Program, run
 from wvq.data.codes import CodeHeader
 from wvq.interruption import RunInterrupted, end_with_parent_only, stop_on_signal
 
@@ -58,21 +60,21 @@ def test_sigterm_ends_an_export_with_one_line_and_the_same_command_goes_on(
 ):
     command = ["export-codes", f"--data.path={picture_folder}", "--data.image_size=16", f"--num_workers={num_workers}"]
     command += [f"--tokenizer={tiny_tokenizer_dir}", f"--out={tmp_path / 'codes'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", EXPORT, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "in the fourth\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    (line,) = [line for line in errors.splitlines() if line.startswith("wvq export-codes")]
+    program = Program(["-c", EXPORT, *command])
+    while program.stdout != "in the fourth\n":
+        assert not program.ended, program.stderr
+        time.sleep(0.01)
+    os.kill(program.pid, signal.SIGTERM)
+    done = program.wait()
+    assert done.returncode == 128 + signal.SIGTERM
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("wvq export-codes")]
     assert "stopped by SIGTERM; 3 of 8 files of codes are whole" in line
     assert "an export with the same settings goes on from there" in line
-    assert "Traceback" not in errors
-    again = [sys.executable, "-c", EXPORT.replace("== 4", "== 6"), *command]  # five batches are missing
-    subprocess.run(again, check=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    again = run(["-c", EXPORT.replace("== 4", "== 6"), *command])  # five batches are missing
+    assert again.returncode == 0, again.stderr
     assert CodeHeader.read(tmp_path / "codes").num_images == {"train": 54, "validation": 6}
 
 
 def test_a_program_ends_though_loader_processes_are_still_there():
-    assert subprocess.run([sys.executable, "-c", HELD], timeout=60, check=False).returncode == 0
+    assert run(["-c", HELD]).returncode == 0

@@ -3,7 +3,7 @@
 import copy
 import io
 import json
-import subprocess
+import os
 import sys
 import warnings
 
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
+from tests.processes import run
 from wvq.app import terminal
 from wvq.app.cli import main
 from wvq.eval.report.markdown import markdown_table
@@ -93,9 +94,9 @@ def test_a_file_name_that_is_no_text_is_shown(tmp_path):
     name = str(tmp_path).encode() + b"/\xff\x1b[31m.json"
     with open(name, "w") as opened:
         json.dump({"kind": "generation", "metrics": {"fid": 1.0}, "num_images": 4}, opened)
-    done = subprocess.run([sys.executable, "-m", "wvq", "info", name], capture_output=True, check=False)
+    done = run(["-m", "wvq", "info", os.fsdecode(name)])
     assert done.returncode == 0, done.stderr
-    assert b"\\udcff\\x1b[31m.json: generation result" in done.stdout
+    assert "\\udcff\\x1b[31m.json: generation result" in done.stdout
 
 
 def test_no_cell_of_a_table_leaves_its_place():

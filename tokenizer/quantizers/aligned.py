@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any
+
 import torch
 from transformers import initialization as init
 
 from wvq.distributed import gather_rows
+from wvq.models.config import INTEGER, option
 from wvq.tokenizer.quantizers.alignment import (
     MomentWindow,
     affine_map,
@@ -15,49 +19,67 @@ from wvq.tokenizer.quantizers.alignment import (
     random_sample,
     sliced_wasserstein,
 )
-from wvq.tokenizer.quantizers.codebook import VectorQuantizer
+from wvq.tokenizer.quantizers.interface import QuantizerConfig
+from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 
 
 class AlignedQuantizer(VectorQuantizer):
-    """Vanilla codebook whose codes are also drawn to the features' distribution; subclasses give the distance.
+    """Vanilla codebook whose codes also follow the features' distribution, used or not."""
 
-    loss = vanilla + gamma alignment; the gradient of the alignment reaches all codes, used or not, and no feature.
-    """
-
-    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1, "alignment_weight": 0.5}
+    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1}
     aligned = True
-    normalize = True  # in units of the features' spread; the atomic study measures in absolute units
 
-    def __init__(self, config):
+    def __init__(self, config: QuantizerConfig):
         super().__init__(config)
         self.target_scale = config.target_scale
-        self._whole_weight = self.weights.get("alignment_weight", 0.0)  # "affine" has none
-
-    def scale_alignment(self, factor: float) -> None:
-        """Multiply the configured weight of the alignment by ``factor`` from now on."""
-        if self._whole_weight:
-            self.weights["alignment_weight"] = self._whole_weight * factor
 
     def reset_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 0.01)
 
+
+class DistanceQuantizer(AlignedQuantizer):
+    """Aligned by the gradient of a distance between codes and features, which subclasses give.
+
+    loss = vanilla + gamma alignment; the gradient of the alignment reaches all codes, used or not, and no feature.
+    """
+
+    defaults = {**AlignedQuantizer.defaults, "alignment_weight": 0.5}
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__(config)
+        self._whole_weight = self.weights["alignment_weight"]
+
+    def scale_alignment(self, factor: float) -> None:
+        self.weights["alignment_weight"] = self._whole_weight * factor
+
+    @abstractmethod
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         """Distance (0-d) between codebook and features (N, D).
 
         Args:
+            features: detached.
             joined: measure it over the features of all processes and count them in running statistics; else over this
                 batch alone, without a trace and without waiting for others.
         """
-        raise NotImplementedError
 
     def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:
-        return {"alignment": self.alignment(features, joined)} if self.weights.get("alignment_weight") else {}
+        return {"alignment": self.alignment(features, joined)} if self.weights["alignment_weight"] else {}
+
+
+class WindowConfig(QuantizerConfig):
+    """What a window over recent features needs.
+
+    Args:
+        window_size: number of recent features whose moments "wasserstein" and "affine" match.
+    """
+
+    window_size: int = option(65_536, INTEGER, identity=False)
 
 
 class WindowedQuantizer(AlignedQuantizer):
-    """Aligned by the Gaussian moments of the last ``window_size`` features."""
+    """Aligned to the Gaussian moments of the last ``window_size`` features."""
 
-    def __init__(self, config):
+    def __init__(self, config: WindowConfig):
         super().__init__(config)
         self.window = MomentWindow(config.window_size)
 
@@ -67,26 +89,39 @@ class WindowedQuantizer(AlignedQuantizer):
         window.update(features, joined)
         return window.moments()
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         return {"window": self.window.state_dict()}
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         self.window.load_state_dict(state["window"], device)
 
 
-class WassersteinQuantizer(WindowedQuantizer):
+class WassersteinQuantizer(WindowedQuantizer, DistanceQuantizer):
     """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078)."""
+
+    name = "wasserstein"
 
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         return gaussian_wasserstein(*self.moments(features, joined), self.codebook, self.normalize, self.target_scale)
 
 
-class SlicedWassersteinQuantizer(AlignedQuantizer):
+class SlicedConfig(QuantizerConfig):
+    """What the sliced alignment needs.
+
+    Args:
+        num_projections: random directions per step of the "sliced" alignment.
+    """
+
+    num_projections: int = option(8, INTEGER, identity=False)
+
+
+class SlicedWassersteinQuantizer(DistanceQuantizer):
     """Codes follow the features' whole distribution by the sliced Wasserstein distance, with no Gaussian assumption."""
 
+    name = "sliced"
     robust = 0.25  # where the cost of a difference goes from squared to linear, in standard deviations of the features
 
-    def __init__(self, config):
+    def __init__(self, config: SlicedConfig):
         super().__init__(config)
         self.num_projections = config.num_projections
 
@@ -96,10 +131,22 @@ class SlicedWassersteinQuantizer(AlignedQuantizer):
         return sliced_wasserstein(features, self.codebook, directions, self.normalize, self.target_scale, self.robust)
 
 
-class MMDQuantizer(AlignedQuantizer):
+class MMDConfig(QuantizerConfig):
+    """What the maximum mean discrepancy needs.
+
+    Args:
+        num_samples: features, and codes, per step that the "mmd" alignment compares.
+    """
+
+    num_samples: int = option(1_024, INTEGER, identity=False)
+
+
+class MMDQuantizer(DistanceQuantizer):
     """Codes follow the features' distribution by the maximum mean discrepancy, over a random sample of either side."""
 
-    def __init__(self, config):
+    name = "mmd"
+
+    def __init__(self, config: MMDConfig):
         super().__init__(config)
         self.num_samples = config.num_samples
 
@@ -112,15 +159,25 @@ class MMDQuantizer(AlignedQuantizer):
         return mmd(*chosen)
 
 
+class AffineConfig(WindowConfig):
+    """What the affine map needs.
+
+    Args:
+        affine_interval: steps from one affine map of the "affine" codebook to the next.
+    """
+
+    affine_interval: int = option(100, INTEGER, identity=False)
+
+
 class AffineQuantizer(WindowedQuantizer):
     """Control: every ``affine_interval`` steps the optimal map between the Gaussian fits carries the codes.
 
     The Gaussian distance is 0 after each, with no training at all; between them the codebook trains as in "vanilla".
     """
 
-    defaults = {"codebook_weight": 1.0, "commitment_weight": 0.1}
+    name = "affine"
 
-    def __init__(self, config):
+    def __init__(self, config: AffineConfig):
         super().__init__(config)
         self.interval = config.affine_interval
         self._steps = 0
@@ -133,9 +190,9 @@ class AffineQuantizer(WindowedQuantizer):
             self.codebook.copy_(torch.where(self.window.last_counted(), carried, self.codebook))
         self._steps += 1
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         return super().training_state() | {"steps": self._steps}
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         super().load_training_state(state, device)
         self._steps = state["steps"]

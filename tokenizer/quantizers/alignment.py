@@ -23,6 +23,26 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 
+def packed_sums(features: torch.Tensor) -> torch.Tensor:
+    """Count, sum and outer products of features (N, D) as one tensor (D + 2, D), which may be added up over batches.
+
+    In float64 where the device has it.
+    """
+    wide = _wide(features.detach())
+    packed = wide.new_empty(wide.shape[1] + 2, wide.shape[1])
+    packed[0] = len(wide)
+    packed[1] = wide.sum(0)
+    packed[2:] = wide.T @ wide
+    return packed
+
+
+def packed_moments(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (D,) and biased covariance (D, D) of all features that :func:`packed_sums` (D + 2, D) were added up of."""
+    shares = packed / packed[0].clamp_min(1)
+    mean = shares[1]
+    return mean, shares[2:] - torch.outer(mean, mean)
+
+
 class MomentWindow:
     """Mean and covariance over the most recent features, kept as one triple (n, sum, outer products) per batch.
 
@@ -48,13 +68,8 @@ class MomentWindow:
 
         A batch with NaN or infinite features counts as empty, so that one bad step does not spoil the next ones.
         """
-        features = _wide(features.detach())
-        world = world_size() if joined else 1
-        count, dim = len(features) * world, features.shape[1]
-        packed = features.new_empty(dim + 2, dim)  # one tensor, so that one all-reduce makes it exact
-        packed[0] = len(features)
-        packed[1] = features.sum(0)
-        packed[2:] = features.T @ features
+        count = len(features) * (world_size() if joined else 1)
+        packed = packed_sums(features)
         if joined:
             sum_over_processes(packed)
         packed = torch.where(packed.isfinite().all(), packed, 0.0)
@@ -70,10 +85,7 @@ class MomentWindow:
     @torch.no_grad()
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (D,) and biased covariance (D, D) of all features in the window."""
-        packed = torch.stack([packed for _, packed in self._batches]).sum(0)
-        packed = packed / packed[0].clamp_min(1)
-        mean = packed[1]
-        return mean, packed[2:] - torch.outer(mean, mean)
+        return packed_moments(torch.stack([packed for _, packed in self._batches]).sum(0))
 
     def state_dict(self) -> dict:
         """The state of an exact resume."""
@@ -157,7 +169,7 @@ def gaussian_wasserstein(
         covariance: (D, D) feature covariance; detached.
         codebook: (K, D); all codes count, used or not. Receives the gradient.
         normalize: divide both sides by ``feature_scale(covariance)``, so that the value has no unit.
-        target_scale: tau > 0; codes are held against tau^2 S_z.
+        target_scale: tau > 0; codes are compared with tau^2 S_z.
 
     Returns:
         0-d tensor >= 1e-5, in the dtype of the codebook.
@@ -205,7 +217,7 @@ def sliced_wasserstein(
 ) -> torch.Tensor:
     """Sliced 2-Wasserstein distance between features and codes, scaled by sqrt(D) to compare with the full distance.
 
-    Along each direction the k-th smallest code is held against the feature quantile (k + 1/2) / K; the value is
+    Along each direction the k-th smallest code is compared with the feature quantile (k + 1/2) / K; the value is
     sqrt(D x mean cost + 1e-10), the mean taken over codes and directions. The cost of a difference r is r^2, or with
     ``robust`` = c the pseudo-Huber cost 2 s^2 (sqrt(1 + (r / s)^2) - 1), s = c times the features' largest standard
     deviation: r^2 for small r, 2 s |r| for large ones. Where features have several modes, the share of each mode in a

@@ -7,16 +7,50 @@ Shapes: B pictures, D dims, h w grid, s side of a scale, S scales, T codes of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wvq.checks import Checker, is_integer, is_number
+from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
-from wvq.tokenizer.quantizers.interface import Quantizer, QuantizerOutput, code_counts, require_finite, require_width
+from wvq.models.config import COUNT, Rule, option, or_null
+from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
+from wvq.tokenizer.quantizers.codebook import Codebook
+from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
 from wvq.tokenizer.quantizers.nearest import exact_float32
-from wvq.tokenizer.quantizers.statistics import code_perplexity
+from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
+
+
+def _rises(scales: Any) -> bool:
+    integers = isinstance(scales, list) and len(scales) > 0 and all(map(is_integer, scales))
+    return integers and all(coarse < fine for coarse, fine in pairwise(scales))
+
+
+RISING = Rule("a rising list of integers of at least 1", _rises)
+RATIO = Rule("in (0, 1]", lambda value: is_number(value) and 0 < value <= 1)
+
+
+class MultiScaleConfig(QuantizerConfig):
+    """What several scales need.
+
+    Args:
+        scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; None for one map.
+        num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
+        scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
+    """
+
+    scales: list[int] | None = option(None, or_null(RISING))
+    num_scale_convs: int = option(4, COUNT)
+    scale_conv_ratio: float = option(0.5, RATIO)
+
+    def complete(self, check: Checker) -> None:
+        super().complete(check)
+        if self.scales is not None:
+            check("num_groups", "1 where scales are given, which share one codebook", lambda groups: groups == 1)
 
 
 class _Scale(NamedTuple):
@@ -26,7 +60,7 @@ class _Scale(NamedTuple):
     quantized: torch.Tensor  # B D h w: the sum of this scale and all coarser ones
 
 
-class MultiScaleQuantizer(nn.Module):
+class MultiScaleQuantizer(Quantizer):
     """Residual quantizer over maps of rising side, all of one codebook of any method.
 
     From the residual r = f, each scale takes r averaged down to s x s, quantizes it, brings the code vectors up to
@@ -40,37 +74,35 @@ class MultiScaleQuantizer(nn.Module):
     Features that a method bounds (fsq) are bounded once, before the first scale.
 
     Args:
-        config: of the tokenizer.
+        config: with ``scales``.
         book: the codebook, of any method.
     """
 
-    def __init__(self, config, book: Quantizer):
-        super().__init__()
+    def __init__(self, config: MultiScaleConfig, book: Codebook):
+        super().__init__(book.num_codes, book.dim)
         self.book = book
-        self.num_codes, self.dim = config.num_codes, config.code_dim
-        self.scales, self.ratio = list(config.scales), config.scale_conv_ratio
-        count = min(config.num_scale_convs, len(self.scales))  # more would be nobody's
+        self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
+        count = min(config.num_scale_convs, len(self.scales))  # more would never be used
         self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term of the loss."""
         return {"codebook_weight": 1.0, **self.book.weights}
 
     def reset_codebook(self) -> None:
-        """Draw the codes of the codebook."""
         self.book.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
         """Those of the codebook; the convolutions belong to the network."""
         return self.book.codebook_parameters()
 
+    def scale_alignment(self, factor: float) -> None:
+        self.book.scale_alignment(factor)
+
     def begin_step(self, parts: int) -> None:
-        """As :meth:`Quantizer.begin_step`."""
         self.book.begin_step(parts)
 
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (..., D) in the space of the codes."""
         return self.book.prepare(features)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
@@ -79,8 +111,8 @@ class MultiScaleQuantizer(nn.Module):
         Raises:
             DataError: features of another shape, or not finite.
         """
-        self._check(features)
-        require_finite(features)
+        self._require_maps(features)
+        self._require_finite(features)
         with torch.no_grad(), exact_float32(features.device.type):
             steps = self._steps(_channels_first(self.prepare(features.float())))
             return self._flat([step.codes for step in steps])
@@ -91,7 +123,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def lookup_scales(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S."""
-        quantized, partial = 0, []
+        quantized, partial = torch.zeros((), device=codes.device), []
         with exact_float32(codes.device.type):
             for index, part in enumerate(codes.split([side**2 for side in self.scales], dim=1)):
                 quantized = quantized + self._spread(self.book.lookup(part.reshape(-1)), index)
@@ -105,25 +137,25 @@ class MultiScaleQuantizer(nn.Module):
         residuals = [_channels_first(features - maps) for maps in coarser]
         return [self._tokens(residual, side) for residual, side in zip(residuals, self.scales, strict=True)]
 
-    def training_state(self) -> dict:
-        """The state of an exact resume."""
+    def measurements(self, device: torch.device) -> list[Measurement]:
+        return [ScaleAlignment(self, device)]
+
+    def training_state(self) -> dict[str, Any]:
         return self.book.training_state()
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
-        """Take up the state that :meth:`training_state` gave."""
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         self.book.load_training_state(state, device)
 
     def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
-        """As :meth:`Quantizer.forward`, on features (B, h, w, D); codes are (B, T).
+        """Quantize features (B, h, w, D); codes are (B, T). Arguments of :meth:`Quantizer.forward`.
 
         Utilization and perplexity are over the codes of all scales; ``utilization_scale_s`` is one scale's share.
 
         Raises:
             DataError: features of another shape, or not finite.
         """
-        self._check(features)
-        if not update_statistics and not (self.book.frozen and torch.is_grad_enabled()):
-            require_finite(features)
+        self._require_maps(features)
+        self._require_finite(features, update_statistics)
         with exact_float32(features.device.type):
             prepared = self.prepare(features.float())
             target = _channels_first(prepared)
@@ -135,7 +167,8 @@ class MultiScaleQuantizer(nn.Module):
                 if name not in ("codebook", "commitment")  # those are taken on f_hat, after the convolutions
             }
             weights = self.weights
-            loss = sum(weights[f"{name}_weight"] * value for name, value in losses.items())
+            terms = (weights[f"{name}_weight"] * value for name, value in losses.items())
+            loss = sum(terms, torch.zeros((), device=features.device))
             flat = prepared.reshape(-1, self.dim)  # N D
             reached = steps[-1].quantized.permute(0, 2, 3, 1).reshape(-1, self.dim)
             quantized = self.book.estimate(flat, reached).reshape(features.shape)
@@ -196,8 +229,8 @@ class MultiScaleQuantizer(nn.Module):
     def _flat(self, codes: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.view(-1, side**2) for part, side in zip(codes, self.scales, strict=True)], dim=1)
 
-    def _check(self, features: torch.Tensor) -> None:
-        require_width(features, self.dim)
+    def _require_maps(self, features: torch.Tensor) -> None:
+        self._require_width(features)
         side = self.scales[-1]
         if features.ndim != 4 or tuple(features.shape[1:3]) != (side, side):
             raise DataError(
@@ -217,3 +250,39 @@ def shared_conv(index: int, num_scales: int, num_convs: int) -> int:
 def _channels_first(maps: torch.Tensor) -> torch.Tensor:
     # Contiguous, so that pooling and convolutions always take the same routine, which fixes their rounding.
     return maps.permute(0, 3, 1, 2).contiguous()
+
+
+class ScaleAlignment:
+    """How far the codes are from what each scale quantizes: the Gaussian 2-Wasserstein distance of arXiv 2506.15078.
+
+    Streaming, over the moments of all residuals of a scale: exact over any number of batches and processes. In units of
+    the largest standard deviation of the residuals of all scales together, so that scales compare.
+
+    Args:
+        quantizer: whose scales and codes they are.
+        device: of the residuals.
+    """
+
+    def __init__(self, quantizer: MultiScaleQuantizer, device: torch.device | str = "cpu"):
+        self.quantizer = quantizer
+        shape = len(quantizer.scales), quantizer.dim + 2, quantizer.dim
+        self._sums = torch.zeros(*shape, dtype=torch.float64, device=device)
+
+    def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
+        """Add what each scale quantized of prepared features (B, h, w, D) that became codes (B, T)."""
+        for sums, rows in zip(self._sums, self.quantizer.residuals(features, codes), strict=True):
+            sums += packed_sums(rows)
+
+    def reduce(self) -> None:
+        """Sum over all processes."""
+        sum_over_processes(self._sums)
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, float | list[float]]:
+        """alignment, of all residuals together, and alignment_per_scale; to all codes, used or not."""
+        book = self.quantizer.book
+        codebook = book.lookup(torch.arange(book.num_codes, device=self._sums.device))
+        moments = [packed_moments(sums) for sums in (self._sums.sum(0), *self._sums)]
+        unit = feature_scale(moments[0][1])
+        joined, *each = (float(gaussian_wasserstein(*pair, codebook, normalize=False) / unit) for pair in moments)
+        return {"alignment": joined, "alignment_per_scale": each}

@@ -51,13 +51,19 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
         features: (N, D).
         codebook: (K, D).
         half_squares: (K,).
+
+    Raises:
+        RuntimeError: :func:`library` gives none.
     """
     padding = -len(codebook) % LANES
     codes = torch.nn.functional.pad(codebook.T, (0, padding)).contiguous()  # D K
     halves = torch.nn.functional.pad(half_squares, (0, padding), value=torch.inf).contiguous()
     features = features.contiguous()
     out = torch.empty(len(features), dtype=torch.int64)
-    library().wvq_nearest(
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError("the compiled search is not available; ask library() first")
+    loaded.wvq_nearest(
         *(tensor.data_ptr() for tensor in (features, codes, halves)),
         len(features),
         len(halves),
@@ -76,18 +82,18 @@ def _loaded() -> ctypes.CDLL:
             return _open(_built(private_folder(folder), name, compiler))
         except OSError as error:  # not private, not writable, mounted without execution, or a damaged file
             logger.info("compiled code is not kept in %s: %s", folder, error)
-    with tempfile.TemporaryDirectory(prefix="wvq-native-") as folder:  # a loaded library needs its file no longer
-        return _open(_built(private_folder(Path(folder)), name, compiler))
+    with tempfile.TemporaryDirectory(prefix="wvq-native-") as passing:  # a loaded library needs its file no longer
+        return _open(_built(private_folder(Path(passing)), name, compiler))
 
 
 def _compiler() -> list[str]:
     """The command of the C++ compiler: ``CXX``, arguments included (``ccache g++``), or the system's."""
     named = os.environ.get("CXX", "").strip()
     command = [named] if shutil.which(named) else shlex.split(named)  # a path may hold blanks
-    found = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
-    if not found:
+    command = command or list(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))[:1]
+    if not command:
         raise FileNotFoundError("no C++ compiler on the path")
-    return found
+    return command
 
 
 def _file_name(compiler: list[str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +17,12 @@ _BLOCK = 16  # rows and codes of the smallest product in the tiled search
 
 
 @contextlib.contextmanager
-def exact_float32(device_type: str):
+def exact_float32(device_type: str) -> Iterator[None]:
     """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
     # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    backends += (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+    cudnn: Any = torch.backends.cudnn  # what these two hold is put in place at import, unseen by torch's types
+    mkldnn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul, cudnn.conv, mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -86,8 +89,8 @@ def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
     rows = max(1, tile_bytes // (4 * len(half_squares) * _BLOCK)) * _BLOCK
     scores = features.new_empty(min(rows, len(features)), len(half_squares))  # one for all tiles
-    found = [features.new_empty(0, dtype=torch.int64)]
+    codes_of_tiles = [features.new_empty(0, dtype=torch.int64)]
     for tile in features.split(rows) if count else ():
-        found.append(torch.addmm(half_squares, tile, codes, alpha=-1, out=scores[: len(tile)]).argmin(1))
+        codes_of_tiles.append(torch.addmm(half_squares, tile, codes, alpha=-1, out=scores[: len(tile)]).argmin(1))
     # An infinite feature makes NaN of the padding: any code will do, but one that there is.
-    return torch.cat(found)[:count].clamp_max_(len(codebook) - 1)
+    return torch.cat(codes_of_tiles)[:count].clamp_max_(len(codebook) - 1)

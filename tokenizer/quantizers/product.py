@@ -5,79 +5,84 @@ Shapes: N features, K codes, D dims, G codebooks.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from wvq.tokenizer.quantizers.interface import Quantizer, QuantizerOutput, require_width
+from wvq.tokenizer.quantizers.codebook import Codebook
+from wvq.tokenizer.quantizers.interface import Quantizer, QuantizerOutput
 
 
-class ProductQuantizer(nn.Module):
+class ProductQuantizer(Quantizer):
     """G codebooks side by side, each of K codes of D / G dims, each quantizing its own part of the features.
 
     Codes have the number of codebooks as their last dim. Loss terms are means over the codebooks, the quantization
     error is their sum, utilization and perplexity are means. Source: Jegou et al. 2011.
 
     Args:
-        config: of the tokenizer, for all codebooks together.
-        method: the quantizer that each codebook is.
+        codebooks: of any method, all of one size.
     """
 
-    def __init__(self, config, method: type[Quantizer]):
-        super().__init__()
-        part = copy.copy(config)
-        part.code_dim, part.num_groups = config.code_dim // config.num_groups, 1
-        self.num_codes, self.dim = config.num_codes, config.code_dim
-        self.groups = nn.ModuleList(method(part) for _ in range(config.num_groups))
+    def __init__(self, codebooks: Iterable[Codebook]):
+        codebooks = list(codebooks)
+        super().__init__(codebooks[0].num_codes, sum(codebook.dim for codebook in codebooks))
+        self.num_codebooks = len(codebooks)
+        self.groups = nn.ModuleList(codebooks)
+
+    @property
+    def codebooks(self) -> list[Codebook]:
+        """The G codebooks, each over the next dims of the features."""
+        return cast("list[Codebook]", list(self.groups))  # a ModuleList does not know what it holds
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term of the loss."""
-        return self.groups[0].weights
+        return self.codebooks[0].weights
 
     def reset_codebook(self) -> None:
-        """Draw the codes of all codebooks."""
-        for group in self.groups:
-            group.reset_codebook()
+        for codebook in self.codebooks:
+            codebook.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """Those of all codebooks."""
-        return [parameter for group in self.groups for parameter in group.codebook_parameters()]
+        return [parameter for codebook in self.codebooks for parameter in codebook.codebook_parameters()]
+
+    def freeze(self, frozen: bool = True) -> None:
+        super().freeze(frozen)
+        for codebook in self.codebooks:
+            codebook.freeze(frozen)
+
+    def scale_alignment(self, factor: float) -> None:
+        for codebook in self.codebooks:
+            codebook.scale_alignment(factor)
 
     def begin_step(self, parts: int) -> None:
-        """As :meth:`Quantizer.begin_step`."""
-        for group in self.groups:
-            group.begin_step(parts)
+        for codebook in self.codebooks:
+            codebook.begin_step(parts)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes (..., G) int64 of features (..., D)."""
-        return torch.stack([group.encode(part) for group, part in self._parts(features)], dim=-1)
+        """Codes (..., G) int64 of features (..., D).
+
+        Raises:
+            DataError: features of another width, or not finite.
+        """
+        return torch.stack([codebook.encode(part) for codebook, part in self._split(features)], dim=-1)
 
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, D) in the space of the codes."""
-        return torch.cat([group.prepare(part) for group, part in self._parts(features)], dim=-1)
-
-    def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Codes (N, G) of the codes nearest to vectors (N, D) in the space of the codes."""
-        return torch.stack([group.assign(part) for group, part in self._parts(vectors)], dim=-1)
+        return torch.cat([codebook.prepare(part) for codebook, part in self._split(features)], dim=-1)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Vectors (..., D) of codes (..., G)."""
-        return torch.cat([group.lookup(codes[..., g]) for g, group in enumerate(self.groups)], dim=-1)
+        return torch.cat([codebook.lookup(codes[..., g]) for g, codebook in enumerate(self.codebooks)], dim=-1)
 
-    def training_state(self) -> dict:
-        """The state of an exact resume."""
-        return {"groups": [group.training_state() for group in self.groups]}
+    def training_state(self) -> dict[str, Any]:
+        return {"groups": [codebook.training_state() for codebook in self.codebooks]}
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
-        """Take up the state that :meth:`training_state` gave."""
-        for group, saved in zip(self.groups, state["groups"], strict=True):
-            group.load_training_state(saved, device)
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
+        for codebook, saved in zip(self.codebooks, state["groups"], strict=True):
+            codebook.load_training_state(saved, device)
 
     def forward(self, features: torch.Tensor, update_statistics: bool = False) -> QuantizerOutput:
-        """As :meth:`Quantizer.forward`, each codebook over its part of the features."""
-        outputs = [group(part, update_statistics) for group, part in self._parts(features)]
+        outputs: list[QuantizerOutput] = [codebook(part, update_statistics) for codebook, part in self._split(features)]
         statistics = _mean_by_name([output.statistics for output in outputs])
         statistics["quantization_error"] = statistics["quantization_error"] * len(outputs)
         return QuantizerOutput(
@@ -88,9 +93,9 @@ class ProductQuantizer(nn.Module):
             statistics=statistics,
         )
 
-    def _parts(self, features: torch.Tensor):
-        require_width(features, self.dim)
-        return zip(self.groups, features.chunk(len(self.groups), dim=-1), strict=True)
+    def _split(self, features: torch.Tensor) -> Iterable[tuple[Codebook, torch.Tensor]]:
+        self._require_width(features)
+        return zip(self.codebooks, features.chunk(self.num_codebooks, dim=-1), strict=True)
 
 
 def _mean_by_name(groups: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -5,15 +5,32 @@ Shapes: N features, K codes, D dims.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
+from wvq.checks import is_number
 from wvq.distributed import gather_rows, sum_over_processes
-from wvq.tokenizer.quantizers.codebook import VectorQuantizer
-from wvq.tokenizer.quantizers.interface import code_counts, first_given
+from wvq.models.config import Rule, option, or_null
+from wvq.tokenizer.quantizers.interface import QuantizerConfig
 from wvq.tokenizer.quantizers.nearest import nearest_codes
+from wvq.tokenizer.quantizers.statistics import code_counts
+from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
+
+DECAY = Rule("in (0, 1)", lambda value: is_number(value) and 0 < value < 1)
+
+
+class DecayConfig(QuantizerConfig):
+    """What methods with running statistics of their codes need.
+
+    Args:
+        ema_decay: decay, in (0, 1), of the running statistics of "ema" and "online"; published values if None.
+    """
+
+    ema_decay: float | None = option(None, or_null(DECAY), identity=False, of_method=True)
 
 
 class EMAQuantizer(VectorQuantizer):
@@ -24,14 +41,15 @@ class EMAQuantizer(VectorQuantizer):
     first, then shrinks towards the origin along its ray, and is found again if features lie on it.
     """
 
+    name = "ema"
     defaults = {"commitment_weight": 1.0}
     decay = 0.8
     epsilon = 1e-5
 
-    def __init__(self, config):
+    def __init__(self, config: DecayConfig):
         super().__init__(config)
         self.codebook.requires_grad_(False)
-        self.decay = first_given(config.ema_decay, self.decay)
+        self.decay = self.decay if config.ema_decay is None else config.ema_decay
         self._sizes: torch.Tensor | None = None  # K
         self._sums: torch.Tensor | None = None  # K D
 
@@ -41,12 +59,14 @@ class EMAQuantizer(VectorQuantizer):
     def codebook_parameters(self) -> list[nn.Parameter]:
         return []
 
-    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
+    def losses(
+        self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor, update_statistics: bool
+    ) -> dict[str, torch.Tensor]:
         return {"commitment": F.mse_loss(features, vectors.detach())}
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, codes: torch.Tensor) -> None:
-        if self._sizes is None:
+        if self._sizes is None or self._sums is None:
             self._sizes, self._sums = torch.zeros_like(self.codebook[:, 0]), self.codebook.detach().clone()
         packed = features.new_zeros(self.num_codes, self.dim + 1)  # one tensor, one all-reduce
         packed.index_add_(0, codes, F.pad(features, (0, 1), value=1.0))
@@ -60,10 +80,12 @@ class EMAQuantizer(VectorQuantizer):
         self._sums = torch.where(usable, sums, self._sums)
         self.codebook.copy_(torch.where(usable, sums / sizes[:, None], self.codebook))
 
-    def training_state(self) -> dict:
-        return {} if self._sizes is None else {"sizes": self._sizes.cpu(), "sums": self._sums.cpu()}
+    def training_state(self) -> dict[str, Any]:
+        if self._sizes is None or self._sums is None:
+            return {}
+        return {"sizes": self._sizes.cpu(), "sums": self._sums.cpu()}
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         if state:
             self._sizes, self._sums = state["sizes"].to(device), state["sums"].to(device)
 
@@ -75,11 +97,12 @@ class OnlineQuantizer(VectorQuantizer):
     z* is the feature of the batch that is closest to e.
     """
 
+    name = "online"
     decay = 0.99
 
-    def __init__(self, config):
+    def __init__(self, config: DecayConfig):
         super().__init__(config)
-        self.decay = first_given(config.ema_decay, self.decay)
+        self.decay = self.decay if config.ema_decay is None else config.ema_decay
         self._shares: torch.Tensor | None = None  # K
 
     @torch.no_grad()
@@ -100,10 +123,10 @@ class OnlineQuantizer(VectorQuantizer):
             closest = features[nearest_codes(self.codebook, features)].nan_to_num(0.0, 0.0, 0.0)
             self.codebook.lerp_(closest, pull)
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         return {} if self._shares is None else {"shares": self._shares.cpu()}
 
-    def load_training_state(self, state: dict, device: torch.device) -> None:
+    def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         if state:
             self._shares = state["shares"].to(device)
 
@@ -111,7 +134,9 @@ class OnlineQuantizer(VectorQuantizer):
 class LinearQuantizer(VectorQuantizer):
     """SimVQ: frozen random codes behind one trained linear map, through which all codes move (Zhu et al. 2024)."""
 
-    def __init__(self, config):
+    name = "linear"
+
+    def __init__(self, config: QuantizerConfig):
         super().__init__(config)
         self.codebook.requires_grad_(False)
         self.map = nn.Linear(self.dim, self.dim)

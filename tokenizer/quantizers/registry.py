@@ -1,53 +1,63 @@
-"""All quantizers by name."""
+"""All methods by name, and the quantizer that a config asks for."""
 
 from __future__ import annotations
 
+from wvq.checks import Checker
 from wvq.errors import ConfigError, near_match
 from wvq.tokenizer.quantizers.aligned import (
+    AffineConfig,
     AffineQuantizer,
+    MMDConfig,
     MMDQuantizer,
+    SlicedConfig,
     SlicedWassersteinQuantizer,
     WassersteinQuantizer,
 )
-from wvq.tokenizer.quantizers.codebook import VectorQuantizer
+from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
-from wvq.tokenizer.quantizers.multiscale import MultiScaleQuantizer
+from wvq.tokenizer.quantizers.multiscale import MultiScaleConfig, MultiScaleQuantizer
 from wvq.tokenizer.quantizers.product import ProductQuantizer
-from wvq.tokenizer.quantizers.published import EMAQuantizer, LinearQuantizer, OnlineQuantizer
-from wvq.tokenizer.quantizers.scalar import FSQQuantizer, LFQQuantizer
+from wvq.tokenizer.quantizers.published import DecayConfig, EMAQuantizer, LinearQuantizer, OnlineQuantizer
+from wvq.tokenizer.quantizers.scalar import FSQConfig, FSQQuantizer, LFQConfig, LFQQuantizer
+from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    "vanilla": VectorQuantizer,
-    "ema": EMAQuantizer,
-    "online": OnlineQuantizer,
-    "linear": LinearQuantizer,
-    "fsq": FSQQuantizer,
-    "lfq": LFQQuantizer,
-    "wasserstein": WassersteinQuantizer,
-    "sliced": SlicedWassersteinQuantizer,
-    "mmd": MMDQuantizer,
-    "affine": AffineQuantizer,
-}
+METHODS: tuple[type[Codebook], ...] = (
+    VectorQuantizer,
+    EMAQuantizer,
+    OnlineQuantizer,
+    LinearQuantizer,
+    FSQQuantizer,
+    LFQQuantizer,
+    WassersteinQuantizer,
+    SlicedWassersteinQuantizer,
+    MMDQuantizer,
+    AffineQuantizer,
+)
+QUANTIZERS: dict[str, type[Codebook]] = {method.name: method for method in METHODS}
 
 
-def build_quantizer(config) -> Quantizer | ProductQuantizer | MultiScaleQuantizer:
-    """The quantizer that a config names, ``config.num_groups`` of it, or one of it at all ``config.scales``.
+class MethodsConfig(AffineConfig, SlicedConfig, MMDConfig, DecayConfig, FSQConfig, LFQConfig, MultiScaleConfig):
+    """The fields of all methods: a config holds those of every method, whichever it chooses."""
 
-    Raises:
-        ConfigError: no quantizer of that name is registered, or it does not have what a field asks for.
-    """
-    check_quantizer(config)
-    method = QUANTIZERS[config.quantizer]
+    def complete(self, check: Checker) -> None:
+        super().complete(check)
+        check("code_dim", f"a multiple of num_groups, which is {self.num_groups}", lambda d: d % self.num_groups == 0)
+        name = self.quantizer
+        if not isinstance(name, str) or name not in QUANTIZERS:
+            near = near_match(name, QUANTIZERS)
+            raise ConfigError(f'quantizer "{name}" is unknown{near}; one of {", ".join(QUANTIZERS)}')
+        QUANTIZERS[name].check(self)
+
+
+def build_codebook(config: MethodsConfig) -> Codebook:
+    """One codebook of the method that a config names."""
+    return QUANTIZERS[config.quantizer](config)
+
+
+def build_quantizer(config: MethodsConfig) -> Quantizer:
+    """The quantizer that a config asks for: a codebook, ``config.num_groups`` of them, or one at ``config.scales``."""
     if config.scales:
-        return MultiScaleQuantizer(config, method(config))
-    return ProductQuantizer(config, method) if config.num_groups > 1 else method(config)
-
-
-def check_quantizer(config) -> None:
-    """Raise ConfigError, naming the field, if the quantizer is unknown or cannot do what another field asks for."""
-    name = config.quantizer
-    if not isinstance(name, str) or name not in QUANTIZERS:
-        raise ConfigError(
-            f'quantizer "{name}" is unknown{near_match(name, QUANTIZERS)}; one of {", ".join(QUANTIZERS)}'
-        )
-    QUANTIZERS[name].check(config)
+        return MultiScaleQuantizer(config, build_codebook(config))
+    if config.num_groups > 1:
+        return ProductQuantizer(build_codebook(config) for _ in range(config.num_groups))
+    return build_codebook(config)

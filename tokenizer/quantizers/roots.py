@@ -1,4 +1,4 @@
-"""Square roots of symmetric matrices on a device that nobody waits for: torch's eigenvalues report to the processor.
+"""Square roots of symmetric matrices that do not make the processor wait for the device, as torch's eigenvalues do.
 
 Shapes: D dims, Y the root, Z the inverse root, W = Z Y the share of each eigenvector that has converged.
 """

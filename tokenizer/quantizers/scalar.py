@@ -11,9 +11,17 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from wvq.checks import is_integer
 from wvq.distributed import sum_over_processes, world_size
 from wvq.errors import ConfigError
-from wvq.tokenizer.quantizers.interface import Quantizer
+from wvq.models.config import Rule, option, or_null
+from wvq.tokenizer.quantizers.codebook import Codebook
+from wvq.tokenizer.quantizers.interface import WEIGHT, QuantizerConfig
+
+LEVELS = Rule(
+    "a list of integers of at least 2",
+    lambda value: isinstance(value, list) and len(value) > 0 and all(is_integer(levels, 2) for levels in value),
+)
 
 
 class _Grid(NamedTuple):
@@ -34,25 +42,38 @@ def _make_grid(levels: torch.Tensor) -> _Grid:
     return _Grid(levels, levels // 2, strides, reach, offset, (offset / reach).atanh())
 
 
-class FSQQuantizer(Quantizer):
+class FSQConfig(QuantizerConfig):
+    """What finite scalar quantization needs.
+
+    Args:
+        levels: levels of each dim of an "fsq" code; num_codes must be their product.
+    """
+
+    levels: list[int] | None = option(None, or_null(LEVELS), of_method=True)
+
+
+class FSQQuantizer(Codebook):
     """Finite scalar quantization: each dim is bounded and rounded to its own number of levels (Mentzer et al. 2023).
 
     Codes count the first dim fastest, as in the publication. Vectors lie in [-1, 1].
     """
 
-    def __init__(self, config):
+    name = "fsq"
+
+    def __init__(self, config: FSQConfig):
         super().__init__(config)
         self.levels = config.levels
         self._grids: dict[torch.device, _Grid] = {}
 
     @classmethod
-    def check(cls, config) -> None:
+    def check(cls, config: QuantizerConfig) -> None:
         super().check(config)
-        per_codebook = config.code_dim // config.num_groups
+        assert isinstance(config, FSQConfig)  # every config of a tokenizer is one
+        dim = config.codebook_dim
         if config.levels is None:
             raise ConfigError(f'levels must be given for quantizer "{config.quantizer}": one number of levels a dim')
-        if len(config.levels) != per_codebook:
-            raise ConfigError(f"levels must hold {per_codebook} numbers, one a dim of a code; got {config.levels}")
+        if len(config.levels) != dim:
+            raise ConfigError(f"levels must hold {dim} numbers, one a dim of a code; got {config.levels}")
         if math.prod(config.levels) != config.num_codes:
             product = math.prod(config.levels)
             raise ConfigError(f"num_codes must be {product:,}, the product of levels; got {config.num_codes:,}")
@@ -79,24 +100,40 @@ class FSQQuantizer(Quantizer):
         grid = self._grid(codes.device)
         return (codes[..., None] // grid.strides % grid.levels - grid.half) / grid.half
 
-    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
+    def losses(
+        self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor, update_statistics: bool
+    ) -> dict[str, torch.Tensor]:
         return {}
 
 
-class LFQQuantizer(Quantizer):
+class LFQConfig(QuantizerConfig):
+    """What lookup-free quantization needs.
+
+    Args:
+        entropy_weight: weight of the entropy term in the loss; the published value if None.
+    """
+
+    entropy_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
+
+
+class LFQQuantizer(Codebook):
     """Lookup-free quantization: the sign of each dim is a bit of the code (Yu et al. 2023, MAGVIT-v2).
 
     loss = beta |z - sg(e)|^2 + entropy_weight (mean entropy of a feature's code - entropy of the mean), where a
     feature's code probabilities are softmax(-|z - e|^2 / temperature). The first dim is the highest bit.
     """
 
+    name = "lfq"
     defaults = {"commitment_weight": 0.25, "entropy_weight": 0.1}
     temperature = 0.01
 
+    def __init__(self, config: LFQConfig):
+        super().__init__(config)
+
     @classmethod
-    def check(cls, config) -> None:
+    def check(cls, config: QuantizerConfig) -> None:
         super().check(config)
-        bits = config.code_dim // config.num_groups
+        bits = config.codebook_dim
         if 2**bits != config.num_codes:
             raise ConfigError(f"num_codes must be {2**bits:,}, 2 to the number of dims of a code ({bits})")
 
@@ -109,7 +146,9 @@ class LFQQuantizer(Quantizer):
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         return (codes[..., None] // self._strides(codes.device) % 2 * 2 - 1).float()
 
-    def losses(self, features, vectors, codes, update_statistics) -> dict[str, torch.Tensor]:
+    def losses(
+        self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor, update_statistics: bool
+    ) -> dict[str, torch.Tensor]:
         losses = {"commitment": F.mse_loss(features, vectors.detach())}
         if self.weights["entropy_weight"]:
             losses["entropy"] = bit_entropy(features / self.temperature, joined=update_statistics)

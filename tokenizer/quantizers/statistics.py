@@ -1,4 +1,4 @@
-"""The criterion triple E, U, C over one histogram of a whole evaluation set, and the picture metrics PSNR and SSIM."""
+"""The criterion triple E, U, C over one histogram of a whole evaluation set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from wvq.distributed import gather_objects, sum_over_processes
-from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein
+
+
+def code_counts(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
+    """How often each of the K codes occurs, (K,) float32; codes (N,)."""
+    # scatter_add and not bincount, which waits for the GPU to learn its output's size.
+    counts = torch.zeros(num_codes, device=codes.device)
+    return counts.scatter_add_(0, codes, torch.ones_like(codes, dtype=counts.dtype))
 
 
 def code_perplexity(counts: torch.Tensor) -> torch.Tensor:
@@ -79,7 +85,7 @@ class CodeStatistics:
         if self._joint:
             self._joint.reduce()
 
-    def compute(self) -> dict[str, float | int | list[float]]:
+    def compute(self) -> dict[str, float | list[float]]:
         """quantization_error, utilization, perplexity and num_tokens (features, or codes over all scales).
 
         For several codebooks also utilization_per_codebook, perplexity_per_codebook, joint_codes (how many of the K^G
@@ -92,7 +98,7 @@ class CodeStatistics:
         if self.scales:
             by_scale = _usage(self._counts.view(len(self.scales), -1))
             features = by_scale[2][-1]  # the last scale has a code for each
-        figures = {
+        figures: dict[str, float | list[float]] = {
             "quantization_error": float(self.squared_error) / max(features, 1),
             "utilization": sum(used) / len(used),
             "perplexity": sum(perplexity) / len(perplexity),
@@ -114,52 +120,10 @@ class CodeStatistics:
         return figures
 
 
-def _usage(counts: torch.Tensor) -> tuple[list[float], list[float], list[int]]:
+def _usage(counts: torch.Tensor) -> tuple[list[float], list[float], list[float]]:
     # U, C and tokens of each histogram; counts (number of histograms, K).
     used = (counts > 0).double().mean(1).tolist()
     return used, [float(code_perplexity(one.double())) for one in counts], counts.sum(1).tolist()
-
-
-class ScaleAlignment:
-    """How far the codes are from what each scale quantizes: the Gaussian 2-Wasserstein distance of arXiv 2506.15078.
-
-    Streaming, over the moments of all residuals of a scale: exact over any number of batches and processes. In units of
-    the largest standard deviation of the residuals of all scales together, so that scales compare.
-
-    Args:
-        num_scales: S.
-        dim: D of a code.
-        device: of the residuals.
-    """
-
-    def __init__(self, num_scales: int, dim: int, device: torch.device | str = "cpu"):
-        self._sums = torch.zeros(num_scales, dim + 2, dim, dtype=torch.float64, device=device)  # n, sum, outer products
-
-    def update(self, residuals: Sequence[torch.Tensor]) -> None:
-        """Add residuals, (N_s, D) of each scale."""
-        for sums, rows in zip(self._sums, residuals, strict=True):
-            rows = rows.detach().double()
-            sums[0] += len(rows)
-            sums[1] += rows.sum(0)
-            sums[2:] += rows.T @ rows
-
-    def reduce(self) -> None:
-        """Sum over all processes."""
-        sum_over_processes(self._sums)
-
-    def compute(self, codebook: torch.Tensor) -> dict[str, list[float]]:
-        """alignment, of all residuals together, and alignment_per_scale; against all codes (K, D), used or not."""
-        groups = [self._sums.sum(0), *self._sums]
-        moments = [_moments(sums) for sums in groups]
-        unit = feature_scale(moments[0][1])
-        joined, *each = (float(gaussian_wasserstein(*pair, codebook, normalize=False) / unit) for pair in moments)
-        return {"alignment": joined, "alignment_per_scale": each}
-
-
-def _moments(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Mean (D,) and biased covariance (D, D) from counts, sums and sums of outer products (D + 2, D).
-    sums = sums / sums[0].clamp_min(1)
-    return sums[1], sums[2:] - torch.outer(sums[1], sums[1])
 
 
 class _JointCounts:

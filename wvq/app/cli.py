@@ -10,15 +10,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from jsonargparse import Namespace
 
 import wvq
-from wvq.app import commands, evaluation_commands
+from wvq.app import commands
 from wvq.app.failures import fail
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, WVQError, near_match
-from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe
+from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file
@@ -32,7 +36,7 @@ class Command:
     name: str
     help: str
     add_arguments: Callable[[Parser], None]
-    run: Callable
+    run: Callable[[Namespace], None]
 
 
 def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
@@ -48,21 +52,15 @@ def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
 
 
 def _sampling_arguments(parser: Parser) -> None:
-    parser.add_argument("--guidance_scale", type=float | None, help="1 is off; the pipeline's own if not given")
-    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest code")
-    parser.add_argument("--top_k", type=int | None, help="0 keeps all codes")
-    parser.add_argument("--top_p", type=float | None, help="in (0, 1]; 1 keeps all codes")
-    parser.add_argument("--min_p", type=float | None, help="share of the best code's probability; 0 keeps all")
-    parser.add_argument("--guidance_schedule", type=str | None, help="constant, linear, cosine or power_cosine")
-    parser.add_argument("--guidance_power", type=float | None, help="of power_cosine")
-    parser.add_argument("--guidance_interval", type=float, nargs=2, help="start and end of guidance, 0 to 1")
-    parser.add_argument("--window", type=int | None, help="codes checked in one pass; 0 draws one code a pass")
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        default=None,
-        help="the same pictures to the bit whatever the batch; slower",
-    )
+    kinds = get_type_hints(SamplingSettings)
+    for field in fields(SamplingSettings):
+        kind = kinds[field.name]
+        form: dict[str, Any] = {"type": kind | None}
+        if kind is bool:
+            form = {"action": "store_true", "default": None}
+        elif get_origin(kind) is tuple:
+            form = {"type": get_args(kind)[0], "nargs": len(get_args(kind))}
+        parser.add_argument(f"--{field.name}", help=field.metadata["help"], **form)
     parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
     parser.add_argument("--seed", type=int, default=0, help="sample i is drawn from seed + i")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
@@ -80,26 +78,21 @@ def _sample_arguments(parser: Parser) -> None:
     _sampling_arguments(parser)
 
 
+def _evaluation_arguments(parser: Parser, recipe: type[EvaluationRecipe], *others: str) -> None:
+    """The fields of a recipe: those that both have, then its own, but for ``others``, which are added elsewhere."""
+    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
+    parser.add_class_arguments(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
+
+
 def _reconstruction_arguments(parser: Parser) -> None:
     parser.add_argument("tokenizer", type=str, help="tokenizer folder or Hub id")
-    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once")
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; the best there is if not given")
+    _evaluation_arguments(parser, ReconstructionEvaluation, "tokenizer")
 
 
 def _generation_arguments(parser: Parser) -> None:
     parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
-    _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_argument("--preset", type=str | None, help="protocol of a published figure, such as llamagen_b_256")
-    parser.add_argument("--num_images", type=int | None, help="samples; 1000 if not given")
-    parser.add_argument("--classes", type=str | None, help="auto (if not given), balanced, reference or none")
-    parser.add_argument("--prompts", type=str | None, help="reference: the captions of the real pictures")
-    parser.add_argument(
-        "--clip", type=str | None, help="folder or Hub id of a CLIP model: also its score of the prompts"
-    )
-    parser.add_argument("--resize", type=int | None, help="side that samples are brought to before they are measured")
-    parser.add_argument("--sweep", type=str | None, help="also over a range, such as guidance_scale=1:4:0.5")
-    parser.add_argument("--save_samples", type=str | None, help="keep the samples: a folder of PNGs, or an .npz file")
+    sampling = ("sampling", "weights", "seed", "batch_size", "device")
+    _evaluation_arguments(parser, GenerationEvaluation, "pipeline", *sampling)
     _sampling_arguments(parser)
 
 
@@ -128,11 +121,11 @@ COMMANDS = {
                 _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
         Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
         Command("evaluate reconstruction", "measure a tokenizer on held-out pictures", _reconstruction_arguments,
-                evaluation_commands.evaluate_reconstruction),
+                commands.evaluate_reconstruction),
         Command("evaluate generation", "measure a pipeline's samples against real pictures", _generation_arguments,
-                evaluation_commands.evaluate_generation),
+                commands.evaluate_generation),
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
-                evaluation_commands.evaluate_compare),
+                commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "say what a folder or result file is", _info_arguments, commands.info),
@@ -170,18 +163,18 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Options with underscores for dashes (--num-images), and the path of a recipe that is shipped with the package."""
-    found = []
+    words = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
-        found.append(argument)
-    for index, argument in enumerate(found):
+        words.append(argument)
+    for index, argument in enumerate(words):
         if argument.startswith("--config="):
-            found[index] = f"--config={recipe_file(argument.partition('=')[2])}"
-        elif argument == "--config" and index + 1 < len(found):
-            found[index + 1] = str(recipe_file(found[index + 1]))
-    return found
+            words[index] = f"--config={recipe_file(argument.partition('=')[2])}"
+        elif argument == "--config" and index + 1 < len(words):
+            words[index + 1] = str(recipe_file(words[index + 1]))
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,18 +7,22 @@ import os
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
 
 from wvq.app.recipes import QuickstartRecipe
-from wvq.errors import ConfigError, first_line
-from wvq.eval.recipes import AtomicRecipe
+from wvq.errors import ConfigError
+from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 
 
 def quiet_libraries() -> None:
-    """Bars over single weight files say nothing to a user. Also tells Accelerate where to run on CPUs."""
+    """Switch off other libraries' bars over single files; without a GPU, have Accelerate run on the CPU."""
     import datasets
     import torch
     import transformers
@@ -30,35 +34,6 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
-
-
-def device_of(name: str | None) -> str:
-    """The device of that name; the best there is for None.
-
-    Raises:
-        ConfigError: it cannot be used here.
-    """
-    import torch
-
-    if name is not None:
-        try:
-            wanted = torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
-        from wvq.distributed import processes
-
-        device = processes().device
-        if name is not None and wanted.type != device.type:
-            raise ConfigError(
-                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
-                "(ACCELERATE_USE_CPU=true takes the CPU)"
-            )
-        return str(device)
-    if name is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
-    return name
 
 
 def is_main_process() -> bool:
@@ -77,7 +52,7 @@ def _data_options(data: DataConfig) -> str:
     return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in shown.items())
 
 
-def quickstart(values) -> None:
+def quickstart(values: Namespace) -> None:
     """``wvq quickstart``."""
     quiet_libraries()
     from wvq.app.quickstart import run_quickstart
@@ -85,7 +60,7 @@ def quickstart(values) -> None:
     run_quickstart(recipe_of(values, QuickstartRecipe))
 
 
-def train_tokenizer(values) -> None:
+def train_tokenizer(values: Namespace) -> None:
     """``wvq train-tokenizer``."""
     quiet_libraries()
     from wvq.tokenizer.train import train_tokenizer as train
@@ -98,7 +73,7 @@ def train_tokenizer(values) -> None:
         print(f"\ntokenizer in {recipe.out}; next: wvq export-codes --tokenizer {out} {_data_options(recipe.data)}")
 
 
-def export_codes(values) -> None:
+def export_codes(values: Namespace) -> None:
     """``wvq export-codes``."""
     quiet_libraries()
     from wvq.tokenizer.export import export_codes as export
@@ -115,7 +90,7 @@ def export_codes(values) -> None:
         print(f"no generator is trained over {header.layout['kind']} codes yet")
 
 
-def train_generator(values) -> None:
+def train_generator(values: Namespace) -> None:
     """``wvq train-generator``."""
     quiet_libraries()
     from wvq.pipelines.assemble import train_pipeline
@@ -127,13 +102,14 @@ def train_generator(values) -> None:
         print(f"\npipeline in {recipe.out}; next: wvq sample {shlex.quote(recipe.out)}")
 
 
-def sample(values) -> None:
+def sample(values: Namespace) -> None:
     """``wvq sample``.
 
     Raises:
         ConfigError: prompts from two places, or what the pipeline refuses.
     """
     quiet_libraries()
+    from wvq.devices import usable_device
     from wvq.pipelines.image_generation import ImageGenerationPipeline
     from wvq.pipelines.sampling_job import SHEET_NAME, sample_to_folder
 
@@ -141,7 +117,7 @@ def sample(values) -> None:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
     prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
     pipe = ImageGenerationPipeline.from_pretrained(
-        values.pipeline, device=device_of(values.device), weights=values.weights
+        values.pipeline, device=usable_device(values.device), weights=values.weights
     )
     classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
     files = sample_to_folder(
@@ -175,14 +151,37 @@ def _prompt_lines(file: str) -> list[str]:
     return prompts
 
 
-def sampling_of(values) -> dict:
+def sampling_of(values: Namespace) -> dict[str, Any]:
     """The sampling settings that were given, by field; None where they were not."""
-    from wvq.generator.sampling import SamplingSettings
-
     return {field.name: getattr(values, field.name) for field in fields(SamplingSettings)}
 
 
-def study_atomic(values) -> None:
+def evaluate_reconstruction(values: Namespace) -> None:
+    """``wvq evaluate reconstruction``."""
+    quiet_libraries()
+    from wvq.eval.run import run_reconstruction_evaluation
+
+    recipe = recipe_of(values, ReconstructionEvaluation)
+    print_result(run_reconstruction_evaluation(recipe), recipe.out)
+
+
+def evaluate_generation(values: Namespace) -> None:
+    """``wvq evaluate generation``."""
+    quiet_libraries()
+    from wvq.eval.run import run_generation_evaluation
+
+    recipe = recipe_of(values, GenerationEvaluation, sampling=sampling_of(values))
+    print_result(run_generation_evaluation(recipe), recipe.out)
+
+
+def evaluate_compare(values: Namespace) -> None:
+    """``wvq evaluate compare``."""
+    from wvq.eval.compare import compare_results
+
+    print(compare_results(values.results))
+
+
+def study_atomic(values: Namespace) -> None:
     """``wvq study atomic``."""
     from wvq.eval.atomic.study import run_study, study_table
 
@@ -191,16 +190,36 @@ def study_atomic(values) -> None:
     print(f"results, table.md and plots in {recipe.out}")
 
 
-def info(values) -> None:
+def info(values: Namespace) -> None:
     """``wvq info``."""
     from wvq.app.describe import describe
 
     print(describe(values.path))
 
 
-def print_figures(figures: dict) -> None:
+def print_figures(figures: dict[str, Any]) -> None:
     """A line for each number or text."""
     shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
     width = max(map(len, shown), default=0) + 2
     for name, value in shown.items():
         print(f"  {name:<{width}}{f'{value:,.4f}' if isinstance(value, float) else value}")
+
+
+def print_result(result: dict, out: str | None) -> None:
+    """The figures of an evaluation, its floor and warnings, and where its files are; the main process prints them."""
+    if not is_main_process():
+        return
+    print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
+    print_figures(result["metrics"])
+    for name, value in result["settings"].get("published", {}).items():
+        print(f"published under {result['settings']['preset']}: {name} {value}")
+    if result["floor"]:
+        print(f"floor, real against real, N = {result['num_floor']:,} a side (as the figures at_floor_n):")
+        print_figures(result["floor"])
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
+    if out is not None:
+        from wvq.eval.report.summary import summary_files
+
+        text, page = summary_files(out)
+        print(f"result in {out}, {text} and, with pictures, {page}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from wvq.checks import is_number
@@ -47,7 +47,7 @@ def describe(path: str | Path) -> str:
     )
 
 
-def _lines(title: str, rows: dict) -> str:
+def _lines(title: str, rows: Mapping[str, object]) -> str:
     rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
     width = max(16, *map(len, rows)) + 2
     return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
@@ -158,14 +158,14 @@ def _picture(path: Path) -> str:
 
 
 def _samples(path: Path) -> str:
-    from wvq.generator.sampling import SamplingSettings
+    from wvq.generator.sampling_settings import SamplingSettings
 
     file = path / JOB_NAME
     job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")
-    plain = asdict(SamplingSettings())
+    plain = SamplingSettings().identity()
     changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
     there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {
@@ -209,12 +209,12 @@ def _features(path: Path) -> str:
     return _lines(f"{path}: features of real pictures", rows)
 
 
-def _part_of(there: int, wanted) -> str:
+def _part_of(there: int, wanted: object) -> str:
     return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
 
 
 def _result(path: Path) -> str:
-    from wvq.eval.figures.metrics import AT_FLOOR_N
+    from wvq.eval.figures.comparison import AT_FLOOR_N
 
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:

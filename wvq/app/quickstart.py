@@ -21,7 +21,7 @@ from wvq.errors import CheckpointError, DataError, DownloadError
 from wvq.files.atomic import write_json
 from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
-from wvq.generator.sampling import SamplingSettings
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import resolve_text_encoder
 from wvq.pipelines.assemble import train_pipeline
 from wvq.settings.data import DataConfig

@@ -13,17 +13,18 @@ import torch
 from wvq.app.recipes import QuickstartRecipe
 from wvq.data.codes import CodeDataset
 from wvq.data.dataset import ImageDataset, ImageSplits
-from wvq.data.pixels import to_pil
 from wvq.data.sheets import labelled_rows
 from wvq.data.unreadable import Reading
 from wvq.errors import WVQError
 from wvq.eval.features.networks import default_feature_network
-from wvq.eval.figures.metrics import AT_FLOOR_N, nearest_neighbours
+from wvq.eval.figures.comparison import AT_FLOOR_N
+from wvq.eval.figures.distances import nearest_neighbours
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
-from wvq.eval.report.blocks import metric_rows
-from wvq.eval.report.page import Report
+from wvq.eval.report.page import Block, Report
 from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
+from wvq.eval.report.sheets import enlargement, neighbour_sheets, sample_sheet
+from wvq.eval.report.summary import metric_rows
 from wvq.files.names import TRAINING
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
@@ -123,18 +124,13 @@ def _subtitle(images: ImageSplits, pipe: ImageGenerationPipeline, results: dict)
 
 
 def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int) -> None:
-    scale = max(1, 64 // pipe.tokenizer.config.image_size)
     settings = ", ".join(f"{name} {value}" for name, value in vars(pipe.sampling).items())
-    report.section("Samples", f"What this model draws: the first seeds, none picked. Sampling: {settings}.")
     names = pipe.class_names[:MOST_CLASSES]
-    rows = [(name, pipe(class_labels=name, num_images=12, seed=seed).images) for name in names]
-    caption = "by class: one row each, no text given"
-    if not rows:
-        drawn = pipe(num_images=48, seed=seed).images
-        rows, caption = [("", drawn[i : i + 12]) for i in range(0, 48, 12)], "without a condition"
-    sheet = labelled_rows(rows, scale, label_width=80 if names else 0)
+    _, _, sheet = sample_sheet(pipe, names, 12, seed)
     sheet.save(out / "samples.png")
-    report.figure(sheet, caption)
+    caption = "by class: one row each, no text given" if names else "without a condition"
+    text = f"What this model draws: the first seeds, none picked. Sampling: {settings}."
+    report.block(Block("Samples", text, [(sheet, caption)]))
 
 
 def shown_prompts(train: ImageDataset) -> list[str]:
@@ -146,19 +142,18 @@ def shown_prompts(train: ImageDataset) -> list[str]:
 def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
     if not pipe.generator.config.text_dim:
         return
-    prompts = shown_prompts(train)
-    rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in prompts]
-    sheet = labelled_rows(rows, max(1, 64 // pipe.tokenizer.config.image_size), label_width=210)
+    rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in shown_prompts(train)]
+    sheet = labelled_rows(rows, enlargement(pipe.tokenizer.config.image_size), label_width=210)
     sheet.save(out / "prompts.png")
-    report.section("Prompts", "Captions of the training set; the text alone is given, not the class.")
-    report.figure(sheet, "by prompt: one row each")
+    text = "Captions of the training set; the text alone is given, not the class."
+    report.block(Block("Prompts", text, [(sheet, "by prompt: one row each")]))
 
 
 def _reconstructions(report: Report, out: Path, pipe: ImageGenerationPipeline, validation: ImageDataset) -> None:
     sheet = reconstruction_sheet(pipe.tokenizer, validation, 24)
     sheet.save(out / "reconstructions.png")
-    report.section("Reconstructions", "Held-out pictures, and below each row what the tokenizer makes of their codes.")
-    report.figure(sheet, "originals above, reconstructions below")
+    text = "Held-out pictures, and below each row what the tokenizer makes of their codes."
+    report.block(Block("Reconstructions", text, [(sheet, "originals above, reconstructions below")]))
 
 
 def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
@@ -169,16 +164,9 @@ def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDatas
     view = train.with_crop(crop="center", flip=False)
     real = torch.stack([item["pixel_values"] for item in Reading(view)])
     order, _ = nearest_neighbours(samples.flatten(1), real.flatten(1), 4)
-    rows = []
-    for sample, nearest in zip(samples, order, strict=True):
-        rows.append(("", to_pil(torch.cat([sample[None], real[nearest]]))))
-    scale = max(1, 64 // pipe.tokenizer.config.image_size)
-    halves = [labelled_rows(rows[i : i + 4], scale, label_width=8) for i in (0, 4)]
-    report.section(
-        "Nearest training pictures",
-        "First in each row a sample, then the four training pictures that are closest to it in pixels.",
-    )
-    report.figures([(half, "sample, then its nearest training pictures") for half in halves])
+    text = "First in each row a sample, then the four training pictures that are closest to it in pixels."
+    sheets = neighbour_sheets(samples, [real[nearest] for nearest in order])
+    report.block(Block("Nearest training pictures", text, sheets))
 
 
 def _curves(report: Report, out: Path, results: dict) -> None:

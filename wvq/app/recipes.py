@@ -1,4 +1,4 @@
-"""What the quick start is told. Imports nothing heavy."""
+"""The recipe of the quick start. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -31,7 +32,7 @@ def row_features(num_codes: int, length: int) -> datasets.Features:
     )
 
 
-def write_shard(file: Path, batches: Iterable[dict], features: datasets.Features) -> int:
+def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: datasets.Features) -> int:
     """Write one file of a table; it is complete or absent.
 
     Args:
@@ -68,7 +69,7 @@ def _records(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def _arrow_table(batch: dict, features: datasets.Features) -> pa.Table:
+def _arrow_table(batch: dict[str, Any], features: datasets.Features) -> pa.Table:
     length, code_type = features["codes"].length, features["codes"].feature.dtype
     codes = batch["codes"].reshape(-1, length).cpu().numpy().astype(code_type)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), length)

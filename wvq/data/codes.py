@@ -129,7 +129,7 @@ def _are_numbers(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(number, int | float) for number in value.values())
 
 
-class CodeDataset(Dataset):
+class CodeDataset(Dataset[dict[str, torch.Tensor]]):
     """One split of a code cache as training data for a generator.
 
     Rows are read in place from memory-mapped files, which all processes of a machine share: the data set takes next to

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from wvq.data.pictures import PictureStore
 from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.data.sources import read_source
-from wvq.data.tables import PictureTable, hold_out, keep_classes, options, to_table, warn_of_missing_captions
+from wvq.data.splits import hold_out
+from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
 from wvq.errors import DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
@@ -22,7 +23,7 @@ from wvq.settings.data import DataConfig
 MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[dict[str, Any]]):
     """Square crops of a set of pictures.
 
     A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.

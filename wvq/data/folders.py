@@ -7,11 +7,12 @@ pictures without a word and fails on names with glob characters. The rules here 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 
-from wvq.errors import DataError
+from wvq.errors import DataError, first_line
 from wvq.files.reading import parse_json
 
 PICTURE_SUFFIXES = frozenset(
@@ -72,7 +73,7 @@ def _class_names(splits: list[Path]) -> list[str]:
     return sorted(names)
 
 
-def _pictures_below(folder: Path):
+def _pictures_below(folder: Path) -> Iterator[str]:
     """Pictures at any depth in sorted order; links are followed, each folder once."""
     seen = set()
     for root, folder_names, file_names in os.walk(folder, followlinks=True):
@@ -103,9 +104,9 @@ def _read_split(folder: Path, class_names: list[str]) -> datasets.Dataset:
         return datasets.Dataset.from_dict({"image": loose}, features=datasets.Features({"image": datasets.Image()}))
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        found = list(_pictures_below(folder / name))
-        paths += found
-        labels += [label] * len(found)
+        pictures = list(_pictures_below(folder / name))
+        paths += pictures
+        labels += [label] * len(pictures)
     if not paths:
         raise DataError(f"{folder} holds no pictures")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=class_names)})
@@ -138,5 +139,5 @@ def _read_metadata(folder: Path) -> datasets.Dataset:
     try:
         table = datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file} mixes types in one field: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file} mixes types in one field: {first_line(error)}") from None
     return table.cast_column("image", datasets.Image())

@@ -76,17 +76,6 @@ def unflatten_codes(codes: torch.Tensor, layout: dict) -> torch.Tensor:
     return codes.reshape(len(codes), *_model_shape(layout))
 
 
-def split_scales(codes: torch.Tensor, layout: dict) -> list[torch.Tensor]:
-    """The maps of a flat sequence (B, T), one for each shape of the layout: (B, h, w) or (B, h, w, G).
-
-    Raises:
-        DataError: codes of another shape.
-    """
-    shapes = layout["shapes"]
-    parts = flatten_codes(codes, layout).split([math.prod(shape) for shape in shapes], dim=1)
-    return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
 def _model_shape(layout: dict) -> tuple[int, ...]:
     return (sequence_length(layout),) if layout["kind"] == "multi-scale" else tuple(layout["shapes"][0])
 

@@ -7,6 +7,7 @@ import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -24,15 +25,15 @@ MAX_PIXELS = 178_956_970
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def decode(encoded: dict) -> Image.Image:
+def decode(encoded: dict[str, Any]) -> Image.Image:
     """A stored picture, upright; of an animation the first frame.
 
     Args:
         encoded: ``bytes`` of the file, or None with its ``path``.
 
     Raises:
-        Many kinds, as Pillow's decoders do; DataError for a picture of more than ``MAX_PIXELS`` pixels, which the
-        file's header tells before anything is decoded.
+        Many kinds, as Pillow's decoders do; DataError for a picture of more than ``MAX_PIXELS`` pixels, by the
+        file's header, before anything is decoded.
     """
     content, path = encoded["bytes"], encoded["path"]
     try:
@@ -100,7 +101,8 @@ class PictureStore:
         """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""
         with contextlib.suppress(UnreadablePictureError):
             self.prepared(index)
-        name, reason = self._failures.get(index) or (self._name(index), "unreadable for a while, now whole")
+        sound_again = picture_name(self.pictures, index), "unreadable for a while, now whole"
+        name, reason = self._failures.get(index, sound_again)
         return f"{name} ({reason})"
 
     def _read(self, index: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -108,7 +110,7 @@ class PictureStore:
             return convert(decode(self.pictures[index]["image"]))
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error and more.
         except Exception as error:
-            name, reason = self._name(index), _reason(error)
+            name, reason = picture_name(self.pictures, index), _reason(error)
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
                 raise DataError(f"{name}: the machine is out of memory or of open files ({reason})") from error
             self._failures[index] = name, reason
@@ -118,9 +120,6 @@ class PictureStore:
         if max(image.size) * self.largest_side**2 > MAX_PIXELS * min(image.size):
             raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
         return halve(to_rgb(image), self.largest_side)
-
-    def _name(self, index: int) -> str:
-        return (self.pictures[index]["image"] or {}).get("path") or f"picture {index}"
 
     def _estimate_bytes(self) -> float:
         probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
@@ -133,6 +132,11 @@ class PictureStore:
         if not sizes:
             return float("inf")
         return len(self.pictures) * 3 * float(np.mean([width * height for width, height in sizes]))
+
+
+def picture_name(pictures: datasets.Dataset, index: int) -> str:
+    """What messages call a picture of a table: the name of its file, or its number."""
+    return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
 
 
 def _unreadable(name: str, reason: str) -> UnreadablePictureError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -52,7 +53,7 @@ def _read_path(path: Path) -> datasets.DatasetDict:
 # Nothing that comes with a data set is run: `datasets` has known no loading scripts since 4.0, and no option for them.
 
 
-def _read_parquet(path: Path, **where) -> datasets.DatasetDict:
+def _read_parquet(path: Path, **where: Any) -> datasets.DatasetDict:
     try:
         return datasets.load_dataset("parquet", **where)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:

@@ -1,10 +1,9 @@
-"""From a `datasets` split to a table of pictures: which columns to use, class ids, captions, and the hold-out."""
+"""From a `datasets` split to a table of pictures: which columns to use, class ids and captions."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,8 @@ from typing import TypeVar
 import datasets
 import numpy as np
 
-from wvq.data.unreadable import is_first_process
+from wvq.data.pictures import picture_name
+from wvq.distributed import is_main_process
 from wvq.errors import DataError, near_match
 from wvq.settings.data import DataConfig
 
@@ -127,16 +127,16 @@ def _known_column(features: datasets.Features, name: str, field: str) -> str:
 def _image_column(features: datasets.Features, name: str | None) -> str:
     if name is not None:
         return _known_column(features, name, "image_column")
-    found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    found = found or [column for column, feature in features.items() if _holds_files(feature)]
-    found = [column for column in found if column in ("image", "img")] or found
-    if len(found) != 1:
-        problem = f"several columns hold pictures ({', '.join(found)})" if found else "no column holds pictures"
+    columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    columns = columns or [column for column, feature in features.items() if _holds_files(feature)]
+    columns = [column for column in columns if column in ("image", "img")] or columns
+    if len(columns) != 1:
+        problem = f"several columns hold pictures ({', '.join(columns)})" if columns else "no column holds pictures"
         raise DataError(f"image_column: {problem}; name one of {', '.join(features)}")
-    return found[0]
+    return columns[0]
 
 
-def _holds_files(feature) -> bool:
+def _holds_files(feature: object) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
@@ -145,12 +145,12 @@ def _holds_files(feature) -> bool:
 def _label_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
         return _known_column(features, name, "label_column")
-    found = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if "label" in found or (not found and "label" in features):
+    columns = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if "label" in columns or (not columns and "label" in features):
         return "label"
-    if len(found) > 1:
-        raise DataError(f"label_column: several columns hold classes ({', '.join(found)}); name one of them")
-    return found[0] if found else None
+    if len(columns) > 1:
+        raise DataError(f"label_column: several columns hold classes ({', '.join(columns)}); name one of them")
+    return columns[0] if columns else None
 
 
 def _caption_column(features: datasets.Features, name: str | None) -> str | None:
@@ -186,7 +186,7 @@ def _with_pictures(raw: datasets.Dataset, column: str) -> datasets.Dataset:
     missing = raw.data.column(column).is_null().to_numpy()
     if len(missing) != len(raw) or not missing.any():
         return raw
-    if is_first_process():
+    if is_main_process():
         warnings.warn(
             f"{missing.sum():,} of {len(raw):,} rows have no picture in {column!r} and are left out", stacklevel=3
         )
@@ -212,10 +212,9 @@ def warn_of_missing_captions(*tables: PictureTable) -> None:
         for index, texts in enumerate(table.texts or ())
         if not any(text.strip() for text in texts)
     ]
-    if missing and is_first_process():
+    if missing and is_main_process():
         table, index = missing[0]
-        name = (table.pictures[index]["image"] or {}).get("path") or f"picture {index}"
-        total = sum(map(len, tables))
+        total, name = sum(map(len, tables)), picture_name(table.pictures, index)
         warnings.warn(f"{len(missing):,} of {total:,} pictures have no caption, such as {name}", stacklevel=2)
 
 
@@ -239,47 +238,3 @@ def keep_classes(
     kept = table.select(index for index, label in enumerate(labels) if label is not None)
     kept.labels = [label for label in labels if label is not None]
     return kept, tuple(keep)
-
-
-def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float, seed: int) -> np.ndarray:
-    """Choose the held-out pictures: ``fraction`` of every class, whole groups, at least one picture in all.
-
-    The choice within a class depends on the seed, the class's name and its pictures only. Every class keeps a picture
-    for training, and a group larger than its class's held-out share stays in training.
-
-    Returns:
-        bool (N,), True for held-out pictures.
-
-    Raises:
-        DataError: no picture can be held out.
-    """
-    labels = np.asarray(table.labels if table.labels is not None else np.full(len(table), -1))
-    groups = np.unique(table.groups, return_inverse=True)[1] if table.groups is not None else np.arange(len(table))
-    # A picture's place in its class, in (0, 1): those below `fraction` are held out; inf never is.
-    places = np.full(len(table), np.inf)
-    order = np.argsort(labels, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(table) else []:
-        label = labels[members[0]]
-        name = class_names[label] if label >= 0 else ""
-        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
-        places[members] = _places(groups[members], fraction, rng)
-    if not np.isfinite(places).any():
-        raise DataError(
-            f"validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
-            "classes; give more pictures of a class"
-        )
-    return (places < fraction) | (places == places.min())
-
-
-def _places(groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    stays = sizes > max(1, fraction * len(groups))
-    order = rng.permutation(len(sizes))
-    order = order[np.argsort(stays[order], kind="stable")]
-    stays[order[-1]] = True
-    starts = np.empty(len(sizes))
-    starts[order] = np.cumsum(sizes[order]) - sizes[order]
-    # The random offset rounds a class's share up or down with the right odds: small classes are not all skipped.
-    places = (starts + rng.random()) / len(groups)
-    places[stays] = np.inf
-    return places[group_of]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wvq.data.loading import Attempts, FileSet, PictureSet, read_chunks, regrouped
-from wvq.distributed import gather_objects
+from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 
 # More unreadable pictures than both are a broken data set and not a few broken files.
@@ -118,13 +117,13 @@ class DrawnPictures:
         found: file name and reason by index; of this process, of others at :meth:`merge`, and of a resumed run.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset[Any]):
         self.dataset = dataset if isinstance(dataset, FileSet) else None
         self.found: dict[int, str] = {}
         self._own: dict[int, str] = {}
         self._drawn = 0
 
-    def observe(self, batch: dict) -> None:
+    def observe(self, batch: dict[str, Any]) -> None:
         """Look at a batch on the CPU; warn of the first picture that was replaced.
 
         Raises:
@@ -158,7 +157,7 @@ class DrawnPictures:
         """Field of the run's result; warns of the total."""
         if self.dataset is None:
             return {}
-        if self.found and is_first_process():
+        if self.found and is_main_process():
             failures = [self.found[index] for index in sorted(self.found)]
             warnings.warn(f"{summary(failures, len(self.dataset))}; others took their place in training", stacklevel=2)
         return {"unreadable_pictures": len(self.found)}
@@ -194,8 +193,3 @@ def join_left_out(parts: Iterable[Mapping[int, str]]) -> dict[int, str]:
     """The pictures that several processes left out, in order."""
     joined = {index: failure for part in parts for index, failure in part.items()}
     return dict(sorted(joined.items()))
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all; right before and after the processes have found each other."""
-    return os.environ.get("RANK", "0") == "0"

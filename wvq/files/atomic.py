@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wvq.files.locks import host_digest, process_is_gone
 from wvq.files.names import CHECKSUMS_NAME
@@ -43,7 +44,7 @@ def write_json(file: str | Path, value: object) -> None:
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(file: str | Path, error: type[Exception], missing: str, limit: int = MAX_JSON_BYTES) -> dict:
+def read_json(file: str | Path, error: type[Exception], missing: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
@@ -79,7 +80,7 @@ def file_sha256(file: str | Path) -> str:
 def whole_folder(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not.
 
-    Its own name tells which process made it: what a killed one has left goes with the next call, and a folder of
+    Its own name holds the number of its process: what a killed one has left goes with the next call, and a folder of
     another name is never touched.
     """
     target = Path(target)
@@ -105,7 +106,7 @@ def _remove_abandoned(target: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_files(folder: str | Path, names: re.Pattern) -> None:
+def remove_files(folder: str | Path, names: re.Pattern[str]) -> None:
     """Remove the files and folders of ``folder`` whose whole names fit, and ``folder`` itself if nothing else is in it.
 
     For what may lie beside a user's own files; a folder that is not there is no error.
@@ -131,7 +132,7 @@ def files_into(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
 
-    def rank(file: Path) -> tuple:
+    def rank(file: Path) -> tuple[bool, bool, str]:
         return file.name == CHECKSUMS_NAME, file.suffix == ".safetensors", file.name
 
     with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:

@@ -30,9 +30,8 @@ def png_text(file: str | Path, keyword: str) -> str | None:
         while len(head := opened.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)
             if kind == b"iTXt":
-                found = _text(opened, length, keyword.encode("latin-1") + b"\0")
-                if found is not None:
-                    return found
+                if (text := _text(opened, length, keyword.encode("latin-1") + b"\0")) is not None:
+                    return text
             else:
                 opened.seek(length + 4, os.SEEK_CUR)
     return None

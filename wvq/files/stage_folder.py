@@ -1,4 +1,4 @@
-"""Output folders: a run starts in an empty place or goes on with its own."""
+"""Output folders and the recipe in them: a run starts in an empty place, or goes on with the recipe of its start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,10 +14,14 @@ from wvq.errors import ConfigError
 from wvq.files.atomic import read_json, write_text
 from wvq.files.names import CHECKSUMS_NAME, RECIPE_NAME, TRAINING
 from wvq.files.reading import read_yaml
+from wvq.files.user_folders import expand_user
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def former_identity(file: Path) -> str:
-    """What to say where a file of an earlier version, which knew models by their weights alone, is gone on with."""
+    """The warning where work goes on from a file of an earlier version, which knew models by their weights alone."""
     return f"{file} is of an earlier version and knows models by their weights alone: a changed config would go unseen"
 
 
@@ -32,14 +36,15 @@ def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
 
 def refuse_data_folder(folder: str | Path, data: str) -> None:
     """Raise ConfigError if the folder is, or lies in, the one of the pictures, where it would count as a class."""
-    if not Path(data).is_dir():
+    pictures = expand_user(data).resolve()
+    if not pictures.is_dir():
         return
-    inside, pictures = Path(folder).resolve(), Path(data).resolve()
+    inside = Path(folder).resolve()
     if pictures in (inside, *inside.parents):
         raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
 
 
-def read_recipe(file: str | Path) -> dict:
+def read_recipe(file: str | Path) -> dict[str, Any]:
     """The fields of a recipe in YAML.
 
     Raises:
@@ -54,7 +59,7 @@ def read_recipe(file: str | Path) -> dict:
     return values
 
 
-def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
+def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> Path:
     """Claim the folder of a training stage and save the resolved recipe in it.
 
     Returns:
@@ -73,14 +78,14 @@ def start_stage(folder: str | Path, recipe, resume: bool) -> Path:
         changes = {name: f"{name} ({then!r}, now {now!r})" for name, (then, now) in differences(before, values).items()}
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
-        if told := [change for name, change in changes.items() if name != "out"]:
-            warnings.warn(f"the run goes on with another {', '.join(told)}", stacklevel=2)
+        if taken := [change for name, change in changes.items() if name != "out"]:
+            warnings.warn(f"the run goes on with another {', '.join(taken)}", stacklevel=2)
     elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
         raise ConfigError(
             f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
         )
-    elif folder.exists() and (found := next(filter(_is_written_at_the_end, sorted(folder.iterdir())), None)):
-        raise ConfigError(f"{found} would be written over at the end of the run; choose another output folder")
+    elif folder.exists() and (result := next(filter(_is_written_at_the_end, sorted(folder.iterdir())), None)):
+        raise ConfigError(f"{result} would be written over at the end of the run; choose another output folder")
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
@@ -95,7 +100,7 @@ def _is_written_at_the_end(file: Path) -> bool:
 _MEANT_BEFORE = {"condition.joint_dropout": 0.0}
 
 
-def recipe_of_run(folder: str | Path, recipe: type) -> dict:
+def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[str, Any]:
     """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
 
     Raises:
@@ -117,7 +122,7 @@ def former_fields(recipe: type) -> dict[str, Any]:
     return getattr(recipe, "FORMER_FIELDS", {})
 
 
-def _completed(saved, default, name: str = ""):
+def _completed(saved: Any, default: Any, name: str = "") -> Any:
     if not isinstance(default, dict):
         return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
     values = {} if saved is _ABSENT else saved
@@ -130,7 +135,7 @@ def _completed(saved, default, name: str = ""):
 _ABSENT = object()
 
 
-def finished_run(folder: str | Path) -> dict | None:
+def finished_run(folder: str | Path) -> dict[str, Any] | None:
     """The result of a run that has come to its end, with a warning; None if it has not, or if the clock ended it."""
     file = Path(folder) / "result.json"
     if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
@@ -160,10 +165,10 @@ _FREE_ON_RESUME = {
 }
 
 
-def differences(before, after, prefix: str = "") -> dict[str, tuple]:
+def differences(before: object, after: object, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Values that differ between two nested objects, as (before, after) by dotted name; None for what is not there."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        found = [differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
-        return {name: change for some in found for name, change in some.items()}
+        below = [differences(before.get(key), after.get(key), f"{prefix}{key}.") for key in keys]
+        return {name: change for changes in below for name, change in changes.items()}
     return {} if before == after else {prefix.removesuffix("."): (before, after)}

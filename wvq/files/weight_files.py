@@ -1,4 +1,4 @@
-"""Weight files of model folders: written with their SHA-256 beside them, and held against it when they are loaded.
+"""Weight files of model folders: written with their SHA-256 beside them, which is compared when they are loaded.
 
 Safetensors has no checksum of its own, so that a flipped bit among the weights would load without a word. Hashing takes
 some .6 seconds a GB (one core of an AMD EPYC).
@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -61,15 +62,15 @@ def _files_of_the_model(folder: Path) -> set[str]:
     }
 
 
-def _shards(index: dict) -> set[str]:
+def _shards(index: dict[str, Any]) -> set[str]:
     names = index.get("weight_map")
     return {name for name in names.values() if isinstance(name, str)} if isinstance(names, dict) else set()
 
 
 def verify_weights(folder: str | Path) -> None:
-    """Hold the weight files of a folder against its ``wvq_checksums.json``; a folder without one passes.
+    """Compare the weight files of a folder with its ``wvq_checksums.json``; a folder without one passes.
 
-    Weights that lie beside them and that transformers would not load, such as a LoRA, are nobody's concern.
+    Weights that lie beside them and that transformers would not load, such as a LoRA, are not looked at.
 
     Raises:
         CheckpointError: a file is missing, is not the one that was saved, or would be loaded without having been saved
@@ -90,10 +91,10 @@ def verify_weights(folder: str | Path) -> None:
             )
     for name, expected in sums.items():
         try:
-            found = file_sha256(folder / name)
+            actual = file_sha256(folder / name)
         except OSError as error:
             raise CheckpointError(f"{folder / name} cannot be read ({first_line(error)}); download it again") from error
-        if found != expected:
+        if actual != expected:
             raise CheckpointError(
                 f"{folder / name} is not the file that was saved: its SHA-256 differs from {CHECKSUMS_NAME}. It was "
                 f"damaged, and must be saved or downloaded again; if it was changed on purpose, remove {file}"
@@ -113,11 +114,11 @@ def _would_be_loaded(folder: Path) -> set[str]:
 
     A ``transformers_weights`` of the config names another one in their place.
     """
-    found = {name for name in (_WEIGHTS, _INDEX) if (folder / name).exists()}
+    names = {name for name in (_WEIGHTS, _INDEX) if (folder / name).exists()}
     config = folder / "config.json"
     values = read_json(config, CheckpointError, f"{config} is gone") if config.is_file() else {}
     if isinstance(named := values.get("transformers_weights"), str):
-        found.add(named)
-    for name in [name for name in found if name.endswith(".json") and (folder / name).is_file()]:
-        found |= _shards(read_json(folder / name, CheckpointError, f"{folder / name} is gone"))
-    return found
+        names.add(named)
+    for name in [name for name in names if name.endswith(".json") and (folder / name).is_file()]:
+        names |= _shards(read_json(folder / name, CheckpointError, f"{folder / name} is gone"))
+    return names

@@ -7,7 +7,7 @@ import io
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ def perceptual_layers(network: EfficientNet, pictures: Tensor) -> list[Tensor]:
     return layers
 
 
-def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...] = ()) -> tuple[nn.Module, Path]:
+def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str, ...] = ()) -> tuple[nn.Module, Path]:
     """A frozen model of transformers in eval mode, all of whose weights come from its files, and its folder.
 
     transformers fills a model with random weights where a file lacks some, and leaves out those that its config has no
@@ -104,11 +104,11 @@ def load_frozen(model_class, path: str | Path, kind: str, unused: tuple[str, ...
 def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[str, ...] = ()) -> list[str]:
     """Names of weights in a file that belong to a part of a model whose config has no place for them.
 
-    Heads for other tasks lie outside of the model's parts: they are nobody's concern.
+    Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
         model: of transformers.
-        unexpected: names that loading found no place for.
+        unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """
     parts = {name.partition(".")[0] for name in model.state_dict()}
@@ -161,7 +161,7 @@ class VisionBackbone(nn.Module):
                 raise ConfigError(f"layer {layer} of {path} is out of range: its hidden states are 0 to {last}")
         self.channels = [maps[layer].shape[1] for layer in self.layers]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> VisionBackbone:
         return super().train(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

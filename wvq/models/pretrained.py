@@ -1,87 +1,50 @@
-"""What both models share with transformers' PreTrainedModel: strict configs, strict loading and the weight hash."""
+"""What both models share with transformers' PreTrainedModel: strict loading, checked saving and the weight hash."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
+import os
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from typing_extensions import Self
 
-from wvq.checks import is_number
-from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line, near_match
+from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.names import INDEX_NAME
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
+from wvq.models.config import StrictConfig
 
-# Keys that transformers itself writes into a config.json beside the model's own.
-_LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
-    "attn_implementation",
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "_experts_implementation",
-}
+Config = TypeVar("Config", bound=StrictConfig)
+Model = TypeVar("Model", bound="StrictPreTrainedModel")
+
+# Default of a field of a model's output that is always given: transformers wants None for each, whatever its type.
+GIVEN: Any = None
 # Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 # What transformers raises over values that no file of its own would hold.
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
 
 
-class StrictConfig(PreTrainedConfig):
-    """A config that refuses unknown keys; transformers stores them silently, so that a typing error goes unseen.
-
-    Attributes:
-        outside_identity: fields that change nothing of what a trained model makes of its inputs: how it is trained, and
-            names. Hashes of other models (``..._hash``) are outside too.
-        averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
-            they are; 0 for the weights as trained; None if not known.
-    """
-
-    outside_identity: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def fields(cls) -> set[str]:
-        """Names of the model's own fields."""
-        return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
-
-    def identity(self) -> dict:
-        """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
-
-        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
-        """
-        plain, names = type(self)(), self.fields() - self.outside_identity
-        values = {name: getattr(self, name) for name in sorted(names) if not name.endswith("_hash")}
-        return {name: value for name, value in values.items() if value != getattr(plain, name)}
-
-    def __init__(self, **kwargs):
-        self.averaging_decay = kwargs.pop("averaging_decay", None)
-        decay = self.averaging_decay
-        self._require("averaging_decay", decay is None or (is_number(decay) and decay < 1), "in [0, 1), or null")
-        own = self.fields()
-        known = own | set(getattr(PreTrainedConfig, "__dataclass_fields__", {})) | _LIBRARY_KEYS
-        for key in kwargs:
-            if key not in known:
-                raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, own)}')
-        super().__init__(**kwargs)
-
-    def _require(self, field: str, condition: bool, wanted: str) -> None:
-        if not condition:
-            raise ConfigError(f"{type(self).__name__}.{field} must be {wanted}, got {getattr(self, field)!r}")
-
-
-def take_hub_options(options: dict) -> dict:
-    """Those of the options that are for the Hub client, taken out."""
+def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the Hub client out of a dict, and return them."""
     names = ("revision", "token", "cache_dir", "local_files_only")
     return {name: options.pop(name) for name in names if name in options}
 
 
-def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
+def resolve_folder(path: str | os.PathLike[str], kind: str, **hub_options: Any) -> Path:
     """Return the local folder behind a path or a Hub id (downloaded through huggingface_hub).
+
+    Args:
+        path: the folder or Hub id.
+        kind: what it holds, for the error.
+        hub_options: for the Hub client.
 
     Raises:
         CheckpointError: a local path that does not exist or is no folder.
@@ -97,10 +60,8 @@ def resolve_folder(path: str | Path, kind: str, **hub_options) -> Path:
         raise CheckpointError(f"{text}: no such {kind} folder; check the path")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise CheckpointError(f"{text}: no such {kind} folder, and not a Hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
+        return Path(huggingface_hub.snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
     except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
         raise DownloadError(
             f'"{text}" is no local folder and could not be fetched from the Hub '
@@ -116,27 +77,48 @@ class StrictPreTrainedModel(PreTrainedModel):
         kind: what users call it.
     """
 
-    kind = "model"
+    kind: ClassVar[str] = "model"
+
+    if TYPE_CHECKING:  # the library's decorator hides what the method takes and returns
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
+
+    config_class: type[StrictConfig]
 
     @classmethod
-    def from_pretrained(cls, path, *args, subfolder: str = "", **kwargs):
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        subfolder: str = "",
+        **kwargs: Any,
+    ) -> Model:
         """Load config and weights from a folder or a Hub id, in eval mode.
+
+        Args:
+            pretrained_model_name_or_path: the folder or Hub id.
+            model_args: as of transformers.
+            subfolder: of the folder, in which the model lies.
+            kwargs: as of transformers; with ``output_loading_info`` the model comes in a pair with that information.
 
         Raises:
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
             DownloadError: a Hub id that cannot be reached.
         """
+        if pretrained_model_name_or_path is None:
+            raise CheckpointError(f"from_pretrained needs the folder or Hub id of a {cls.kind}, got None")
         hub_options = take_hub_options(kwargs)
-        folder = resolve_folder(path, cls.kind, **hub_options) / subfolder
+        folder = resolve_folder(pretrained_model_name_or_path, cls.kind, **hub_options) / subfolder
         if "config" not in kwargs:
             hint = f"; it is a pipeline: give {folder}/{cls.kind}" if (folder / INDEX_NAME).exists() else ""
             kwargs["config"] = read_config(cls.config_class, folder, hint)
         verify_weights(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(
-                folder, *args, output_loading_info=True, use_safetensors=True, local_files_only=True, **kwargs
+            loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
+                folder, *model_args, output_loading_info=True, use_safetensors=True, local_files_only=True, **kwargs
             )
+            model, info = loaded
         except ConfigError:
             raise
         except (SafetensorError, *DAMAGES) as error:
@@ -147,12 +129,24 @@ class StrictPreTrainedModel(PreTrainedModel):
             if keys := sorted(map(str, info.get(problem) or ())):
                 shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
                 raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({shown})")
-        return (model, info) if wants_info else model
+        return loaded if wants_info else model
 
-    def save_pretrained(
-        self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
+    def save_pretrained(  # type: ignore[override]  # more options than these go by name
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         """As transformers saves a model, with the SHA-256 of the weight files beside them; whole or not at all.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process saves; the others do nothing.
+            state_dict: the weights, if not the model's own.
+            push_to_hub: upload the folder too.
+            kwargs: as of transformers.
 
         Raises:
             CheckpointError: the disk is full or cannot be written.
@@ -160,13 +154,13 @@ class StrictPreTrainedModel(PreTrainedModel):
         if not is_main_process:
             return
         hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "commit_message") if name in kwargs}
-        with written_weights(save_directory) as partial:
-            super().save_pretrained(partial, **kwargs)
+        with written_weights(Path(save_directory)) as partial:
+            super().save_pretrained(partial, state_dict=state_dict, **kwargs)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
 
-def read_config(config_class: type[StrictConfig], folder: Path, hint: str = "") -> StrictConfig:
+def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint: str = "") -> Config:
     """Read ``config.json`` of a model folder.
 
     Args:

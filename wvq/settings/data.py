@@ -65,6 +65,7 @@ class DataConfig:
         check.one_of("crop", CROPS)
         check.within("(0, 1]", "min_crop_fraction")
         check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
+        check("classes", "a list of names, or null", _are_names)
         check.flags("flip")
         check.integers("seed", minimum=0)
         check.one_of("unreadable", UNREADABLE)
@@ -78,3 +79,9 @@ def _are_scales(value: object) -> bool:
     if not isinstance(value, list | tuple):
         return value is None
     return len(value) > 0 and all(is_number(scale, 1) for scale in value)
+
+
+def _are_names(value: object) -> bool:
+    if not isinstance(value, list | tuple):
+        return value is None
+    return all(isinstance(name, str) for name in value)

@@ -121,7 +121,7 @@ class Parser(ArgumentParser):
         raise ConfigError(line)
 
 
-def _refuse_class(recipe: str, values: dict) -> None:
+def _refuse_class(recipe: str, values: dict[str, Any]) -> None:
     if place := _class_named(values):
         raise ConfigError(f"recipe {recipe}: {place} must hold fields by name, and no class")
 
@@ -164,9 +164,9 @@ def recipe_file(name: str | Path) -> Path:
     return shipped[short]
 
 
-def recipe_of(values: Namespace, recipe: type[Recipe]) -> Recipe:
-    """The recipe whose fields are among the values."""
-    return recipe(**{field.name: values[field.name] for field in fields(recipe)})
+def recipe_of(values: Namespace, recipe: type[Recipe], **given: Any) -> Recipe:
+    """The recipe whose fields are among the values, but for those that are given by name."""
+    return recipe(**{field.name: values[field.name] for field in fields(recipe) if field.name not in given}, **given)
 
 
 def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
 from wvq.eval.features import networks as features_module
 from wvq.eval.features.networks import default_feature_network, load_feature_network
-from wvq.eval.figures.metrics import frechet_distance, kernel_distance
+from wvq.eval.figures.distances import frechet_distance, kernel_distance
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def lite0():
 
 def test_lite0_features_have_the_documented_form(lite0, pictures):
     images = pictures(5, size=32)
-    features = lite0.extract(images)
+    features = lite0(images).features
     assert (lite0.name, lite0.dim) == ("efficientnet_lite0", 1280)
     assert features.shape == (5, 1280)
     assert features.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_lite0_equals_the_package_on_its_documented_input(lite0, pictures):
     pixels = F.interpolate(images.float(), (128, 128), mode="bicubic", antialias=True).clamp(0, 255)
     with torch.no_grad():
         expected = network.extract_features((pixels - 127) / 128).mean((2, 3))
-    torch.testing.assert_close(lite0.extract(images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lite0(images).features, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_lite0_states_its_resize(lite0):
@@ -53,27 +53,25 @@ def test_lite0_states_its_resize(lite0):
 
 def test_a_batch_gives_what_single_pictures_give(lite0, pictures):
     images = pictures(4, size=32)
-    singles = torch.cat([lite0.extract(image[None]) for image in images])
-    torch.testing.assert_close(lite0.extract(images), singles, atol=1e-4, rtol=1e-4)
+    singles = torch.cat([lite0(image[None]).features for image in images])
+    torch.testing.assert_close(lite0(images).features, singles, atol=1e-4, rtol=1e-4)
 
 
 def test_distances_order_identical_blurred_noise(lite0, pictures):
     images = pictures(16, size=32)
     blurred = F.interpolate(F.avg_pool2d(images.float(), 2), scale_factor=2, mode="bilinear").to(torch.uint8)
     noise = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    real, blurred, noise = (lite0.extract(side) for side in (images, blurred, noise))
+    real, blurred, noise = (lite0(side).features for side in (images, blurred, noise))
     for distance in (frechet_distance, kernel_distance):
         assert distance(real, real) < distance(blurred, real) < distance(noise, real)
     assert frechet_distance(real, real) < 1e-6
 
 
-def test_lite0_refuses_logits_and_wrong_pictures(lite0, pictures):
-    with pytest.raises(ConfigError, match="no logits"):
-        lite0.logits(pictures(1))
+def test_lite0_refuses_wrong_pictures(lite0, pictures):
     with pytest.raises(DataError, match="uint8"):
-        lite0.extract(pictures(1).float())
+        lite0(pictures(1).float())
     with pytest.raises(DataError, match="uint8 pictures"):
-        lite0.extract(pictures(1)[:, :1])
+        lite0(pictures(1)[:, :1])
 
 
 def test_unknown_network_names_the_near_match():
@@ -168,7 +166,7 @@ def test_weight_files_never_run_code(tmp_path):
 def test_inception_wiring(inception, random_inception_file, pictures):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    assert (inception.name, inception.dim, inception.has_logits) == ("inception", 2048, True)
+    assert (inception.name, inception.dim) == ("inception", 2048)
     images = pictures(2, size=32)
     output = inception(images)
     assert output.features.shape == (2, 2048)

@@ -29,7 +29,7 @@ def by_definition(features, real, k_share=3, k_density=5):
 @pytest.mark.parametrize("count", [40, 57])
 def test_all_four_equal_their_definitions(count):
     features, real = normal(count, scale=1.2), normal(50, seed=1)
-    assert manifold_metrics(features, real) == pytest.approx(by_definition(features, real), abs=1e-6)
+    assert manifold_metrics(features, real)._asdict() == pytest.approx(by_definition(features, real), abs=1e-6)
 
 
 def test_tiles_change_nothing(monkeypatch):
@@ -42,17 +42,17 @@ def test_tiles_change_nothing(monkeypatch):
 def test_a_collapsed_generator_is_precise_and_covers_nothing():
     real = normal(300)
     collapsed = real[:1] + normal(300, seed=1, scale=1e-3)  # 300 near-copies of one real picture
-    found = manifold_metrics(collapsed, real)
-    assert found["precision"] > 0.99
-    assert found["recall"] < 0.02
-    assert found["coverage"] < 0.1
+    shares = manifold_metrics(collapsed, real)
+    assert shares.precision > 0.99
+    assert shares.recall < 0.02
+    assert shares.coverage < 0.1
 
 
 def test_a_generator_that_wanders_off_recalls_and_is_not_precise():
-    found = manifold_metrics(normal(300, scale=4.0), normal(300, seed=1))
-    assert found["recall"] > 0.9
-    assert found["precision"] < 0.3
-    assert found["density"] < 0.1
+    shares = manifold_metrics(normal(300, scale=4.0), normal(300, seed=1))
+    assert shares.recall > 0.9
+    assert shares.precision < 0.3
+    assert shares.density < 0.1
 
 
 def test_the_same_distribution_is_dense_and_covered():

@@ -1,183 +1,67 @@
-"""Distribution metrics against torch-fidelity, scipy and closed forms; floors and neighbours."""
+"""The metrics: their names over each network, what they need, which way is better; a new one is one entry."""
 
-import numpy as np
+import dataclasses
+
 import pytest
-import scipy.linalg
 import torch
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
 
-from wvq.errors import DataError
+from tests.stand_ins import features_of
+from wvq.eval.features.pictures import PictureFeatures
 from wvq.eval.figures import metrics as metrics_module
-from wvq.eval.figures.metrics import (
-    FeatureStatistics,
-    distribution_metrics,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    metric_names,
-    nearest_neighbours,
-    real_floor,
-    small_sample_warnings,
-)
+from wvq.eval.figures.comparison import compare_with_pool
+from wvq.eval.figures.metrics import DISTANCES, METRICS, Metric, compare, is_better_higher
 
 
-def normal(count, dim=16, seed=0, mean=0.0, scale=1.0):
-    return mean + scale * torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+@pytest.fixture
+def sides(pictures, projection_with_logits):
+    return [features_of(pictures(12, seed=seed), projection_with_logits) for seed in (0, 1)]
 
 
-def test_streamed_statistics_equal_numpy():
-    features = normal(200, mean=3.0)
-    statistics = FeatureStatistics(16)
-    for chunk in features.split(37):
-        statistics.update(chunk)
-    np.testing.assert_allclose(statistics.mean, features.double().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.covariance, np.cov(features.double().numpy(), rowvar=False), atol=1e-12)
+def test_only_inception_features_give_the_published_names(sides, projection_with_logits):
+    other = compare(projection_with_logits, *sides)
+    names = ["fd", "kd", "precision", "recall", "density", "coverage"]
+    assert list(other) == [*(f"{name}_projection" for name in names), "inception_score"]
+    projection_with_logits.name = "inception"
+    published = compare(projection_with_logits, *sides)
+    assert list(published) == ["fid", "kid", "precision", "recall", "density", "coverage", "inception_score"]
+    assert list(published.values()) == list(other.values())
 
 
-def test_statistics_of_parts_merge_exactly():
-    features = normal(100)
-    whole, first, second = (FeatureStatistics.of(part) for part in (features, features[:30], features[30:]))
-    first.merge(second)
-    assert first.count == whole.count
-    torch.testing.assert_close(first.mean, whole.mean)
-    torch.testing.assert_close(first.covariance, whole.covariance)
+def test_a_metric_is_left_out_where_it_lacks_features_or_pictures(sides, projection, pictures):
+    samples, real = sides
+    assert set(compare(projection, samples, real, DISTANCES)) == {"fd_projection", "kd_projection"}
+    few = compare(projection, samples, real.part(slice(5)))
+    assert set(few) == {"fd_projection", "kd_projection", "inception_score"}  # which needs no real pictures
+    spatial = [dataclasses.replace(side, spatial=side.features[:, :3]) for side in sides]
+    assert "sfd_projection" in compare(projection, *spatial)
+    assert "inception_score" not in compare(projection, samples.part(slice(9)), real)
+    assert compare(projection, samples.part(slice(1)), real.part(slice(1))) == {}
 
 
-def test_statistics_refuse_bad_features():
-    statistics = FeatureStatistics(4)
-    with pytest.raises(DataError, match=r"\(N, 4\)"):
-        statistics.update(torch.zeros(3, 5))
-    with pytest.raises(DataError, match="NaN"):
-        statistics.update(torch.full((3, 4), float("nan")))
-    statistics.update(torch.zeros(1, 4))
-    with pytest.raises(DataError, match="at least 2"):
-        _ = statistics.covariance
+def test_every_name_has_its_direction():
+    higher = {"precision", "recall", "density", "coverage", "inception_score"}
+    assert {name for metric in METRICS for name in metric.names if is_better_higher(name)} == higher
+    for name in ("precision_projection", "coverage_at_floor_n", "psnr_rgb", "joint_utilization", "clip_score"):
+        assert is_better_higher(name)
+    for name in ("fid_at_floor_n", "fd_projection", "kd_projection", "sfid", "rfid", "lpips", "quantization_error"):
+        assert not is_better_higher(name)
 
 
-def test_frechet_equals_scipy_and_torch_fidelity():
-    a, b = normal(300).double(), normal(250, seed=1, mean=0.4, scale=1.7).double()
-    mean_a, mean_b = a.mean(0).numpy(), b.mean(0).numpy()
-    cov_a, cov_b = np.cov(a.numpy(), rowvar=False), np.cov(b.numpy(), rowvar=False)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
-    sides = [fid_features_to_statistics(side) for side in (a, b)]
-    fidelity = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
-    assert frechet_distance(a, b) == pytest.approx(fidelity, rel=1e-9)
-    assert frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b)) == frechet_distance(a, b)
+def test_a_new_metric_is_one_entry(sides, projection, monkeypatch):
+    mean = Metric(("shift",), ("shift_{}",), higher=True, compute=lambda a, b: [float((a.mean(0) - b.mean(0)).norm())])
+    monkeypatch.setattr(metrics_module, "METRICS", (*METRICS, mean))
+    samples, real = sides
+    comparison = compare_with_pool(projection, samples, real)
+    assert {"shift_projection", "shift_projection_at_floor_n"} <= set(comparison.metrics)
+    assert "shift_projection" in comparison.floor
+    assert is_better_higher("shift_projection")
 
 
-def test_frechet_of_fewer_pictures_than_dims_is_the_same_value():
-    a, b = normal(20, dim=32).double(), normal(25, dim=32, seed=1, mean=0.3, scale=2.0).double()
-    sides = [fid_features_to_statistics(side) for side in (a, b)]
-    fidelity = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
-    # The roots of eigenvalues that should be 0 make the reference value itself uncertain here.
-    assert frechet_distance(a, b) == pytest.approx(fidelity, rel=1e-5)
-    assert 0 <= frechet_distance(a, a) < 1e-9
-    assert frechet_distance(a, a + 1) == pytest.approx(32, rel=1e-9)
+def test_the_floor_shrinks_with_n(projection):
+    def floor(count):
+        draws = torch.randn(2, count, 12, generator=torch.Generator().manual_seed(0))
+        return compare(projection, *(PictureFeatures(draw, None, "", 16, "none") for draw in draws), DISTANCES)
 
-
-def test_frechet_refuses_other_dims_and_bad_values():
-    with pytest.raises(DataError, match="equal D"):
-        frechet_distance(normal(10), normal(10, dim=8))
-    with pytest.raises(DataError, match="16 and 8"):
-        frechet_distance(FeatureStatistics.of(normal(10)), FeatureStatistics.of(normal(10, dim=8)))
-    with pytest.raises(DataError, match="NaN"):
-        frechet_distance(normal(10), normal(10) * float("inf"))
-    with pytest.raises(DataError, match="NaN"):
-        kernel_distance(normal(10), normal(10) * float("nan"))
-
-
-def mmd_by_loops(a, b):
-    """The unbiased estimator as printed: sums over pairs i != j."""
-    kernel = lambda x, y: (float(x @ y) / len(x) + 1) ** 3  # noqa: E731
-    m = len(a)
-    within = sum(kernel(s[i], s[j]) for s in (a, b) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-    return within - 2 * sum(kernel(x, y) for x in a for y in b) / m**2
-
-
-def test_kernel_distance_equals_the_definition():
-    a, b = normal(12).double(), normal(12, seed=1, mean=0.5).double()
-    assert kernel_distance(a, b) == pytest.approx(mmd_by_loops(a, b), rel=1e-9)
-
-
-def test_kernel_distance_averages_subsets_of_large_sets(monkeypatch):
-    assert (metrics_module.KERNEL_SUBSETS, metrics_module.KERNEL_SUBSET_SIZE) == (100, 1000)
-    monkeypatch.setattr(metrics_module, "KERNEL_SUBSETS", 10)
-    monkeypatch.setattr(metrics_module, "KERNEL_SUBSET_SIZE", 50)
-    a, b = normal(70, dim=4), normal(60, dim=4, seed=1, mean=0.3)
-    fidelity = kid_features_to_metric(a, b, kid_subsets=10, kid_subset_size=50, rng_seed=0, verbose=False)
-    assert kernel_distance(a, b) == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-3)
-
-
-def test_kernel_distance_of_unequal_small_sets():
-    assert kernel_distance(normal(40), normal(20, seed=1, mean=2.0)) > kernel_distance(normal(40), normal(20, seed=1))
-
-
-def test_distances_need_two_pictures_a_side():
-    with pytest.raises(DataError, match="at least 2 pictures"):
-        kernel_distance(normal(1), normal(5))
-    with pytest.raises(DataError, match="at least 2 pictures"):
-        distribution_metrics("inception", normal(5), normal(0))
-
-
-def test_inception_score():
-    assert inception_score(torch.zeros(50, 8)) == pytest.approx(1.0)
-    certain = 1000 * torch.eye(5).repeat(20, 1)
-    assert inception_score(certain, splits=1) == pytest.approx(5.0)
-    logits = normal(60, dim=8, scale=3.0)
-    expected = isc_features_to_metric(logits, splits=10, rng_seed=2020)["inception_score_mean"]
-    assert inception_score(logits) == pytest.approx(expected)
-    with pytest.raises(DataError, match="at least 10"):
-        inception_score(torch.zeros(9, 8))
-
-
-def test_only_inception_features_are_called_fid():
-    assert metric_names("inception") == ("fid", "kid")
-    assert metric_names("efficientnet_lite0") == ("fd_efficientnet_lite0", "kd_efficientnet_lite0")
-    assert set(distribution_metrics("inception", normal(20), normal(20, seed=1))) == {"fid", "kid"}
-
-
-def test_real_floor_shrinks_with_n_and_needs_equal_n():
-    small = real_floor("n", normal(50), normal(50, seed=1))
-    large = real_floor("n", normal(800), normal(800, seed=1))
-    assert 0 < large["fd_n"] < small["fd_n"]
-    assert abs(large["kd_n"]) < 0.05
-    with pytest.raises(DataError, match="equal N"):
-        real_floor("n", normal(50), normal(49))
-
-
-def test_small_samples_are_warned_about():
-    assert small_sample_warnings(10, samples=10, floor=11) == []
-    (line,) = small_sample_warnings(1280, samples=191)
-    assert "samples: N = 191" in line
-    assert "1280" in line
-    assert "\n" not in line
-
-
-def test_nearest_neighbours_equal_a_full_search():
-    queries, references = normal(23), normal(57, seed=1)
-    full = torch.cdist(queries.double(), references.double())
-    indices, distances = nearest_neighbours(queries, references, k=3, chunk_size=5)
-    expected = full.topk(3, largest=False)
-    assert indices.shape == distances.shape == (23, 3)
-    assert torch.equal(indices, expected.indices)
-    torch.testing.assert_close(distances, expected.values.float())
-    assert (distances.diff(dim=1) >= 0).all()
-
-
-def test_nearest_neighbour_of_a_copy_is_the_original():
-    references = normal(40)
-    indices, distances = nearest_neighbours(references[[7, 3]], references, k=1)
-    assert indices.flatten().tolist() == [7, 3]
-    assert distances.max() < 1e-5
-
-
-def test_nearest_neighbours_refuse_bad_requests():
-    for k in (0, 6):
-        with pytest.raises(DataError, match="between 1 and the 5"):
-            nearest_neighbours(normal(2), normal(5), k=k)
-    with pytest.raises(DataError, match="equal D"):
-        nearest_neighbours(normal(2), normal(5, dim=4), k=1)
+    small, large = floor(50), floor(800)
+    assert 0 < large["fd_projection"] < small["fd_projection"]
+    assert abs(large["kd_projection"]) < 0.05

@@ -1,6 +1,6 @@
 """One process of several that encode captions together: what it finds, and the texts that it encoded itself.
 
-accelerate launch --num_processes 2 text_worker.py settings.json
+python text_worker.py settings.json
 """
 
 import json

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from tests.processes import run_two_processes
+from tests.processes import run_ranks
 from tests.tokenizer.quantizers.features import correlated, degenerate_inputs, generator, moments
 from wvq.tokenizer.quantizers.alignment import MomentWindow, affine_map, feature_scale, gaussian_wasserstein
 
@@ -269,8 +269,8 @@ PROCESS = """
 import sys, torch, torch.distributed as dist
 from wvq.tokenizer.quantizers.alignment import MomentWindow, random_directions, random_sample
 
-folder, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+dist.init_process_group("gloo")
+folder, rank = sys.argv[1], dist.get_rank()
 window, own, held = MomentWindow(100), MomentWindow(100), []
 for batch in torch.load(f"{folder}/batches.pt"):
     window.update(batch[rank])
@@ -289,7 +289,8 @@ def test_two_processes_hold_the_window_of_one_on_the_joined_batches(tmp_path):
     batches = [correlated(2 * n, 3, seed=n, shift=n).view(2, n, 3) for n in (20, 7, 31, 16, 50, 9, 23)]
     batches[2][1, 5, 0] = float("nan")
     torch.save(batches, tmp_path / "batches.pt")
-    run_two_processes(PROCESS, tmp_path)
+    for done in run_ranks(["-c", PROCESS, tmp_path]):
+        assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"held-{rank}.pt", weights_only=True) for rank in range(2))
     window, own = MomentWindow(100), MomentWindow(100)
     for batch, mine, other in zip(batches, first["held"], second["held"], strict=True):

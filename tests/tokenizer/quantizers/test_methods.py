@@ -33,9 +33,14 @@ def trained(request, tmp_path_factory, tiny_tokenizer_recipe):
     return recipe, train_tokenizer(copy.deepcopy(recipe))
 
 
-@pytest.fixture
-def pixels(trained):
-    validation = load_images(trained[0].data).validation
+@pytest.fixture(scope="module")
+def validation(tiny_tokenizer_recipe):
+    """The held-out pictures of all runs."""
+    return load_images(tiny_tokenizer_recipe("none").data).validation
+
+
+@pytest.fixture(scope="module")
+def pixels(validation):
     return torch.stack([validation[i]["pixel_values"] for i in range(6)])
 
 
@@ -58,10 +63,10 @@ def test_training_steps_are_taken(trained):
     assert moved - maybe == start.keys() - frozen - maybe
 
 
-def test_the_saved_tokenizer_gives_the_reported_figures(trained):
+def test_the_saved_tokenizer_gives_the_reported_figures(trained, validation):
     recipe, result = trained
     model = WassersteinVQModel.from_pretrained(recipe.out)
-    figures = evaluate_tokenizer(model, load_images(recipe.data).validation, batch_size=5)
+    figures = evaluate_tokenizer(model, validation, batch_size=5)
     written = json.loads(Path(recipe.out, "result.json").read_text())
     for name, value in figures.items():
         assert value == pytest.approx(result[name], rel=1e-5)

@@ -266,6 +266,31 @@ def test_the_window_counts_residuals():
     torch.testing.assert_close(alignment, expected.detach())
 
 
+def test_the_alignment_of_each_scale_is_that_of_its_residuals(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = torch.randn(300, 3, generator=generator), 5 + torch.randn(40, 3, generator=generator)
+    codebook = torch.randn(64, 3, generator=generator)
+    quantizer = make(scales=[1, 5], num_codes=64, code_dim=3)
+    quantizer.book.codebook.data.copy_(codebook)
+    parts = [[coarse[10 * i : 10 * i + 10], fine[75 * i : 75 * i + 75]] for i in range(4)]
+    monkeypatch.setattr(quantizer, "residuals", lambda features, codes: parts[int(codes)])
+    (streamed,) = quantizer.measurements(torch.device("cpu"))
+    for i in range(4):
+        streamed.update(torch.zeros(()), torch.tensor(i))
+    figures = streamed.compute()
+    joined = torch.cat([coarse, fine]).double()
+    unit = joined.std(0, correction=0).max()
+    expected = []
+    for rows in (joined, coarse.double(), fine.double()):
+        centred = rows - rows.mean(0)
+        moments = rows.mean(0) / unit, centred.T @ centred / len(rows) / unit**2
+        expected.append(gaussian_wasserstein(*moments, codebook / unit, normalize=False).item())
+    assert [figures["alignment"], *figures["alignment_per_scale"]] == pytest.approx(expected, rel=1e-5)
+    whole = gaussian_wasserstein(joined.mean(0), (joined - joined.mean(0)).T.cov(correction=0), codebook).item()
+    assert figures["alignment"] == pytest.approx(whole, rel=1e-5)
+    assert figures["alignment_per_scale"][0] > 3 * figures["alignment_per_scale"][1] > 0
+
+
 # ---- training
 
 

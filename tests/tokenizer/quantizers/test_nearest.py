@@ -1,12 +1,11 @@
 """The nearest-code search: exact, lowest index on ties, the same for any form, tile, batch and number of threads."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests.processes import run
 from wvq.tokenizer.quantizers import native
 from wvq.tokenizer.quantizers.nearest import cache_bytes, exact_float32, nearest_codes
 
@@ -123,9 +122,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(codes.uni
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit elsewhere")
 @pytest.mark.parametrize("native_code", ["1", "0"])
 def test_many_codes_need_far_less_memory_than_all_scores(native_code):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WVQ_NATIVE": native_code}
-    command = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = run(["-c", MEASURE], variables={"WVQ_NATIVE": native_code})
+    assert done.returncode == 0, done.stderr
     kilobytes, found = map(int, done.stdout.split())
     assert kilobytes < 128 * 1024  # all scores would take 800 MB
     assert found > 1000

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import wvq
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app import commands
 from wvq.app.cli import COMMANDS, main
+from wvq.app.recipes import QuickstartRecipe
 from wvq.eval.recipes import EvaluationRecipe
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -27,12 +29,12 @@ def parsed(monkeypatch):
     """A function that parses a command line and returns the values that the command would run with."""
 
     def parse(*arguments):
-        found = []
+        runs = []
         name = next(n for n in COMMANDS if " ".join(arguments).startswith(n))
         command = COMMANDS[name]
-        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, found.append))
+        monkeypatch.setitem(COMMANDS, name, type(command)(name, command.help, command.add_arguments, runs.append))
         assert main(list(arguments)) == 0
-        return found[0]
+        return runs[0]
 
     return parse
 
@@ -66,8 +68,8 @@ def test_help_explains_every_recipe_field(name, capsys):
         main([name, "--help"])
     text = capsys.readouterr().out
     recipe = {"train-tokenizer": TokenizerRecipe, "export-codes": ExportRecipe, "train-generator": GeneratorRecipe}
-    for field in getattr(recipe.get(name), "__dataclass_fields__", {"out": 0, "data": 0, "minutes": 0, "seed": 0}):
-        assert f"--{field}" in text
+    for field in fields(recipe.get(name, QuickstartRecipe)):
+        assert f"--{field.name}" in text
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train-generator", "--help"], ["nonsense"]])
@@ -280,7 +282,7 @@ def fast_network(monkeypatch):
             means = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
             return features.FeatureOutput(means, None)
 
-    monkeypatch.setattr(features, "default_feature_network", lambda *a, **k: Means())
+    monkeypatch.setattr("wvq.eval.run.default_feature_network", lambda *a, **k: Means())
 
 
 def test_sampling_by_prompt(pipeline_dir, tmp_path):

@@ -1,15 +1,12 @@
 """The command line on bad input: one line that names the field or file, exit code 2, nothing half-written."""
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app.cli import COMMANDS, main
-from wvq.app.commands import device_of
-from wvq.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -86,7 +83,6 @@ def test_wrong_image_size(command, fails, picture_folder, tiny_tokenizer_dir, tm
 
 
 def test_cache_of_another_tokenizer(fails, tiny_codes_dir, tiny_tokenizer_dir, tmp_path):
-    import torch
 
     from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -136,7 +132,6 @@ def test_occupied_output(fails, pipeline_dir, picture_folder, tiny_tokenizer_dir
 def test_a_pipeline_folder_with_another_tokenizer_is_refused_before_training(
     fails, tiny_tokenizer_dir, tiny_codes_dir, tmp_path
 ):
-    import torch
 
     from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -170,13 +165,3 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
     assert main(["info", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
-
-
-def test_a_launched_process_takes_its_own_device(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
-    assert device_of(None) == "cuda:1"
-    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
-        device_of("cpu")
-    monkeypatch.setattr("wvq.distributed.processes", lambda: SimpleNamespace(device=torch.device("cpu")))
-    assert device_of("cpu") == "cpu"

@@ -12,7 +12,7 @@ from wvq.app.describe import describe
 from wvq.errors import DataError, WVQError
 from wvq.eval.features.shards import Batch, FeatureShards, stream_features
 from wvq.eval.real.archive import write_archive
-from wvq.eval.real.cache import cached_reference_features
+from wvq.eval.real.dataset import dataset_features
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder
 
@@ -113,14 +113,14 @@ def test_samples(pipeline_dir, tmp_path):
     rows = [line.split(maxsplit=1) for line in describe(tmp_path / "s").splitlines()[1:]]
     assert rows[0] == ["pictures", "3"]
     assert ["seeds", "from 5"] in rows
-    assert any(name == "sampling" and "top_k 4" in value for name, value in rows)
+    assert ["sampling", "guidance_scale 1.5, top_k 4"] in rows  # what differs from the defaults, and no more
     files[1].unlink()
     assert "2 of 3; --resume goes on" in describe(tmp_path / "s")
 
 
 def test_features_and_unfinished_evaluations(projection, pictures, picture_set, tmp_path):
     for kind in ("train", "validation"):
-        cached_reference_features(picture_set(pictures(6)), projection, tmp_path / "all", kind, 4, progress=False)
+        dataset_features(picture_set(pictures(6)), projection, kind, 4, cache=tmp_path / "all", progress=False)
     text = describe(tmp_path / "all")
     assert "features that evaluations keep" in text
     assert text.count("features of real pictures") == 2

@@ -1,12 +1,10 @@
 """A command that fails under a launcher: its line comes once from all processes, and stands last in what is printed."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.processes import run
 from wvq.app.failures import fail
 
 
@@ -57,9 +55,8 @@ def test_a_launcher_whose_folder_is_gone_is_no_hindrance(monkeypatch, capsys):
 def test_two_processes_leave_their_line_once_and_last(launcher, tmp_path):
     how = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     how = how if "accelerate" in launcher else ["--nproc_per_node", "2", "--master_port", "0"]
-    command = [sys.executable, "-m", launcher, *how, "-m", "wvq", "info", str(tmp_path / "nowhere")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    command = ["-m", launcher, *how, "-m", "wvq", "info", tmp_path / "nowhere"]
+    done = run(command, 240, {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1  # the launcher's own, whatever its processes ended with
     line = f"wvq info: error: {tmp_path / 'nowhere'}: no such file or folder"
     lines = done.stderr.splitlines()

@@ -1,17 +1,14 @@
 """Runs that are killed, stopped or run out of disk, each in a process of its own: nothing is lost or half-written."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.processes import run_ranks
+from tests.processes import run, run_ranks
 from tests.tiny import TINY_TOKENIZER
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.training.checkpoints import find_checkpoints
@@ -48,12 +45,11 @@ OPTIONS = [
 def command(folder, out, fault=None, resume=False, options=(), **settings):
     arguments = ["train-tokenizer", f"--data.path={folder}", f"--out={out}", *OPTIONS, *options]
     arguments += ["--resume"] if resume else []
-    return [sys.executable, str(WORKER), json.dumps({"arguments": arguments, "fault": fault, **settings})]
+    return [str(WORKER), json.dumps({"arguments": arguments, "fault": fault, **settings})]
 
 
 def start(folder, out, fault=None, resume=False, **settings):
-    line = command(folder, out, fault, resume, **settings)
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    return run(command(folder, out, fault, resume, **settings))
 
 
 def rows(out):
@@ -113,8 +109,8 @@ BETWEEN_LINES = ["--train.log_every=64", "--train.keep_checkpoints=9"]
 def whole_of_two(picture_folder, tmp_path_factory):
     """An uninterrupted run of two processes."""
     out = tmp_path_factory.mktemp("faults") / "two"
-    for code, error in run_ranks(command(picture_folder, out, options=BETWEEN_LINES)):
-        assert code == 0, error[-2000:]
+    for done in run_ranks(command(picture_folder, out, options=BETWEEN_LINES)):
+        assert done.returncode == 0, done.stderr[-2000:]
     return out
 
 
@@ -123,13 +119,13 @@ def test_a_signal_to_one_process_of_two_stops_both_after_the_same_step(
     fault, rank, step, picture_folder, whole_of_two, tmp_path
 ):
     out, options = tmp_path / "run", BETWEEN_LINES
-    for code, error in run_ranks(command(picture_folder, out, fault, step=step, rank=rank, options=options)):
-        assert code == 128 + signal.SIGTERM, error[-2000:]
-        assert "stopped by SIGTERM; checkpoint saved in " in error
+    for done in run_ranks(command(picture_folder, out, fault, step=step, rank=rank, options=options)):
+        assert done.returncode == 128 + signal.SIGTERM, done.stderr[-2000:]
+        assert "stopped by SIGTERM; checkpoint saved in " in done.stderr
     stopped = int(find_checkpoints(out / "training")[-1].name)
     assert step * 16 <= stopped < STEPS * 16
-    for code, error in run_ranks(command(picture_folder, out, resume=True, options=options)):
-        assert code == 0, error[-2000:]
+    for done in run_ranks(command(picture_folder, out, resume=True, options=options)):
+        assert done.returncode == 0, done.stderr[-2000:]
     assert_the_same_run(out, whole_of_two)
 
 
@@ -152,18 +148,11 @@ def test_when_one_process_of_two_dies_the_other_ends_soon(picture_folder, tmp_pa
     arguments = ["train-tokenizer", f"--data.path={picture_folder}", f"--out={tmp_path / 't'}", *OPTIONS]
     settings = json.dumps({"arguments": arguments, "fault": "kill", "step": 7, "rank": 1})
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    command = [sys.executable, "-m", *launcher, str(WORKER), settings]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as launched:
-        try:
-            errors = launched.communicate(timeout=120)[1]  # a run that hangs ends here, and fails
-        except subprocess.TimeoutExpired:
-            os.killpg(launched.pid, signal.SIGKILL)
-            raise
+    launched = run(
+        ["-m", *launcher, WORKER, settings], variables={"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    )
     assert launched.returncode != 0
-    assert "Signal 9 (SIGKILL)" in errors or "exitcode: -9" in errors, errors[-2000:]
+    assert "Signal 9 (SIGKILL)" in launched.stderr or "exitcode: -9" in launched.stderr, launched.stderr[-2000:]
     assert not (tmp_path / "t" / "model.safetensors").exists()
     resumed = start(picture_folder, tmp_path / "t", resume=True)  # on one process: from the last whole checkpoint
     assert resumed.returncode == 0, resumed.stderr[-2000:]

@@ -13,8 +13,9 @@ from tests.tiny import make_pipeline
 from wvq.app.describe import describe
 from wvq.data.codes import CodeDataset
 from wvq.errors import WVQError
-from wvq.eval.real.cache import cached_reference_features
-from wvq.eval.results import make_result, write_result
+from wvq.eval.figures.comparison import Comparison
+from wvq.eval.real.dataset import dataset_features
+from wvq.eval.report.results import make_result, write_result
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder
@@ -57,10 +58,12 @@ def root(tiny_tokenizer_dir, tiny_codes_dir, tmp_path_factory):
     shutil.copytree(tiny_codes_dir, folder / "codes")
     pipe = make_pipeline(tiny_tokenizer_dir)
     sample_to_folder(pipe, folder / "samples", num_images=1, progress=False)
-    cached_reference_features(PictureSet(draw_pictures(4)), ProjectionNetwork(), folder, "train", progress=False)
+    dataset_features(PictureSet(draw_pictures(4)), ProjectionNetwork(), "train", cache=folder, progress=False)
     next(folder.glob("train-*")).rename(folder / "features")
     settings = {"reference": {"kind": "train"}, "seed": 0}
-    write_result(folder / "result.json", make_result("generation", {"fid": 2.0}, {}, 4, 4, 0, settings, ["few"]))
+    write_result(
+        folder / "result.json", make_result("generation", Comparison({"fid": 2.0}, {}, 4, 4, 0), settings, ["few"])
+    )
     return folder
 
 

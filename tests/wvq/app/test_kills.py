@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run
 from tests.tiny import make_pipeline
 from wvq.data.codes import CodeDataset
 from wvq.errors import CacheError, CheckpointError
@@ -18,8 +17,7 @@ WORKER = Path(__file__).with_name("kill_worker.py")
 
 
 def work(**settings):
-    command = [sys.executable, str(WORKER), json.dumps(settings)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return run([WORKER, json.dumps(settings)])
 
 
 def killed(**settings):

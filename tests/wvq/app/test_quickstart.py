@@ -64,7 +64,7 @@ def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, t
     assert "openmoji" not in (out / "README.md").read_text().lower()
 
     results = json.loads((out / "result.json").read_text())
-    assert results["tokenizer"]["images"] == results["generator"]["images"] == 480
+    assert results["tokenizer"]["images"] == results["generator"]["images"] == 240
     assert (
         sum(results["codes"]["counts"]) == results["codes"]["num_tokens"] == 60 * pipe.generator.config.sequence_length
     )

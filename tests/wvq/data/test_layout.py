@@ -11,7 +11,6 @@ from wvq.data.layout import (
     layout_text,
     make_layout,
     sequence_length,
-    split_scales,
     unflatten_codes,
 )
 from wvq.errors import DataError
@@ -69,21 +68,11 @@ def test_codes_become_flat_and_come_back(kind):
     assert torch.equal(unflatten_codes(codes, layout), codes)
 
 
-def test_maps_of_each_scale():
-    flat = torch.arange(42).view(2, 21)
-    coarse, middle, fine = split_scales(flat, SCALES)
-    assert coarse.tolist() == [[[0]], [[21]]]
-    assert middle[1].tolist() == [[22, 23], [24, 25]]
-    assert torch.equal(fine[0], torch.arange(5, 21).view(4, 4))
-    (only,) = split_scales(flat[:, :6], GRID)
-    assert only[0].tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
 @pytest.mark.parametrize("shape", [(), (6,), (2, 5), (2, 3, 2), (2, 3, 2, 4), (2, 4, 4, 2), (2, 1, 21)])
 def test_another_shape_is_one_line_with_both(kind, shape):
     layout, wanted, length, *_ = LAYOUTS[kind]
     codes = torch.zeros(shape, dtype=torch.int64)
-    for call in (flatten_codes, unflatten_codes, split_scales):
+    for call in (flatten_codes, unflatten_codes):
         with pytest.raises(DataError, match=r"^codes must be \(B, ") as error:
             call(codes, layout)
         assert "\n" not in str(error.value)

@@ -1,10 +1,10 @@
 """One writer a folder: a second run is refused at once, and nothing stays locked by a process that is gone."""
 
-import subprocess
-import sys
+import signal
 
 import pytest
 
+from tests.processes import run
 from wvq.errors import ConfigError
 from wvq.files import locks
 from wvq.files.locks import sole_writer
@@ -37,8 +37,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
         "with sole_writer(sys.argv[1]):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], timeout=60, check=False)
-    assert done.returncode == -9
+    assert run(["-c", script, tmp_path / "run"]).returncode == -signal.SIGKILL
     assert (tmp_path / ".run.lock").exists()
     with sole_writer(tmp_path / "run"):
         pass

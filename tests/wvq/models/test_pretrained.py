@@ -1,4 +1,4 @@
-"""What both models share: strict configs, folders and Hub ids, the hash of the weights."""
+"""What both models share: reading configs, folders and Hub ids, loading and saving, the hash of the weights."""
 
 import json
 
@@ -10,16 +10,14 @@ from transformers import initialization as init
 from wvq.checks import as_list, is_integer, is_number
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.models import pretrained
-from wvq.models.pretrained import StrictConfig, StrictPreTrainedModel, read_config, resolve_folder, weights_hash
+from wvq.models.config import INTEGER, StrictConfig, option
+from wvq.models.pretrained import StrictPreTrainedModel, read_config, resolve_folder, weights_hash
 
 
 class SmallConfig(StrictConfig):
     model_type = "small_test_model"
 
-    def __init__(self, width: int = 3, **kwargs):
-        self.width = width
-        super().__init__(**kwargs)
-        self._require("width", is_integer(width), "an integer of at least 1")
+    width: int = option(3, INTEGER)
 
 
 class SmallModel(StrictPreTrainedModel):
@@ -40,22 +38,6 @@ class SmallModel(StrictPreTrainedModel):
 
 
 # ---- configs
-
-
-def test_unknown_fields_are_refused_with_the_near_match():
-    with pytest.raises(ConfigError, match=r'SmallConfig has no field "widht" \(did you mean "width"\?\)'):
-        SmallConfig(widht=4)
-
-
-def test_fields_of_the_library_are_accepted():
-    config = SmallConfig(width=4, architectures=["SmallModel"], dtype="float32", _name_or_path="x")
-    assert config.width == 4
-
-
-def test_a_saved_config_comes_back(tmp_path):
-    SmallConfig(width=5).save_pretrained(tmp_path)
-    assert read_config(SmallConfig, tmp_path).width == 5
-    assert SmallConfig.from_pretrained(tmp_path).width == 5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One process of the distributed tests: trains each quantizer for a few steps, exports codes, saves what it holds.
 
-    accelerate launch --multi_gpu --num_processes 2 distributed_worker.py settings.json
+    python distributed_worker.py settings.json
 
 Settings: ``out`` (folder for ``<case>-<rank>.pt``), ``world`` (processes there must be), ``export`` (fields of an
 ExportRecipe, or null).
@@ -77,7 +77,10 @@ class Pictures(Dataset):
 
 
 def train(case: str, folder: Path, world: int) -> dict:
-    """Train one case; return the gradients of its first step, its weights, running statistics and figures."""
+    """Train one case; return the gradients of its first step, its weights, running statistics and figures.
+
+    Of several processes also what each goes on with from the last checkpoint.
+    """
     parts, case = (2 if case.startswith(ACCUMULATED) else 1), case.removeprefix(ACCUMULATED)
     config = TokenizerTrainConfig(
         images=8 * STEPS,
@@ -88,7 +91,7 @@ def train(case: str, folder: Path, world: int) -> dict:
         clip_norm=0.0,
         ema_decay=0.9,
         log_every=8,
-        save_every=16,
+        save_every=8 * STEPS,
         max_minutes=10.0,
     )
     accelerator = build_accelerator(config)
@@ -122,6 +125,8 @@ def train(case: str, folder: Path, world: int) -> dict:
         "adversary": copy.deepcopy(trainer.task.adversary.state_dict()) if trainer.task.adversary is not None else {},
         "figures": {k: v for k, v in result.items() if k not in ("seconds", "images_per_second")},
     }
+    if world == 1:
+        return held
     task = make_task(case, folder, config)
     again = Trainer(task, WassersteinVQModel(model.config), Pictures(), config, folder, build_accelerator(config))
     again.load_latest()
@@ -156,7 +161,7 @@ def main(settings: dict) -> None:
     out = Path(settings["out"])
     for case in CASES:
         if case.startswith(ACCUMULATED) and settings["world"] == 1:
-            continue  # held against the whole batch in one process
+            continue  # compared with the whole batch in one process
         held = train(case, out / case, settings["world"])
         torch.save(held, out / f"{case}-{PartialState().process_index}.pt")
     if settings["export"]:

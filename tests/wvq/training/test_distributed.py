@@ -1,10 +1,7 @@
 """Two real processes on the CPU: the gradients, codebooks, statistics and caches of one process on the joined batch."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from tests.processes import run_ranks
 from wvq.data.codes import CodeDataset, CodeHeader
 from wvq.tokenizer.quantizers.alignment import MomentWindow
 from wvq.tokenizer.quantizers.registry import QUANTIZERS
@@ -32,12 +30,8 @@ def run(out: Path, world: int, export: dict) -> None:
     out.mkdir(parents=True)
     settings = out / "settings.json"
     settings.write_text(json.dumps({"out": str(out), "world": world, "export": export}))
-    # `accelerate launch --cpu` would silently start one process; the worker asserts their number as well.
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(world), "--main_process_port", "0"]
-    command = [sys.executable, *(["-m", *launcher] if world > 1 else []), str(WORKER), str(settings)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for done in run_ranks([WORKER, settings], world):
+        assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +58,7 @@ def runs(tmp_path_factory, tiny_tokenizer_dir, caption_folder, tiny_data):
 
 
 def held(runs, world, case):
-    """What each process holds; the cases in parts are held against the whole batch in one process."""
+    """What each process holds; cases in parts are compared with the whole batch in one process."""
     case = case.removeprefix(ACCUMULATED) if world == 1 else case
     return [torch.load(runs[world] / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]
 

@@ -138,10 +138,8 @@ PHASES |= {"consistency_weight": 0.1}
     ("judge", "freeze", "settings"),
     [
         ({}, [], {}),
-        ({}, [], {"gradient_accumulation_steps": 2}),
-        ({}, [], {"gradient_checkpointing": True}),
-        ({"augment": True}, [], {"channels_last": True}),
-        ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {}),
+        ({"augment": True}, [], {"channels_last": True, "gradient_checkpointing": True}),
+        ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {"gradient_accumulation_steps": 2}),
         ({"adaptive_weight": False}, ["decoder"], {}),
     ],
 )

@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from wvq.eval.results import library_versions, make_result, write_result
+from wvq.eval.figures.comparison import Comparison
+from wvq.eval.report.results import library_versions, make_result, write_result
 
 
 def result(**metrics):
-    return make_result("generation", metrics, {"fid": 1.0}, 10, 10, 5, {"seed": 0}, ["small"])
+    return make_result("generation", Comparison(metrics, {"fid": 1.0}, 10, 10, 5), {"seed": 0}, ["small"])
 
 
 def test_result_round_trip(tmp_path):

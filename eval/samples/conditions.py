@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wvq.errors import ConfigError, DataError
 from wvq.generator.conditioning import class_ids
@@ -12,6 +15,42 @@ from wvq.generator.conditioning import class_ids
 if TYPE_CHECKING:
     from wvq.data.dataset import ImageDataset
     from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The condition of each sample.
+
+    Attributes:
+        labels: a class for each, by name or id; None for no class.
+        class_setting: how the result describes the choice of classes.
+        texts: a text for each; None for none.
+    """
+
+    labels: list[str | int] | None
+    class_setting: str | list[str | int] | None
+    texts: list[str] | None
+
+    def part(self, run: range) -> dict[str, Any]:
+        """The conditions of some samples, as arguments of the pipeline."""
+        arguments: dict[str, Any] = {}
+        if self.labels is not None:
+            arguments["class_labels"] = self.labels[run.start : run.stop]
+        if self.texts is not None:
+            arguments["prompt"] = self.texts[run.start : run.stop]
+        return arguments
+
+    def by_id(self, pipeline: ImageGenerationPipeline) -> list[int] | None:
+        """The classes as ids: what a name stands for is the config's."""
+        num_classes = pipeline.generator.config.num_classes
+        return self.labels and class_ids(self.labels, tuple(pipeline.class_names), num_classes)
+
+
+def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | None) -> str:
+    """What tells the conditions of one evaluation from those of another."""
+    return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
 
 
 def condition_plan(
@@ -21,12 +60,18 @@ def condition_plan(
     classes: str | Sequence[str | int] | None,
     prompts: str | Sequence[str] | None,
     num_images: int,
-) -> tuple[list[str | int] | None, str | list | None, list[str] | None]:
-    """One class and one text a sample, and how the result describes the classes; arguments as in
-    ``evaluate_generation``.
+) -> Conditions:
+    """One class and one text for each sample.
 
     Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
     reference are then those of the very same pictures.
+
+    Args:
+        pipeline: knows its classes.
+        dataset: of the reference pictures; None if they are not of a data set.
+        reference_indices: which of its pictures the samples are compared with.
+        classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
+        num_images: number of samples.
 
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, a pipeline without classes, or bad prompts.
@@ -35,7 +80,7 @@ def condition_plan(
     if isinstance(classes, str) and classes == "reference" and dataset is not None and dataset.labels is not None:
         reference_indices = [index for index in reference_indices if dataset.labels[index] >= 0]
     labels, setting = _class_plan(pipeline, dataset, reference_indices, classes, prompts, num_images)
-    return labels, setting, _prompt_plan(dataset, reference_indices, prompts, num_images)
+    return Conditions(labels, setting, _prompt_plan(dataset, reference_indices, prompts, num_images))
 
 
 def _class_plan(
@@ -45,8 +90,8 @@ def _class_plan(
     classes: str | Sequence[str | int] | None,
     prompts: str | Sequence[str] | None,
     num_images: int,
-) -> tuple[list[str | int] | None, str | list | None]:
-    """One class a sample, and how the result describes the choice."""
+) -> tuple[list[str | int] | None, str | list[str | int] | None]:
+    """One class for each sample, and how the result describes the choice."""
     names, num_classes = tuple(pipeline.class_names), pipeline.generator.config.num_classes
     if isinstance(classes, str) and classes == "auto":
         classes = "balanced" if num_classes and prompts is None else None
@@ -79,7 +124,7 @@ def _class_plan(
 def _prompt_plan(
     dataset: ImageDataset | None, reference_indices: list[int], prompts: str | Sequence[str] | None, num_images: int
 ) -> list[str] | None:
-    """One text a sample."""
+    """One text for each sample."""
     if prompts is None:
         return None
     if isinstance(prompts, str):
@@ -96,30 +141,30 @@ def _prompt_plan(
 def plan_warnings(
     dataset: ImageDataset | None, indices: list[int], class_setting: str | list | None, prompts: str | list | None
 ) -> list[str]:
-    """Lines on balanced samples held against a reference that is not, and on classes beside captions of the reference.
+    """Lines on balanced samples against a reference that is not, and on classes beside captions of the reference.
 
     Args:
         dataset: the real pictures, if they are a data set.
-        indices: those that samples are held against.
+        indices: those that samples are compared with.
         class_setting: how the result describes the classes.
         prompts: as in ``evaluate_generation``.
     """
-    found = []
+    lines = []
     if prompts == "reference" and class_setting not in (None, "reference"):
-        found.append(
+        lines.append(
             "captions are those of the reference pictures and classes are not: "
             "classes='reference' takes both from the same pictures"
         )
     if class_setting != "balanced" or dataset is None or dataset.labels is None:
-        return found
+        return lines
     counts = Counter(dataset.labels[index] for index in indices if dataset.labels[index] >= 0)
     sizes = [counts.get(label, 0) for label in range(len(dataset.class_names))]
     if max(sizes, default=0) > 1.5 * min(sizes, default=0) + 3:
-        found.append(
+        lines.append(
             f"samples are balanced over classes, the reference is not ({min(sizes)} to {max(sizes)} pictures a class): "
             "classes='reference' draws the classes of the reference pictures"
         )
-    return found
+    return lines
 
 
 def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: tuple[str, ...]) -> list[str]:
@@ -133,5 +178,5 @@ def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: 
     return known
 
 
-def _repeat(items: Sequence, count: int) -> list:
+def _repeat(items: Sequence[Item], count: int) -> list[Item]:
     return [items[position % len(items)] for position in range(count)]

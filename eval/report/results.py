@@ -6,8 +6,11 @@ import datetime
 import importlib.metadata
 import math
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
+from wvq.eval.figures.comparison import Comparison
 from wvq.files.atomic import write_json
 from wvq.hardware import hardware
 
@@ -26,24 +29,25 @@ def library_versions() -> dict[str, str]:
 
 
 def make_result(
-    kind: str,
-    metrics: dict[str, float],
-    floor: dict[str, float],
-    num_images: int,
-    num_reference: int,
-    num_floor: int,
-    settings: dict,
+    kind: Literal["generation", "reconstruction"],
+    comparison: Comparison,
+    settings: Mapping[str, Any],
     warnings: list[str],
-) -> dict:
-    """A result dict; ``num_floor`` is the N on each side of the floor, the other two are the sides of the metrics."""
+) -> dict[str, Any]:
+    """A result.
+
+    Args:
+        kind: what was evaluated.
+        comparison: figures and numbers of pictures.
+        settings: everything else that the figures depend on; ``device`` is the one that did the work.
+        warnings: what a reader must know.
+    """
     return {
         "kind": kind,
-        "metrics": metrics,
-        "floor": floor,
-        "num_images": num_images,
-        "num_reference": num_reference,
-        "num_floor": num_floor,
-        "settings": settings,
+        "metrics": comparison.metrics,
+        "floor": comparison.floor,
+        **comparison.counts,
+        "settings": dict(settings),
         "versions": library_versions(),
         "hardware": hardware(settings.get("device", "cpu")),
         "warnings": warnings,
@@ -58,7 +62,7 @@ def is_result(value: dict) -> bool:
 
 
 def write_result(path: str | Path, result: dict) -> None:
-    """Writes a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
+    """Write a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
     write_json(path, _finite(result))
 
 

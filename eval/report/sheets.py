@@ -1,0 +1,62 @@
+"""Sheets of pictures for reports: samples by class, and samples beside the real pictures that resemble them most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wvq.data.pixels import to_pil
+from wvq.data.sheets import labelled_rows
+
+if TYPE_CHECKING:
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+
+ROWS = 4  # of samples without classes
+
+
+def enlargement(side: int, wanted: int = 64) -> int:
+    """How many times pictures of a side in pixels are enlarged, so that small ones can be seen."""
+    return max(1, wanted // side)
+
+
+def sample_sheet(
+    pipeline: ImageGenerationPipeline, names: Sequence[str | int], columns: int, seed: int, **sampling: Any
+) -> tuple[Tensor, Tensor, Image.Image]:
+    """The first samples of each class, one row each; without classes, rows of the first samples.
+
+    Args:
+        pipeline: draws them.
+        names: classes by name or id; none for samples without a class.
+        columns: samples in a row.
+        seed: of the first sample of each class.
+        sampling: fields of SamplingSettings; the pipeline's own where None or left out.
+
+    Returns:
+        Pictures (N, 3, S, S) in [-1, 1], their codes, and the sheet.
+    """
+    calls: list[dict[str, Any]] = [{"class_labels": name, "seed": seed} for name in names]
+    # Without classes one call after the other, each with the next seeds.
+    calls = calls or [{"seed": seed + columns * row} for row in range(ROWS)]
+    drawn = [pipeline(**call, num_images=columns, output_type="pt", **sampling) for call in calls]
+    labels = [str(name) for name in names] or [""] * len(drawn)
+    rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
+    images, codes = (torch.cat(parts) for parts in zip(*((o.images, o.codes) for o in drawn), strict=True))
+    return images, codes, labelled_rows(rows, enlargement(images.shape[-1]), label_width=110 if names else 0)
+
+
+def neighbour_sheets(samples: Tensor, nearest: Sequence[Tensor]) -> list[tuple[Image.Image, str]]:
+    """Two sheets, with captions: in each row a sample, then the pictures that are nearest to it.
+
+    Args:
+        samples: (N, 3, S, S) in [-1, 1].
+        nearest: for each sample the pictures (K, 3, S', S') in [-1, 1], nearest first.
+    """
+    rows = [("", [*to_pil(one[None]), *to_pil(others)]) for one, others in zip(samples, nearest, strict=True)]
+    middle = -(-len(rows) // 2)
+    halves = [part for part in (rows[:middle], rows[middle:]) if part]
+    scale = enlargement(samples.shape[-1])
+    return [(labelled_rows(half, scale, label_width=8), "sample, then its nearest real pictures") for half in halves]

@@ -1,0 +1,208 @@
+"""An evaluation by its recipe: load, measure, and write the result as JSON, as a text and as a page.
+
+from wvq.eval.recipes import GenerationEvaluation
+from wvq.eval.run import run_generation_evaluation
+
+result = run_generation_evaluation(GenerationEvaluation(pipeline="runs/openmoji", num_images=100, out="fid.json"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wvq.data.dataset import ImageDataset, ImageSplits, load_images
+from wvq.data.splits import other_split
+from wvq.devices import usable_device
+from wvq.distributed import processes
+from wvq.errors import ConfigError
+from wvq.eval.features.clip_score import CLIPScore
+from wvq.eval.features.networks import FeatureNetwork, default_feature_network, load_feature_network
+from wvq.eval.features.shards import remove_shards
+from wvq.eval.generation import evaluate_generation
+from wvq.eval.presets import find_preset, with_preset
+from wvq.eval.real.archive import read_archive
+from wvq.eval.real.cache import usable_cache
+from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference
+from wvq.eval.recipes import EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
+from wvq.eval.report.results import write_result
+from wvq.eval.report.summary import Block, refuse_foreign_files, write_summary
+from wvq.eval.sweeps import parse_sweep
+from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.tokenizer.losses import LPIPS
+from wvq.tokenizer.modeling import WassersteinVQModel
+
+NUM_IMAGES = 1_000  # samples where a recipe names no number
+
+
+def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bool = True) -> dict[str, Any]:
+    """Measure a tokenizer as a recipe says; several processes share the work.
+
+    Args:
+        recipe: what to measure, and against what.
+        progress: whether to show progress bars.
+
+    Returns:
+        The result (:mod:`wvq.eval.report.results`), in every process.
+
+    Raises:
+        ConfigError: a field that is out of range, or a file in the place of the result.
+        CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
+    """
+    recipe.check()
+    _check_place(recipe.out)
+    device, work = usable_device(recipe.device), _work(recipe.out)
+    tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
+    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    dataset = _part(load_images(recipe.data), recipe.kind)
+    result = evaluate_reconstruction(
+        tokenizer,
+        dataset,
+        feature_network=_feature_network(recipe, device),
+        batch_size=recipe.batch_size,
+        progress=progress,
+        lpips=_lpips(recipe.lpips, device),
+        reference_kind=recipe.kind,
+        force_reference=recipe.force_reference,
+        work=work,
+        cache=usable_cache(),
+        num_workers=recipe.num_workers,
+    )
+    if warning := other_split(recipe.tokenizer, recipe.data):
+        result["warnings"].append(warning)
+    result["settings"] |= {"tokenizer": recipe.tokenizer, "data": recipe.data.path}
+    _save(recipe.out, result, lambda: reconstruction_blocks(tokenizer, dataset), [work])
+    return result
+
+
+def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = True) -> dict[str, Any]:
+    """Measure a pipeline's samples as a recipe says, with its preset and its sweep; several processes share the work.
+
+    Args:
+        recipe: what to draw, and what to compare it with.
+        progress: whether to show progress bars.
+
+    Returns:
+        The result (:mod:`wvq.eval.report.results`), in every process; with ``sweep``, the figures over its range.
+
+    Raises:
+        ConfigError: a field that is out of range, or a file in the place of the result.
+        CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
+    """
+    recipe.check()
+    recipe = with_preset(recipe)
+    field, steps = parse_sweep(recipe.sweep) if recipe.sweep else ("", [])
+    _check_place(recipe.out)
+    device = usable_device(recipe.device)
+    pipe = ImageGenerationPipeline.from_pretrained(recipe.pipeline, device=device, weights=recipe.weights)
+    published = _published(recipe, pipe.tokenizer.config.image_size)
+    real = _reference(recipe, pipe.tokenizer.config.image_size)
+    network = _feature_network(recipe, device)
+    clip = CLIPScore(recipe.clip, device) if recipe.clip else None
+    num_images = _num_images(recipe, pipe.generator.config.num_classes)
+
+    def measure(sampling: dict[str, Any], work: str | None, save_samples: str | None = None) -> dict[str, Any]:
+        return evaluate_generation(
+            pipe,
+            real,
+            num_images,
+            classes=recipe.class_choice,
+            prompts=recipe.prompts,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+            feature_network=network,
+            progress=progress,
+            resize=recipe.resize,
+            work=work,
+            save_samples=save_samples,
+            clip=clip,
+            **sampling,
+        )
+
+    works = [_work(recipe.out), *(_work(recipe.out, f".{field}-{step}") for step in steps)]
+    result = measure(recipe.sampling, works[0], recipe.save_samples)
+    result["settings"] |= {"pipeline": recipe.pipeline, "data": recipe.reference or recipe.data.path, **published}
+    if steps:
+        swept = [measure(recipe.sampling | {field: step}, work) for step, work in zip(steps, works[1:], strict=True)]
+        rows = [{field: step, **other["metrics"]} for step, other in zip(steps, swept, strict=True)]
+        result["sweep"] = {"field": field, "rows": rows}
+    _save(recipe.out, result, lambda: generation_blocks(pipe, result, network, real, recipe.sampling), works)
+    return result
+
+
+def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
+    """The samples of a recipe; where it names no number 1,000, or as many below it as balance the classes."""
+    if recipe.num_images is not None:
+        return recipe.num_images
+    balanced = num_classes and not recipe.prompts and recipe.class_choice in ("auto", "balanced")
+    return max(num_classes, NUM_IMAGES - NUM_IMAGES % num_classes) if balanced else NUM_IMAGES
+
+
+def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
+    """What a result says of its preset.
+
+    Raises:
+        ConfigError: the pipeline draws pictures of another size than the preset's.
+    """
+    if recipe.preset is None:
+        return {}
+    preset = find_preset(recipe.preset)
+    if image_size != preset.image_size:
+        raise ConfigError(f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {image_size} px")
+    return {"preset": recipe.preset, "published": preset.published}
+
+
+def _reference(recipe: GenerationEvaluation, image_size: int) -> Reference:
+    """The real pictures that samples of a size are compared with."""
+    if recipe.reference:
+        return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())
+    images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    dataset = _part(images, recipe.kind)
+    return DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
+
+
+def _part(images: ImageSplits, kind: str) -> ImageDataset:
+    """The pictures of a data set that are a reference of this kind."""
+    return images.train if kind == "train" else images.validation
+
+
+def _feature_network(recipe: EvaluationRecipe, device: str) -> FeatureNetwork:
+    if recipe.feature_network is None or recipe.inception_weights:
+        return default_feature_network(recipe.inception_weights, device)
+    return load_feature_network(recipe.feature_network, device=device)
+
+
+def _lpips(weights: str | None, device: str) -> LPIPS | None:
+    """The network of LPIPS: its backbone from a file, or by ``download``."""
+    return LPIPS(None if weights == "download" else weights, option="--lpips").to(device) if weights else None
+
+
+def _check_place(out: str | None) -> None:
+    """Refuse a place for the result where something else lies."""
+    if out is not None:
+        if Path(out).is_dir():
+            raise ConfigError(f"out: {out} is a folder; name a JSON file")
+        refuse_foreign_files(out)
+
+
+def _work(out: str | None, name: str = "") -> str | None:
+    """Where an evaluation keeps what it has drawn so far."""
+    return None if out is None else f"{out}{name}.partial"
+
+
+def _save(
+    out: str | None, result: dict[str, Any], blocks: Callable[[], list[Block]], works: Sequence[str | None]
+) -> None:
+    """Write the result, its text and its page, and remove the working folders; the main process does so."""
+    if out is None or not processes().is_main_process:
+        return
+    write_result(out, result)
+    write_summary(out, result, blocks())
+    for work in filter(None, works):  # only now that the result is kept
+        remove_shards(work)

@@ -1,0 +1,188 @@
+"""SamplingSettings: how codes are drawn. A setting is written here, once; whatever takes or shows settings follows.
+
+From the fields are made: the options of the command line, the arguments of a pipeline's call, what its index, jobs and
+results say of sampling, presets and sweeps. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypedDict, TypeVar
+
+from typing_extensions import Unpack
+
+from wvq.checks import Checker, is_integer, is_number
+from wvq.errors import ConfigError, near_match
+from wvq.generator.guidance import SCHEDULES, guidance_scales
+
+FIXED_ROWS = 8  # a single picture takes as long as 8; more rows would cost it more, fewer would cost large batches more
+
+Value = TypeVar("Value")
+
+
+def setting(
+    default: Value,
+    help: str,
+    holds: Callable[[Any], bool],
+    wanted: str,
+    choices: Sequence[str] = (),
+    later: bool = False,
+) -> Value:
+    """A field of :class:`SamplingSettings`.
+
+    Args:
+        default: the value where none is given.
+        help: what the command line says of it.
+        holds: whether a value is in range.
+        wanted: the range in words, after "must be".
+        choices: allowed names, of which an error shows the nearest.
+        later: the setting came after version 0.1 was in use: jobs and results do not name it at its default, so that
+            what was begun without it goes on.
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "holds": holds, "wanted": wanted, "choices": choices, "later": later},
+    )
+
+
+def _is_interval(value: Any) -> bool:
+    two = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+    return two and value[0] < value[1] <= 1
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How codes are drawn. Guidance comes first, then temperature, top-k, top-p and min-p.
+
+    Args:
+        guidance_scale: s of u + s (c - u), c and u the logits with and without the condition; 1 is off. (Papers that
+            write c + w (c - u) have w = s - 1.)
+        temperature: divides the guided logits; 0 takes the likeliest code each time.
+        top_k: keep the k likeliest codes; 0 keeps all.
+        top_p: keep the likeliest codes up to this share of probability, in (0, 1].
+        min_p: keep the codes of at least this share of the likeliest one's probability, in [0, 1]; 0 keeps all.
+        guidance_schedule: ``constant``, or a rise from 1 to the scale over the positions: ``linear``, ``cosine``,
+            ``power_cosine``; see :func:`wvq.generator.guidance.guidance_scales`.
+        guidance_power: of ``power_cosine``.
+        guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
+        window: codes that are guessed and checked in one forward pass (:mod:`wvq.generator.speculative`): the same
+            distribution, other pictures for a seed than without it; 0 draws one code a pass.
+        deterministic: the same picture to the bit whatever the batch, on one machine with one number of threads: all
+            batches run in groups of a fixed number of rows (:mod:`wvq.generator.fixed_rows`), with a window one picture
+            at a time.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    guidance_scale: float = setting(
+        1.0, "1 is off; the pipeline's own if not given", is_number, "at least 0 (1 is off)"
+    )
+    temperature: float = setting(
+        1.0, "0 takes the likeliest code", is_number, "at least 0 (0 takes the likeliest code)"
+    )
+    top_k: int = setting(
+        0, "0 keeps all codes", lambda k: is_integer(k, 0), "an integer of at least 0 (0 keeps all codes)"
+    )
+    top_p: float = setting(
+        1.0, "in (0, 1]; 1 keeps all codes", lambda p: is_number(p) and 0 < p <= 1, "in (0, 1] (1 keeps all codes)"
+    )
+    min_p: float = setting(
+        0.0,
+        "share of the best code's probability; 0 keeps all",
+        lambda p: is_number(p) and p <= 1,
+        "in [0, 1] (0 keeps all codes)",
+    )
+    guidance_schedule: str = setting(
+        "constant",
+        f"{', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}",
+        SCHEDULES.__contains__,
+        f"one of {', '.join(SCHEDULES)}",
+        choices=SCHEDULES,
+    )
+    guidance_power: float = setting(2.0, "of power_cosine", lambda p: is_number(p) and p > 0, "a number above 0")
+    guidance_interval: tuple[float, float] = setting(
+        (0.0, 1.0),
+        "start and end of guidance, 0 to 1",
+        _is_interval,
+        "two shares of the picture, 0 <= start < end <= 1",
+    )
+    window: int = setting(
+        0,
+        "codes checked in one pass; 0 draws one code a pass",
+        lambda size: is_integer(size, 0),
+        "an integer of at least 0 (0 draws one code a pass)",
+    )
+    deterministic: bool = setting(
+        False,
+        "the same pictures to the bit whatever the batch; slower",
+        lambda on: isinstance(on, bool),
+        "true or false",
+        later=True,
+    )
+
+    def __post_init__(self) -> None:
+        check = Checker(self, "")
+        for one in fields(self):
+            value, rule = getattr(self, one.name), one.metadata
+            if isinstance(value, list):  # from JSON, YAML or the command line
+                object.__setattr__(self, one.name, tuple(value))
+            check(one.name, rule["wanted"] + near_match(str(value), rule["choices"]), rule["holds"])
+
+    def updated(self, **given: Unpack[SamplingOptions]) -> SamplingSettings:
+        """These settings, with those of ``given`` that are not None in their place.
+
+        Raises:
+            ConfigError: an unknown name, or a value out of range.
+        """
+        known = [one.name for one in fields(self)]
+        for name in given:
+            if name not in known:
+                raise ConfigError(f'"{name}" is no sampling setting{near_match(name, known)}')
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(self, **changes)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as JSON, by which a job or an evaluation is known again."""
+        values = json.loads(json.dumps(asdict(self)))
+        kept = [one.name for one in fields(self) if not one.metadata["later"] or values[one.name] != one.default]
+        return {name: values[name] for name in kept}
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """Pictures that always run together, of which some may be fillers; None if batches run as they are.
+
+        A window moves on by what all pictures of its batch have guessed, so there each one runs alone.
+        """
+        return (1 if self.window else FIXED_ROWS) if self.deterministic else None
+
+    def whole_batch(self, batch_size: int) -> int:
+        """The batch of at least so many pictures that leaves no row of a group without one."""
+        rows = self.fixed_rows or 1
+        return -(-batch_size // rows) * rows
+
+    def scales(self, length: int) -> list[float]:
+        """Guidance scale at each of ``length`` positions."""
+        return guidance_scales(
+            self.guidance_scale, self.guidance_schedule, self.guidance_power, self.guidance_interval, length
+        )
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of :class:`SamplingSettings` as keyword arguments: what is None or left out stays as it is.
+
+    A type checker does not derive it; a test compares the two.
+    """
+
+    guidance_scale: float | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    guidance_schedule: str | None
+    guidance_power: float | None
+    guidance_interval: tuple[float, float] | None
+    window: int | None
+    deterministic: bool | None

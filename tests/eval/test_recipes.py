@@ -1,0 +1,45 @@
+"""The recipes of evaluations refuse, before anything is loaded, what does not go together."""
+
+from dataclasses import replace
+
+import pytest
+
+from wvq.errors import ConfigError
+from wvq.eval.recipes import GenerationEvaluation, ReconstructionEvaluation
+
+SAMPLES, TOKENIZER = GenerationEvaluation(pipeline="p"), ReconstructionEvaluation(tokenizer="t")
+
+
+def test_a_recipe_of_defaults_is_sound():
+    SAMPLES.check()
+    TOKENIZER.check()
+    assert (SAMPLES.kind, TOKENIZER.kind) == ("train", "validation")
+
+
+def test_the_choice_of_classes():
+    assert SAMPLES.class_choice == "auto"
+    assert replace(SAMPLES, classes="none").class_choice is None
+    assert replace(SAMPLES, classes="reference").class_choice == "reference"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (SAMPLES, {"out": "a.npz"}, r"out: a\.npz must be a JSON file"),
+        (TOKENIZER, {"out": "a.html"}, r"out: a\.html must be a JSON file"),
+        (SAMPLES, {"inception_weights": "w", "feature_network": "efficientnet_lite0"}, "goes with the feature network"),
+        (SAMPLES, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (TOKENIZER, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (SAMPLES, {"resize": 0}, "resize must be from 1 to 4,096 pixels, got 0"),
+        (SAMPLES, {"reference": "r.npz"}, "--reference-kind must say what r.npz holds"),
+        (SAMPLES, {"reference_kind": "validation"}, "--force-reference"),
+        (SAMPLES, {"reference_kind": "test"}, "reference_kind must be train or validation, not 'test'"),
+        (SAMPLES, {"clip": "model"}, "a CLIP score needs prompts"),
+        (SAMPLES, {"preset": "llamagen_b_256"}, "give --reference FILE.npz"),
+        (TOKENIZER, {"reference": "r.npz"}, "reconstructions need the pictures themselves"),
+        (TOKENIZER, {"reference_kind": "train"}, "--force-reference"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(recipe, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(recipe, **changes).check()

@@ -1,0 +1,134 @@
+"""Evaluations by recipe, from Python: presets, sweeps, default counts, files and working folders as in the shell."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.stand_ins import ProjectionNetwork
+from tests.tiny import make_pipeline
+from wvq.errors import CheckpointError, ConfigError
+from wvq.eval import run
+from wvq.eval.presets import PRESETS, Preset
+from wvq.eval.real.archive import write_archive
+from wvq.eval.recipes import GenerationEvaluation, ReconstructionEvaluation
+from wvq.eval.run import run_generation_evaluation, run_reconstruction_evaluation
+
+
+@pytest.fixture(scope="module")
+def pipeline_dir(tiny_tokenizer_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes") / "pipeline"
+    make_pipeline(tiny_tokenizer_dir).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _fast_network(monkeypatch):
+    monkeypatch.setattr(run, "default_feature_network", lambda *_: ProjectionNetwork())
+    monkeypatch.setattr(run, "load_feature_network", lambda *_, **__: ProjectionNetwork())
+
+
+@pytest.fixture
+def recipe(pipeline_dir, picture_folder, tiny_data, tmp_path):
+    data = tiny_data(picture_folder)
+    return GenerationEvaluation(pipeline=pipeline_dir, data=data, num_images=6, out=str(tmp_path / "r.json"))
+
+
+def test_a_result_is_written_with_its_text_and_page_and_nothing_else(recipe, tmp_path):
+    result = run_generation_evaluation(recipe, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
+    assert result["settings"]["pipeline"] == recipe.pipeline
+    assert result["settings"]["data"] == recipe.data.path
+    again = run_generation_evaluation(replace(recipe, out=None), progress=False)
+    assert again["metrics"] == result["metrics"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_sweep_is_measured_step_by_step_under_one_recipe(recipe):
+    recipe = replace(recipe, sampling={"top_k": 5}, sweep="temperature=0.5:1:0.5", out=None)
+    result = run_generation_evaluation(recipe, progress=False)
+    rows = result["sweep"]["rows"]
+    assert [row.pop("temperature") for row in rows] == [0.5, 1.0]
+    alone = run_generation_evaluation(
+        replace(recipe, sampling={"top_k": 5, "temperature": 0.5}, sweep=None), progress=False
+    )
+    assert rows[0] == alone["metrics"]
+    assert rows[0] != rows[1]
+
+
+def test_working_folders_of_a_sweep_go_when_the_result_is_kept(recipe, tmp_path, monkeypatch):
+    recipe = replace(recipe, sweep="top_k=3:5:2")
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "write_result", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            run_generation_evaluation(recipe, progress=False)
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert folders == {"r.json.partial", "r.json.top_k-3.partial", "r.json.top_k-5.partial"}
+    run_generation_evaluation(recipe, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+
+
+def test_a_preset_fixes_the_protocol_and_the_result_names_the_published_figure(recipe, pictures, tmp_path, monkeypatch):
+    preset = Preset({"guidance_scale": 2.0, "top_k": 4}, {"fid": 3.5}, num_images=6, image_size=16)
+    monkeypatch.setitem(PRESETS, "small", preset)
+    write_archive(tmp_path / "real.npz", [pictures(12)], 12)
+    recipe = replace(recipe, num_images=None, preset="small", reference=str(tmp_path / "real.npz"), out=None)
+    result = run_generation_evaluation(recipe, progress=False)
+    settings = result["settings"]
+    assert (settings["guidance_scale"], settings["top_k"], settings["classes"]) == (2.0, 4, "balanced")
+    assert (settings["preset"], settings["published"]) == ("small", {"fid": 3.5})
+    assert (result["num_images"], settings["reference"]["file"]) == (6, "real.npz")
+    monkeypatch.setitem(PRESETS, "large", replace(preset, image_size=256))
+    with pytest.raises(ConfigError, match="preset large is for 256 px; this pipeline draws 16 px"):
+        run_generation_evaluation(replace(recipe, preset="large"), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_classes", "expected"),
+    [
+        ({"num_images": 7}, 3, 7),
+        ({}, 3, 999),
+        ({}, 0, 1000),
+        ({}, 1500, 1500),
+        ({"classes": "balanced"}, 7, 994),
+        ({"classes": "reference"}, 3, 1000),
+        ({"classes": "none"}, 3, 1000),
+        ({"prompts": "reference"}, 3, 1000),
+    ],
+)
+def test_the_number_of_samples_balances_the_classes(fields, num_classes, expected):
+    assert run._num_images(GenerationEvaluation(pipeline="p", **fields), num_classes) == expected
+
+
+def test_a_tokenizer_is_measured_on_its_held_out_pictures(tiny_tokenizer_dir, picture_folder, tiny_data, tmp_path):
+    recipe = ReconstructionEvaluation(
+        tokenizer=str(tiny_tokenizer_dir), data=tiny_data(picture_folder), out=str(tmp_path / "r.json")
+    )
+    result = run_reconstruction_evaluation(recipe, progress=False)
+    assert (result["kind"], result["num_images"]) == ("reconstruction", 12)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+    forced = replace(recipe, reference_kind="train", force_reference=True, out=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run_reconstruction_evaluation(forced, progress=False)["num_images"] == 48
+
+
+def test_messages_on_lpips_name_its_option(tiny_tokenizer_dir, picture_folder, tiny_data):
+    pytest.importorskip("lpips", reason="the package lpips is missing")
+    recipe = ReconstructionEvaluation(
+        tokenizer=str(tiny_tokenizer_dir), data=tiny_data(picture_folder), lpips="nowhere.pth"
+    )
+    with pytest.raises(CheckpointError, match=r"^--lpips: nowhere.pth does not exist$"):
+        run_reconstruction_evaluation(recipe, progress=False)
+
+
+def test_a_place_for_the_result_that_is_taken_is_refused_before_anything_is_loaded(recipe, tmp_path):
+    recipe = replace(recipe, pipeline="nowhere")
+    with pytest.raises(ConfigError, match="is a folder; name a JSON file"):
+        run_generation_evaluation(replace(recipe, out=str(tmp_path)))
+    np.savetxt(tmp_path / "r.md", [1.0])
+    with pytest.raises(ConfigError, match="would be written over"):
+        run_generation_evaluation(recipe)

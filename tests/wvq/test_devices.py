@@ -1,0 +1,24 @@
+"""The device of a command: the one that is named, the best there is, or a launched process's own."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wvq.devices import usable_device
+from wvq.errors import ConfigError
+
+
+def test_a_launched_process_takes_its_own_device(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("wvq.devices.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
+    assert usable_device(None) == "cuda:1"
+    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
+        usable_device("cpu")
+    monkeypatch.setattr("wvq.devices.processes", lambda: SimpleNamespace(device=torch.device("cpu")))
+    assert usable_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match='device "abacus" cannot be used here'):
+        usable_device("abacus")

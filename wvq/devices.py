@@ -1,0 +1,35 @@
+"""The device that a command runs on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from wvq.distributed import processes
+from wvq.errors import ConfigError, first_line
+
+
+def usable_device(name: str | None = None) -> str:
+    """The device of that name; the best there is for None.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    if name is not None:
+        try:
+            wanted = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+        device = processes().device
+        if name is not None and wanted.type != device.type:
+            raise ConfigError(
+                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
+                "(ACCELERATE_USE_CPU=true takes the CPU)"
+            )
+        return str(device)
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
+    return name

@@ -1,0 +1,145 @@
+"""StrictConfig, the base of both models' configs: fields with their ranges, and no key that is not a field."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedConfig
+
+from wvq.checks import Checker, as_list, is_integer, is_number
+from wvq.errors import ConfigError, near_match
+
+# Keys that transformers itself writes into a config.json beside the fields of its configs.
+_LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_experts_implementation",
+}
+
+
+class Rule(NamedTuple):
+    """What the value of a field must be.
+
+    Attributes:
+        wanted: in words, for the error.
+        holds: whether a value of any type is that.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+INTEGER = Rule("an integer of at least 1", is_integer)
+COUNT = Rule("an integer of at least 0", lambda value: is_integer(value, 0))
+POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
+NOT_NEGATIVE = Rule("a number of at least 0", is_number)
+BELOW_ONE = Rule("in [0, 1)", lambda value: is_number(value) and value < 1)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+
+def at_most(limit: int) -> Rule:
+    """A number up to a limit; to stand behind a rule that it is a number."""
+    return Rule(f"at most {limit:,}", lambda value: value <= limit)
+
+
+def one_of(options: Iterable[str]) -> Rule:
+    """One of some names."""
+    known = list(options)
+    return Rule(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
+
+
+def or_null(rule: Rule) -> Rule:
+    """None, or what a rule wants."""
+    return Rule(f"{rule.wanted}, or null", lambda value: value is None or rule.holds(value))
+
+
+def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = False) -> Any:
+    """Declares a field of a config, behind its name and type: ``window_size: int = option(65_536, INTEGER)``.
+
+    The result has no type, as that of any function that declares a field: it is the field that has one.
+
+    Args:
+        default: value where none is given.
+        rules: what the value must be, checked in this order.
+        identity: whether a trained model makes something else of its inputs under another value.
+        of_method: whether the value means something to one kind of quantizer only, and must not pass to another one.
+    """
+    metadata = {"rules": rules, "identity": identity, "of_method": of_method}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class StrictConfig(PreTrainedConfig):
+    """A config that refuses unknown keys and values out of range; transformers stores the former silently.
+
+    As a config of transformers it is a dataclass of keywords: a subclass lists its fields, each as an
+    :func:`option`, and what they ask of each other in :meth:`complete`.
+
+    Args:
+        averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
+            they are; 0 for the weights as trained; None if not known.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+
+    averaging_decay: float | None = option(None, or_null(BELOW_ONE), identity=False)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for key in kwargs:
+            if key not in _LIBRARY_KEYS:
+                raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, self.fields())}')
+        check = Checker(self, type(self).__name__)
+        for field in (field for field in dataclasses.fields(self) if "rules" in field.metadata):
+            setattr(self, field.name, as_list(getattr(self, field.name)))
+            for rule in field.metadata["rules"]:
+                check(field.name, rule.wanted, rule.holds)
+        self.complete(check)
+        super().__post_init__(**kwargs)
+
+    def complete(self, check: Checker) -> None:
+        """Fill in what follows from other fields, and check what fields ask of each other.
+
+        Args:
+            check: of this config; each field is within its own range already.
+
+        Raises:
+            ConfigError: fields that do not fit each other.
+        """
+
+    @classmethod
+    def fields(cls) -> list[str]:
+        """Names of the model's own fields, in the order in which they are declared."""
+        return [field.name for field in cls._own()]
+
+    @classmethod
+    def fields_outside_identity(cls) -> list[str]:
+        """Names of the fields that change nothing of what a trained model makes of its inputs.
+
+        They are how it is trained, names, and hashes of other models.
+        """
+        return [field.name for field in cls._own() if not field.metadata["identity"]]
+
+    @classmethod
+    def fields_of_method(cls) -> list[str]:
+        """Names of the fields that mean something to one kind of quantizer only."""
+        return [field.name for field in cls._own() if field.metadata["of_method"]]
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
+
+        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
+        """
+        plain, outside = type(self)(), self.fields_outside_identity()
+        values = {name: getattr(self, name) for name in sorted(self.fields()) if name not in outside}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+    @classmethod
+    def _own(cls) -> list[dataclasses.Field]:
+        shared = {field.name for field in dataclasses.fields(StrictConfig)}
+        return [field for field in dataclasses.fields(cls) if field.name not in shared]
