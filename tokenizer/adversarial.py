@@ -62,13 +62,16 @@ def gradient_penalty(logits: torch.Tensor, inputs: list[torch.Tensor]) -> torch.
 class Adversary(nn.Module):
     """A discriminator with its loss: ``forward`` is what it trains on, so that processes average its gradients.
 
-    LeCam (Tseng et al. 2021, eq. 6) holds the logits of either side against the moving average of the other's.
-    Consistency (Zhao et al. 2021) holds the logits of a picture against those of its augmentation. R1 is taken at the
+    LeCam (Tseng et al. 2021, eq. 6) compares the logits of either side with the moving average of the other's.
+    Consistency (Zhao et al. 2021) compares the logits of a picture with those of its augmentation. R1 is taken at the
     pixels of real pictures, or at the features of a frozen backbone.
 
     Raises:
         ConfigError, CheckpointError, DownloadError: a setting or the backbone is wrong.
     """
+
+    real_average: torch.Tensor  # buffers of LeCam
+    fake_average: torch.Tensor
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
@@ -93,7 +96,7 @@ class Adversary(nn.Module):
         return self.config.weight * (min(1.0, past / self.config.ramp_images) if self.config.ramp_images else 1.0)
 
     def begin_step(self, parts: int) -> None:
-        """Say that the next training step comes in so many batches: LeCam's averages then move once, in the last."""
+        """Prepare for a step of so many batches: LeCam's averages move once, in the last."""
         self._parts, self._means = parts, []
 
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:

@@ -102,6 +102,8 @@ class FeatureDiscriminator(Discriminator):
         ConfigError: ``backbone_layers`` does not fit it.
     """
 
+    backbone: VisionBackbone
+
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
         try:

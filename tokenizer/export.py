@@ -4,7 +4,7 @@
 
 Loader processes read each picture once for all its crops. The rows go to disk as they come, and a command that was
 stopped goes on from the files that are whole; under `accelerate launch` the processes share these. Pictures that cannot
-be read have no rows. After writing, random rows are decoded and held against their pictures, and the PSNR is printed
+be read have no rows. After writing, random rows are decoded and compared with their pictures, and the PSNR is printed
 and kept in the header.
 """
 
@@ -31,7 +31,7 @@ from wvq.data.loading import read_chunks, regrouped
 from wvq.data.pixels import from_uint8, to_pixels, to_uint8
 from wvq.data.splits import other_split
 from wvq.data.unreadable import join_left_out, refuse_too_many, summary
-from wvq.distributed import decided_by_first_process, gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes
 from wvq.errors import CacheError, DataError
 from wvq.files.locks import sole_run
 from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
@@ -59,7 +59,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     decided_by_first_process(lambda: refuse_occupied(recipe.out, "files"))
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
-    if state.is_main_process and (warning := other_split(recipe.tokenizer, recipe.data)):
+    if is_main_process() and (warning := other_split(recipe.tokenizer, recipe.data)):
         warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
@@ -121,7 +121,11 @@ def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: Cod
 
 
 def _finish(
-    work: ExportWork, sets: dict[str, ImageDataset], left_out: dict[str, dict], tokenizer, header: CodeHeader
+    work: ExportWork,
+    sets: dict[str, ImageDataset],
+    left_out: dict[str, dict],
+    tokenizer: WassersteinVQModel,
+    header: CodeHeader,
 ) -> CodeHeader:
     """Make the cache of the files, check it and give it its name; the first process does, the others wait.
 
@@ -189,18 +193,22 @@ class Versions(Dataset):
 
 
 def _encode(
-    work: ExportWork, sets: dict[str, ImageDataset], tokenizer, recipe: ExportRecipe, request: StopRequest
+    work: ExportWork,
+    sets: dict[str, ImageDataset],
+    tokenizer: WassersteinVQModel,
+    recipe: ExportRecipe,
+    request: StopRequest,
 ) -> dict[str, dict[int, str]]:
     """Write the files that are missing, each process its share; returns the pictures that all of them left out."""
     state = processes()
     # The first process looks: what is there changes while the others start.
-    done = gather_objects(work.done() if state.is_main_process else None)[0]
+    done = gather_objects(work.done() if is_main_process() else None)[0]
     left_out = {}
     for split, dataset in sets.items():
         missing = [number for number in range(len(work.ranges[split])) if number not in done[split]]
         mine = missing[state.process_index :: state.num_processes]
-        found = _encode_files(work, split, mine, dataset, tokenizer, recipe, request)
-        left_out[split] = join_left_out([*done[split].values(), found])
+        newly = _encode_files(work, split, mine, dataset, tokenizer, recipe, request)
+        left_out[split] = join_left_out([*done[split].values(), newly])
     parts = gather_objects(left_out)
     return {split: join_left_out(part[split] for part in parts) for split in sets}
 
@@ -210,7 +218,7 @@ def _encode_files(
     split: str,
     numbers: list[int],
     dataset: ImageDataset,
-    tokenizer,
+    tokenizer: WassersteinVQModel,
     recipe: ExportRecipe,
     request: StopRequest,
 ) -> dict[int, str]:
@@ -219,10 +227,10 @@ def _encode_files(
     size = max(1, recipe.batch_size // versions.num_crops)  # pictures that a loader process reads at a time
     chunks = {number: list(_cut(work.ranges[split][number], size)) for number in numbers}
     in_order = [chunk for number in numbers for chunk in chunks[number]]
-    rows, first = versions.num_crops * sum(map(len, in_order)), processes().is_main_process
-    everything = {}
+    rows = versions.num_crops * sum(map(len, in_order))
+    everything: dict[int, str] = {}
     with (
-        tqdm(total=rows, unit="row", desc=f"codes, {split}", disable=not first) as bar,
+        tqdm(total=rows, unit="row", desc=f"codes, {split}", disable=not is_main_process()) as bar,
         contextlib.closing(read_chunks(versions, in_order, tokenizer.device, recipe.num_workers)) as read,
     ):
 
@@ -241,8 +249,8 @@ def _encode_files(
     return everything
 
 
-def _cut(pictures: range, size: int) -> Iterator[range]:
-    return (pictures[start : start + size] for start in range(0, len(pictures), size))
+def _cut(pictures: range, size: int) -> Iterator[list[int]]:
+    return (list(pictures[start : start + size]) for start in range(0, len(pictures), size))
 
 
 def _crops(chunks: Iterable[tuple[dict, dict]], left_out: dict[int, str]) -> Iterator[dict[str, torch.Tensor]]:
@@ -255,13 +263,15 @@ def _crops(chunks: Iterable[tuple[dict, dict]], left_out: dict[int, str]) -> Ite
 
 
 @torch.no_grad()
-def _codes(batch: dict[str, torch.Tensor], dataset: ImageDataset, tokenizer) -> dict:
+def _codes(batch: dict[str, torch.Tensor], dataset: ImageDataset, tokenizer: WassersteinVQModel) -> dict:
     codes = flatten_codes(tokenizer.encode(from_uint8(batch["pixel_values"])).codes, tokenizer.config.code_layout)
     captions = [dataset.texts[i] if dataset.texts else ("",) for i in batch["index"].tolist()]
     return {"codes": codes, "label": batch["label"].tolist(), "caption": captions}
 
 
-def _encoded(batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, tokenizer) -> Iterator[dict]:
+def _encoded(
+    batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, tokenizer: WassersteinVQModel
+) -> Iterator[dict]:
     """Rows of codes, each batch when the next one has been begun: a GPU works on it while this one is fetched."""
     held = None
     for batch in batches:
@@ -274,8 +284,10 @@ def _encoded(batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, 
 
 
 @torch.no_grad()
-def _self_check(folder: Path, split: str, dataset: ImageDataset, left_out: dict[int, str], tokenizer) -> float:
-    """Decode random rows, and hold them against their pictures encoded afresh; return their PSNR in dB."""
+def _self_check(
+    folder: Path, split: str, dataset: ImageDataset, left_out: dict[int, str], tokenizer: WassersteinVQModel
+) -> float:
+    """Decode random rows and compare them with their pictures encoded afresh; return their PSNR in dB."""
     cache = CodeDataset(folder, split)
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()

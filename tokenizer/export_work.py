@@ -62,13 +62,13 @@ class ExportWork:
 
     def done(self) -> dict[str, dict[int, dict[int, str]]]:
         """By split and number of each whole file, the file name and reason of pictures left out, by index."""
-        found: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.ranges}
+        done: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.ranges}
         for split, ranges in self.ranges.items():
             for number in range(len(ranges)):
                 if self._mark(split, number).exists() and self._file(split, number).exists():
                     mark = read_json(self._mark(split, number), DataError, f"{self.folder} is being removed")
-                    found[split][number] = {int(index): why for index, why in mark["left_out"].items()}
-        return found
+                    done[split][number] = {int(index): why for index, why in mark["left_out"].items()}
+        return done
 
     def progress(self) -> str:
         """How far the export is, for one who has stopped it."""

@@ -145,7 +145,7 @@ def _load_heads(network: nn.Module, file: Path) -> None:
 
     try:
         saved = read_state_dict(file.read_bytes(), file)
-        for index, head in enumerate(network.lins):
+        for index, head in enumerate(network.get_submodule("lins").children()):
             head.load_state_dict({name: saved[f"lin{index}.{name}"] for name in head.state_dict()})
     except (OSError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{file} does not hold the heads of LPIPS; install the package lpips again") from error

@@ -168,8 +168,11 @@ class TokenizerRecipe:
     freeze: str = ""
 
     def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range."""
+        """Raise ConfigError, naming the field, if a value is out of range or is not the model's to set."""
         check_groups(self)
+        for name in ("image_size", "class_names"):
+            if name in self.model:
+                raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
 
 
 @dataclass

@@ -39,9 +39,6 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     recipe.check()
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
-    for name in ("image_size", "class_names"):
-        if name in recipe.model:
-            raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
     images = load_images(recipe.data)
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_fsdp2:

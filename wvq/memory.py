@@ -15,7 +15,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where that cannot be told."""
+    """Bytes that this process can still take on a device; None where nothing says how many."""
     if device.type == "cuda":
         # PyTorch keeps what was freed: that part of what it has reserved can be taken again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -38,7 +38,8 @@ def group_memory(own: Path = OWN_GROUPS, root: Path = CGROUPS) -> list[int]:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux
         return []
-    left = []
+    left: list[int] = []
+    tops: tuple[Path, ...]
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2, which some systems mount beside version 1
@@ -70,9 +71,16 @@ def _left(group: Path, limit: str, usage: str, prefix: str) -> list[int]:
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """
+    """Refuse work that does not fit into the memory of a device.
+
+    Args:
+        needed: bytes.
+        device: where.
+        what: the work, for the message.
+        remedy: what to change, for the message.
+
     Raises:
-        ConfigError: ``what`` needs more than is free.
+        ConfigError: more is needed than is free.
     """
     free = available_memory(device)
     if free is not None and needed > free:

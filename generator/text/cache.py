@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ HEADER_NAME = "features.json"
 _MOST_PARTS = 256  # enough for the processes to share; more only where a part would be too large
 _MOST_BYTES = 2**32  # of a part
 _FORMAT = 2  # of the files; the first held padding too
+
+EncodedPart = tuple[np.ndarray, np.ndarray]  # features (T, E) of the valid tokens of n texts, and their numbers (n,)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,12 @@ class TextFeatures:
 
     def __getitem__(self, rows: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (..., L, E) float16, 0 in the padding, and masks (..., L) bool."""
-        if np.ndim(rows) == 0:
-            features, mask = self[np.array([rows])]
-            return features[0], mask[0]
+        if isinstance(rows, np.ndarray) and rows.ndim:
+            return self._padded(rows)
+        features, mask = self._padded(np.array([rows]))
+        return features[0], mask[0]
+
+    def _padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         length = self.sizes.length
         starts = np.asarray(self.offsets[rows])
         counts = np.asarray(self.offsets[rows + 1]) - starts
@@ -88,11 +93,11 @@ class TextFeatures:
         places = np.flatnonzero(mask)  # of all tokens of the batch, one text after the other
         within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
         parts = rows // self.sizes.texts
-        found = np.repeat(starts - self.offsets[parts * self.sizes.texts], counts) + within
+        within_part = np.repeat(starts - self.offsets[parts * self.sizes.texts], counts) + within
         order = np.argsort(np.repeat(parts, counts), kind="stable")
         needed, first = np.unique(np.repeat(parts, counts)[order], return_index=True)
         for part, some in zip(needed, np.split(order, first[1:]), strict=False):
-            features[places[some]] = self.tokens[part][found[some]]
+            features[places[some]] = self.tokens[part][within_part[some]]
         return torch.from_numpy(features).view(len(rows), length, -1), torch.from_numpy(mask)
 
     def __reduce__(self):
@@ -107,7 +112,7 @@ def features_key(texts: CaptionIndex, encoder: TextEncoder) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def encode_part(texts: list[str], encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
+def encode_part(texts: list[str], encoder: TextEncoder) -> EncodedPart:
     """Features (T, E) float16 of the valid tokens of some texts, and how many (n,) int32 each of them has.
 
     Raises:
@@ -125,9 +130,8 @@ def encode_part(texts: list[str], encoder: TextEncoder) -> tuple[np.ndarray, np.
     return np.concatenate(tokens), np.concatenate(counts)
 
 
-def join_parts(parts: Iterable[tuple[np.ndarray, np.ndarray]], sizes: PartSizes) -> TextFeatures:
+def join_parts(parts: Sequence[EncodedPart], sizes: PartSizes) -> TextFeatures:
     """The features in memory."""
-    parts = list(parts)
     return TextFeatures([tokens for tokens, _ in parts], _offsets(counts for _, counts in parts), sizes)
 
 

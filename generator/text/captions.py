@@ -63,14 +63,13 @@ class CaptionIndex:
         Returns:
             (B,) int64 in [0, C).
         """
-        pairs = [key if isinstance(key, tuple) else (None, key) for key in keys]
-        pictures = np.array([picture for _, picture in pairs], np.int64)
+        pictures = np.array([key[1] if isinstance(key, tuple) else key for key in keys], np.int64)
         if self._starts is None:
             return pictures
         numbers, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
-        for i in np.flatnonzero(counts > 1):
-            if pairs[i][0] is not None:
-                numbers[i] += np.random.default_rng((seed, pairs[i][0], 1)).integers(counts[i])
+        for i in np.flatnonzero(counts > 1).tolist():
+            if isinstance(key := keys[i], tuple):
+                numbers[i] += np.random.default_rng((seed, key[0], 1)).integers(counts[i])
         return numbers
 
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wvq.distributed import decided_by_first_process, gather_objects, process_rank, world_size
+from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, process_rank, world_size
 from wvq.errors import CacheError, ConfigError, WVQError
 from wvq.generator.text.cache import (
     HEADER_NAME,
+    EncodedPart,
     PartSizes,
     TextFeatures,
     encode_part,
@@ -62,24 +63,26 @@ def text_features(
     sizes = PartSizes(len(texts), encoder.length, encoder.dim)
     if kept == "disk":
         # One process looks, for files of another machine may be seen late.
-        target = folder / gather_objects(features_key(texts, encoder) if process_rank() == 0 else None)[0]
+        target = folder / gather_objects(features_key(texts, encoder) if is_main_process() else None)[0]
         if gather_objects((target / HEADER_NAME).is_file())[0]:
             return open_features(target)
-        problem = gather_objects(_unwritable(target) if process_rank() == 0 else None)[0]
+        problem = gather_objects(_unwritable(target) if is_main_process() else None)[0]
         if problem is None:
             return _on_disk(target, texts, encoder, device, sizes)
-        if process_rank() == 0:
+        if is_main_process():
             warnings.warn(f"text features are not kept in {target} ({problem})", stacklevel=2)
     return _in_memory(texts, encoder, device, sizes)
 
 
-def _on_disk(target: Path, texts: CaptionIndex, encoder: TextEncoder, device, sizes: PartSizes) -> TextFeatures:
+def _on_disk(
+    target: Path, texts: CaptionIndex, encoder: TextEncoder, device: torch.device | str, sizes: PartSizes
+) -> TextFeatures:
     rank, world = process_rank(), world_size()
     missing = gather_objects(missing_parts(target, sizes))[0]
     with _at_work(encoder, device):
         share = len(missing) / max(1, sizes.parts)
-        _agree(_lacking_disk(target, texts, encoder, share) if rank == 0 else None)
-        problem = None
+        _agree(_lacking_disk(target, texts, encoder, share) if is_main_process() else None)
+        problem: WVQError | None = None
         try:
             for part, (tokens, counts) in _encoded(missing[rank::world], texts, encoder, sizes):
                 write_part(target, part, tokens, counts)
@@ -105,25 +108,26 @@ def _finish(target: Path, sizes: PartSizes) -> None:
     finish(target, sizes)
 
 
-def _in_memory(texts: CaptionIndex, encoder: TextEncoder, device, sizes: PartSizes) -> TextFeatures:
+def _in_memory(texts: CaptionIndex, encoder: TextEncoder, device: torch.device | str, sizes: PartSizes) -> TextFeatures:
     rank, world = process_rank(), world_size()
-    found: list = []
+    encoded: list[EncodedPart] = []
     with _at_work(encoder, device):
         _agree(_lacking_memory(texts, encoder))
         mine = _encoded(range(rank, sizes.parts, world), texts, encoder, sizes)
         for _ in range(-(-sizes.parts // world)):  # a part of each process at a time, in their order
-            part = problem = None
+            part: EncodedPart | None = None
+            problem: WVQError | None = None
             try:
                 part = next(mine, (0, None))[1]
             except WVQError as error:
                 problem = error
             _agree(problem)
-            found += [some for some in gather_objects(part) if some is not None]
-    return join_parts(found, sizes)
+            encoded += [some for some in gather_objects(part) if some is not None]
+    return join_parts(encoded, sizes)
 
 
 @contextmanager
-def _at_work(encoder: TextEncoder, device) -> Iterator[None]:
+def _at_work(encoder: TextEncoder, device: torch.device | str) -> Iterator[None]:
     """The encoder on its device, and off it afterwards: training needs the room."""
     encoder.to(device)
     try:
@@ -134,11 +138,13 @@ def _at_work(encoder: TextEncoder, device) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _encoded(parts, texts: CaptionIndex, encoder: TextEncoder, sizes: PartSizes) -> Iterator[tuple[int, tuple]]:
+def _encoded(
+    parts: Sequence[int], texts: CaptionIndex, encoder: TextEncoder, sizes: PartSizes
+) -> Iterator[tuple[int, EncodedPart]]:
     """Parts with their features; of many warnings of captions that are cut, one is passed on."""
     cut: list[str] = []
     total = sum(len(sizes.rows(part)) for part in parts)
-    hidden = process_rank() != 0 or sizes.parts < 2
+    hidden = not is_main_process() or sizes.parts < 2
     with tqdm(total=total, desc="encoding captions", unit="text", disable=hidden) as bar:
         for part in parts:
             rows = sizes.rows(part)
@@ -180,6 +186,8 @@ def _lacking_disk(target: Path, texts: CaptionIndex, encoder: TextEncoder, share
 def _lacking_memory(texts: CaptionIndex, encoder: TextEncoder) -> ConfigError | None:
     """The same of memory, which each process of this machine fills."""
     free = available_memory(torch.device("cpu"))
+    if free is None:
+        return None
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     needed = features_bytes(texts, encoder, free / here) * here
     if needed <= free:
@@ -193,9 +201,9 @@ def _lacking_memory(texts: CaptionIndex, encoder: TextEncoder) -> ConfigError | 
 
 def _agree(problem: WVQError | None) -> None:
     """Every process raises what went wrong in any of them: none is left waiting for the others."""
-    for found in gather_objects(problem):
-        if found is not None:
-            raise found
+    for one in gather_objects(problem):
+        if one is not None:
+            raise one
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -22,7 +22,7 @@ def keep_text_encoder(training: Path, encoder: TextEncoder) -> None:
 
 
 def require_same_encoder(training: Path, encoder: TextEncoder, source: str) -> None:
-    """Hold the encoder of a run that is to be resumed against what was kept, if anything was.
+    """Check that a resumed run has the encoder that it was started with, if that was kept.
 
     Raises:
         ConfigError: another one than that of ``source`` when the run was started.

@@ -8,11 +8,11 @@ import torch
 class Moments:
     """Mean and covariance of rows that come in batches, in float64 (Chan, Golub and LeVeque 1979, eq. 2.1)."""
 
-    def __init__(self):
+    mean: torch.Tensor  # (E,); like the scatter (E, E), there from the first rows on
+    scatter: torch.Tensor
+
+    def __init__(self) -> None:
         self.count = 0
-        self.mean: torch.Tensor | None = None
-        self.scatter: torch.Tensor | None = None
-        self._one: torch.Tensor | None = None
         self._alike = True
 
     def add(self, rows: torch.Tensor) -> None:
@@ -20,11 +20,11 @@ class Moments:
         if len(rows) == 0:
             return
         rows = rows.double()
-        if self._one is None:
-            self._one = rows[0].clone()
-        self._alike = self._alike and bool((rows == self._one).all())
         mean = rows.mean(0)
         scatter = (rows - mean).T @ (rows - mean)
+        if self.count == 0:
+            self._first = rows[0].clone()
+        self._alike = self._alike and bool((rows == self._first).all())
         if self.count == 0:
             self.count, self.mean, self.scatter = len(rows), mean, scatter
             return

@@ -46,7 +46,7 @@ def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
         )
         if resume:
             parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-        parser.add_class_arguments(recipe)
+        parser.add_recipe(recipe)
 
     return add
 
@@ -105,7 +105,7 @@ def _info_arguments(parser: Parser) -> None:
 
 
 def _quickstart_arguments(parser: Parser) -> None:
-    parser.add_class_arguments(QuickstartRecipe)
+    parser.add_recipe(QuickstartRecipe)
 
 
 COMMANDS = {

@@ -34,15 +34,14 @@ class Parser(ArgumentParser):
     def __init__(self, program: str | None = None, description: str | None = None):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
         super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
-        self.former_fields: dict[str, Any] = {}
+        self._former_fields: dict[str, Any] = {}
 
-    def add_class_arguments(self, theclass, *args, **options):
-        """As jsonargparse adds them, and hidden, the fields that recipes of an earlier version have besides."""
-        added = super().add_class_arguments(theclass, *args, **options)
-        self.former_fields = former_fields(theclass)
-        for name in self.former_fields:
-            self.add_argument(f"--{name}", type=Any, default=SUPPRESS, help=SUPPRESS)
-        return added
+    def add_recipe(self, recipe: type[DataclassInstance]) -> None:
+        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version."""
+        self.add_class_arguments(recipe)
+        self._former_fields = former_fields(recipe)
+        for name in self._former_fields:
+            self.add_argument(f"--{name}", type=float | str | None, default=SUPPRESS, help=SUPPRESS)
 
     def parse(self, words: Sequence[str]) -> Namespace:
         """Values by option, those of recipe files included; a switch without a value (``--force-reference``) is on.
@@ -70,7 +69,7 @@ class Parser(ArgumentParser):
         Raises:
             ConfigError: a group holds something other than fields.
         """
-        for name, default in self.former_fields.items():
+        for name, default in self._former_fields.items():
             if name in values and (value := values.pop(name)) != default:
                 warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
         for name in self._group_names():
@@ -176,7 +175,7 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
     """
     parser = Parser()
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(recipe)
+    parser.add_recipe(recipe)
     path = recipe_file(file)
     try:
         values = parser.parse([f"--config={path}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,7 +23,8 @@ COLLECTIVE_LIMIT = timedelta(hours=1)
 def enable_checkpointing(model: nn.Module) -> None:
     """Have the model compute activations again in the backward pass."""
     # transformers 5.20 has renamed the method, and warns of the old name.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable: Callable[[dict[str, bool]], None] = next(getattr(model, name) for name in names if hasattr(model, name))
     enable({"use_reentrant": False})
 
 
@@ -32,7 +34,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: the launcher asks for a way of training that is not supported.
     """
-    # A plugin, because the launcher's environment (1, if not told) would override a plain number of steps.
+    # A plugin, because the launcher's environment (1 if nothing is set) would override a plain number of steps.
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
     # Accelerate holds a process to the precision of its first run; the two stages may well differ.
     AcceleratorState._reset_state(reset_partial_state=False)

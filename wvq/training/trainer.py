@@ -273,7 +273,8 @@ class Trainer(Generic[Model]):
 
     def _update(self) -> dict[str, torch.Tensor]:
         """Step each optimiser whose module had a loss, then the average of the weights; returns gradient norms."""
-        scaler, figures = self.accelerator.scaler, {}
+        scaler = self.accelerator.scaler
+        figures: dict[str, torch.Tensor] = {}
         for optimizer in self.optimizers:
             if optimizer.has_gradients:
                 figures |= optimizer.step(scaler, self.progress.decay_share, self.progress.images_seen)

@@ -12,7 +12,7 @@ from wvq.eval.recipes import EvaluationRecipe
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
-from wvq.settings.parser import Parser, load_recipe, recipe_file, shipped_recipes
+from wvq.settings.parser import Parser, load_recipe, recipe_file, recipe_of, shipped_recipes
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
@@ -317,3 +317,35 @@ def test_a_file_of_one_group_imports_nothing_either(joined, tmp_path, monkeypatc
     assert not (tmp_path / "ran").exists()
     (tmp_path / "data.yaml").write_text("image_size: 48\n")
     assert parser.parse(words).data.image_size == 48
+
+
+# ---- fields of earlier versions
+
+
+FORMER = "train:\n  images: 10\n  codebook_learning_rate: null\n  codebook_schedule: constant\n  final_alignment: 1.0\n"
+
+
+def test_a_recipe_of_an_earlier_version_is_read_without_the_fields_that_did_nothing(write, recwarn):
+    assert load_recipe(GeneratorRecipe, write(FORMER)).train == TrainConfig(images=10)
+    assert not recwarn.list
+
+
+def test_a_value_that_did_nothing_is_said_to_do_nothing(write):
+    file = write(FORMER.replace("null", "0.02"))
+    with pytest.warns(UserWarning, match=r"^train.codebook_learning_rate 0.02 is a setting of the tokenizer and does"):
+        assert load_recipe(GeneratorRecipe, file).train == TrainConfig(images=10)
+
+
+@pytest.mark.parametrize("words", [["--train.final_alignment=0.5"], ["--train.final_alignment", "0.5"]])
+def test_an_option_that_did_nothing_is_taken_and_hidden(words):
+    parser = Parser()
+    parser.add_recipe(GeneratorRecipe)
+    with pytest.warns(UserWarning, match="train.final_alignment 0.5 is a setting of the tokenizer"):
+        values = parser.build(parser.parse([*words, "--train.images=10"]))
+    assert recipe_of(values, GeneratorRecipe).train == TrainConfig(images=10)
+    assert "final_alignment" not in parser.format_help()
+
+
+def test_the_tokenizer_keeps_its_fields(write):
+    recipe = load_recipe(TokenizerRecipe, write(FORMER.replace("1.0", "0.5")))
+    assert recipe.train == TokenizerTrainConfig(images=10, final_alignment=0.5)

@@ -1,173 +1,20 @@
-"""The training loop: data order, schedule, averaging, accumulation, skipped steps, exact resume, the clock."""
+"""The training loop: schedule, accumulation, skipped steps, what it logs, exact resume, the clock, checkpoints."""
 
 import itertools
-import os
 import shutil
-import signal
 import time
-import tracemalloc
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from torch import nn
-from torch.utils.data import Dataset
 
-from wvq.data.sheets import image_grid
+from tests.wvq.training.regression import Points, trainer
 from wvq.errors import CheckpointError, ConfigError
 from wvq.interruption import RunInterrupted
-from wvq.settings.train import TrainConfig
-from wvq.training.acceleration import build_accelerator
-from wvq.training.averaging import ExponentialAverage
 from wvq.training.checkpoints import find_checkpoints
-from wvq.training.optimization import network_groups
-from wvq.training.order import RunSampler
-from wvq.training.task import StepLoss, Task
 from wvq.training.tracking import read_log
-from wvq.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
-
-
-# ---- data order
-
-
-def take(sampler, count):
-    return [pair for pair, _ in zip(sampler, range(count), strict=False)]
-
-
-def test_each_epoch_is_a_permutation_of_its_own():
-    pairs = take(RunSampler(10, 4, seed=3), 30)
-    assert [position for position, _ in pairs] == list(range(30))
-    epochs = [[index for _, index in pairs[i : i + 10]] for i in (0, 10, 20)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert pairs != take(RunSampler(10, 4, seed=4), 30)
-
-
-@pytest.mark.parametrize("length", [3, 10, 12])
-def test_the_shares_of_two_processes_join_to_the_batch_of_one(length):
-    one = take(RunSampler(length, 4, seed=0), 40)
-    first, second = (take(RunSampler(length, 4, 0, rank, 2), 20) for rank in (0, 1))
-    joined = [pair for i in range(0, 20, 2) for pair in first[i : i + 2] + second[i : i + 2]]
-    assert joined == one
-
-
-def test_a_permutation_is_kept_as_four_bytes_a_picture():
-    """Not as Python's numbers, which take 40 bytes each; and in torch's order."""
-    length = 1_000_000
-    tracemalloc.start()
-    pairs = take(RunSampler(length, 4, seed=2), 8)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 8 * length
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(2 * 2**31))
-    assert pairs == list(enumerate(order[:8].tolist()))
-    assert all(type(index) is int for _, index in pairs)
-
-
-@pytest.mark.parametrize("start", [4, 8, 20])
-def test_a_sampler_continues_in_the_middle(start):
-    assert take(RunSampler(6, 4, seed=1, start=start), 20) == take(RunSampler(6, 4, seed=1), start + 20)[start:]
-
-
-# ---- moving average
-
-
-class Tiny(nn.Module):
-    def __init__(self, dim=3):
-        super().__init__()
-        self.linear = nn.Linear(dim, 1)
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x):
-        return self.linear(x)
-
-
-def test_average_by_hand():
-    model = Tiny()
-    average = ExponentialAverage(model, decay=0.5)
-    expected = model.linear.weight.detach().clone()
-    for step in range(20):
-        with torch.no_grad():
-            model.linear.weight.copy_(torch.randn(1, 3))
-            model.count.fill_(step)
-        average.update(model)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * model.linear.weight.detach()
-        torch.testing.assert_close(average.model.linear.weight, expected)
-        assert average.model.count == step
-    assert not any(p.requires_grad for p in average.model.parameters())
-    assert not average.model.training
-
-
-def test_average_state_round_trip():
-    model = Tiny()
-    average, other = ExponentialAverage(model, 0.9), ExponentialAverage(Tiny(), 0.9)
-    for _ in range(3):
-        nn.init.normal_(model.linear.weight)
-        average.update(model)
-    other.load_state_dict(average.state_dict())
-    nn.init.normal_(model.linear.weight)
-    average.update(model)
-    other.update(model)
-    assert torch.equal(average.model.linear.weight, other.model.linear.weight)
-
-
-# ---- a small task for the loop itself
-
-
-class Points(Dataset):
-    """Points on a plane; NaN at the positions named."""
-
-    def __init__(self, length=16, spoiled=()):
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(length, 3, generator=generator)
-        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
-        self.spoiled = set(spoiled)
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, key):
-        position, index = key
-        return {"x": self.x[index] * (float("nan") if position in self.spoiled else 1.0), "y": self.y[index]}
-
-
-class Regression(Task):
-    name = "regression"
-    interrupted_at = None  # number of the evaluation amid which SIGTERM comes
-
-    def __init__(self, config, seconds=0.0):
-        self.config, self.seconds, self.evaluations, self.draws = config, seconds, 0, []
-
-    def parameter_groups(self, model):
-        return network_groups(list(model.parameters()), self.config)
-
-    def loss(self, model, batch, images_seen, progress):
-        time.sleep(self.seconds)
-        self.draws.append(torch.rand(()).item())
-        loss = (model(batch["x"]) - batch["y"]).square().mean()
-        return StepLoss(loss, {"twice": 2 * loss.detach()})
-
-    def evaluate(self, model, accelerator):
-        self.evaluations += 1
-        assert not model.training
-        for item in self.stop.until_set(range(3)):
-            if self.evaluations == self.interrupted_at:
-                assert item == 0  # and no more of them
-                os.kill(os.getpid(), signal.SIGTERM)
-        return {"weight": model.linear.weight.detach().sum().item()}
-
-    def picture(self, model):
-        return image_grid(torch.zeros(1, 3, 4, 4), columns=1)
-
-
-def trainer(folder, data=None, seconds=0.0, model=None, **settings):
-    config = TrainConfig(**{"images": 80, "batch_size": 8, "learning_rate": 0.05, "log_every": 8, **settings})
-    torch.manual_seed(0)
-    task = Regression(config, seconds)
-    return Trainer(task, model or Tiny(), data or Points(), config, folder, build_accelerator(config))
 
 
 def test_a_run_learns_and_logs(tmp_path):
@@ -284,6 +131,12 @@ def test_skipped_steps_are_reported(tmp_path):
     result = trainer(tmp_path, data=Points(spoiled=[20])).run()
     assert result["skipped_steps"] == 1
     assert [row["skipped_steps"] for row in read_log(tmp_path) if row["kind"] == "train"][1:4] == [0, 1, 1]
+
+
+def test_the_count_of_an_earlier_version_goes_on(tmp_path):
+    run = trainer(tmp_path, data=Points(spoiled=[20]))
+    run.load_state_dict(run.state_dict() | {"skipped": {"": torch.tensor(3.0)}})
+    assert run.run()["skipped_steps"] == 4
 
 
 def test_the_average_is_what_is_evaluated(tmp_path):
