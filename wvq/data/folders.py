@@ -1,7 +1,8 @@
 """Folders of pictures as `datasets` tables: class folders, metadata.jsonl with captions, or plain pictures.
 
 The `imagefolder` loader of `datasets` guesses splits from any file or class name that contains "train" or "test", drops
-pictures without a warning and fails on names with glob characters. The rules here are fewer, and every misfit is an error.
+pictures without a warning and fails on names with glob characters. The rules here are fewer, and what does not fit them
+is an error.
 """
 
 from __future__ import annotations
