@@ -36,13 +36,6 @@ def quiet_libraries() -> None:
     datasets.utils.logging.disable_progress_bar()
 
 
-def is_main_process() -> bool:
-    """Whether this process speaks for all of a run."""
-    from wvq.distributed import processes
-
-    return processes().is_main_process
-
-
 def _data_options(data: DataConfig) -> str:
     """The fields that differ from their defaults, as options: the next stage must hold out the same pictures."""
     plain = DataConfig()
@@ -63,6 +56,7 @@ def quickstart(values: Namespace) -> None:
 def train_tokenizer(values: Namespace) -> None:
     """``wvq train-tokenizer``."""
     quiet_libraries()
+    from wvq.distributed import is_main_process
     from wvq.tokenizer.train import train_tokenizer as train
 
     recipe = recipe_of(values, TokenizerRecipe)
@@ -76,6 +70,7 @@ def train_tokenizer(values: Namespace) -> None:
 def export_codes(values: Namespace) -> None:
     """``wvq export-codes``."""
     quiet_libraries()
+    from wvq.distributed import is_main_process
     from wvq.tokenizer.export import export_codes as export
 
     recipe = recipe_of(values, ExportRecipe)
@@ -93,6 +88,7 @@ def export_codes(values: Namespace) -> None:
 def train_generator(values: Namespace) -> None:
     """``wvq train-generator``."""
     quiet_libraries()
+    from wvq.distributed import is_main_process
     from wvq.pipelines.assemble import train_pipeline
 
     recipe = recipe_of(values, GeneratorRecipe)
@@ -110,6 +106,7 @@ def sample(values: Namespace) -> None:
     """
     quiet_libraries()
     from wvq.devices import usable_device
+    from wvq.distributed import is_main_process
     from wvq.pipelines.image_generation import ImageGenerationPipeline
     from wvq.pipelines.sampling_job import SHEET_NAME, sample_to_folder
 
@@ -207,6 +204,8 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 def print_result(result: dict, out: str | None) -> None:
     """The figures of an evaluation, its floor and warnings, and where its files are; the main process prints them."""
+    from wvq.distributed import is_main_process
+
     if not is_main_process():
         return
     print(f"{result['num_images']:,} pictures against {result['num_reference']:,}:")
