@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wvq.data.dataset import ImageDataset
-from wvq.distributed import decided_by_first_process, gather_objects, processes
+from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import ConfigError, DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
@@ -108,7 +108,7 @@ def evaluate_generation(
         draw = saving.around(samples.draw)
         stream_features(draw, range(num_images), network, shards, batch_size, shown, saving.archive)
         result = None
-        if processes().is_main_process:
+        if is_main_process():
             features = collected(shards, "none", num_images)
             result = _result(samples, features, real, pool, network, prompts)
             if clip is not None:

@@ -10,7 +10,7 @@ import torch
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.pictures import PictureFeatures, evaluation_view
@@ -113,7 +113,7 @@ def evaluate_reconstruction(
         shown = "reconstructions" if progress else None
         stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, shown, read=read)
         result = None
-        if processes().is_main_process:
+        if is_main_process():
             comparison = _compare(network, collected(shards, view.crop_recipe, num_images), real, seed)
             comparison.metrics = figures | comparison.metrics
             settings = {

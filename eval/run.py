@@ -16,7 +16,7 @@ from typing import Any
 from wvq.data.dataset import ImageDataset, ImageSplits, load_images
 from wvq.data.splits import other_split
 from wvq.devices import usable_device
-from wvq.distributed import processes
+from wvq.distributed import is_main_process
 from wvq.errors import ConfigError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, load_feature_network
@@ -200,7 +200,7 @@ def _save(
     out: str | None, result: dict[str, Any], blocks: Callable[[], list[Block]], works: Sequence[str | None]
 ) -> None:
     """Write the result, its text and its page, and remove the working folders; the main process does so."""
-    if out is None or not processes().is_main_process:
+    if out is None or not is_main_process():
         return
     write_result(out, result)
     write_summary(out, result, blocks())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wvq.data.codes import CodeHeader
-from wvq.distributed import processes, wait_for_all
+from wvq.distributed import is_main_process, processes, wait_for_all
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
@@ -57,7 +57,7 @@ def train_pipeline(
         text = generator.config
         text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, text.text_padding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
-    if state.is_main_process:
+    if is_main_process():
         card = model_card(
             pipeline,
             recipe.out,

@@ -16,7 +16,7 @@ import wvq
 from wvq.data.pictures import read_picture
 from wvq.data.pixels import save_png
 from wvq.data.sheets import image_grid
-from wvq.distributed import decided_by_first_process, processes, wait_for_all
+from wvq.distributed import decided_by_first_process, is_main_process, processes, wait_for_all
 from wvq.errors import ConfigError
 from wvq.files.atomic import read_json, write_json
 from wvq.files.locks import sole_run
@@ -89,7 +89,7 @@ def sample_to_folder(
             for index, file in enumerate(files)
             if index // rows % state.num_processes == state.process_index and not file.exists()
         ]
-        bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not state.is_main_process)
+        bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not is_main_process())
         with bar, stop_on_signal() as request:
             size = settings.whole_batch(batch_size)
             for indices in (mine[start : start + size] for start in range(0, len(mine), size)):
@@ -99,7 +99,7 @@ def sample_to_folder(
                     lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
                 )
         wait_for_all()
-        if state.is_main_process:
+        if is_main_process():
             save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
         return files
 

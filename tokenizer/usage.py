@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
-from wvq.distributed import gather_objects, process_rank, world_size
+from wvq.distributed import gather_objects, is_main_process, process_rank, world_size
 from wvq.tokenizer.quantizers.statistics import code_perplexity
 
 ALARM_SHARE = 0.05  # of K; a codebook of lower perplexity has collapsed
@@ -69,4 +69,4 @@ class CodebookUsage:
             self.counts = counts[process_rank()].to(device)
         else:
             total = torch.stack(counts).sum(0).to(device)
-            self.counts = total if process_rank() == 0 else torch.zeros_like(total)
+            self.counts = total if is_main_process() else torch.zeros_like(total)

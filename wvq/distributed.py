@@ -164,8 +164,8 @@ def is_main_process() -> bool:
 
     It is the one that prints, warns and writes what belongs to all.
     """
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank() == 0
+    if world_size() > 1:
+        return process_rank() == 0
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from wvq.distributed import decided_by_first_process, gather_objects, processes, wait_for_all
+from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
 from wvq.eval.features.pictures import PictureFeatures, picture_digests
@@ -188,7 +188,7 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
             yield Path(folder)
         except BaseException:
             # What this run began and left no picture in would be in the way of a command with other settings.
-            if processes().is_main_process and not begun and holds_shards(folder) and not shard_files(folder):
+            if is_main_process() and not begun and holds_shards(folder) and not shard_files(folder):
                 remove_shards(folder)
             raise
 
@@ -234,11 +234,11 @@ def stream_features(
     """
     state = processes()
     # The first process looks: what is there changes while the others start.
-    missing = gather_objects(sorted(set(numbers) - shards.done()) if state.is_main_process else None)[0]
+    missing = gather_objects(sorted(set(numbers) - shards.done()) if is_main_process() else None)[0]
     batches = list(_runs(missing, batch_size))
     mine = batches[state.process_index :: state.num_processes]
     total, there = sum(map(len, mine)), len(numbers) - len(missing)
-    shown = progress is not None and state.is_main_process
+    shown = progress is not None and is_main_process()
     with (
         tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
         stop_on_signal() as request,

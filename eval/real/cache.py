@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wvq.distributed import gather_objects, processes, wait_for_all
+from wvq.distributed import gather_objects, is_main_process, wait_for_all
 from wvq.errors import ConfigError
 from wvq.eval.features.networks import FeatureNetwork, network_settings
 from wvq.eval.features.pictures import PictureFeatures, PictureIdentity
@@ -38,7 +38,7 @@ def usable_cache() -> Path | None:
     problems = list(filter(None, gather_objects(problem)))
     if not problems:
         return folder
-    if processes().is_main_process:
+    if is_main_process():
         text = "features of real pictures are not kept for the next time; set WVQ_CACHE to a folder of yours"
         warnings.warn(f"{problems[0]}: {text}", stacklevel=2)
     return None
@@ -93,7 +93,7 @@ def _shared_folder(folder: str | Path | None) -> Iterator[Path]:
     if folder is not None:
         yield Path(folder)
         return
-    own = tempfile.TemporaryDirectory(prefix="wvq-") if processes().is_main_process else None
+    own = tempfile.TemporaryDirectory(prefix="wvq-") if is_main_process() else None
     try:
         first = Path(gather_objects(own and own.name)[0])
         if not all(gather_objects(first.is_dir())):

@@ -14,7 +14,7 @@ from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
 from wvq.data.unreadable import Reading, refuse_too_many, summary
-from wvq.distributed import gather_objects, processes
+from wvq.distributed import gather_objects, is_main_process, processes
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures, PictureIdentity, evaluation_view, picture_digests
@@ -86,7 +86,7 @@ def _identify(
     digests: dict[int, bytes] = {}
     left_out: dict[int, str] = {}
     position = 0
-    shown = progress and state.is_main_process
+    shown = progress and is_main_process()
     with tqdm(total=min(limit, len(order)), desc="real pictures", unit="img", disable=not shown) as bar:
         while position < len(order) and len(digests) < limit:
             chunk = order[position : position + limit - len(digests)]

@@ -130,7 +130,7 @@ def test_another_evaluation_is_not_mixed_in(evaluate, labelled, projection, tmp_
 
 
 def test_several_processes_need_a_result_file_before_anything_is_read(evaluate, labelled, projection, monkeypatch):
-    state = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
+    state = SimpleNamespace(num_processes=2, process_index=0)
     monkeypatch.setattr(streaming, "processes", lambda: state)
     labelled.broken = range(30)  # reading would fail
     with pytest.raises(ConfigError, match=r"several processes needs a result file \(--out\)"):

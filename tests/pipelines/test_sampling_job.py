@@ -123,13 +123,14 @@ def test_processes_share_a_job(class_pipe, finished, tmp_path, monkeypatch):
         num_processes = 2
 
         def __init__(self, rank):
-            self.process_index, self.is_main_process = rank, rank == 0
+            self.process_index = rank
 
     drawn, draw = [], ImageGenerationPipeline.draw
     monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda self, *a: drawn.append(a[1]) or draw(self, *a))
     monkeypatch.setattr("wvq.pipelines.sampling_job._sheet", lambda *_: Image.new("RGB", (8, 8)))
     for rank in (0, 1):  # the second starts when the first has drawn its share
         monkeypatch.setattr("wvq.pipelines.sampling_job.processes", lambda rank=rank: Process(rank))
+        monkeypatch.setattr("wvq.pipelines.sampling_job.is_main_process", lambda rank=rank: rank == 0)
         decided = (lambda decide: decide()) if rank == 0 else (lambda _: None)
         monkeypatch.setattr("wvq.pipelines.sampling_job.decided_by_first_process", decided)
         sample_to_folder(class_pipe, tmp_path / "s", batch_size=2, **ASKED)

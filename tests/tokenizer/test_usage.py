@@ -109,6 +109,7 @@ def test_each_process_takes_its_counts_up_again_or_the_first_one_all(world, rank
     counts = [torch.tensor([[1, 2]]), torch.tensor([[30, 40]])]
     monkeypatch.setattr("wvq.tokenizer.usage.world_size", lambda: world)
     monkeypatch.setattr("wvq.tokenizer.usage.process_rank", lambda: rank)
+    monkeypatch.setattr("wvq.tokenizer.usage.is_main_process", lambda: rank == 0)
     usage = CodebookUsage()
     usage.load_state_dict({"counts": counts, "alarmed": True}, torch.device("cpu"))
     expected = {0: counts[0], 1: counts[1], "sum": counts[0] + counts[1], None: 0 * counts[0]}[share]

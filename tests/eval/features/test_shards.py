@@ -97,8 +97,9 @@ def test_processes_share_a_stream(images, projection, tmp_path, monkeypatch):
     drawn = {0: [], 1: []}
     there = set()
     for rank in (0, 1):  # one after the other; both are told what was missing when the first one looked
-        process = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
+        process = SimpleNamespace(process_index=rank, num_processes=2)
         monkeypatch.setattr(streaming, "processes", lambda process=process: process)
+        monkeypatch.setattr(streaming, "is_main_process", lambda rank=rank: rank == 0)
         monkeypatch.setattr(streaming, "gather_objects", lambda _: [sorted(set(range(COUNT)) - there)])
         stream(images, projection, tmp_path / "s", 3, drawn[rank])
     assert drawn == {0: [0, 1, 2, 6, 7, 8], 1: [3, 4, 5, 9, 10]}

@@ -114,7 +114,7 @@ def test_processes_share_the_reading(pictures, picture_set, monkeypatch):
     expected = dataset_module._identify(data, list(range(10)), 8, 4, False)
     parts = []
     for rank in (0, 1):
-        state = type("State", (), {"process_index": rank, "num_processes": 2, "is_main_process": rank == 0})
+        state = type("State", (), {"process_index": rank, "num_processes": 2})
         monkeypatch.setattr(dataset_module, "processes", state)
         monkeypatch.setattr(dataset_module, "gather_objects", lambda part: parts.append(part) or [part])
         dataset_module._identify(data, list(range(8)), 8, 4, False)
