@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import Checker, check_groups
+from wvq.checks import FLAG, Checker, check_groups, integer, or_null
 from wvq.errors import ConfigError
 from wvq.eval.features.names import INCEPTION
 from wvq.eval.presets import with_preset
@@ -48,8 +48,8 @@ class EvaluationRecipe:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         check_groups(self)
         check = Checker(self)
-        check.flags("force_reference")
-        check.integers("num_workers", minimum=0, or_none=True)
+        check.each(FLAG, "force_reference")
+        check.each(or_null(integer(0)), "num_workers")
         if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
             raise ConfigError(f"out: {self.out} must be a JSON file; a text and a page are written beside it")
         if self.inception_weights is not None and self.feature_network not in (None, INCEPTION):
@@ -80,7 +80,7 @@ class ReconstructionEvaluation(EvaluationRecipe):
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
-        Checker(self).integers("batch_size")
+        Checker(self).each(integer(), "batch_size")
         if self.reference:
             raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
         require_kind("reconstruction", self.kind, self.force_reference)
@@ -144,7 +144,7 @@ class GenerationEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         recipe = with_preset(self)
         EvaluationRecipe.check(recipe)
-        Checker(recipe).integers("batch_size")
+        Checker(recipe).each(integer(), "batch_size")
         check_resize(recipe.resize)
         require_kind("generation", recipe.kind, recipe.force_reference)
         if recipe.clip is not None and recipe.prompts is None:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from wvq.checks import Checker, is_integer
+from wvq.checks import FLAG, NAMES, POSITIVE, Checker, Rule, at_most, integer, interval, is_integer, one_of, or_null
 from wvq.errors import ConfigError, near_match
 from wvq.generator.text.families import TEXT_PADDINGS
-from wvq.models.config import (
-    BELOW_ONE,
-    COUNT,
-    FLAG,
-    INTEGER,
-    NAMES,
-    POSITIVE,
-    Rule,
-    StrictConfig,
-    at_most,
-    one_of,
-    option,
-    or_null,
-)
+from wvq.models.config import StrictConfig, option
 
 # Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
 # size of 100 falls out of the fast attention kernels.
@@ -79,30 +66,30 @@ class ImageCodeTransformerConfig(StrictConfig):
     model_type = "image_code_transformer"
 
     size: str | None = option(None, identity=False)
-    num_codes: int = option(16_384, INTEGER)
+    num_codes: int = option(16_384, integer())
     grid: list[int] = option([16, 16], GRID)
-    hidden_size: int = option(768, INTEGER)
+    hidden_size: int = option(768, integer())
     # A file that declares millions of layers would fill memory before its weights could contradict it.
-    num_layers: int = option(12, INTEGER, at_most(10_000))
-    num_heads: int = option(12, INTEGER)
-    num_kv_heads: int = option(None, or_null(INTEGER))
-    intermediate_size: int = option(None, or_null(INTEGER))
+    num_layers: int = option(12, integer(), at_most(10_000))
+    num_heads: int = option(12, integer())
+    num_kv_heads: int = option(None, or_null(integer()))
+    intermediate_size: int = option(None, or_null(integer()))
     qk_norm: bool = option(False, FLAG)
-    dropout: float = option(0.1, BELOW_ONE, identity=False)
-    token_dropout: float = option(0.1, BELOW_ONE, identity=False)
-    feed_forward_dropout: float = option(None, or_null(BELOW_ONE), identity=False)
-    drop_path: float = option(0.0, BELOW_ONE, identity=False)
+    dropout: float = option(0.1, interval("[0, 1)"), identity=False)
+    token_dropout: float = option(0.1, interval("[0, 1)"), identity=False)
+    feed_forward_dropout: float = option(None, or_null(interval("[0, 1)")), identity=False)
+    drop_path: float = option(0.0, interval("[0, 1)"), identity=False)
     rope_theta: float = option(10_000.0, POSITIVE)
     norm_eps: float = option(1e-5, POSITIVE)
     initializer_range: float = option(0.02, POSITIVE, identity=False)
     head: str = option("zero", one_of(HEADS), identity=False)
-    code_dim: int = option(0, COUNT)
+    code_dim: int = option(0, integer(0))
     target_positions: bool = option(False, FLAG)
     condition_bias: bool = option(False, FLAG)
-    num_classes: int = option(0, COUNT)
+    num_classes: int = option(0, integer(0))
     class_names: list[str] = option([], NAMES, identity=False)  # a class is drawn by its id
-    text_dim: int = option(0, COUNT)
-    text_length: int = option(0, COUNT)
+    text_dim: int = option(0, integer(0))
+    text_length: int = option(0, integer(0))
     text_padding: str = option("left", one_of(TEXT_PADDINGS))
     text_encoder_hash: str | None = option(None, identity=False)
     tokenizer_hash: str | None = option(None, identity=False)

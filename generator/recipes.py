@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import Checker, check_groups
+from wvq.checks import FLAG, Checker, check_groups, integer, interval, or_null
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe does not say
@@ -43,10 +43,10 @@ class ConditionConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "condition")
-        check.flags("classes", "text")
-        check.integers("text_length")
-        check.within("[0, 1)", "class_dropout", "text_dropout")
-        check.within("[0, 1)", "joint_dropout", or_none=True)
+        check.each(FLAG, "classes", "text")
+        check.each(integer(), "text_length")
+        check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
+        check.each(or_null(interval("[0, 1)")), "joint_dropout")
         check.one_of("text_cache", TEXT_CACHES)
 
 
@@ -68,8 +68,8 @@ class ObjectiveConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "objective")
-        check.within("[0, 1)", "label_smoothing")
-        check.within("[0, 1]", "random_order")
+        check.each(interval("[0, 1)"), "label_smoothing")
+        check.each(interval("[0, 1]"), "random_order")
         check(
             "order_anneal",
             "two shares of the run, 0 <= start < end <= 1",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from wvq.checks import Checker, is_number
+from wvq.checks import FLAG, NAMES, Checker, Rule, at_most, integer, interval, is_number, or_null
 from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
-from wvq.models.config import BELOW_ONE, FLAG, INTEGER, NAMES, Rule, at_most, option, or_null
+from wvq.models.config import option
 from wvq.tokenizer.quantizers.registry import MethodsConfig
 
 MULTIPLIERS = Rule(
@@ -40,16 +40,16 @@ class WassersteinVQConfig(MethodsConfig):
 
     model_type = "wasserstein_vq"
 
-    image_size: int = option(256, INTEGER)
-    in_channels: int = option(3, INTEGER)
-    patch_size: int = option(1, INTEGER)
-    base_channels: int = option(64, INTEGER)
+    image_size: int = option(256, integer())
+    in_channels: int = option(3, integer())
+    patch_size: int = option(1, integer())
+    base_channels: int = option(64, integer())
     channel_multipliers: list[float] = option([1, 1, 2, 2, 4], MULTIPLIERS, NOT_TOO_MANY)
     # A file that declares millions of layers would fill memory before its weights could contradict it.
-    num_res_blocks: int = option(2, INTEGER, at_most(1_000))
+    num_res_blocks: int = option(2, integer(), at_most(1_000))
     attention: bool = option(True, FLAG)
-    dropout: float = option(0.0, BELOW_ONE, identity=False)
-    feature_dim: int | None = option(None, or_null(INTEGER))
+    dropout: float = option(0.0, interval("[0, 1)"), identity=False)
+    feature_dim: int | None = option(None, or_null(integer()))
     class_names: list[str] = option([], NAMES, identity=False)
 
     def complete(self, check: Checker) -> None:

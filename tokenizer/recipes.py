@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import Checker, check_groups, is_integer
+from wvq.checks import FLAG, POSITIVE, Checker, check_groups, integer, interval, is_integer, number, or_null
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
 from wvq.settings.train import TrainConfig
@@ -39,7 +39,7 @@ class LossConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "loss")
-        check.numbers("l1_weight", "l2_weight", "perceptual_weight")
+        check.each(number(), "l1_weight", "l2_weight", "perceptual_weight")
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
@@ -102,13 +102,13 @@ class DiscriminatorConfig:
         check = Checker(self, "discriminator")
         check.one_of("network", DISCRIMINATORS)
         check.one_of("loss", ADVERSARIAL_LOSSES)
-        check.integers("base_channels", "num_layers", "r1_interval")
-        check.integers("start_images", "ramp_images", minimum=0)
-        check.numbers("weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay")
-        check.within("(0, inf]", "max_adaptive_weight")
-        check.positive("learning_rate", or_none=True)
-        check.within("[0, 1)", "beta1", "beta2")
-        check.flags("adaptive_weight", "augment")
+        check.each(integer(), "base_channels", "num_layers", "r1_interval")
+        check.each(integer(0), "start_images", "ramp_images")
+        check.each(number(), "weight", "lecam_weight", "r1_weight", "consistency_weight", "weight_decay")
+        check.each(interval("(0, inf]"), "max_adaptive_weight")
+        check.each(or_null(POSITIVE), "learning_rate")
+        check.each(interval("[0, 1)"), "beta1", "beta2")
+        check.each(FLAG, "adaptive_weight", "augment")
         check(
             "generator_start_images",
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
@@ -137,9 +137,9 @@ class TokenizerTrainConfig(TrainConfig):
         """Raise ConfigError, naming the field, if a value is out of range."""
         super().check()
         check = Checker(self, "train")
-        check.positive("codebook_learning_rate", or_none=True)
+        check.each(or_null(POSITIVE), "codebook_learning_rate")
         check.one_of("codebook_schedule", CODEBOOK_SCHEDULES)
-        check.within("[0, 1]", "final_alignment")
+        check.each(interval("[0, 1]"), "final_alignment")
 
 
 @dataclass
@@ -201,8 +201,8 @@ class ExportRecipe:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
         check = Checker(self)
-        check.integers("num_crops", "batch_size")
-        check.integers("num_workers", minimum=0, or_none=True)
+        check.each(integer(), "num_crops", "batch_size")
+        check.each(or_null(integer(0)), "num_workers")
         versions = 10 * len(self.data.crop_scales or (1,))
         wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
         check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)

@@ -4,12 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wvq.errors import ConfigError, near_match
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+class Rule(NamedTuple):
+    """What a value must be.
+
+    Attributes:
+        wanted: in words, after "must be".
+        holds: whether a value of any type is that.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def integer(minimum: int = 1) -> Rule:
+    """An integer of at least ``minimum``."""
+    return Rule(f"an integer of at least {minimum}", lambda value: is_integer(value, minimum))
+
+
+def number(minimum: float = 0) -> Rule:
+    """A finite number of at least ``minimum``."""
+    return Rule(f"a number of at least {minimum}", lambda value: is_number(value, minimum))
+
+
+def interval(text: str) -> Rule:
+    """A number in an interval such as ``[0, 1)`` or ``(0, inf]``."""
+    low, high = map(float, text[1:-1].split(","))
+
+    def holds(value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        above = low <= value if text[0] == "[" else low < value
+        return above and (value <= high if text[-1] == "]" else value < high)
+
+    return Rule(f"in {text}", holds)
+
+
+def at_most(limit: int) -> Rule:
+    """A number up to a limit; to stand behind a rule that it is a number."""
+    return Rule(f"at most {limit:,}", lambda value: value <= limit)
+
+
+def one_of(options: Iterable[object]) -> Rule:
+    """One of some names."""
+    known = list(options)
+    return Rule(f"one of {', '.join(map(str, known))}", known.__contains__)
+
+
+def or_null(rule: Rule) -> Rule:
+    """None, or what a rule wants."""
+    return Rule(f"{rule.wanted}, or null", lambda value: value is None or rule.holds(value))
+
+
+POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
+SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+TEXT = Rule("a text", lambda value: isinstance(value, str))
+NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
 
 
 class Checker:
@@ -24,71 +82,32 @@ class Checker:
         self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
 
     def __call__(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
-        """Check one field by a rule of its own.
-
-        Args:
-            name: the field.
-            wanted: what it must be, in words.
-            holds: whether a value is that.
+        """Check one field by a rule of its own; the arguments are those of :class:`Rule`.
 
         Raises:
             ConfigError: it is something else.
         """
-        self._check(name, wanted, holds)
+        self.each(Rule(wanted, holds), name)
 
-    def integers(self, *names: str, minimum: int = 1, or_none: bool = False) -> None:
-        """Check that these fields are integers of at least ``minimum``."""
+    def each(self, rule: Rule, *names: str) -> None:
+        """Check these fields by one rule.
+
+        Raises:
+            ConfigError: one of them is something else.
+        """
         for name in names:
-            self._check(name, f"an integer of at least {minimum}", lambda value: is_integer(value, minimum), or_none)
-
-    def seeds(self, *names: str) -> None:
-        """Check that these fields are seeds that every random generator in use takes."""
-        for name in names:
-            self._check(name, "an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
-
-    def numbers(self, *names: str, minimum: float = 0, or_none: bool = False) -> None:
-        """Check that these fields are finite numbers of at least ``minimum``."""
-        for name in names:
-            self._check(name, f"a number of at least {minimum}", lambda value: is_number(value, minimum), or_none)
-
-    def positive(self, *names: str, or_none: bool = False) -> None:
-        """Check that these fields are finite numbers above 0."""
-        for name in names:
-            self._check(name, "a number above 0", lambda value: is_number(value) and value > 0, or_none)
-
-    def within(self, interval: str, *names: str, or_none: bool = False) -> None:
-        """Check that these fields are numbers in an interval such as ``[0, 1)`` or ``(0, inf]``."""
-        low, high = map(float, interval[1:-1].split(","))
-
-        def holds(value: object) -> bool:
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                return False
-            above = low <= value if interval[0] == "[" else low < value
-            return above and (value <= high if interval[-1] == "]" else value < high)
-
-        for name in names:
-            self._check(name, f"in {interval}", holds, or_none)
+            value = getattr(self.settings, name)
+            if not rule.holds(value):
+                raise ConfigError(f"{self.prefix}{name} must be {rule.wanted}, got {value!r}")
 
     def one_of(self, name: str, options: Iterable[object]) -> None:
-        """Check that a field is one of the options; the message names the near match."""
-        known = list(options)
-        near = near_match(str(getattr(self.settings, name)), known)
-        self._check(name, f"one of {', '.join(map(str, known))}{near}", known.__contains__)
+        """Check that a field is one of some names; the message says which one is near.
 
-    def flags(self, *names: str) -> None:
-        """Check that these fields are booleans."""
-        for name in names:
-            self._check(name, "true or false", lambda value: isinstance(value, bool))
-
-    def texts(self, *names: str, or_none: bool = False) -> None:
-        """Check that these fields are texts."""
-        for name in names:
-            self._check(name, "a text", lambda value: isinstance(value, str), or_none)
-
-    def _check(self, name: str, wanted: str, holds: Callable[[Any], bool], or_none: bool = False) -> None:
-        value = getattr(self.settings, name)
-        if not (holds(value) or (or_none and value is None)):
-            raise ConfigError(f"{self.prefix}{name} must be {wanted}{', or null' if or_none else ''}, got {value!r}")
+        Raises:
+            ConfigError: it is none of them.
+        """
+        rule = one_of(options)
+        self(name, rule.wanted + near_match(str(getattr(self.settings, name)), options), rule.holds)
 
 
 def check_groups(recipe: DataclassInstance) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from wvq.checks import Checker
+from wvq.checks import POSITIVE, SEED, Checker, integer, interval
 from wvq.errors import ConfigError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import MomentWindow, gaussian_wasserstein
@@ -109,11 +109,11 @@ class AtomicCell:
         check = Checker(self)
         check.one_of("quantizer", PROTOCOLS)
         check.one_of("distribution", DISTRIBUTIONS)
-        check.integers("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
-        check.integers("steps", minimum=0)
-        check.positive("code_scale", "target_scale")
-        check.within("(-inf, inf)", "shift", "separation")
-        check.seeds("seed")
+        check.each(integer(), "num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
+        check.each(integer(0), "steps")
+        check.each(POSITIVE, "code_scale", "target_scale")
+        check.each(interval("(-inf, inf)"), "shift", "separation")
+        check.each(SEED, "seed")
         if self.separation and self.distribution != "bimodal":
             raise ConfigError(f'separation is of distribution "bimodal" alone; "{self.distribution}" has one mode')
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from wvq.checks import Checker, check_groups
+from wvq.checks import FLAG, POSITIVE, SEED, TEXT, Checker, check_groups, integer, interval, number, or_null
 from wvq.errors import ConfigError
 
 INF, NAN = float("inf"), float("nan")
@@ -22,18 +22,18 @@ def refusal(check, value):
 @pytest.mark.parametrize(
     ("check", "wanted", "accepted", "refused"),
     [
-        (lambda c: c.integers("x"), "an integer of at least 1", [1, 10**30], [0, 1.0, True, "1", None]),
-        (lambda c: c.integers("x", minimum=0, or_none=True), "an integer of at least 0, or null", [0, None], [-1, "0"]),
-        (lambda c: c.seeds("x"), "an integer in [0, 2**32)", [0, 2**32 - 1], [-1, 2**32, 0.0, None]),
-        (lambda c: c.numbers("x"), "a number of at least 0", [0, 0.0, 2.5], [-1e-9, NAN, INF, True, "1", None]),
-        (lambda c: c.numbers("x", minimum=1), "a number of at least 1", [1.0], [0.99]),
-        (lambda c: c.positive("x"), "a number above 0", [1e-9, 3], [0, 0.0, NAN, INF, False, "1"]),
-        (lambda c: c.within("[0, 1)", "x"), "in [0, 1)", [0, 0.5], [-0.1, 1, 1.0, NAN, False, "0", None]),
-        (lambda c: c.within("(0, 1]", "x"), "in (0, 1]", [0.1, 1], [0, 1.1]),
-        (lambda c: c.within("(0, inf]", "x", or_none=True), "in (0, inf], or null", [INF, None], [0, NAN, "1"]),
+        (lambda c: c.each(integer(), "x"), "an integer of at least 1", [1, 10**30], [0, 1.0, True, "1", None]),
+        (lambda c: c.each(or_null(integer(0)), "x"), "an integer of at least 0, or null", [0, None], [-1, "0"]),
+        (lambda c: c.each(SEED, "x"), "an integer in [0, 2**32)", [0, 2**32 - 1], [-1, 2**32, 0.0, None]),
+        (lambda c: c.each(number(), "x"), "a number of at least 0", [0, 0.0, 2.5], [-1e-9, NAN, INF, True, "1", None]),
+        (lambda c: c.each(number(1), "x"), "a number of at least 1", [1.0], [0.99]),
+        (lambda c: c.each(POSITIVE, "x"), "a number above 0", [1e-9, 3], [0, 0.0, NAN, INF, False, "1"]),
+        (lambda c: c.each(interval("[0, 1)"), "x"), "in [0, 1)", [0, 0.5], [-0.1, 1, 1.0, NAN, False, "0", None]),
+        (lambda c: c.each(interval("(0, 1]"), "x"), "in (0, 1]", [0.1, 1], [0, 1.1]),
+        (lambda c: c.each(or_null(interval("(0, inf]")), "x"), "in (0, inf], or null", [INF, None], [0, NAN, "1"]),
         (lambda c: c.one_of("x", ("cosine", None)), "one of cosine, None", ["cosine", None], ["q", 3, ["q"]]),
-        (lambda c: c.flags("x"), "true or false", [True, False], [0, 1, "true", None]),
-        (lambda c: c.texts("x"), "a text", ["", "a"], [3, None, ["a"]]),
+        (lambda c: c.each(FLAG, "x"), "true or false", [True, False], [0, 1, "true", None]),
+        (lambda c: c.each(TEXT, "x"), "a text", ["", "a"], [3, None, ["a"]]),
         (lambda c: c("x", "even", lambda value: value % 2 == 0), "even", [2], [3]),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_choice_names_its_near_match():
 
 def test_the_first_field_that_is_wrong_is_named():
     with pytest.raises(ConfigError, match=r"^b must be"):
-        Checker(SimpleNamespace(a=1, b=0, c=0)).integers("a", "b", "c")
+        Checker(SimpleNamespace(a=1, b=0, c=0)).each(integer(), "a", "b", "c")
 
 
 def test_only_fields_that_can_be_checked_are_groups(monkeypatch):
@@ -62,7 +62,7 @@ def test_only_fields_that_can_be_checked_are_groups(monkeypatch):
         x: int = 1
 
         def check(self):
-            Checker(self, "group").integers("x")
+            Checker(self, "group").each(integer(), "x")
 
     @dataclass
     class Recipe:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import initialization as init
 
+from wvq.checks import integer
 from wvq.distributed import gather_rows
-from wvq.models.config import INTEGER, option
+from wvq.models.config import option
 from wvq.tokenizer.quantizers.alignment import (
     MomentWindow,
     affine_map,
@@ -73,7 +74,7 @@ class WindowConfig(QuantizerConfig):
         window_size: number of recent features whose moments "wasserstein" and "affine" match.
     """
 
-    window_size: int = option(65_536, INTEGER, identity=False)
+    window_size: int = option(65_536, integer(), identity=False)
 
 
 class WindowedQuantizer(AlignedQuantizer):
@@ -112,7 +113,7 @@ class SlicedConfig(QuantizerConfig):
         num_projections: random directions per step of the "sliced" alignment.
     """
 
-    num_projections: int = option(8, INTEGER, identity=False)
+    num_projections: int = option(8, integer(), identity=False)
 
 
 class SlicedWassersteinQuantizer(DistanceQuantizer):
@@ -138,7 +139,7 @@ class MMDConfig(QuantizerConfig):
         num_samples: features, and codes, per step that the "mmd" alignment compares.
     """
 
-    num_samples: int = option(1_024, INTEGER, identity=False)
+    num_samples: int = option(1_024, integer(), identity=False)
 
 
 class MMDQuantizer(DistanceQuantizer):
@@ -166,7 +167,7 @@ class AffineConfig(WindowConfig):
         affine_interval: steps from one affine map of the "affine" codebook to the next.
     """
 
-    affine_interval: int = option(100, INTEGER, identity=False)
+    affine_interval: int = option(100, integer(), identity=False)
 
 
 class AffineQuantizer(WindowedQuantizer):

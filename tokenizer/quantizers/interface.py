@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from wvq.checks import POSITIVE, Rule, integer, number, one_of, or_null
 from wvq.errors import DataError
-from wvq.models.config import INTEGER, NOT_NEGATIVE, POSITIVE, Rule, StrictConfig, one_of, option, or_null
+from wvq.models.config import StrictConfig, option
 from wvq.tokenizer.quantizers.estimators import GRADIENT_ESTIMATORS
 
 CODE_RANGE = Rule("below 2**31, the range of the integers that hold a code", lambda value: value < 2**31)
-WEIGHT = or_null(NOT_NEGATIVE)
+WEIGHT = or_null(number())
 
 
 class QuantizerConfig(StrictConfig):
@@ -35,9 +36,9 @@ class QuantizerConfig(StrictConfig):
     """
 
     quantizer: str = option("sliced")
-    num_codes: int = option(16_384, INTEGER, CODE_RANGE)
-    code_dim: int = option(8, INTEGER)
-    num_groups: int = option(1, INTEGER)
+    num_codes: int = option(16_384, integer(), CODE_RANGE)
+    code_dim: int = option(8, integer())
+    num_groups: int = option(1, integer())
     gradient_estimator: str = option("ste", one_of(GRADIENT_ESTIMATORS), identity=False)
     codebook_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     commitment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)

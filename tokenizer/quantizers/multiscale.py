@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, is_integer, is_number
+from wvq.checks import Checker, Rule, integer, is_integer, is_number, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
-from wvq.models.config import COUNT, Rule, option, or_null
+from wvq.models.config import option
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
@@ -44,7 +44,7 @@ class MultiScaleConfig(QuantizerConfig):
     """
 
     scales: list[int] | None = option(None, or_null(RISING))
-    num_scale_convs: int = option(4, COUNT)
+    num_scale_convs: int = option(4, integer(0))
     scale_conv_ratio: float = option(0.5, RATIO)
 
     def complete(self, check: Checker) -> None:

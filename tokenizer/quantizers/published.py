@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from wvq.checks import is_number
+from wvq.checks import Rule, is_number, or_null
 from wvq.distributed import gather_rows, sum_over_processes
-from wvq.models.config import Rule, option, or_null
+from wvq.models.config import option
 from wvq.tokenizer.quantizers.interface import QuantizerConfig
 from wvq.tokenizer.quantizers.nearest import nearest_codes
 from wvq.tokenizer.quantizers.statistics import code_counts

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from wvq.checks import is_integer
+from wvq.checks import Rule, is_integer, or_null
 from wvq.distributed import sum_over_processes, world_size
 from wvq.errors import ConfigError
-from wvq.models.config import Rule, option, or_null
+from wvq.models.config import option
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import WEIGHT, QuantizerConfig
 

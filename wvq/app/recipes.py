@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import Checker
+from wvq.checks import SEED, Checker, interval
 
 
 @dataclass
@@ -26,5 +26,5 @@ class QuickstartRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self)
-        check.within("(0, inf]", "minutes")
-        check.seeds("seed")
+        check.each(interval("(0, inf]"), "minutes")
+        check.each(SEED, "seed")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from wvq.checks import Checker, is_integer
+from wvq.checks import FLAG, TEXT, Checker, integer, is_integer
 from wvq.data.code_tables import CodeTable
 from wvq.data.layout import is_layout, sequence_length
 from wvq.errors import CacheError, ConfigError, first_line, near_match
@@ -95,13 +95,13 @@ class CodeHeader:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is none that an export writes."""
         check = Checker(self)
-        check.texts("tokenizer_hash", "source", "library_version")
-        check.integers("num_codes", "image_size", "num_crops")
+        check.each(TEXT, "tokenizer_hash", "source", "library_version")
+        check.each(integer(), "num_codes", "image_size", "num_crops")
         check("num_codes", "below 2**31", lambda value: value < 2**31)
         check("grid", "two integers of at least 1", _is_grid)
         check("layout", "a layout of codes that ends on the grid", lambda value: is_layout(value, self.grid))
         check("class_names", "a list of names", _are_names)
-        check.flags("has_captions")
+        check.each(FLAG, "has_captions")
         check("crop_recipe", "texts by split", lambda value: isinstance(value, dict))
         for name in ("num_images", "unreadable_pictures", "psnr_rgb"):
             check(name, "numbers by split", _are_numbers)

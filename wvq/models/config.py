@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedConfig
 
-from wvq.checks import Checker, as_list, is_integer, is_number
+from wvq.checks import Checker, Rule, as_list, interval, or_null
 from wvq.errors import ConfigError, near_match
 
 # Keys that transformers itself writes into a config.json beside the fields of its configs.
@@ -20,45 +19,8 @@ _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "tor
 }
 
 
-class Rule(NamedTuple):
-    """What the value of a field must be.
-
-    Attributes:
-        wanted: in words, for the error.
-        holds: whether a value of any type is that.
-    """
-
-    wanted: str
-    holds: Callable[[Any], bool]
-
-
-INTEGER = Rule("an integer of at least 1", is_integer)
-COUNT = Rule("an integer of at least 0", lambda value: is_integer(value, 0))
-POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
-NOT_NEGATIVE = Rule("a number of at least 0", is_number)
-BELOW_ONE = Rule("in [0, 1)", lambda value: is_number(value) and value < 1)
-FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
-
-
-def at_most(limit: int) -> Rule:
-    """A number up to a limit; to stand behind a rule that it is a number."""
-    return Rule(f"at most {limit:,}", lambda value: value <= limit)
-
-
-def one_of(options: Iterable[str]) -> Rule:
-    """One of some names."""
-    known = list(options)
-    return Rule(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
-
-
-def or_null(rule: Rule) -> Rule:
-    """None, or what a rule wants."""
-    return Rule(f"{rule.wanted}, or null", lambda value: value is None or rule.holds(value))
-
-
 def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = False) -> Any:
-    """Declares a field of a config, behind its name and type: ``window_size: int = option(65_536, INTEGER)``.
+    """Declares a field of a config, behind its name and type: ``window_size: int = option(65_536, integer())``.
 
     The result has no type, as that of any function that declares a field: it is the field that has one.
 
@@ -88,7 +50,7 @@ class StrictConfig(PreTrainedConfig):
         ConfigError: an unknown key, or a value out of range.
     """
 
-    averaging_decay: float | None = option(None, or_null(BELOW_ONE), identity=False)
+    averaging_decay: float | None = option(None, or_null(interval("[0, 1)")), identity=False)
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import Checker, is_number
+from wvq.checks import FLAG, Checker, integer, interval, is_number
 from wvq.errors import ConfigError
 
 CROPS = ("random", "ten", "center")
@@ -60,14 +60,14 @@ class DataConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
-        check.within("(0, 1)", "validation_fraction")
-        check.integers("image_size")
+        check.each(interval("(0, 1)"), "validation_fraction")
+        check.each(integer(), "image_size")
         check.one_of("crop", CROPS)
-        check.within("(0, 1]", "min_crop_fraction")
+        check.each(interval("(0, 1]"), "min_crop_fraction")
         check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
         check("classes", "a list of names, or null", _are_names)
-        check.flags("flip")
-        check.integers("seed", minimum=0)
+        check.each(FLAG, "flip")
+        check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
         if self.crop_scales is not None and self.crop != "ten":
             raise ConfigError("data.crop_scales go with data.crop ten; leave them out, or set data.crop to ten")

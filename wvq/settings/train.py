@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import Checker
+from wvq.checks import FLAG, POSITIVE, SEED, Checker, integer, interval, number, or_null
 
 
 @dataclass
@@ -64,18 +64,18 @@ class TrainConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "train")
-        check.integers("images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints")
-        check.integers("warmup_images", "evaluate_every", "save_every", "num_workers", minimum=0)
-        check.numbers("weight_decay")
-        check.positive("learning_rate")
-        check.within("(0, inf]", "max_minutes", or_none=True)
-        check.within("[0, inf]", "clip_norm")
-        check.within("[0, 1)", "ema_decay", "beta1", "beta2")
-        check.within("[0, 1]", "final_learning_rate")
-        check.seeds("seed")
+        check.each(integer(), "images", "batch_size", "gradient_accumulation_steps", "log_every", "keep_checkpoints")
+        check.each(integer(0), "warmup_images", "evaluate_every", "save_every", "num_workers")
+        check.each(number(), "weight_decay")
+        check.each(POSITIVE, "learning_rate")
+        check.each(or_null(interval("(0, inf]")), "max_minutes")
+        check.each(interval("[0, inf]"), "clip_norm")
+        check.each(interval("[0, 1)"), "ema_decay", "beta1", "beta2")
+        check.each(interval("[0, 1]"), "final_learning_rate")
+        check.each(SEED, "seed")
         check.one_of("schedule", SCHEDULES)
         check.one_of("mixed_precision", PRECISIONS)
-        check.flags("channels_last", "compile", "gradient_checkpointing")
+        check.each(FLAG, "channels_last", "compile", "gradient_checkpointing")
 
 
 SCHEDULES = ("constant", "cosine", "linear")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from wvq.checks import FLAG, NAMES, at_most, integer, one_of, or_null
 from wvq.errors import ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.models.config import FLAG, INTEGER, NAMES, StrictConfig, at_most, one_of, option, or_null
+from wvq.models.config import StrictConfig, option
 from wvq.models.pretrained import read_config
 from wvq.tokenizer.configuration import WassersteinVQConfig
 
@@ -17,8 +18,8 @@ SAVED = Path(__file__).parents[2] / "former" / "saved"
 class SmallConfig(StrictConfig):
     model_type = "small_test_config"
 
-    width: int = option(3, INTEGER, at_most(1_000))
-    depth: int = option(None, or_null(INTEGER))
+    width: int = option(3, integer(), at_most(1_000))
+    depth: int = option(None, or_null(integer()))
     kind: str = option("plain", one_of(("plain", "odd")), identity=False)
     names: list[str] = option([], NAMES)
     flag: bool = option(False, FLAG, of_method=True)

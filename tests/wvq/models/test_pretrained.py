@@ -7,17 +7,17 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from wvq.checks import as_list, is_integer, is_number
+from wvq.checks import as_list, integer, is_integer, is_number
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.models import pretrained
-from wvq.models.config import INTEGER, StrictConfig, option
+from wvq.models.config import StrictConfig, option
 from wvq.models.pretrained import StrictPreTrainedModel, read_config, resolve_folder, weights_hash
 
 
 class SmallConfig(StrictConfig):
     model_type = "small_test_model"
 
-    width: int = option(3, INTEGER)
+    width: int = option(3, integer())
 
 
 class SmallModel(StrictPreTrainedModel):
