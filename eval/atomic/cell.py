@@ -14,16 +14,15 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from wvq.checks import POSITIVE, SEED, Checker, integer, interval
 from wvq.errors import ConfigError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import MomentWindow, gaussian_wasserstein
-from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.registry import build_codebook
 from wvq.tokenizer.quantizers.statistics import CodeStatistics, code_counts, code_perplexity
+from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 
 DISTRIBUTIONS = ("gaussian", "uniform", "bimodal")
 _CHUNK = 50_000  # features of one evaluation batch
@@ -175,7 +174,9 @@ def run_cell(cell: AtomicCell, progress: bool = True) -> dict:
     }
 
 
-def _train(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+def _train(
+    quantizer: VectorQuantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar
+) -> list[dict]:
     optimizer, scheduler = _optimizer(quantizer, cell, protocol)
     every = max(1, cell.steps // 100)
     curve = []
@@ -201,7 +202,9 @@ def _train(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator:
 
 
 @torch.no_grad()
-def _lloyd(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar) -> list[dict]:
+def _lloyd(
+    quantizer: VectorQuantizer, cell: AtomicCell, protocol: Protocol, generator: torch.Generator, bar
+) -> list[dict]:
     features = draw_features(cell, cell.num_features, generator)
     if cell.num_codes > len(features):
         raise ConfigError(f"num_features must be at least num_codes ({cell.num_codes}), got {cell.num_features}")
@@ -226,7 +229,7 @@ def _lloyd(quantizer: Codebook, cell: AtomicCell, protocol: Protocol, generator:
     return curve
 
 
-def _build(cell: AtomicCell, protocol: Protocol) -> Codebook:
+def _build(cell: AtomicCell, protocol: Protocol) -> VectorQuantizer:
     # The quantizers' terms are means over all elements, the study's are sums over the D dims.
     codebook_weight = protocol.commitment * cell.code_dim
     quantizer = build_codebook(
@@ -243,12 +246,13 @@ def _build(cell: AtomicCell, protocol: Protocol) -> Codebook:
             alignment_weight=protocol.alignment or None,
         )
     )
+    assert isinstance(quantizer, VectorQuantizer)  # a grid of codes has no protocol
     quantizer.reset_codebook()
     quantizer.normalize = False
     return quantizer
 
 
-def _optimizer(quantizer: Codebook, cell: AtomicCell, protocol: Protocol):
+def _optimizer(quantizer: VectorQuantizer, cell: AtomicCell, protocol: Protocol):
     parameters = quantizer.codebook_parameters()
     if not parameters or cell.quantizer == "fixed":
         return None, None
@@ -265,7 +269,7 @@ def _optimizer(quantizer: Codebook, cell: AtomicCell, protocol: Protocol):
 
 
 @torch.no_grad()
-def _effective_codebook(quantizer: Codebook) -> torch.Tensor:
+def _effective_codebook(quantizer: VectorQuantizer) -> torch.Tensor:
     """The K vectors (K, D) that features are replaced by: behind the map of "linear", the codebook elsewhere."""
     return quantizer.lookup(torch.arange(quantizer.num_codes))
 
@@ -277,7 +281,7 @@ def _distance(features: torch.Tensor, codebook: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _measure(quantizer: nn.Module, cell: AtomicCell) -> dict:
+def _measure(quantizer: VectorQuantizer, cell: AtomicCell) -> dict:
     # A stream of its own: all methods and all numbers of steps are measured over the same features.
     generator = torch.Generator().manual_seed(cell.seed + 2**31)
     features = draw_features(cell, cell.evaluation_features, generator)

@@ -154,7 +154,7 @@ class EfficientNetLite0(FeatureNetwork):
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
             pixels = pixels.clamp(0, 255)
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
-        maps = self.network.extract_features(pixels)  # type: ignore[operator]  # its package has no types
+        maps = self.network.extract_features(pixels)
         return maps.mean((2, 3))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from wvq.files.ownership import private_folder
 
 
-def expand_user(path: str | Path) -> Path:
+def expand_user(path: str | os.PathLike[str]) -> Path:
     """The path with the user's home in place of ``~``; as it is where there is no such user or home."""
     try:
         return Path(path).expanduser()
