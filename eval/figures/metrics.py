@@ -17,6 +17,11 @@ from wvq.eval.figures.distances import INCEPTION_SCORE_SPLITS, frechet_distance,
 from wvq.eval.figures.manifold import DENSITY_NEIGHBOURS, Neighbourhoods, manifold_metrics
 
 
+def _features(pictures: PictureFeatures) -> Tensor | None:
+    """The features of the distances: one vector a picture."""
+    return pictures.features
+
+
 @dataclass(frozen=True)
 class Metric:
     """One or more figures that are computed together from the features of samples and of real pictures.
@@ -35,7 +40,7 @@ class Metric:
     elsewhere: tuple[str, ...]
     higher: bool
     compute: Callable[[Tensor, Tensor], Sequence[float]]
-    features: Callable[[PictureFeatures], Tensor | None] = lambda pictures: pictures.features
+    features: Callable[[PictureFeatures], Tensor | None] = _features
     fewest: int = 2
     of_samples: bool = False
 

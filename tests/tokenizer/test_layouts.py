@@ -22,7 +22,8 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein
 from wvq.tokenizer.recipes import ExportRecipe
-from wvq.tokenizer.train import reconstruction_sheet, train_tokenizer
+from wvq.tokenizer.task import reconstruction_sheet
+from wvq.tokenizer.train import train_tokenizer
 
 FIELDS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}
 SHAPES = {"grid": (4, 4), "product": (4, 4, 2), "multi-scale": (21,)}
