@@ -61,9 +61,9 @@ def test_generators_have_the_same_first_losses(name, here):
 
 
 def test_every_method_and_layout_is_among_them():
-    from wvq.tokenizer.quantizers.registry import QUANTIZERS
+    from wvq.tokenizer.quantizers.registry import METHODS
 
-    assert {*QUANTIZERS, "product", "multiscale"} <= set(LOSSES["tokenizers"])
+    assert {*(method.name for method in METHODS), "product", "multiscale"} <= set(LOSSES["tokenizers"])
 
 
 def test_a_saved_tokenizer_gives_the_saved_codes(here):
