@@ -1,11 +1,11 @@
-"""What the command of stage two is told: its recipe and groups of settings. Imports nothing heavy."""
+"""Recipe of the command of stage two, and its groups of settings. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import FLAG, Checker, check_groups, integer, interval, or_null
+from wvq.checks import FLAG, Checker, check_groups, integer, interval, is_number, or_null
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe does not say
@@ -14,7 +14,7 @@ TEXT_CACHES = ("disk", "memory", "none")
 
 @dataclass
 class ConditionConfig:
-    """What the generator is told about a picture.
+    """The conditions of a picture that the generator sees.
 
     Args:
         classes: condition on the class, if the cache has classes.
@@ -73,13 +73,19 @@ class ObjectiveConfig:
         check(
             "order_anneal",
             "two shares of the run, 0 <= start < end <= 1",
-            lambda value: len(value) == 2 and 0 <= value[0] < value[1] <= 1,
+            _are_shares,
         )
 
     def random_share(self, progress: float) -> float:
         """Share of pictures in random order when this share of the run is over."""
         start, end = self.order_anneal
         return self.random_order * min(1.0, max(0.0, (end - progress) / (end - start)))
+
+
+def _are_shares(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(is_number, value)):
+        return False
+    return value[0] < value[1] <= 1
 
 
 @dataclass

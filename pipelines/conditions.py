@@ -8,7 +8,7 @@ from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
 
 import torch
 
-from wvq.checks import is_integer
+from wvq.checks import integer, is_integer, require
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids
 from wvq.generator.configuration import ImageCodeTransformerConfig
@@ -119,10 +119,8 @@ def check_call(seed: int, batch_size: int) -> None:
     Raises:
         ConfigError: a seed below 0, or a batch size below 1.
     """
-    if not is_integer(seed, 0):
-        raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}")
-    if not is_integer(batch_size):
-        raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    require("seed", seed, integer(0))
+    require("batch_size", batch_size, integer())
 
 
 def _spread(values: list[Value] | None, count: int, each: int) -> list[Value | None]:

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
-from wvq.checks import is_integer
+from wvq.checks import integer, require
 from wvq.data.pixels import center_crop, to_pil, to_pixels
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
@@ -34,8 +34,7 @@ class ImageProcessor(ImageProcessingMixin):
 
     def __init__(self, size: int = 256, **kwargs: Any):
         super().__init__(**kwargs)
-        if not is_integer(size):
-            raise ConfigError(f"ImageProcessor.size must be an integer of at least 1, got {size!r}")
+        require("ImageProcessor.size", size, integer())
         self.size = size
 
     @classmethod

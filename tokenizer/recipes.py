@@ -1,4 +1,4 @@
-"""What the commands of stage one are told: recipes and their groups of settings. Imports nothing heavy."""
+"""Recipes of the commands of stage one, and their groups of settings. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -114,7 +114,11 @@ class DiscriminatorConfig:
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
             lambda value: is_integer(value, self.start_images),
         )
-        check("backbone_layers", "at least one layer, or null", lambda value: value is None or len(value) > 0)
+        check("backbone_layers", "at least one layer, or null", _are_layers)
+
+
+def _are_layers(value: object) -> bool:
+    return value is None or (isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer, value)))
 
 
 @dataclass

@@ -96,9 +96,7 @@ class Checker:
             ConfigError: one of them is something else.
         """
         for name in names:
-            value = getattr(self.settings, name)
-            if not rule.holds(value):
-                raise ConfigError(f"{self.prefix}{name} must be {rule.wanted}, got {value!r}")
+            require(f"{self.prefix}{name}", getattr(self.settings, name), rule)
 
     def one_of(self, name: str, options: Iterable[object]) -> None:
         """Check that a field is one of some names; the message says which one is near.
@@ -110,15 +108,29 @@ class Checker:
         self(name, rule.wanted + near_match(str(getattr(self.settings, name)), options), rule.holds)
 
 
-def check_groups(recipe: DataclassInstance) -> None:
-    """Check each group of settings of a recipe.
+def require(name: str, value: object, rule: Rule) -> None:
+    """Check one value that is no field of an object.
 
     Raises:
-        ConfigError: a value is out of range; the message names the field with its group.
+        ConfigError: it is not what the rule wants; the message calls it by ``name``.
+    """
+    if not rule.holds(value):
+        raise ConfigError(f"{name} must be {rule.wanted}, got {value!r}")
+
+
+def check_groups(recipe: DataclassInstance) -> None:
+    """Check each group of settings of a recipe: a field that has a dataclass with a ``check`` as its default.
+
+    Raises:
+        ConfigError: a group is of another kind, or a value is out of range; the message names the field with its group.
     """
     for field in fields(recipe):
-        if check := getattr(getattr(recipe, field.name), "check", None):
-            check()
+        kind = field.default_factory
+        if isinstance(kind, type) and hasattr(kind, "check"):
+            group = getattr(recipe, field.name)
+            if not isinstance(group, kind):
+                raise ConfigError(f"{field.name} must be a {kind.__name__}, got a {type(group).__name__}")
+            group.check()
 
 
 def is_integer(value: object, minimum: int = 1) -> bool:

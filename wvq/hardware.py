@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from wvq.checks import integer, or_null, require
 from wvq.distributed import world_size
-from wvq.errors import ConfigError
 
 MOST_LOADERS = 16  # of one process
 
@@ -27,8 +27,7 @@ def loader_processes(device: str, asked: int | None = None) -> int:
     Raises:
         ConfigError: a negative number.
     """
-    if asked is not None and asked < 0:
-        raise ConfigError(f"num_workers must be at least 0, not {asked}")
+    require("num_workers", asked, or_null(integer(0)))
     if asked is not None or device == "cpu":
         return asked or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -56,8 +55,8 @@ def hardware(device: str = "cpu") -> dict[str, str | int]:
     Args:
         device: type of the device that did the work, such as ``cuda``.
     """
-    found: dict[str, str | int] = {}
+    facts: dict[str, str | int] = {}
     if device != "cpu":
-        found["accelerator"] = torch.cuda.get_device_name() if device == "cuda" else device
-    found |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
-    return found | {"system": platform.platform()}
+        facts["accelerator"] = torch.cuda.get_device_name() if device == "cuda" else device
+    facts |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
+    return facts | {"system": platform.platform()}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.tokenizer import adversarial
+from wvq.tokenizer import adversarial, recipes
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, LECAM_DECAY, Adversary, combined_gradient, gradient_penalty
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.discriminators import Discriminator
@@ -22,6 +22,10 @@ LOGITS = (-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0)
 def slope(function, value: float) -> float:
     logit = torch.tensor([value], requires_grad=True)
     return torch.autograd.grad(function(logit), logit)[0].item()
+
+
+def test_recipes_name_the_losses_that_there_are():
+    assert tuple(ADVERSARIAL_LOSSES) == recipes.ADVERSARIAL_LOSSES
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)

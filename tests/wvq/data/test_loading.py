@@ -82,5 +82,5 @@ def test_how_many_loader_processes_there_are(monkeypatch):
     assert loader_processes("cuda") == MOST_LOADERS
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert loader_processes("cuda") == 6
-    with pytest.raises(ConfigError, match="num_workers must be at least 0"):
+    with pytest.raises(ConfigError, match="num_workers must be an integer of at least 0, or null, got -1"):
         loader_processes("cpu", -1)

@@ -139,7 +139,7 @@ def test_a_value_of_another_type_is_out_of_range_too(kind):
         (TokenizerRecipe(data=DataConfig(image_size=0)), "data.image_size"),
         (TokenizerRecipe(loss=LossConfig(l1_weight=-1)), "loss.l1_weight"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(r1_interval=0)), "discriminator.r1_interval"),
-        (TokenizerRecipe(train=TrainConfig(batch_size=0)), "train.batch_size"),
+        (TokenizerRecipe(train=TokenizerTrainConfig(batch_size=0)), "train.batch_size"),
         (ExportRecipe(data=DataConfig(seed=-1)), "data.seed"),
         (GeneratorRecipe(condition=ConditionConfig(text_length=0)), "condition.text_length"),
         (GeneratorRecipe(objective=ObjectiveConfig(random_order=2)), "objective.random_order"),
@@ -148,6 +148,20 @@ def test_a_value_of_another_type_is_out_of_range_too(kind):
 )
 def test_a_recipe_checks_its_groups(recipe, group):
     with pytest.raises(ConfigError, match=rf"^{group} must be"):
+        recipe.check()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
+        (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
+    ],
+)
+def test_a_value_of_another_type_is_one_clear_error(recipe, message):
+    with pytest.raises(ConfigError, match=message):
         recipe.check()
 
 
