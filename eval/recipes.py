@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import FLAG, Checker, check_groups, integer, or_null
+from wvq.checks import FLAG, SEED, Checker, Rule, check_groups, integer, or_null
 from wvq.errors import ConfigError
 from wvq.eval.features.names import INCEPTION
 from wvq.eval.presets import with_preset
 from wvq.eval.real.kinds import KINDS, require_kind
+from wvq.eval.sweeps import parse_sweep
 from wvq.settings.data import DataConfig
 
 MOST_PIXELS = 4_096  # a side that samples may be brought to
@@ -144,8 +145,12 @@ class GenerationEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         recipe = with_preset(self)
         EvaluationRecipe.check(recipe)
-        Checker(recipe).each(integer(), "batch_size")
+        check = Checker(recipe)
+        check.each(integer(), "batch_size")
+        check.each(integer(0), "seed")
         check_resize(recipe.resize)
+        if recipe.sweep is not None:
+            parse_sweep(recipe.sweep)
         require_kind("generation", recipe.kind, recipe.force_reference)
         if recipe.clip is not None and recipe.prompts is None:
             raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
@@ -200,3 +205,13 @@ class AtomicRecipe:
     num_projections: int | None = None
     seed: int = 0
     progress: bool = True
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range; each cell checks its own."""
+        check = Checker(self)
+        axes = ("quantizers", "distributions", "shifts", "separations", "target_scales", "code_scales")
+        check.each(
+            or_null(Rule("a list of at least one value", lambda value: isinstance(value, list) and bool(value))), *axes
+        )
+        check.each(SEED, "seed")
+        check.each(FLAG, "progress")

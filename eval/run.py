@@ -97,7 +97,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     """
     recipe.check()
     recipe = with_preset(recipe)
-    field, steps = parse_sweep(recipe.sweep) if recipe.sweep else ("", [])
+    field, steps = parse_sweep(recipe.sweep) if recipe.sweep is not None else ("", [])
     _check_place(recipe.out)
     device = usable_device(recipe.device)
     pipe = ImageGenerationPipeline.from_pretrained(recipe.pipeline, device=device, weights=recipe.weights)

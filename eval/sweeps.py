@@ -18,7 +18,9 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
         ConfigError: another form, an unknown field, or no values that the field may have.
     """
     field, equals, span = text.partition("=")
-    numeric = [f.name for f in fields(SamplingSettings) if isinstance(f.default, int | float)]
+    numeric = [
+        f.name for f in fields(SamplingSettings) if isinstance(f.default, int | float) and f.type not in (bool, "bool")
+    ]
     if field not in numeric:
         raise ConfigError(f'sweep: "{field}" is no number among the sampling settings{near_match(field, numeric)}')
     try:

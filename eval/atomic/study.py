@@ -87,6 +87,7 @@ def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
     Raises:
         ConfigError: an unknown preset or an out-of-range field.
     """
+    recipe.check()
     given = {
         "quantizer": recipe.quantizers,
         "distribution": recipe.distributions,
@@ -95,9 +96,6 @@ def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
         "target_scale": recipe.target_scales,
         "code_scale": recipe.code_scales,
     }
-    for name, values in given.items():
-        if values is not None and not values:
-            raise ConfigError(f"{name}s must hold at least one value, or be left out")
     sizes = {name: getattr(recipe, name) for name in _SIZES if getattr(recipe, name) is not None}
     shared: dict[str, Any] = sizes | {"seed": recipe.seed}
     if recipe.preset is None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from wvq.errors import ConfigError
-from wvq.eval.recipes import GenerationEvaluation, ReconstructionEvaluation
+from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
 
 SAMPLES, TOKENIZER = GenerationEvaluation(pipeline="p"), ReconstructionEvaluation(tokenizer="t")
 
@@ -13,6 +13,7 @@ SAMPLES, TOKENIZER = GenerationEvaluation(pipeline="p"), ReconstructionEvaluatio
 def test_a_recipe_of_defaults_is_sound():
     SAMPLES.check()
     TOKENIZER.check()
+    AtomicRecipe().check()
     assert (SAMPLES.kind, TOKENIZER.kind) == ("train", "validation")
 
 
@@ -30,6 +31,11 @@ def test_the_choice_of_classes():
         (SAMPLES, {"inception_weights": "w", "feature_network": "efficientnet_lite0"}, "goes with the feature network"),
         (SAMPLES, {"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         (TOKENIZER, {"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        (SAMPLES, {"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        (SAMPLES, {"sweep": "guidance=1:2:1"}, 'did you mean "guidance_scale"'),
+        (AtomicRecipe(), {"shifts": 3}, "shifts must be a list of at least one value, or null, got 3"),
+        (AtomicRecipe(), {"seed": -1}, r"seed must be an integer in \[0, 2\*\*32\), got -1"),
+        (AtomicRecipe(), {"progress": "no"}, "progress must be true or false, got 'no'"),
         (SAMPLES, {"resize": 0}, "resize must be from 1 to 4,096 pixels, got 0"),
         (SAMPLES, {"reference": "r.npz"}, "--reference-kind must say what r.npz holds"),
         (SAMPLES, {"reference_kind": "validation"}, "--force-reference"),

@@ -17,6 +17,7 @@ def test_sweeps():
     [
         ("guidance=1:2:1", r'"guidance" is no number among the sampling settings \(did you mean "guidance_scale"\?\)'),
         ("guidance_schedule=1:2:1", "is no number"),
+        ("deterministic=0:1:1", "is no number"),
         ("guidance_scale", "must read guidance_scale=first:last:step"),
         ("guidance_scale=1:2", "must read guidance_scale=first:last:step"),
         ("guidance_scale=1:2:0", "step must be above 0"),
