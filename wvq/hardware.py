@@ -56,8 +56,8 @@ def hardware(device: str = "cpu") -> dict[str, str | int]:
     Args:
         device: type of the device that did the work, such as ``cuda``.
     """
-    found: dict[str, str | int] = {}
+    machine: dict[str, str | int] = {}
     if device != "cpu":
-        found["accelerator"] = torch.cuda.get_device_name() if device == "cuda" else device
-    found |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
-    return found | {"system": platform.platform()}
+        machine["accelerator"] = torch.cuda.get_device_name() if device == "cuda" else device
+    machine |= {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": world_size()}
+    return machine | {"system": platform.platform()}
