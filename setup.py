@@ -4,5 +4,5 @@ from setuptools import find_packages, setup
 
 ROOMS = ("tokenizer", "generator", "pipelines", "eval", "configs")
 
-found = find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
-setup(packages=[*find_packages(include=["wvq", "wvq.*"]), *(f"wvq.{package}" for package in found)])
+packages = find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+setup(packages=[*find_packages(include=["wvq", "wvq.*"]), *(f"wvq.{package}" for package in packages)])

@@ -86,11 +86,11 @@ def memory() -> dict[str, int]:
 
 def peaks(work, *arguments) -> dict[str, float]:
     """Peaks of both, above what they were before, in MiB, and the seconds that the work took."""
-    before, most, ended = memory(), memory(), threading.Event()
+    before, peak, ended = memory(), memory(), threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.05):
-            most.update({name: max(most[name], value) for name, value in memory().items()})
+            peak.update({name: max(peak[name], value) for name, value in memory().items()})
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -99,7 +99,7 @@ def peaks(work, *arguments) -> dict[str, float]:
     seconds = time.perf_counter() - start
     ended.set()
     watcher.join()
-    return {f"{name}_mib": round((most[name] - before[name]) / 2**20, 1) for name in most} | {"seconds": round(seconds)}
+    return {f"{name}_mib": round((peak[name] - before[name]) / 2**20, 1) for name in peak} | {"seconds": round(seconds)}
 
 
 def main() -> None:

@@ -63,18 +63,18 @@ def main() -> None:
         result["bytes_per_text"] = round(sum(part.nbytes for part in features.tokens) / len(texts))
         rows = np.random.default_rng(0).integers(0, len(texts), (arguments.batches, 256))
         start = time.perf_counter()
-        for some in rows:
-            features[some]
+        for batch in rows:
+            features[batch]
         result["rows_read_per_second"] = round(rows.size / (time.perf_counter() - start))
-    many = captions(arguments.captions)
+    caption_lists = captions(arguments.captions)
     start = time.perf_counter()
-    index = indexed(many)
-    result["captions_indexed_per_second"] = round(len(many) / (time.perf_counter() - start))
+    index = indexed(caption_lists)
+    result["captions_indexed_per_second"] = round(len(caption_lists) / (time.perf_counter() - start))
     tracemalloc.start()
-    indexed(many)
-    result["index_bytes_per_caption_at_most"] = round(tracemalloc.get_traced_memory()[1] / len(many), 1)
+    indexed(caption_lists)
+    result["index_bytes_per_caption_at_most"] = round(tracemalloc.get_traced_memory()[1] / len(caption_lists), 1)
     result["index_bytes_per_caption_kept"] = round(
-        sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray)) / len(many), 1
+        sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray)) / len(caption_lists), 1
     )
     print(result)
     if arguments.out:

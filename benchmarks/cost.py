@@ -100,15 +100,15 @@ class Kept:
 def kept_bytes(task: TokenizerTask, model: WassersteinVQModel, pictures: int, precision: str | None) -> int:
     """The larger of what a tokenizer's and a discriminator's step keep; the first is freed before the second starts."""
     size, last = model.config.image_size, task.config.images
-    kept = Kept([model, task.reconstruction_loss, *([task.adversary] if task.adversary else [])])
+    activations = Kept([model, task.reconstruction_loss, *([task.adversary] if task.adversary else [])])
     lower = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-    with kept.hooks, lower:
+    with activations.hooks, lower:
         step = task.loss(model, {"pixel_values": torch.rand(pictures, 3, size, size) * 2 - 1}, last, 1.0)
-        bytes_kept = kept.take()
+        bytes_kept = activations.take()
         if step.adversary_loss is not None:
             step.loss = None
             loss, _ = step.adversary_loss(task.adversary)
-            bytes_kept = max(bytes_kept, kept.take())
+            bytes_kept = max(bytes_kept, activations.take())
             del loss
     return bytes_kept
 
@@ -154,8 +154,8 @@ def cost(name: str, num_codes: int) -> dict:
     figures = measure(recipe)
     trained = figures["parameters"] + figures["discriminator_parameters"]
     figures["gigabytes_of_weights"] = trained * BYTES_A_PARAMETER / 2**30
-    kept = figures["kept_megabytes_per_step"] + 32 * figures["kept_megabytes_per_image"]
-    figures["gigabytes_at_batch_32"] = figures["gigabytes_of_weights"] + kept / 1024
+    megabytes = figures["kept_megabytes_per_step"] + 32 * figures["kept_megabytes_per_image"]
+    figures["gigabytes_at_batch_32"] = figures["gigabytes_of_weights"] + megabytes / 1024
     needed = images * figures["gflops_per_image"] * 1e9
     hours = {gpu: needed / (peak * UTILIZATION) / 3600 for gpu, peak in GPUS.items()}
     return {

@@ -54,7 +54,7 @@ def main() -> None:
             start = time.perf_counter()
             stream_features(samples.draw, range(count), network, FeatureShards(Path(folder) / "s", {}), batch)
             times["streamed"].append(time.perf_counter() - start)
-    ratios = [whole / (a + b) for a, b, whole in zip(*times.values(), strict=True)]
+    ratios = [streamed / (a + b) for a, b, streamed in zip(*times.values(), strict=True)]
     result = {f"{name}_seconds": round(statistics.median(values), 2) for name, values in times.items()}
     result |= {"overhead": round(statistics.median(ratios) - 1, 4), "num_images": count, "rounds": arguments.rounds}
     result |= {"machine": processor_name(), "torch": torch.__version__}

@@ -72,11 +72,11 @@ CELLS |= {
 
 def tokenizer_folder(cell: Cell, data: str, tokenizers: Path) -> Path:
     """The comparison's tokenizer of that method and K, trained first where it is not there."""
-    wanted = next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
-    out = tokenizers / wanted.name
-    with claimed(tokenizers / f"{wanted.name}.lock", wait=True):
+    trained = next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
+    out = tokenizers / trained.name
+    with claimed(tokenizers / f"{trained.name}.lock", wait=True):
         if not (out / "result.json").exists():
-            train_tokenizer(cell_recipe(wanted, data, out), resume=(out / RECIPE_NAME).exists())
+            train_tokenizer(cell_recipe(trained, data, out), resume=(out / RECIPE_NAME).exists())
     return out
 
 

@@ -16,14 +16,14 @@ FD, KD = "fd_efficientnet_lite0", "kd_efficientnet_lite0"
 CHANGES = {"model.code_dim": "codes as plain indices", "objective.random_order": "random order first"}
 
 
-def shown(cell: dict) -> str:
+def label(cell: dict) -> str:
     changes = [CHANGES[name] for name in cell["cell"] if name in CHANGES]
     return ": ".join([cell["cell"]["method"], *changes])
 
 
 def row(cell: dict) -> list[str]:
     run, tokenizer, guidance = cell["run"], cell["tokenizer"], cell["guidance"]
-    figures = [f"{cell['cell']['num_codes']:,}", shown(cell), f"{tokenizer['utilization']:.1%}"]
+    figures = [f"{cell['cell']['num_codes']:,}", label(cell), f"{tokenizer['utilization']:.1%}"]
     figures += [f"{tokenizer['psnr_rgb']:.2f}", f"{run['loss']:.3f}", f"{run['unigram_entropy']:.3f}"]
     figures += [f"{run['bits_per_image']:.0f}", f"{cell['decoded'][FD]:.1f}"]
     for scale in guidance:
@@ -49,16 +49,16 @@ def plot(cells: list[dict], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     scale = list(cells[0]["guidance"])[-1]
-    most = max(max(cell["decoded"][FD], cell["guidance"][scale][FD]) for cell in cells)
+    highest = max(max(cell["decoded"][FD], cell["guidance"][scale][FD]) for cell in cells)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    cells = sorted(cells, key=lambda c: (c["cell"]["num_codes"], shown(c)))
+    cells = sorted(cells, key=lambda c: (c["cell"]["num_codes"], label(c)))
     for cell in cells:
-        name = f"{shown(cell)}, K {cell['cell']['num_codes']:,}"
+        name = f"{label(cell)}, K {cell['cell']['num_codes']:,}"
         left.plot(cell["run"]["loss_per_position"], label=name, linewidth=1.2)
         right.plot([0, 1], [cell["decoded"][FD], cell["guidance"][scale][FD]], marker="o", label=name)
     left.set(xlabel="position of the code, row by row", ylabel="held-out loss (nats a code)")
     right.set_xticks([0, 1], ["decoded pictures", f"samples, guidance {scale}"])
-    right.set(ylabel=FD, ylim=(0, 1.05 * most), xlim=(-0.2, 1.2))
+    right.set(ylabel=FD, ylim=(0, 1.05 * highest), xlim=(-0.2, 1.2))
     right.axhline(cells[0]["floor"][FD], color="grey", linestyle=":", label="real against real")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     for axes in (left, right):

@@ -55,7 +55,7 @@ def build(size: str) -> ImageCodeTransformer:
     return ImageCodeTransformer(config)
 
 
-def ours(model: ImageCodeTransformer, batch: int, precision: str, folder: Path) -> Callable[[], None]:
+def build_step(model: ImageCodeTransformer, batch: int, precision: str, folder: Path) -> Callable[[], None]:
     config = TrainConfig(batch_size=batch, learning_rate=1e-4, mixed_precision=precision)
     task = GeneratorTask(None, None, ConditionConfig(), ObjectiveConfig(), config, {})
     data = Codes(256, model.config.sequence_length, model.config.num_codes)
@@ -97,7 +97,7 @@ def main() -> None:
         model = build(arguments.size)
         tokens = batch * model.config.sequence_length
         with tempfile.TemporaryDirectory() as folder:
-            cases = {"ours": ours(model, batch, precision, Path(folder)), "llama": llama(model, batch, precision)}
+            cases = {"ours": build_step(model, batch, precision, Path(folder)), "llama": llama(model, batch, precision)}
             rates: dict[str, list[float]] = {name: [] for name in cases}
             for step in cases.values():
                 rate(step, 1)

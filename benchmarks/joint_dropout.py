@@ -89,8 +89,8 @@ def run(arguments: argparse.Namespace, joint: float, seed: int) -> dict:
             progress=False,
             **SAMPLING,
         )
-        found = {name: value for name, value in result["metrics"].items() if name.startswith(("fd_", "kd_"))}
-        figures["samples"][f"{scale}"] = {name: round(value, 5) for name, value in found.items()}
+        distances = {name: value for name, value in result["metrics"].items() if name.startswith(("fd_", "kd_"))}
+        figures["samples"][f"{scale}"] = {name: round(value, 5) for name, value in distances.items()}
         figures["floor"] = result["floor"]
     return figures
 

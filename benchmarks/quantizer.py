@@ -33,7 +33,7 @@ OURS = ("vanilla", "ema", "online", "linear", "wasserstein", "sliced")
 QUEUE = 65_536
 
 
-def ours(name: str, num_codes: int):
+def build_own(name: str, num_codes: int):
     quantizer = build_quantizer(WassersteinVQConfig(quantizer=name, num_codes=num_codes, code_dim=D))
     quantizer.reset_codebook()
     torch.nn.init.normal_(quantizer.codebook)
@@ -91,7 +91,7 @@ def library(num_codes: int):
 def build(method: str, num_codes: int):
     torch.manual_seed(0)
     if method in OURS:
-        return ours(method, num_codes)
+        return build_own(method, num_codes)
     return {"textbook": textbook, "library": library}[method](num_codes)
 
 

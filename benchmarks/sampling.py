@@ -51,8 +51,8 @@ def build_generator(side: int = 16) -> ImageCodeTransformer:
     return model
 
 
-def build_llama(ours: ImageCodeTransformer) -> LlamaForCausalLM:
-    config = ours.config
+def build_llama(like: ImageCodeTransformer) -> LlamaForCausalLM:
+    config = like.config
     torch.manual_seed(0)
     sizes = {
         "hidden_size": config.hidden_size,
@@ -66,7 +66,7 @@ def build_llama(ours: ImageCodeTransformer) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, **tokens, attn_implementation="sdpa")).eval()
 
 
-def ours(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
+def draw(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
     labels = torch.arange(batch) % CLASSES
     length = model.config.sequence_length
     fixed = torch.full((batch, length), -1)
@@ -103,12 +103,12 @@ def generate(model: LlamaForCausalLM, batch: int, codes: int, num_codes: int) ->
 
 
 def floor(
-    model: ImageCodeTransformer, batch: int, codes: int, seen: int = 0, packed: bool = False
+    model: ImageCodeTransformer, batch: int, codes: int, cached: int = 0, packed: bool = False
 ) -> Callable[[], float]:
-    """The products of a step with the weights and, where tokens have been ``seen``, with their keys and values."""
+    """The products of a step with the weights and, with the keys and values of ``cached`` tokens."""
     rows, heads, size = 2 * batch, model.config.num_heads, model.config.head_dim
     query = torch.randn(rows, heads, 1, size)
-    keys = [torch.randn(2, rows, heads, seen, size) for _ in model.blocks] if seen else []
+    keys = [torch.randn(2, rows, heads, cached, size) for _ in model.blocks] if cached else []
     x = torch.randn(rows, model.config.hidden_size)
     wide = torch.randn(rows, model.config.intermediate_size)
     steps = min(codes, 32)
@@ -168,11 +168,11 @@ def by_batch(batches: list[int], rounds: int, codes: int) -> list[dict]:
     rows = []
     for batch in batches:
         cases = {
-            "ours": ours(model, batch, codes),
+            "ours": draw(model, batch, codes),
             "generate": generate(llama, batch, codes, model.config.num_codes),
             "floor": floor(model, batch, codes),
             "packed_floor": floor(model, batch, codes, packed=True),
-            **{kind: ours(other, batch, codes) for kind, other in reduced.items()},
+            **{kind: draw(other, batch, codes) for kind, other in reduced.items()},
             "pass_of_8": window_pass(model, batch, codes),
         }
         rows.append({"batch": batch, **compare(cases, rounds)})
@@ -185,7 +185,7 @@ def by_length(sides: list[int], batches: list[int], rounds: int) -> list[dict]:
     for side in sides:
         model, codes = build_generator(side), side * side
         for batch in batches:
-            cases = {"ours": ours(model, batch, codes), "products": floor(model, batch, codes, codes // 2, packed=True)}
+            cases = {"ours": draw(model, batch, codes), "products": floor(model, batch, codes, codes // 2, packed=True)}
             cases["packed_floor"] = floor(model, batch, codes, packed=True)
             rows.append({"codes": codes, "batch": batch, **compare(cases, rounds)})
             print(rows[-1], flush=True)

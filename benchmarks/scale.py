@@ -89,11 +89,11 @@ def training_rows() -> list[list[str]]:
         operations = operations_a_token(model)
         tokens = BATCH * (model.config.sequence_length + model.config.prefix_length)
         for world in WORLDS:
-            found = plan(model, size, world)
-            if found is None:
+            parts = plan(model, size, world)
+            if parts is None:
                 rows.append([size, str(world), "does not fit", *[""] * 5])
                 continue
-            micro, checkpointing = found
+            micro, checkpointing = parts
             compute = operations * (4 / 3 if checkpointing else 1) * tokens / (world * GPUS[GPU] * UTILIZATION)
             # All-reduce of float32 gradients, or gathering bfloat16 weights twice and scattering float32 gradients.
             traffic = parameters * (2 * 2 + 4 if sharded(size, world) else 2 * 4) * (world - 1) / world
@@ -122,9 +122,9 @@ def sampling_rows() -> list[list[str]]:
         config, inner = model.config, sum(p.numel() for p in model.parameters())
         cache = 2 * SAMPLE_BATCH * config.num_layers * 2 * config.hidden_size * (config.sequence_length / 2) * 2
         step = max((2 * inner + cache) / BANDWIDTH, 2 * inner * 2 * SAMPLE_BATCH / (GPUS[GPU] * UTILIZATION))
-        whole = step * config.sequence_length * SAMPLES / SAMPLE_BATCH
+        seconds = step * config.sequence_length * SAMPLES / SAMPLE_BATCH
         memory = 2 * inner + sampling_bytes(config, SAMPLE_BATCH, SamplingSettings(guidance_scale=2.0), 2)
-        hours = [f"{whole / world / 60:,.1f} min" for world in WORLDS]
+        hours = [f"{seconds / world / 60:,.1f} min" for world in WORLDS]
         rows.append([size, f"{memory / GIB:.1f} GiB", f"{step * 1e3:.2f} ms", *hours])
     return rows
 

@@ -86,12 +86,12 @@ def line(name: str, num_codes: int, cells: list[dict]) -> str:
     return f"| {num_codes:,} | {name} | {len(cells)} | {' | '.join(values.values())} |"
 
 
-def table(cells: list[dict], wanted: str) -> str:
+def table(cells: list[dict], kind: str) -> str:
     """A Markdown table of one group, K by K, best PSNR first."""
-    by_row = {key[1:]: value for key, value in rows(cells).items() if key[0] == wanted}
+    by_row = {key[1:]: value for key, value in rows(cells).items() if key[0] == kind}
     head = f"| K | quantizer | seeds | {' | '.join(COLUMNS)} |\n|---|---|---|{'---|' * len(COLUMNS)}"
     order = sorted(by_row, key=lambda key: (-key[1], -mean(c["metrics"]["psnr_rgb"] for c in by_row[key])))
-    return "\n".join([head, *(line(shown(name, wanted), size, by_row[name, size]) for name, size in order)])
+    return "\n".join([head, *(line(shown(name, kind), size, by_row[name, size]) for name, size in order)])
 
 
 def plot(cells: list[dict], file: Path) -> None:

@@ -72,7 +72,7 @@ def trainer_step(task: TokenizerTask, model: WassersteinVQModel, size: int, fold
     return lambda: trainer._step(batches)
 
 
-def ours(network: dict, gan: bool, average: bool, folder: Path) -> Callable[[], None]:
+def build_step(network: dict, gan: bool, average: bool, folder: Path) -> Callable[[], None]:
     config = TokenizerTrainConfig(batch_size=BATCH, ema_decay=0.999 if average else 0.0, codebook_learning_rate=0.02)
     adversary = Adversary(DiscriminatorConfig(**GAN)) if gan else None
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config, adversary)
@@ -169,7 +169,7 @@ def main() -> None:
         for name, network in NETWORKS.items():
             for gan, average in ((False, False), (False, True), (True, True)):
                 kind = ("gan" if gan else "vqvae") + (" + average" if average else "")
-                cases = {"ours": ours(network, gan, average, Path(folder)), "plain": plain(network, gan, average)}
+                cases = {"ours": build_step(network, gan, average, Path(folder)), "plain": plain(network, gan, average)}
                 rates = compare(cases, arguments.rounds, arguments.steps)
                 ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
                 row = {case: round(statistics.median(values), 1) for case, values in rates.items()}

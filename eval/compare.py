@@ -85,8 +85,8 @@ def _differences(files: Sequence[str | Path], results: Sequence[dict[str, Any]])
     for name in SAMPLING:
         values = [result["settings"].get(name) for result in results]
         if any(value != values[0] for value in values):
-            shown = ", ".join(f"{value} in {file}" for file, value in zip(files, values, strict=True))
-            lines.append(f"{name}: {shown}")
+            listed = ", ".join(f"{value} in {file}" for file, value in zip(files, values, strict=True))
+            lines.append(f"{name}: {listed}")
     return ["", *lines] if lines else []
 
 

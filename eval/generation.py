@@ -104,9 +104,9 @@ def evaluate_generation(
         shards = FeatureShards(
             folder, _identity(samples, network, save_samples), work is not None, samples.former_identity
         )
-        shown = "samples" if progress else None
+        label = "samples" if progress else None
         draw = saving.around(samples.draw)
-        stream_features(draw, range(num_images), network, shards, batch_size, shown, saving.archive)
+        stream_features(draw, range(num_images), network, shards, batch_size, label, saving.archive)
         result = None
         if is_main_process():
             features = collected(shards, "none", num_images)

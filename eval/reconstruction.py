@@ -110,8 +110,8 @@ def evaluate_reconstruction(
             chunks = [[real.indices[number] for number in run] for run in runs]
             return read_all(view, chunks, tokenizer.device, workers)
 
-        shown = "reconstructions" if progress else None
-        stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, shown, read=read)
+        label = "reconstructions" if progress else None
+        stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, label, read=read)
         result = None
         if is_main_process():
             comparison = _compare(network, collected(shards, view.crop_recipe, num_images), real, seed)

@@ -33,10 +33,10 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
         )
     count = int((last - first) / step + 1 + 1e-9)
     values = [round(first + number * step, 10) for number in range(count)]
-    whole = isinstance(getattr(SamplingSettings(), field), int)
-    if whole and any(value != int(value) for value in values):
+    integer = isinstance(getattr(SamplingSettings(), field), int)
+    if integer and any(value != int(value) for value in values):
         raise ConfigError(f"sweep: {field} takes whole numbers")
-    values = [int(value) if whole else value for value in values]
+    values = [int(value) if integer else value for value in values]
     for value in values:
         changes: dict[str, Any] = {field: value}
         replace(SamplingSettings(), **changes)  # refuses what the field may not have

@@ -86,8 +86,8 @@ class ConditionedCodes(Dataset[dict[str, Any]]):
         rows = np.random.default_rng(0).choice(total, min(total, count), replace=False, shuffle=False)
         rows.sort()  # neighbours lie together on disk
         if self.text is not None:
-            for some in np.split(rows, range(batch_size, len(rows), batch_size)):
-                yield self.text[some]
+            for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
+                yield self.text[batch]
         elif encoder is not None:
             yield from encoder.stream(self.captions.texts(rows), batch_size)
 

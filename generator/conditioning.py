@@ -56,12 +56,12 @@ class Condition:
             gone = torch.rand(len(labels)) < class_dropout
             labels = labels.masked_fill(send(gone, labels.device), NULL_CLASS)
         if mask is not None and text_dropout:
-            kept = torch.rand(len(mask)) >= text_dropout
-            mask = mask & send(kept, mask.device)[:, None]
+            keep = torch.rand(len(mask)) >= text_dropout
+            mask = mask & send(keep, mask.device)[:, None]
         if labels is not None and mask is not None and joint_dropout:
             # Drawn last: without it, a run draws what it drew before there was this dropout.
-            kept = send(torch.rand(len(labels)) >= joint_dropout, labels.device)
-            labels, mask = labels.masked_fill(~kept, NULL_CLASS), mask & kept[:, None]
+            keep = send(torch.rand(len(labels)) >= joint_dropout, labels.device)
+            labels, mask = labels.masked_fill(~keep, NULL_CLASS), mask & keep[:, None]
         return Condition(labels, self.text_features, mask)
 
     def rows(self, numbers: list[int]) -> Condition:

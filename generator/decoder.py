@@ -65,8 +65,8 @@ class GuidedDecoder:
             hidden = self._read(conditional, slice(0, self.count), codes[:, : end - 1])
             return self.model.logits(hidden[:, start - end :]).float()
         if unconditional.length < conditional.length:
-            seen = conditional.length - self.model.config.prefix_length
-            self._read(unconditional, slice(self.count, None), codes[:, :seen])
+            length = conditional.length - self.model.config.prefix_length
+            self._read(unconditional, slice(self.count, None), codes[:, :length])
         both.length = conditional.length
         hidden = self._read(both, slice(None), codes[:, : end - 1])
         conditional.length = unconditional.length = both.length

@@ -57,8 +57,8 @@ def _drawing_bytes(
     config: ImageCodeTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
 ) -> int:
     """Bytes from logits to codes, of one position or of a window of them."""
-    most = config.sequence_length - 1  # the first code is drawn alone
-    window = min(settings.window, most)
+    longest = config.sequence_length - 1  # the first code is drawn alone
+    window = min(settings.window, longest)
     logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance has as many again
     wider = 0 if bytes_per_value == FLOAT else bytes_per_value
     first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
@@ -70,7 +70,7 @@ def _drawing_bytes(
         return max(first, guided)
     noise = logits * FLOAT
     # Then noise is added to the logits; a window that moves on has its noise copied, and some made anew.
-    drawn = logits * (3 if window < most else 2) * FLOAT
+    drawn = logits * (3 if window < longest else 2) * FLOAT
     return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
 
 
@@ -120,10 +120,10 @@ def training_bytes(
         between: bytes of what is done between steps, beside weights, moments and average.
     """
     weights = parameters * FLOAT * (3 + averaged)  # with both moments
-    kept = parameters * gradients
+    held = parameters * gradients
     copies = 2 * _product_weights(config) if mixed else 0
     step = _step_bytes(config, batch, checkpointing, mixed, fused) + copies
-    return weights + max(kept + step, parameters * FLOAT, between)  # in the end of a step there are all gradients
+    return weights + max(held + step, parameters * FLOAT, between)  # in the end of a step there are all gradients
 
 
 def _product_weights(config: ImageCodeTransformerConfig) -> int:
@@ -144,14 +144,14 @@ def _step_bytes(config: ImageCodeTransformerConfig, batch: int, checkpointing: b
     if config.qk_norm:
         attention += (width + keys) * FLOAT
     block = attention + norm + 4 * inner * value + (mask if config.feed_forward_dropout else 0)
-    kept = width * FLOAT if checkpointing else block
+    per_layer = width * FLOAT if checkpointing else block
     ends = norm + (width * (1 if fused else FLOAT) if config.token_dropout else 0)
     text = batch * config.text_length * config.text_dim * FLOAT
     # Log-probabilities, their gradient and that of the logits; or a block's gradients beside what they have not freed
     # yet, and what was computed again.
     logits = batch * config.sequence_length * 3 * config.num_codes * FLOAT
     inside = tokens * (2 * inner * value + 2 * width * FLOAT + (block if checkpointing else 0))
-    return tokens * (config.num_layers * kept + ends) + text + max(logits, inside)
+    return tokens * (config.num_layers * per_layer + ends) + text + max(logits, inside)
 
 
 def whole_pass_bytes(config: ImageCodeTransformerConfig, batch: int, bytes_per_value: int = FLOAT) -> int:

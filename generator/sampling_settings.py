@@ -26,7 +26,7 @@ def setting(
     default: Value,
     help: str,
     holds: Callable[[Any], bool],
-    wanted: str,
+    expected: str,
     choices: Sequence[str] = (),
     later: bool = False,
 ) -> Value:
@@ -36,14 +36,14 @@ def setting(
         default: the value where none is given.
         help: what the command line says of it.
         holds: whether a value is in range.
-        wanted: the range in words, after "must be".
+        expected: the range in words, after "must be".
         choices: allowed names, of which an error shows the nearest.
         later: the setting came after version 0.1 was in use: jobs and results do not name it at its default, so that
             what was begun without it goes on.
     """
     return field(
         default=default,
-        metadata={"help": help, "holds": holds, "wanted": wanted, "choices": choices, "later": later},
+        metadata={"help": help, "holds": holds, "expected": expected, "choices": choices, "later": later},
     )
 
 
@@ -129,7 +129,7 @@ class SamplingSettings:
             value, rule = getattr(self, one.name), one.metadata
             if isinstance(value, list):  # from JSON, YAML or the command line
                 object.__setattr__(self, one.name, tuple(value))
-            check(one.name, rule["wanted"] + near_match(str(value), rule["choices"]), rule["holds"])
+            check(one.name, rule["expected"] + near_match(str(value), rule["choices"]), rule["holds"])
 
     def updated(self, **given: Unpack[SamplingOptions]) -> SamplingSettings:
         """These settings, with those of ``given`` that are not None in their place.
@@ -147,8 +147,8 @@ class SamplingSettings:
     def identity(self) -> dict[str, Any]:
         """The settings as JSON, by which a job or an evaluation is known again."""
         values = json.loads(json.dumps(asdict(self)))
-        kept = [one.name for one in fields(self) if not one.metadata["later"] or values[one.name] != one.default]
-        return {name: values[name] for name in kept}
+        names = [one.name for one in fields(self) if not one.metadata["later"] or values[one.name] != one.default]
+        return {name: values[name] for name in names}
 
     @property
     def fixed_rows(self) -> int | None:

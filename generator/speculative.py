@@ -24,19 +24,19 @@ class GumbelNoise:
     def __init__(self, seeds: list[int], num_codes: int, device: torch.device):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.num_codes, self.device = num_codes, device
-        self.start, self.kept = 0, torch.empty(len(seeds), 0, num_codes, device=device)
+        self.start, self.noise = 0, torch.empty(len(seeds), 0, num_codes, device=device)
 
     def __call__(self, start: int, end: int) -> torch.Tensor:
         """Noise of the positions start..end; none before ``start`` is asked for again."""
-        there = self.start + self.kept.shape[1]
-        self.kept, self.start = self.kept[:, start - self.start :], start
-        if (missing := end - there) > 0:
+        drawn_to = self.start + self.noise.shape[1]
+        self.noise, self.start = self.noise[:, start - self.start :], start
+        if (missing := end - drawn_to) > 0:
             new = torch.empty(len(self.generators), missing, self.num_codes)
             for rows, generator in zip(new, self.generators, strict=True):
                 rows.exponential_(generator=generator)
-            new = new[:, max(0, start - there) :].log_().neg_()
-            self.kept = torch.cat((self.kept, new.to(self.device)), 1)
-        return self.kept[:, : end - start]
+            new = new[:, max(0, start - drawn_to) :].log_().neg_()
+            self.noise = torch.cat((self.noise, new.to(self.device)), 1)
+        return self.noise[:, : end - start]
 
 
 class WindowedSampler:
@@ -78,11 +78,11 @@ class WindowedSampler:
 
     def _logits(self, start: int, end: int) -> torch.Tensor:
         """Filtered logits (B, n, K) of the positions start..end, by the codes and guesses before each."""
-        logits, kept = self.decoder.logits(self.codes, start, end), self.settings
-        if kept.temperature == 0:
+        logits, settings = self.decoder.logits(self.codes, start, end), self.settings
+        if settings.temperature == 0:
             return logits
-        rows = logits.div_(kept.temperature).flatten(0, 1)  # in place: with a window these are the largest tensors
-        return filter_logits(rows, kept.top_k, kept.top_p, kept.min_p).view_as(logits)
+        rows = logits.div_(settings.temperature).flatten(0, 1)  # in place: with a window these are the largest tensors
+        return filter_logits(rows, settings.top_k, settings.top_p, settings.min_p).view_as(logits)
 
     def _draw(self, logits: torch.Tensor, start: int) -> torch.Tensor:
         """Codes (B, n) of the positions from ``start`` on; given ones stay."""

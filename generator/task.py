@@ -76,10 +76,10 @@ class GeneratorTask(Task[ImageCodeTransformer]):
     def loss(self, model: nn.Module, batch: Batch, images_seen: int, progress: float) -> StepLoss:
         batch = self._with_features(batch, batch["codes"].device)
         given = Condition(batch.get("class_labels"), batch.get("text_features"), batch.get("text_mask"))
-        kept = given.drop(self.condition.class_dropout, self.condition.text_dropout, self.joint_dropout)
+        condition = given.drop(self.condition.class_dropout, self.condition.text_dropout, self.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
-        conditions = (kept.class_labels, kept.text_features, kept.text_mask)
+        conditions = (condition.class_labels, condition.text_features, condition.text_mask)
         return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
 
     @torch.no_grad()

@@ -104,9 +104,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
                 require_same_encoder(stage.folder, text_encoder, recipe.condition.text_encoder)
             elif is_main_process():
                 keep_text_encoder(stage.folder, text_encoder)
-        kept = recipe.condition.text_cache
+        cache = recipe.condition.text_cache
         train_set, held_out = (
-            ConditionedCodes(codes, config.num_classes > 0, text_encoder, kept, accelerator.device)
+            ConditionedCodes(codes, config.num_classes > 0, text_encoder, cache, accelerator.device)
             for codes in (train, validation)
         )
         set_seed(recipe.train.seed)
@@ -114,7 +114,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
         if config.code_dim:
             codes = torch.arange(config.num_codes, device=tokenizer.device)
             model.set_codebook(tokenizer.quantizer.lookup(codes).cpu())
-        live_encoder = text_encoder.to(accelerator.device) if text_encoder is not None and kept == "none" else None
+        live_encoder = text_encoder.to(accelerator.device) if text_encoder is not None and cache == "none" else None
         if text_encoder is not None and not resume:  # a checkpoint holds what came of it
             fit_text(model, train_set, live_encoder)
         del text_encoder  # features that are kept need it no more
@@ -141,11 +141,11 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
             f"{recipe.codes} holds {header.layout['kind']} codes ({layout_text(header.layout)}), and the generator "
             "draws one code a position; train a tokenizer with num_groups 1 and without scales, and export its codes"
         )
-    for name, ours in (("num_codes", config.num_codes), ("grid", list(config.grid))):
-        if getattr(header, name) != ours:
+    for name, expected in (("num_codes", config.num_codes), ("grid", list(config.grid))):
+        if getattr(header, name) != expected:
             raise CacheError(
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
-                f"has {ours}; export the codes with this tokenizer"
+                f"has {expected}; export the codes with this tokenizer"
             )
     if not tokenizer.made(header.tokenizer_hash):
         raise CacheError(

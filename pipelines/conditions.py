@@ -82,7 +82,7 @@ def requested(
 
 
 def condition_of(
-    wanted: Requested,
+    request: Requested,
     config: ImageCodeTransformerConfig,
     text_encoder: TextEncoder | None,
     device: torch.device,
@@ -91,7 +91,7 @@ def condition_of(
     """The generator's condition of a batch of pictures.
 
     Args:
-        wanted: their conditions.
+        request: their conditions.
         config: of the generator.
         text_encoder: needed if the generator is conditional on text.
         device: where the generator is.
@@ -99,10 +99,10 @@ def condition_of(
     """
     condition = Condition()
     if config.num_classes:
-        ids = [NULL_CLASS if label is None else label for label in wanted.labels]
+        ids = [NULL_CLASS if label is None else label for label in request.labels]
         condition.class_labels = torch.tensor(ids, device=device)
     if config.text_dim and text_encoder is not None:
-        prompts = [prompt or "" for prompt in wanted.prompts]
+        prompts = [prompt or "" for prompt in request.prompts]
         if one_by_one:
             unique = list(dict.fromkeys(prompts))
             rows = [unique.index(prompt) for prompt in prompts]
@@ -137,11 +137,11 @@ def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str)
 
 
-def _as_list(values: object, fits: Callable[[object], TypeGuard[Value]], wanted: str) -> list[Value] | None:
+def _as_list(values: object, fits: Callable[[object], TypeGuard[Value]], message: str) -> list[Value] | None:
     if values is None:
         return None
     several = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     fitting = [value for value in several if fits(value)]
     if len(fitting) < len(several):
-        raise ConfigError(f"{wanted}, got {values!r}")
+        raise ConfigError(f"{message}, got {values!r}")
     return fitting

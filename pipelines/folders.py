@@ -80,11 +80,11 @@ def already_holds(folder: str | Path, name: str, part: Part) -> bool:
         if not _holds_encoder(target, part):
             raise CheckpointError(f"{target} already holds another {name}; choose another folder")
         return True
-    there = type(part).from_pretrained(target)
-    if weights_hash(there) != weights_hash(part):
+    saved = type(part).from_pretrained(target)
+    if weights_hash(saved) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
     for field in sorted(part.config.fields()):
-        if getattr(there.config, field) != getattr(part.config, field):
+        if getattr(saved.config, field) != getattr(part.config, field):
             raise CheckpointError(f"{target} already holds this {name} with another {field}; choose another folder")
     return True
 

@@ -310,20 +310,20 @@ class ImageGenerationPipeline:
             raise ConfigError(f'output_type "{output_type}" is unknown{near}; one of {", ".join(OUTPUT_TYPES)}')
         check_call(0 if seed is None else seed, batch_size)
         settings = self.sampling.updated(**sampling)
-        wanted = requested(self.generator.config, class_labels, prompt, num_images)
+        request = requested(self.generator.config, class_labels, prompt, num_images)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        seeds = [seed + index for index in range(len(wanted))]
+        seeds = [seed + index for index in range(len(request))]
         if fixed_codes is not None:
             shape = (len(seeds), *self.generator.config.grid)
             fixed_codes = torch.as_tensor(fixed_codes)
             fixed_codes = fixed_codes.expand(shape) if fixed_codes.shape == shape[1:] else fixed_codes
             check_fixed(fixed_codes, shape, self.generator.config.num_codes)
-        return self.draw(wanted, seeds, settings, batch_size, output_type, progress, fixed_codes)
+        return self.draw(request, seeds, settings, batch_size, output_type, progress, fixed_codes)
 
     @torch.no_grad()  # inference_mode would make pictures that cannot be trained on
     def draw(
         self,
-        wanted: Requested,
+        request: Requested,
         seeds: list[int],
         settings: SamplingSettings,
         batch_size: int = 32,
@@ -343,7 +343,7 @@ class ImageGenerationPipeline:
         with packed_weights(self.generator, settings.deterministic, beside=needed):  # once for all batches
             for start in tqdm(batches, desc="sampling", unit="batch", disable=not progress):
                 part = slice(start, start + batch_size)
-                condition = self._condition(wanted[part], settings.deterministic)
+                condition = self._condition(request[part], settings.deterministic)
                 fixed = None if fixed_codes is None else fixed_codes[part]
                 drawn = sample_codes(
                     self.generator, condition, seeds[part], settings, progress and len(batches) == 1, fixed
@@ -381,13 +381,14 @@ class ImageGenerationPipeline:
         Raises:
             ConfigError: codes or conditions that do not fit the model, or a batch that does not fit into memory.
         """
-        wanted = requested(self.generator.config, class_labels, prompt, len(codes))
+        request = requested(self.generator.config, class_labels, prompt, len(codes))
         require_room_for_losses(self, min(batch_size, len(codes)))
         sums = []
         for start in range(0, len(codes), batch_size):
             part = slice(start, start + batch_size)
-            sums.append(code_log_probabilities(self.generator, codes[part], self._condition(wanted[part])).sum(1).cpu())
+            condition = self._condition(request[part])
+            sums.append(code_log_probabilities(self.generator, codes[part], condition).sum(1).cpu())
         return torch.cat(sums)
 
-    def _condition(self, wanted: Requested, one_by_one: bool = False) -> Condition:
-        return condition_of(wanted, self.generator.config, self.text_encoder, self.device, one_by_one)
+    def _condition(self, request: Requested, one_by_one: bool = False) -> Condition:
+        return condition_of(request, self.generator.config, self.text_encoder, self.device, one_by_one)

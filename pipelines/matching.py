@@ -26,9 +26,9 @@ def require_sizes(
             conditional on text, and there is no encoder, or one of another width or length.
     """
     for name in ("num_codes", "grid"):
-        ours, theirs = (as_list(getattr(config, name)) for config in (tokenizer, generator))
-        if ours != theirs:
-            raise ConfigError(f"the tokenizer has {name} {ours}, the generator {theirs}")
+        expected, actual = (as_list(getattr(config, name)) for config in (tokenizer, generator))
+        if expected != actual:
+            raise ConfigError(f"the tokenizer has {name} {expected}, the generator {actual}")
     layout = tokenizer.code_layout
     if layout["kind"] != "grid":
         raise ConfigError(

@@ -114,14 +114,14 @@ def read_settings(picture: str | Path) -> dict[str, Any] | None:
 
 
 def _start(
-    pipe: ImageGenerationPipeline, out: Path, wanted: Requested, seed: int, settings: SamplingSettings, resume: bool
+    pipe: ImageGenerationPipeline, out: Path, request: Requested, seed: int, settings: SamplingSettings, resume: bool
 ) -> None:
     former = pipe.former_hashes()
-    _claim(out, _job(pipe, pipe.weights_hashes(former), wanted, seed, settings), former, resume)
+    _claim(out, _job(pipe, pipe.weights_hashes(former), request, seed, settings), former, resume)
 
 
 def _job(
-    pipe: ImageGenerationPipeline, weights: dict[str, str], wanted: Requested, seed: int, settings: SamplingSettings
+    pipe: ImageGenerationPipeline, weights: dict[str, str], request: Requested, seed: int, settings: SamplingSettings
 ) -> dict[str, Any]:
     """What a job is known by."""
     return {
@@ -129,9 +129,9 @@ def _job(
         "weights": weights,
         "reduced": pipe.generator.reduced,
         "seed": seed,
-        "num_images": len(wanted),
-        "class_labels": wanted.labels,
-        "prompts": wanted.prompts,
+        "num_images": len(request),
+        "class_labels": request.labels,
+        "prompts": request.prompts,
         "sampling": settings.identity(),
     }
 
@@ -160,7 +160,7 @@ def _claim(out: Path, job: dict[str, Any], former_weights: dict[str, str], resum
 
 def _draw(
     pipe: ImageGenerationPipeline,
-    wanted: Requested,
+    request: Requested,
     seeds: list[int],
     settings: SamplingSettings,
     files: list[Path],
@@ -168,9 +168,9 @@ def _draw(
     source: str | None,
 ) -> None:
     """Draw one batch and write its files."""
-    images = pipe.draw(wanted, seeds, settings, len(seeds)).images
+    images = pipe.draw(request, seeds, settings, len(seeds)).images
     names = pipe.class_names
-    for seed, label, prompt, image in zip(seeds, wanted.labels, wanted.prompts, images, strict=True):
+    for seed, label, prompt, image in zip(seeds, request.labels, request.prompts, images, strict=True):
         given = {"pipeline": source, "weights": pipe.generator.reduced, "class_label": label, "prompt": prompt}
         given["class_name"] = names[label] if names and label is not None else None
         known = {name: value for name, value in given.items() if value is not None}
@@ -180,11 +180,11 @@ def _draw(
         save_png(image, files[seed - first], text)
 
 
-def _titles(pipe: ImageGenerationPipeline, wanted: Requested) -> list[str]:
+def _titles(pipe: ImageGenerationPipeline, request: Requested) -> list[str]:
     """What to write under each picture of the sheet: its prompt, or else its class."""
     names = pipe.class_names
-    classes = ["" if label is None else names[label] if names else str(label) for label in wanted.labels]
-    return [prompt or name for prompt, name in zip(wanted.prompts, classes, strict=True)]
+    classes = ["" if label is None else names[label] if names else str(label) for label in request.labels]
+    return [prompt or name for prompt, name in zip(request.prompts, classes, strict=True)]
 
 
 def _sheet(files: list[Path], titles: list[str]) -> Image.Image:

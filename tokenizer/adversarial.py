@@ -184,7 +184,7 @@ def combined_gradient(
     layer: torch.Tensor,
     pictures: torch.Tensor,
     weight: float,
-    most: float | None,
+    max_ratio: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of ``others + weight x ratio x adversarial`` at the reconstruction, and the ratio (0-d).
 
@@ -201,19 +201,19 @@ def combined_gradient(
         layer: weight of the decoder's last layer.
         pictures: the reconstruction as a leaf of its own.
         weight: of the adversarial loss.
-        most: bound of the ratio; None for no ratio.
+        max_ratio: bound of the ratio; None for no ratio.
     """
     (pixel_gradient,) = torch.autograd.grad(others, pictures)
     (verdict_gradient,) = torch.autograd.grad(adversarial, pictures)
     ratio = torch.ones((), device=pictures.device)
-    if most is not None:
+    if max_ratio is not None:
         norms = []
         for gradient in (pixel_gradient, verdict_gradient):
             # In units of its largest element, so that small gradients are not lost in a type of narrow range.
             unit = gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)
             (at_layer,) = torch.autograd.grad(reconstruction, layer, gradient / unit, retain_graph=True)
             norms.append(mean_over_processes(at_layer.float() * unit).norm())
-        ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, most)
+        ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, max_ratio)
         # Clamped, an overflow would pass for a weight: left as it is, the step is skipped.
         ratio = torch.where(torch.stack(norms).isfinite().all(), ratio, torch.nan)
     return pixel_gradient + weight * ratio * verdict_gradient, ratio

@@ -48,8 +48,8 @@ def _shift(pictures: torch.Tensor, down: torch.Tensor, right: torch.Tensor) -> t
 
 def _source(share: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     # Where each row (or column) comes from, (B, side), and whether that lies in the picture.
-    most = int(side * TRANSLATION + 0.5)
-    offsets = (share * (2 * most + 1)).floor().clamp_max(2 * most).long() - most
+    largest = int(side * TRANSLATION + 0.5)
+    offsets = (share * (2 * largest + 1)).floor().clamp_max(2 * largest).long() - largest
     source = torch.arange(side, device=share.device) - offsets[:, None]
     return source.clamp(0, side - 1), (source >= 0) & (source < side)
 

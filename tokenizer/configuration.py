@@ -54,8 +54,8 @@ class WassersteinVQConfig(MethodsConfig):
 
     def complete(self, check: Checker) -> None:
         super().complete(check)
-        wanted = f"a multiple of the downsampling factor {self.downsampling}"
-        check("image_size", wanted, lambda size: size % self.downsampling == 0)
+        expected = f"a multiple of the downsampling factor {self.downsampling}"
+        check("image_size", expected, lambda size: size % self.downsampling == 0)
         side = self.grid[0]
         if self.scales is not None:
             check("scales", f"a list that ends on {side}, the side of the grid of codes", lambda s: s[-1] == side)

@@ -57,14 +57,14 @@ def evaluate_tokenizer(
     """
     device = model.device
     rank, world = process_rank(), world_size()
-    shown = progress and rank == 0
+    visible = progress and rank == 0
     share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
     measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     total = -(-len(share) // batch_size)
-    bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=not shown, leave=False)
+    bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=not visible, leave=False)
     for batch in (stop or StopRequest()).until_set(bar):
         pixels = batch["pixel_values"]
         output = model.encode(pixels)

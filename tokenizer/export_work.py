@@ -72,8 +72,8 @@ class ExportWork:
 
     def progress(self) -> str:
         """How far the export is, for one who has stopped it."""
-        total, there = sum(map(len, self.ranges.values())), sum(1 for _ in self._marks.glob("*.json"))
-        return f"{there:,} of {total:,} files of codes are whole; an export with the same settings goes on from there"
+        total, done = sum(map(len, self.ranges.values())), sum(1 for _ in self._marks.glob("*.json"))
+        return f"{done:,} of {total:,} files of codes are whole; an export with the same settings goes on from there"
 
     def write(self, split: str, number: int, batches: Iterable[dict], left_out: dict[int, str]) -> None:
         """Write one file.

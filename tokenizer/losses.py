@@ -31,7 +31,8 @@ class ReconstructionLoss(nn.Module):
     def forward(
         self, reconstruction: torch.Tensor, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """
+        """The weighted sum of the terms, and each term.
+
         Args:
             reconstruction, pixel_values: (B, 3, H, W), in or near [-1, 1].
 

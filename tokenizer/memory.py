@@ -15,7 +15,7 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
     """
     widths = config.channels[::-1]
     side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)
-    most = 0
+    peak = 0
     for index, width in enumerate(widths):
         before = widths[max(index - 1, 0)]
         # A residual block: its input, normed and activated; or its input, what it adds up, normed and activated.
@@ -24,7 +24,7 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
             values = max(values, 6 * width)  # input, its norm, query, key and value, what is attended to
         if index < len(widths) - 1:
             values = max(values, 9 * width)  # the input, four times as large as it, and convolved
-        most = max(most, values * side**2)
+        peak = max(peak, values * side**2)
         if index < len(widths) - 1:
             side *= 2
-    return batch * most * bytes_per_value
+    return batch * peak * bytes_per_value

@@ -385,9 +385,9 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
         codes = unflatten_codes(codes, self.config.code_layout)
         if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
-            least, most = codes.min().item(), codes.max().item()
-            if least < 0 or most >= self.config.num_codes:
-                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {least} to {most}")
+            lowest, highest = codes.min().item(), codes.max().item()
+            if lowest < 0 or highest >= self.config.num_codes:
+                raise DataError(f"codes must be in [0, {self.config.num_codes}), got {lowest} to {highest}")
         return codes
 
     def forward(self, pixel_values: torch.Tensor, update_statistics: bool = False) -> TokenizerOutput:

@@ -208,5 +208,5 @@ class ExportRecipe:
         check.each(integer(), "num_crops", "batch_size")
         check.each(or_null(integer(0)), "num_workers")
         versions = 10 * len(self.data.crop_scales or (1,))
-        wanted = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
-        check("num_crops", wanted, lambda value: self.data.crop != "ten" or value == versions)
+        expected = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
+        check("num_crops", expected, lambda value: self.data.crop != "ten" or value == versions)

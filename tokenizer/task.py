@@ -118,8 +118,8 @@ class TokenizerTask(Task[WassersteinVQModel]):
         pictures = reconstruction.detach().requires_grad_()
         others, terms = self.reconstruction_loss(pictures, pixel_values)
         adversarial = adversary.generator_loss(pictures)
-        most = adversary.config.max_adaptive_weight if adversary.config.adaptive_weight else None
-        gradient, ratio = combined_gradient(reconstruction, others, adversarial, layer, pictures, weight, most)
+        max_ratio = adversary.config.max_adaptive_weight if adversary.config.adaptive_weight else None
+        gradient, ratio = combined_gradient(reconstruction, others, adversarial, layer, pictures, weight, max_ratio)
         value = others.detach() + weight * ratio * adversarial.detach()
         carrier = (reconstruction * gradient).sum()  # has the combined gradient
         terms |= {"adversarial": adversarial.detach(), "adversarial_weight": weight * ratio}

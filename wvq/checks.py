@@ -16,11 +16,11 @@ class Rule(NamedTuple):
     """What a value must be.
 
     Attributes:
-        wanted: in words, after "must be".
+        expected: in words, after "must be".
         holds: whether a value of any type is that.
     """
 
-    wanted: str
+    expected: str
     holds: Callable[[Any], bool]
 
 
@@ -60,7 +60,7 @@ def one_of(options: Iterable[object]) -> Rule:
 
 def or_null(rule: Rule) -> Rule:
     """None, or what a rule wants."""
-    return Rule(f"{rule.wanted}, or null", lambda value: value is None or rule.holds(value))
+    return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
 
 
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
@@ -81,13 +81,13 @@ class Checker:
     def __init__(self, settings: object, prefix: str = ""):
         self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
 
-    def __call__(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
+    def __call__(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
         """Check one field by a rule of its own; the arguments are those of :class:`Rule`.
 
         Raises:
             ConfigError: it is something else.
         """
-        self.each(Rule(wanted, holds), name)
+        self.each(Rule(expected, holds), name)
 
     def each(self, rule: Rule, *names: str) -> None:
         """Check these fields by one rule.
@@ -105,7 +105,7 @@ class Checker:
             ConfigError: it is none of them.
         """
         rule = one_of(options)
-        self(name, rule.wanted + near_match(str(getattr(self.settings, name)), options), rule.holds)
+        self(name, rule.expected + near_match(str(getattr(self.settings, name)), options), rule.holds)
 
 
 def require(name: str, value: object, rule: Rule) -> None:
@@ -115,7 +115,7 @@ def require(name: str, value: object, rule: Rule) -> None:
         ConfigError: it is not what the rule wants; the message calls it by ``name``.
     """
     if not rule.holds(value):
-        raise ConfigError(f"{name} must be {rule.wanted}, got {value!r}")
+        raise ConfigError(f"{name} must be {rule.expected}, got {value!r}")
 
 
 def check_groups(recipe: DataclassInstance) -> None:

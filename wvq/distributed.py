@@ -82,12 +82,12 @@ def largest_later(values: list[float]) -> Callable[[], list[float]]:
     """
     if world_size() == 1:
         return lambda: values
-    found = torch.tensor(values, dtype=torch.float64)
-    work = dist.all_reduce(found, dist.ReduceOp.MAX, _patient_group(), async_op=True)
+    largest = torch.tensor(values, dtype=torch.float64)
+    work = dist.all_reduce(largest, dist.ReduceOp.MAX, _patient_group(), async_op=True)
 
     def answer() -> list[float]:
         _finish(work)
-        return found.tolist()
+        return largest.tolist()
 
     return answer
 

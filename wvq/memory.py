@@ -18,8 +18,8 @@ def available_memory(device: torch.device) -> int | None:
     """Bytes that this process can still take on a device; None where nothing says how many."""
     if device.type == "cuda":
         # PyTorch keeps what was freed: that part of what it has reserved can be taken again.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     if device.type != "cpu":
         return None
     return min([psutil.virtual_memory().available, *group_memory()])
@@ -61,22 +61,22 @@ def group_memory(own: Path = OWN_GROUPS, root: Path = CGROUPS) -> list[int]:
 def _left(group: Path, limit: str, usage: str, prefix: str) -> list[int]:
     """Bytes left in one group; none if it has no limit."""
     try:
-        most, taken = (group / limit).read_text(), int((group / usage).read_text())
+        highest, taken = (group / limit).read_text(), int((group / usage).read_text())
         rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
         held = {name: int(value) for name, value in rows}
         files = sum(held.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
-        return [] if most.strip() == "max" else [max(0, int(most) - max(0, taken - files))]
+        return [] if highest.strip() == "max" else [max(0, int(highest) - max(0, taken - files))]
     except (OSError, ValueError):  # the top has no such files; some kernels leave one out
         return []
 
 
-def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+def require_memory(needed: int, device: torch.device, task: str, remedy: str) -> None:
     """Refuse work that does not fit into the memory of a device.
 
     Args:
         needed: bytes.
         device: where.
-        what: the work, for the message.
+        task: the work, for the message.
         remedy: what to change, for the message.
 
     Raises:
@@ -85,5 +85,5 @@ def require_memory(needed: int, device: torch.device, what: str, remedy: str) ->
     free = available_memory(device)
     if free is not None and needed > free:
         raise ConfigError(
-            f"{what} needs about {needed / GIB:.1f} GiB of memory where {free / GIB:.1f} GiB are free; {remedy}"
+            f"{task} needs about {needed / GIB:.1f} GiB of memory where {free / GIB:.1f} GiB are free; {remedy}"
         )

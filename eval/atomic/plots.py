@@ -64,8 +64,8 @@ def _name(setting: dict) -> str:
 def _curves(group: list[dict]) -> Figure:
     figure = Figure(figsize=(9, 6), dpi=150, facecolor="white", layout="constrained")
     counts = sorted({result["cell"]["num_features"] for result in group if result["cell"]["quantizer"] != "kmeans"})
-    shown = " or ".join(f"{count:,}" for count in counts)
-    figure.suptitle(f"over the {shown} features of a step", x=0.01, ha="left", fontsize=9)
+    numbers = " or ".join(f"{count:,}" for count in counts)
+    figure.suptitle(f"over the {numbers} features of a step", x=0.01, ha="left", fontsize=9)
     for position, (key, title) in enumerate(PANELS):
         axes = figure.add_subplot(2, 2, position + 1)
         for result in sorted(group, key=lambda result: _METHODS.index(result["cell"]["quantizer"])):

@@ -237,10 +237,10 @@ def stream_features(
     missing = gather_objects(sorted(set(numbers) - shards.done()) if is_main_process() else None)[0]
     batches = list(_runs(missing, batch_size))
     mine = batches[state.process_index :: state.num_processes]
-    total, there = sum(map(len, mine)), len(numbers) - len(missing)
-    shown = progress is not None and is_main_process()
+    total, num_done = sum(map(len, mine)), len(numbers) - len(missing)
+    visible = progress is not None and is_main_process()
     with (
-        tqdm(total=total + there, initial=there, desc=progress, unit="img", disable=not shown) as bar,
+        tqdm(total=total + num_done, initial=num_done, desc=progress, unit="img", disable=not visible) as bar,
         stop_on_signal() as request,
     ):
         for run, needed in zip(mine, ((pixels,) for pixels in read(mine)) if read else repeat(()), strict=False):
@@ -253,8 +253,8 @@ def stream_features(
 
 
 def _progress(shards: FeatureShards, numbers: range) -> str:
-    there = f"{len(shards.done()):,} of {numbers.stop:,} pictures were measured"
-    return f"{there}; the same command goes on with those in {shards.folder}" if shards.lasting else there
+    measured = f"{len(shards.done()):,} of {numbers.stop:,} pictures were measured"
+    return f"{measured}; the same command goes on with those in {shards.folder}" if shards.lasting else measured
 
 
 def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFeatures:
@@ -267,8 +267,8 @@ def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFea
     tensors, size = shards.read(names)
     numbers, first = np.unique(tensors["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
     if len(numbers) != count:
-        there = f"{len(numbers):,} of {count:,} pictures"
-        raise DataError(f"{shards.folder} holds the features of {there}; remove it and start again")
+        available = f"{len(numbers):,} of {count:,} pictures"
+        raise DataError(f"{shards.folder} holds the features of {available}; remove it and start again")
     tensors = {name: value[torch.from_numpy(first)] for name, value in tensors.items()}
     digest = hashlib.sha256(tensors["digests"].numpy().tobytes()).hexdigest()
     return PictureFeatures(

@@ -97,9 +97,9 @@ def compare(
     figures: dict[str, float] = {}
     for metric in METRICS if metrics is None else metrics:
         drawn = metric.features(samples)
-        there = drawn if metric.of_samples else metric.features(real)
-        if drawn is not None and there is not None and min(len(drawn), len(there)) >= metric.fewest:
-            figures |= zip(metric.names_over(network.name), metric.compute(drawn, there), strict=True)
+        reference = drawn if metric.of_samples else metric.features(real)
+        if drawn is not None and reference is not None and min(len(drawn), len(reference)) >= metric.fewest:
+            figures |= zip(metric.names_over(network.name), metric.compute(drawn, reference), strict=True)
     return figures
 
 

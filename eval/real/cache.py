@@ -78,8 +78,8 @@ def kept_features(
     identity = {**described, "kind": kind, **network_settings(network, size)}
     with _shared_folder(cache) as references, sole_run(references / f"{kind}-{key}", wait=True):
         shards = FeatureShards(references / f"{kind}-{key}", identity, lasting=cache is not None)
-        shown = "real features" if progress else None
-        stream_features(draw, range(count), network, shards, batch_size, shown, read=read)
+        label = "real features" if progress else None
+        stream_features(draw, range(count), network, shards, batch_size, label, read=read)
         return collected(shards, described["crop"], count)
 
 

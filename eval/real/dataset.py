@@ -56,8 +56,8 @@ def dataset_features(
     view = evaluation_view(dataset)
     workers = loader_processes(network.device.type, num_workers)
     order = list(range(len(view))) if indices is None else list(indices)
-    most = len(order) if limit is None else limit
-    digests, left_out = _identify(view, order, most, batch_size, progress, workers)
+    largest = len(order) if limit is None else limit
+    digests, left_out = _identify(view, order, largest, batch_size, progress, workers)
     if not digests:
         raise DataError("there are no pictures to compute features of")
     used = list(digests)
@@ -86,8 +86,8 @@ def _identify(
     digests: dict[int, bytes] = {}
     left_out: dict[int, str] = {}
     position = 0
-    shown = progress and is_main_process()
-    with tqdm(total=min(limit, len(order)), desc="real pictures", unit="img", disable=not shown) as bar:
+    visible = progress and is_main_process()
+    with tqdm(total=min(limit, len(order)), desc="real pictures", unit="img", disable=not visible) as bar:
         while position < len(order) and len(digests) < limit:
             chunk = order[position : position + limit - len(digests)]
             position += len(chunk)
@@ -99,8 +99,8 @@ def _identify(
                 own |= dict(zip(batch["index"].tolist(), hashes, strict=True))
                 bar.update(len(hashes) * state.num_processes)
             parts = gather_objects((own, dict(reading.left_out)))
-            there = {index: digest for part, _ in parts for index, digest in part.items()}
-            digests |= {index: there[index] for index in chunk if index in there}
+            readable = {index: digest for part, _ in parts for index, digest in part.items()}
+            digests |= {index: readable[index] for index in chunk if index in readable}
             unread = {index: reason for _, part in parts for index, reason in part.items()}
             left_out |= {index: unread[index] for index in chunk if index in unread}
     refuse_too_many(left_out.values(), len(digests) + len(left_out))

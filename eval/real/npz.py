@@ -85,14 +85,14 @@ class RowReader:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` - 1, of the array's own type. Raises DataError if the file is damaged."""
-        wanted = (stop - start) * self._row_bytes
+        size = (stop - start) * self._row_bytes
         with readable(self.array.file):
             if self._member is None:
                 self._archive = zipfile.ZipFile(self.array.file)
                 self._member = self._archive.open(f"{self.array.name}.npy")
             self._member.seek(self.array.start + start * self._row_bytes)
-            content = bytearray(self._member.read(wanted))
-            if len(content) < wanted:
+            content = bytearray(self._member.read(size))
+            if len(content) < size:
                 raise EOFError(f"{self.array.name} is cut short")
             return np.frombuffer(content, self.array.dtype).reshape(stop - start, *self.array.shape[1:])
 

@@ -91,10 +91,10 @@ def _by_prompt(
     settings, count = result["settings"], result["num_images"]
     indices = [] if pool is None else pool.indices[:count]
     plan = condition_plan(pipeline, dataset, indices, settings["classes"], settings["prompts"], count)
-    shown = plan.part(range(min(PROMPTED, count)))
-    output = pipeline(**shown, seed=settings["seed"], output_type="pt", **sampling)
+    conditions = plan.part(range(min(PROMPTED, count)))
+    output = pipeline(**conditions, seed=settings["seed"], output_type="pt", **sampling)
     scale = 2 * enlargement(output.images.shape[-1])
-    return output.images, output.codes, image_grid(output.images, PER_CLASS // 2, scale, captions=shown["prompt"])
+    return output.images, output.codes, image_grid(output.images, PER_CLASS // 2, scale, captions=conditions["prompt"])
 
 
 def _neighbour_block(

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 ROWS = 4  # of samples without classes
 
 
-def enlargement(side: int, wanted: int = 64) -> int:
+def enlargement(side: int, smallest: int = 64) -> int:
     """How many times pictures of a side in pixels are enlarged, so that small ones can be seen."""
-    return max(1, wanted // side)
+    return max(1, smallest // side)
 
 
 def sample_sheet(

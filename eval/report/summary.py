@@ -52,10 +52,10 @@ def setting_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as Markdown: figures with their floors, warnings, and everything that they depend on."""
 
-    def shown(value: float | None) -> str:
+    def text(value: float | None) -> str:
         return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
 
-    figures = [[name, shown(value), shown(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
+    figures = [[name, text(value), text(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
     parts = [
         f"# {_TITLE} of {result['kind']}",
         f"{result['num_images']:,} pictures against {result['num_reference']:,}.",
@@ -70,8 +70,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 def _sweep_table(result: Mapping[str, Any]) -> list[str]:
     rows = result.get("sweep", {}).get("rows", [])
     names = list(rows[0]) if rows else []
-    shown = [[f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
-    return [markdown_table(names, shown)] if rows else []
+    cells = [[f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
+    return [markdown_table(names, cells)] if rows else []
 
 
 def summary_files(file: str | Path) -> tuple[Path, Path]:

@@ -48,8 +48,8 @@ class PartSizes:
     @property
     def texts(self) -> int:
         """Texts of a part, whole batches; the last part may have fewer."""
-        wanted = -(-self.count // (_MOST_PARTS * BATCH))
-        return BATCH * max(1, min(wanted, _MOST_BYTES // (2 * BATCH * self.length * self.dim)))
+        batches = -(-self.count // (_MOST_PARTS * BATCH))
+        return BATCH * max(1, min(batches, _MOST_BYTES // (2 * BATCH * self.length * self.dim)))
 
     @property
     def parts(self) -> int:
@@ -96,8 +96,8 @@ class TextFeatures:
         within_part = np.repeat(starts - self.offsets[parts * self.sizes.texts], counts) + within
         order = np.argsort(np.repeat(parts, counts), kind="stable")
         needed, first = np.unique(np.repeat(parts, counts)[order], return_index=True)
-        for part, some in zip(needed, np.split(order, first[1:]), strict=False):
-            features[places[some]] = self.tokens[part][within_part[some]]
+        for part, chosen in zip(needed, np.split(order, first[1:]), strict=False):
+            features[places[chosen]] = self.tokens[part][within_part[chosen]]
         return torch.from_numpy(features).view(len(rows), length, -1), torch.from_numpy(mask)
 
     def __reduce__(self):

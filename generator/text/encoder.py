@@ -59,16 +59,16 @@ class TextEncoder:
         self._check_length()
 
     def _check_length(self) -> None:
-        least, most = len(self.tokenizer("")["input_ids"]) + 1, max_tokens(self.model.config)
-        if self.length < least:
+        shortest, longest = len(self.tokenizer("")["input_ids"]) + 1, max_tokens(self.model.config)
+        if self.length < shortest:
             raise ConfigError(
-                f"condition.text_length {self.length} leaves no room for words: {self.name} puts {least - 1} tokens of "
-                f"its own around a caption; set it to at least {least}"
+                f"condition.text_length {self.length} leaves no room for words: {self.name} puts {shortest - 1} tokens "
+                f"of its own around a caption; set it to at least {shortest}"
             )
-        if most is not None and self.length > most:
+        if longest is not None and self.length > longest:
             raise ConfigError(
-                f"condition.text_length {self.length} is more than the {most} tokens that {self.name} can read; set it "
-                f"to {most} or less"
+                f"condition.text_length {self.length} is more than the {longest} tokens that {self.name} can read; set "
+                f"it to {longest} or less"
             )
 
     @property

@@ -43,14 +43,14 @@ _SEEN_LATE = 90.0  # seconds until a file of another machine is seen; network fi
 
 
 def text_features(
-    kept: str, folder: Path, texts: CaptionIndex, encoder: TextEncoder, device: torch.device | str = "cpu"
+    text_cache: str, folder: Path, texts: CaptionIndex, encoder: TextEncoder, device: torch.device | str = "cpu"
 ) -> TextFeatures:
     """Features of the texts, from the folder, or encoded by all processes in turn; every process calls it.
 
     A folder that cannot be written is no error: the features then stay in memory.
 
     Args:
-        kept: ``disk`` or ``memory``.
+        text_cache: ``disk`` or ``memory``.
         folder: the place of the former.
         texts: what to encode.
         encoder: on any device; it comes back on the CPU.
@@ -61,7 +61,7 @@ def text_features(
         CacheError: the disk is full, or a kept file is damaged.
     """
     sizes = PartSizes(len(texts), encoder.length, encoder.dim)
-    if kept == "disk":
+    if text_cache == "disk":
         # One process looks, for files of another machine may be seen late.
         target = folder / gather_objects(features_key(texts, encoder) if is_main_process() else None)[0]
         if gather_objects((target / HEADER_NAME).is_file())[0]:
@@ -122,7 +122,7 @@ def _in_memory(texts: CaptionIndex, encoder: TextEncoder, device: torch.device |
             except WVQError as error:
                 problem = error
             _agree(problem)
-            encoded += [some for some in gather_objects(part) if some is not None]
+            encoded += [features for features in gather_objects(part) if features is not None]
     return join_parts(encoded, sizes)
 
 
@@ -161,9 +161,9 @@ def _encoded(
 
 def features_bytes(texts: CaptionIndex, encoder: TextEncoder, enough: float = 0) -> int:
     """Bytes of the features of all texts: at most that many if this is ``enough``, or else estimated from a sample."""
-    most = len(texts) * encoder.length * encoder.dim * 2
-    if most <= enough:
-        return most
+    upper_bound = len(texts) * encoder.length * encoder.dim * 2
+    if upper_bound <= enough:
+        return upper_bound
     rows = np.unique(np.linspace(0, len(texts) - 1, _SAMPLE).astype(np.int64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of captions that are cut; it is said when all are encoded

@@ -54,8 +54,8 @@ class Codebook(Quantizer):
         """
         for name in config.fields():
             if name.endswith("_weight") and getattr(config, name) and name not in cls.defaults:
-                what = "no alignment" if name == "alignment_weight" else f"no {name.removesuffix('_weight')} loss"
-                raise ConfigError(f'{name} must be 0 or null: quantizer "{config.quantizer}" has {what}')
+                missing = "no alignment" if name == "alignment_weight" else f"no {name.removesuffix('_weight')} loss"
+                raise ConfigError(f'{name} must be 0 or null: quantizer "{config.quantizer}" has {missing}')
         if config.target_scale != 1 and not cls.aligned:
             raise ConfigError(f'target_scale must be 1: quantizer "{config.quantizer}" has no alignment')
 

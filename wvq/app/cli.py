@@ -156,8 +156,8 @@ def _find_command(arguments: list[str]) -> tuple[Command, list[str]]:
             raise SystemExit(0)
         kind = arguments[1] if len(arguments) > 1 else ""
         named = [f'"{kind}"' for kind in kinds]
-        wanted = f"{', '.join(named[:-1])} or {named[-1]}" if named[1:] else named[0]
-        raise ConfigError(f'{arguments[0]} needs {wanted}, got "{kind}"')
+        choices = f"{', '.join(named[:-1])} or {named[-1]}" if named[1:] else named[0]
+        raise ConfigError(f'{arguments[0]} needs {choices}, got "{kind}"')
     raise ConfigError(f'unknown command "{arguments[0]}"{near_match(arguments[0], COMMANDS)}; see wvq --help')
 
 

@@ -41,8 +41,8 @@ def _data_options(data: DataConfig) -> str:
     plain = DataConfig()
     changed = {field.name: getattr(data, field.name) for field in fields(data)}
     changed = {name: value for name, value in changed.items() if value != getattr(plain, name) or name == "path"}
-    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
-    return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in shown.items())
+    options = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
+    return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in options.items())
 
 
 def quickstart(values: Namespace) -> None:
@@ -196,9 +196,9 @@ def info(values: Namespace) -> None:
 
 def print_figures(figures: dict[str, Any]) -> None:
     """A line for each number or text."""
-    shown = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
-    width = max(map(len, shown), default=0) + 2
-    for name, value in shown.items():
+    scalars = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
+    width = max(map(len, scalars), default=0) + 2
+    for name, value in scalars.items():
         print(f"  {name:<{width}}{f'{value:,.4f}' if isinstance(value, float) else value}")
 
 

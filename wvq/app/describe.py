@@ -40,8 +40,8 @@ def describe(path: str | Path) -> str:
         return _samples(path)
     if (path / IDENTITY_NAME).exists():
         return _features(path)
-    if kept := sorted(file.parent for file in path.glob(f"*/{IDENTITY_NAME}")):
-        return "\n".join([f"{path}: features that evaluations keep", *map(_features, kept)])
+    if folders := sorted(file.parent for file in path.glob(f"*/{IDENTITY_NAME}")):
+        return "\n".join([f"{path}: features that evaluations keep", *map(_features, folders)])
     raise DataError(
         f"{path} holds no pipeline, tokenizer, generator, code cache, training run, samples or features of wvq"
     )
@@ -167,9 +167,9 @@ def _samples(path: Path) -> str:
         raise DataError(f"{file} is no job of wvq sample")
     plain = SamplingSettings().identity()
     changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
-    there = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
+    drawn = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {
-        "pictures": _part_of(there, job["num_images"]) + ("" if there >= job["num_images"] else "; --resume goes on"),
+        "pictures": _part_of(drawn, job["num_images"]) + ("" if drawn >= job["num_images"] else "; --resume goes on"),
         "seeds": f"from {job.get('seed')}",
         "sampling": ", ".join(changed) or "as usual",
         "weights": job.get("reduced") or "as saved",
@@ -195,13 +195,13 @@ def _features(path: Path) -> str:
 
     file = path / IDENTITY_NAME
     identity = read_json(file, DataError, f"{file} is missing")
-    there, wanted = len(numbers_in(path)), identity.get("num_images")
+    num_measured, total = len(numbers_in(path)), identity.get("num_images")
     if "pipeline_weights" in identity or "tokenizer_weights" in identity:
-        what = "samples" if "pipeline_weights" in identity else "reconstructions"
-        rows = {what: f"{_part_of(there, wanted)} measured", "network": identity.get("feature_network")}
+        kind = "samples" if "pipeline_weights" in identity else "reconstructions"
+        rows = {kind: f"{_part_of(num_measured, total)} measured", "network": identity.get("feature_network")}
         return _lines(f"{path}: an evaluation that has not ended; the same command goes on with it", rows)
     rows = {
-        "pictures": f"{_part_of(there, wanted)} ({identity.get('kind')})",
+        "pictures": f"{_part_of(num_measured, total)} ({identity.get('kind')})",
         "size and crop": f"{identity.get('image_size')} px, {identity.get('crop')}",
         "network": identity.get("feature_network"),
         "sha256": f"{str(identity.get('sha256'))[:12]}...",
@@ -209,8 +209,8 @@ def _features(path: Path) -> str:
     return _lines(f"{path}: features of real pictures", rows)
 
 
-def _part_of(there: int, wanted: object) -> str:
-    return f"{there:,} of {wanted:,}" if isinstance(wanted, int) and wanted != there else f"{there:,}"
+def _part_of(count: int, total: object) -> str:
+    return f"{count:,} of {total:,}" if isinstance(total, int) and total != count else f"{count:,}"
 
 
 def _result(path: Path) -> str:

@@ -231,8 +231,8 @@ def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline, pro
     lines = [] if sys.prefix == sys.base_prefix else [f"source {_shown(Path(sys.prefix))}/bin/activate"]
     lines += [f"wvq sample {path} {condition} --num_images 16 --out samples".replace("  ", " ")]
     if pipe.generator.config.text_dim:
-        shown = " ".join(shlex.quote(prompt) for prompt in prompts[:2])
-        lines.append(f"wvq sample {path} --prompt {shown} --num_images 16 --out prompts")
+        quoted = " ".join(shlex.quote(prompt) for prompt in prompts[:2])
+        lines.append(f"wvq sample {path} --prompt {quoted} --num_images 16 --out prompts")
     lines += [
         f"wvq info {path}",
         f"tensorboard --logdir {path}",

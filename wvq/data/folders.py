@@ -76,13 +76,13 @@ def _class_names(splits: list[Path]) -> list[str]:
 
 def _pictures_below(folder: Path) -> Iterator[str]:
     """Pictures at any depth in sorted order; links are followed, each folder once."""
-    seen = set()
+    visited = set()
     for root, folder_names, file_names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in visited:
             folder_names.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folder_names[:] = sorted(name for name in folder_names if not name.startswith((".", "__")))
         for name in sorted(file_names):
             if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith("."):

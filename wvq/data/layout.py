@@ -84,8 +84,8 @@ def _require_shape(codes: torch.Tensor, layout: dict) -> None:
     shape, length = _model_shape(layout), sequence_length(layout)
     if codes.ndim > 0 and tuple(codes.shape[1:]) in (shape, (length,)):
         return
-    wanted = f"(B, {', '.join(map(str, shape))})" + (f" or flat (B, {length})" if shape != (length,) else "")
+    expected = f"(B, {', '.join(map(str, shape))})" + (f" or flat (B, {length})" if shape != (length,) else "")
     raise DataError(
-        f"codes must be {wanted} for this tokenizer's {layout['kind']} layout, got {tuple(codes.shape)}; "
+        f"codes must be {expected} for this tokenizer's {layout['kind']} layout, got {tuple(codes.shape)}; "
         "take the codes of the tokenizer that decodes them"
     )

@@ -73,7 +73,7 @@ class PictureStore:
     def __init__(self, pictures: datasets.Dataset, largest_side: int):
         self.pictures = pictures
         self.largest_side = largest_side
-        self.kept: list[Image.Image | None] | None = None
+        self.cache: list[Image.Image | None] | None = None
         self.fits: bool | None = None
         self._last: tuple[int, Image.Image] | None = None
         self._failures: dict[int, tuple[str, str]] = {}  # file name and reason
@@ -88,13 +88,13 @@ class PictureStore:
             raise _unreadable(*self._failures[index])
         if self.fits is None:
             self.fits = self._estimate_bytes() <= MEMORY_LIMIT_BYTES
-            self.kept = [None] * len(self.pictures) if self.fits else None
-        if self.kept is None:
+            self.cache = [None] * len(self.pictures) if self.fits else None
+        if self.cache is None:
             if self._last is None or self._last[0] != index:
                 self._last = index, self._read(index, self._prepare)
             return self._last[1]
-        if (picture := self.kept[index]) is None:
-            picture = self.kept[index] = self._read(index, self._prepare)
+        if (picture := self.cache[index]) is None:
+            picture = self.cache[index] = self._read(index, self._prepare)
         return picture
 
     def failure(self, index: int) -> str:

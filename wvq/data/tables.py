@@ -235,6 +235,6 @@ def keep_classes(
         raise DataError("classes must name at least one class, and none of them twice")
     new_ids = {class_names.index(name): new_id for new_id, name in enumerate(keep)}
     labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that go
-    kept = table.select(index for index, label in enumerate(labels) if label is not None)
-    kept.labels = [label for label in labels if label is not None]
-    return kept, tuple(keep)
+    subset = table.select(index for index, label in enumerate(labels) if label is not None)
+    subset.labels = [label for label in labels if label is not None]
+    return subset, tuple(keep)

@@ -119,7 +119,7 @@ class DrawnPictures:
 
     def __init__(self, dataset: Dataset[Any]):
         self.dataset = dataset if isinstance(dataset, FileSet) else None
-        self.found: dict[int, str] = {}
+        self.failures: dict[int, str] = {}
         self._own: dict[int, str] = {}
         self._drawn = 0
 
@@ -132,17 +132,17 @@ class DrawnPictures:
         if self.dataset is None:
             return
         self._drawn += len(batch["index"])
-        for asked, shown in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
-            if asked == shown or asked in self._own:
+        for asked, used in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
+            if asked == used or asked in self._own:
                 continue
             self._own[asked] = self.dataset.store.failure(asked)
-            if not self.found:
+            if not self.failures:
                 warnings.warn(
                     f"{self._own[asked]} cannot be read: in training another picture takes its place, as for any "
                     "other such file; their number is reported at the end",
                     stacklevel=2,
                 )
-            self.found[asked] = self._own[asked]
+            self.failures[asked] = self._own[asked]
         # Each pass over the data is shuffled: what was drawn so far is a fair sample of the set.
         if self._drawn >= min(len(self.dataset), ENOUGH_DRAWN):
             refuse_too_many(self._own.values(), min(self._drawn, len(self.dataset)))
@@ -150,17 +150,17 @@ class DrawnPictures:
     def merge(self) -> None:
         """Join the pictures that the processes could not read; all of them call it."""
         if self.dataset is not None:
-            for part in gather_objects(self.found):
-                self.found |= part
+            for part in gather_objects(self.failures):
+                self.failures |= part
 
     def report(self) -> dict[str, int]:
         """Field of the run's result; warns of the total."""
         if self.dataset is None:
             return {}
-        if self.found and is_main_process():
-            failures = [self.found[index] for index in sorted(self.found)]
+        if self.failures and is_main_process():
+            failures = [self.failures[index] for index in sorted(self.failures)]
             warnings.warn(f"{summary(failures, len(self.dataset))}; others took their place in training", stacklevel=2)
-        return {"unreadable_pictures": len(self.found)}
+        return {"unreadable_pictures": len(self.failures)}
 
 
 def probe(dataset: PictureSet) -> None:

@@ -99,9 +99,9 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove the temporary folders of ``target`` whose processes, of this machine, are no more."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-{host_digest()}-[0-9a-f]{{8}}\.partial")
+    own_name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-{host_digest()}-[0-9a-f]{{8}}\.partial")
     for folder in target.parent.iterdir() if target.parent.is_dir() else ():
-        named = ours.fullmatch(folder.name)
+        named = own_name.fullmatch(folder.name)
         if named and process_is_gone(int(named[1])):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -38,10 +38,10 @@ def sole_writer(folder: str | Path, wait: bool = False) -> Iterator[None]:
         ConfigError: another run holds it, it cannot be written, it is the root of the file system, or a file that is
             no lock lies in the lock's place.
     """
-    whole = Path(folder).resolve()  # "." has no name
-    if not whole.name:
+    resolved = Path(folder).resolve()  # "." has no name
+    if not resolved.name:
         raise ConfigError(f"{folder} cannot be an output folder")
-    file = whole.with_name(f".{whole.name}.lock")
+    file = resolved.with_name(f".{resolved.name}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = _locked(file, folder, wait)

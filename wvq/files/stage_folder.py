@@ -25,13 +25,13 @@ def former_identity(file: Path) -> str:
     return f"{file} is of an earlier version and knows models by their weights alone: a changed config would go unseen"
 
 
-def refuse_occupied(folder: str | Path, what: str = "a run") -> None:
+def refuse_occupied(folder: str | Path, contents: str = "a run") -> None:
     """Raise ConfigError if the folder exists and is not empty."""
     folder = Path(folder)
     if folder.is_file():
         raise ConfigError(f"{folder} is there already; choose another name or remove it")
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} already holds {what}; choose another output folder or remove it")
+        raise ConfigError(f"{folder} already holds {contents}; choose another output folder or remove it")
 
 
 def refuse_data_folder(folder: str | Path, data: str) -> None:
@@ -75,7 +75,7 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
     values = asdict(recipe)
     if resume:
         before = recipe_of_run(folder, type(recipe))
-        changes = {name: f"{name} ({then!r}, now {now!r})" for name, (then, now) in differences(before, values).items()}
+        changes = {name: f"{name} ({old!r}, now {new!r})" for name, (old, new) in differences(before, values).items()}
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if taken := [change for name, change in changes.items() if name != "out"]:

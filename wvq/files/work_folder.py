@@ -29,20 +29,20 @@ def claim_work_folder(
         ConfigError: the folder holds something else, or what a task of another identity has left.
     """
     folder = Path(folder)
-    wanted, accepted = (json.loads(json.dumps(dict(values or {}))) for values in (identity, former))  # as read back
+    expected, accepted = (json.loads(json.dumps(dict(values or {}))) for values in (identity, former))  # as read back
     file = folder / IDENTITY_NAME
     if not file.exists():
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise ConfigError(f"{folder} holds other files; move them away, or choose another {output}")
-        write_json(file, wanted)
+        write_json(file, expected)
         return
     saved = read_json(file, ConfigError, f"{file} is gone")
-    before = {name: saved.get(name) for name in wanted}
-    old = {name for name, value in accepted.items() if before[name] == value != wanted[name]}
+    before = {name: saved.get(name) for name in expected}
+    old = {name for name, value in accepted.items() if before[name] == value != expected[name]}
     if old:
         warnings.warn(former_identity(file), stacklevel=2)
-    for name, (then, now) in differences(before | {name: wanted[name] for name in old}, wanted).items():
+    for name, (left, given) in differences(before | {name: expected[name] for name in old}, expected).items():
         raise ConfigError(
-            f"{folder} was left by {task} with another {name} ({then!r}, now {now!r}); finish that one, remove the "
+            f"{folder} was left by {task} with another {name} ({left!r}, now {given!r}); finish that one, remove the "
             f"folder or choose another {output}"
         )

@@ -127,8 +127,8 @@ class StrictPreTrainedModel(PreTrainedModel):
             ) from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info.get(problem) or ())):
-                shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-                raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({shown})")
+                names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+                raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({names})")
         return loaded if wants_info else model
 
     def save_pretrained(  # type: ignore[override]  # more options than these go by name

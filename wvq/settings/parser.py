@@ -57,11 +57,11 @@ class Parser(ArgumentParser):
             elif word.startswith("--") and name in self._group_names() and os.path.isfile(value):
                 _refuse_class(value, {name: read_recipe(value)})
         switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
-        whole = list(words)
+        completed = list(words)
         for index in reversed([index for index, word in enumerate(words) if word in switches]):
             if index + 1 == len(words) or words[index + 1].startswith("--"):
-                whole.insert(index + 1, "true")
-        return self.parse_args(whole)
+                completed.insert(index + 1, "true")
+        return self.parse_args(completed)
 
     def build(self, values: Namespace) -> Namespace:
         """The values with each group as the dataclass that it stands for.

@@ -33,13 +33,13 @@ def latest_checkpoint(folder: str | Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = find_checkpoints(folder)
-    if not found:
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
         raise CheckpointError(
             f"{Path(folder) / CHECKPOINTS} holds no complete checkpoint to resume from; remove "
             f"{Path(folder).parent} and start again"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 class Run(Protocol):
@@ -82,8 +82,8 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
                 shutil.rmtree(old)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors hide a full disk in their own
         shutil.rmtree(partial, ignore_errors=True)
-        kept = find_checkpoints(folder)
-        rest = f"the last good one is {kept[-1]}; make room and resume" if kept else "none was saved before"
+        saved = find_checkpoints(folder)
+        rest = f"the last good one is {saved[-1]}; make room and resume" if saved else "none was saved before"
         raise CheckpointError(f"checkpoint {target} could not be written ({first_line(error)}); {rest}") from error
     wait_for_all()
     return target

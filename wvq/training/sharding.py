@@ -83,8 +83,8 @@ class ShardedModel(Generic[Model]):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of an exact resume, whole in the main process. All processes ask together."""
-        whole = self.model_of_main_process if self.decay else None
-        return {"updates": self.updates, "model": None if whole is None else whole.state_dict()}
+        model = self.model_of_main_process if self.decay else None
+        return {"updates": self.updates, "model": None if model is None else model.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:

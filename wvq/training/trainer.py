@@ -296,9 +296,9 @@ class Trainer(Generic[Model]):
         for optimizer in self.optimizers:
             row |= optimizer.learning_rates()
         row |= self._skipped_steps()
-        shown = {"loss": f"{figures['loss']:.3f}"}
-        shown |= {short: f"{figures[name]:.3g}" for short, name in _SHOWN.items() if name in figures}
-        bar.set_postfix(shown)
+        postfix = {"loss": f"{figures['loss']:.3f}"}
+        postfix |= {short: f"{figures[name]:.3g}" for short, name in _SHOWN.items() if name in figures}
+        bar.set_postfix(postfix)
         if warning:
             self.warnings.append(warning)
         if log:
@@ -313,8 +313,8 @@ class Trainer(Generic[Model]):
         if log:
             log.picture("held_out", images_seen, self.task.picture(model))
             log.row("validation", images_seen, figures)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
-            bar.write(f"{self.task.name}, held out after {images_seen:,} images: {shown}")
+            summary = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
+            bar.write(f"{self.task.name}, held out after {images_seen:,} images: {summary}")
         wait_for_all()
         self.evaluating = False
         self.progress.start_clock()
@@ -330,7 +330,7 @@ class Trainer(Generic[Model]):
             "warnings": self.warnings,
             "ema": self.ema.state_dict() if self.ema else None,
             "task": self.task.training_state(self.raw_model),
-            "unreadable": self.unreadable.found,
+            "unreadable": self.unreadable.failures,
             "window": self.window.state_dict(),
             "evaluating": self.evaluating,
         }
@@ -346,7 +346,7 @@ class Trainer(Generic[Model]):
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
-        self.unreadable.found |= state["unreadable"]
+        self.unreadable.failures |= state["unreadable"]
         if "window" in state:  # not in older checkpoints
             self.window.load_state_dict(state["window"], device)
             self.evaluating = state["evaluating"]
@@ -354,8 +354,8 @@ class Trainer(Generic[Model]):
     def save(self) -> Path:
         """Write a checkpoint; see :func:`wvq.training.checkpoints.save_checkpoint`."""
         self.unreadable.merge()
-        seen, keep = self.progress.images_seen, self.config.keep_checkpoints
-        target = save_checkpoint(self.accelerator, self, self.folder, seen, keep)
+        images_seen, keep = self.progress.images_seen, self.config.keep_checkpoints
+        target = save_checkpoint(self.accelerator, self, self.folder, images_seen, keep)
         self.progress.start_clock()
         return target
 

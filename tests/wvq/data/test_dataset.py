@@ -158,12 +158,12 @@ class TestItems:
         train = load_images(config_for(folder)).train
         expected = to_pixels(random_crop(train.picture(2), 16, 0.8, np.random.default_rng((0, 41))))
         kept = train[(41, 2)]
-        assert train.store.kept[2] is not None
+        assert train.store.cache[2] is not None
         monkeypatch.setattr(wvq.data.pictures, "MEMORY_LIMIT_BYTES", 0)
         large = load_images(config_for(folder)).train
         assert torch.equal(kept["pixel_values"], expected)
         assert same(kept, large[(41, 2)])
-        assert large.store.kept is None
+        assert large.store.cache is None
 
     def test_workers_give_the_same_items(self, folder):
         train = load_images(config_for(folder, flip=True)).train

@@ -166,7 +166,7 @@ class TestDrawnPictures:
         first, second = broken_indices(train_set)
         drawn = DrawnPictures(train_set)
         drawn.observe(batch([0, 1], [0, 1]))
-        assert not drawn.found
+        assert not drawn.failures
         with pytest.warns(UserWarning, match=r"02\.png \(.*\) cannot be read: in training another") as caught:
             drawn.observe(batch([first, 1, second, first], [5, 1, 6, 8]))
         assert len(caught) == 1
@@ -176,10 +176,10 @@ class TestDrawnPictures:
 
     def test_processes_join_what_they_found(self, train_set, monkeypatch):
         drawn = DrawnPictures(train_set)
-        drawn.found = {3: "c"}
+        drawn.failures = {3: "c"}
         monkeypatch.setattr(wvq.data.unreadable, "gather_objects", lambda found: [found, {1: "a", 3: "c"}])
         drawn.merge()
-        assert drawn.found == {1: "a", 3: "c"}
+        assert drawn.failures == {1: "a", 3: "c"}
 
     def test_too_many(self, train_set):
         train_set.store._failures = dict.fromkeys(range(12), ("x.png", "gone"))
