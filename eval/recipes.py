@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import FLAG, SEED, Checker, Rule, check_groups, integer, or_null
+from wvq.checks import FLAG, SAMPLE_SEED, SEED, Checker, Rule, check_groups, integer, or_null
 from wvq.errors import ConfigError
 from wvq.eval.features.names import INCEPTION
 from wvq.eval.presets import with_preset
@@ -147,7 +147,7 @@ class GenerationEvaluation(EvaluationRecipe):
         EvaluationRecipe.check(recipe)
         check = Checker(recipe)
         check.each(integer(), "batch_size")
-        check.each(integer(0), "seed")
+        check.each(SAMPLE_SEED, "seed")
         check_resize(recipe.resize)
         if recipe.sweep is not None:
             parse_sweep(recipe.sweep)

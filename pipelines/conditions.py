@@ -8,7 +8,7 @@ from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
 
 import torch
 
-from wvq.checks import integer, is_integer, require
+from wvq.checks import SAMPLE_SEED, integer, is_integer, require
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids
 from wvq.generator.configuration import ImageCodeTransformerConfig
@@ -117,9 +117,9 @@ def check_call(seed: int, batch_size: int) -> None:
     """Check what every way of sampling takes.
 
     Raises:
-        ConfigError: a seed below 0, or a batch size below 1.
+        ConfigError: a seed out of range, or a batch size below 1.
     """
-    require("seed", seed, integer(0))
+    require("seed", seed, SAMPLE_SEED)
     require("batch_size", batch_size, integer())
 
 

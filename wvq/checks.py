@@ -65,6 +65,8 @@ def or_null(rule: Rule) -> Rule:
 
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
 SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
+# Of the first sample; the others have the next ones, and a generator's seed has 64 bits.
+SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0) and value < 2**63)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text", lambda value: isinstance(value, str))
 NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))

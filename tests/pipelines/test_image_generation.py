@@ -161,6 +161,7 @@ def test_settings_of_a_call_override_those_of_the_pipeline(pipe):
         ({"top_p": 0}, "top_p must be"),
         ({"temprature": 1.0}, r'"temprature" is no sampling setting \(did you mean "temperature"\?\)'),
         ({"seed": 1.5}, "seed must be an integer"),
+        ({"seed": 2**64}, "seed must be an integer"),
         ({"seed": "0"}, "seed must be an integer"),
     ],
 )

@@ -34,6 +34,7 @@ def test_no_pictures(fails, tmp_path):
         (["--top_p=2"], ["top_p must be in (0, 1]"]),
         (["--temperature=-1"], ["temperature must be at least 0"]),
         (["--seed=-1"], ["seed must be"]),
+        (["--seed=99999999999999999999"], ["seed must be", "2**63"]),
         (["--batch_size=0"], ["batch_size must be"]),
         (["--device=abacus"], ['device "abacus" cannot be used here']),
         (["--guidance_scale=-2"], ["guidance_scale must be at least 0"]),
