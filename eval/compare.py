@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wvq.errors import DataError
-from wvq.eval.figures.comparison import AT_FLOOR_N
+from wvq.eval.figures.comparison import floor_beside
 from wvq.eval.figures.metrics import is_better_higher
 from wvq.eval.report.markdown import markdown_table
 from wvq.eval.report.results import is_result
@@ -69,11 +69,8 @@ def compare_results(files: Sequence[str | Path]) -> str:
         values = [result["metrics"][name] for result in results]
         best = f"{max(values) if higher else min(values):.4f}"  # as printed: what looks equal is equal
         figures = [f"**{value:.4f}**" if f"{value:.4f}" == best else f"{value:.4f}" for value in values]
-        floor = results[0]["floor"].get(name.removesuffix(AT_FLOOR_N))
-        at_n = results[0]["num_floor"] == results[0]["num_images"] or name.endswith(AT_FLOOR_N)
-        rows.append(
-            [name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None and at_n else ""]
-        )
+        floor = floor_beside(results[0], name)
+        rows.append([name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None else ""])
     first = results[0]
     note = f"{first['kind']}, N = {first['num_images']:,} against {first['num_reference']:,}; {_network(first)}"
     return "\n".join([note, "", markdown_table(head, rows), *_differences(files, results)])

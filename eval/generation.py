@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
-from wvq.errors import ConfigError, DataError
+from wvq.errors import DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.pictures import PictureFeatures
 from wvq.eval.features.shards import FeatureShards, collected, holds_shards, stream_features, working_folder
 from wvq.eval.real.archive import ReferenceArchive, write_archive
+from wvq.eval.real.kinds import FEWEST
 from wvq.eval.real.references import Reference, as_reference
-from wvq.eval.recipes import check_resize
+from wvq.eval.recipes import check_clip, check_resize
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
@@ -85,10 +86,9 @@ def evaluate_generation(
     """
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
-    if num_images < 4:
-        raise DataError(f"generation needs at least 4 samples and 4 pictures, not {num_images} samples")
-    if clip is not None and prompts is None:
-        raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
+    if num_images < FEWEST:
+        raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
+    check_clip(clip, prompts)
     check_resize(resize)
     settings = pipeline.sampling.updated(**sampling)
 

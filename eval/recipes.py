@@ -152,8 +152,17 @@ class GenerationEvaluation(EvaluationRecipe):
         if recipe.sweep is not None:
             parse_sweep(recipe.sweep)
         require_kind("generation", recipe.kind, recipe.force_reference)
-        if recipe.clip is not None and recipe.prompts is None:
-            raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
+        check_clip(recipe.clip, recipe.prompts)
+
+
+def check_clip(clip: object, prompts: object) -> None:
+    """Check that samples have prompts where a CLIP score, which compares the two, is asked for.
+
+    Raises:
+        ConfigError: they have none.
+    """
+    if clip is not None and prompts is None:
+        raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
 
 
 def check_resize(side: int | None) -> None:

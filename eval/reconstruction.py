@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from wvq.eval.figures.comparison import Comparison, at_floor_n
 from wvq.eval.figures.distances import small_sample_warnings
 from wvq.eval.figures.metrics import DISTANCES, compare
 from wvq.eval.real.dataset import dataset_features
-from wvq.eval.real.kinds import require_kind
+from wvq.eval.real.kinds import FEWEST, require_kind
 from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
@@ -78,8 +78,8 @@ def evaluate_reconstruction(
             The pass before it, for E, U, C, PSNR and the like, is made anew.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
-    if len(dataset) < 4:
-        raise DataError(f"reconstruction needs at least 4 held-out pictures, not {len(dataset)}")
+    if len(dataset) < FEWEST:
+        raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
     if dataset.image_size != tokenizer.config.image_size:
         raise DataError(
             f"image_size: the pictures have {dataset.image_size} px, the tokenizer needs {tokenizer.config.image_size}"
@@ -97,8 +97,10 @@ def evaluate_reconstruction(
         num_images, num_tokens, num_unreadable = (
             int(figures.pop(name)) for name in ("num_images", "num_tokens", "num_unreadable")
         )
-        if num_images < 4:
-            raise DataError(f"reconstruction needs at least 4 held-out pictures that can be read, not {num_images}")
+        if num_images < FEWEST:
+            raise DataError(
+                f"reconstruction needs at least {FEWEST} held-out pictures that can be read, not {num_images}"
+            )
         real = dataset_features(
             view, network, reference_kind, batch_size, cache=cache, progress=progress, num_workers=workers
         )
@@ -119,21 +121,12 @@ def evaluate_reconstruction(
             settings = {
                 "seed": seed,
                 "batch_size": batch_size,
-                "num_codes": tokenizer.config.num_codes,
-                "tokenizer_weights": identity["tokenizer_weights"],
-                "dtype": identity["dtype"],
-                "averaging_decay": tokenizer.config.averaging_decay,
-                "device": tokenizer.device.type,
+                **_tokenizer_settings(tokenizer, identity),
                 **({} if lpips is None else {"lpips_sha256": weights_hash(lpips)}),
                 "reference": {**real.description(), "kind": reference_kind, **forced},
                 **network_settings(network, view.image_size),
             }
-            warnings = [
-                *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
-                *real.warnings,
-                *network.warnings,
-                *small_sample_warnings(network.dim, pictures=num_images, floor=comparison.num_floor),
-            ]
+            warnings = _warnings(network, comparison, real, bool(forced))
             result = make_result("reconstruction", comparison, settings, warnings)
             result |= {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
         return gather_objects(result)[0]
@@ -147,6 +140,27 @@ def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures
         "num_images": real.num_images,
         "dtype": str(tokenizer.dtype).removeprefix("torch."),
     }
+
+
+def _tokenizer_settings(tokenizer: WassersteinVQModel, identity: Mapping[str, str | int]) -> dict[str, object]:
+    """What a result says of the tokenizer."""
+    return {
+        "num_codes": tokenizer.config.num_codes,
+        "tokenizer_weights": identity["tokenizer_weights"],
+        "dtype": identity["dtype"],
+        "averaging_decay": tokenizer.config.averaging_decay,
+        "device": tokenizer.device.type,
+    }
+
+
+def _warnings(network: FeatureNetwork, comparison: Comparison, real: PictureFeatures, forced: bool) -> list[str]:
+    """What a reader of the figures must know of the pictures and their numbers."""
+    return [
+        *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
+        *real.warnings,
+        *network.warnings,
+        *small_sample_warnings(network.dim, pictures=comparison.num_images, floor=comparison.num_floor),
+    ]
 
 
 def _compare(network: FeatureNetwork, drawn: PictureFeatures, real: PictureFeatures, seed: int) -> Comparison:

@@ -188,8 +188,8 @@ def combined_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of ``others + weight x ratio x adversarial`` at the reconstruction, and the ratio (0-d).
 
-    The ratio is |gradient of others| / |gradient of adversarial| at the decoder's last layer, at most ``most`` (Esser
-    et al. 2021, eq. 7); 1 if ``most`` is None. Each loss is taken back to the pixels once; the ratio then costs two
+    The ratio is |gradient of others| / |gradient of adversarial| at the decoder's last layer, at most ``max_ratio``
+    (Esser et al. 2021, eq. 7); 1 if that is None. Each loss is taken back to the pixels once; the ratio then costs two
     gradients of one layer, where the usual form goes back through all loss networks twice. Norms are those of the
     gradients of all processes together, so every process has the ratio of the joined batch. It is NaN, and so is the
     gradient, if a norm is not finite. A gradient at a layer is a sum over all pixels of the batch: the layer must run

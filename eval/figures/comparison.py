@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures
@@ -34,6 +36,18 @@ class Comparison:
     def counts(self) -> dict[str, int]:
         """The numbers, by the names of a result's fields."""
         return {"num_images": self.num_images, "num_reference": self.num_reference, "num_floor": self.num_floor}
+
+
+def floor_beside(result: Mapping[str, Any], name: str) -> float | None:
+    """The floor that a metric compares with: the one at the same N, since two Ns do not compare; None if there is none.
+
+    Args:
+        result: with ``floor`` and the numbers of :attr:`Comparison.counts`, as a result file has them.
+        name: of the metric.
+    """
+    plain = name.removesuffix(AT_FLOOR_N)
+    same = plain != name or result.get("num_floor") == result.get("num_images")
+    return result.get("floor", {}).get(plain) if same else None
 
 
 def at_floor_n(figures: dict[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from wvq.errors import ConfigError
 
 # Samples are compared with the pictures that the models learned from, reconstructions are made of held-out ones.
 KINDS = {"generation": "train", "reconstruction": "validation"}
+FEWEST = 4  # pictures on a side of a comparison
 
 
 def require_kind(task: Literal["generation", "reconstruction"], kind: str, force: bool) -> dict[str, bool]:

@@ -20,9 +20,8 @@ from wvq.eval.figures.metrics import FRECHET, SPATIAL, compare
 from wvq.eval.real.archive import ReferenceArchive
 from wvq.eval.real.cache import kept_features
 from wvq.eval.real.dataset import dataset_features
-from wvq.eval.real.kinds import require_kind
+from wvq.eval.real.kinds import FEWEST, require_kind
 
-FEWEST = 4  # pictures on a side of a comparison
 FLOOR_BELOW = 50_000  # samples: with so many the floor is near 0, and the published figures have none
 
 
@@ -133,7 +132,9 @@ class DatasetReference(Reference):
 
     def check(self, network: FeatureNetwork) -> None:
         if len(self.dataset) < FEWEST:
-            raise DataError(f"generation needs at least 4 samples and 4 pictures, not {len(self.dataset)}")
+            raise DataError(
+                f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {len(self.dataset)}"
+            )
 
     def order(self) -> list[int]:
         return _shuffled(len(self.dataset)).tolist()
@@ -151,7 +152,7 @@ class DatasetReference(Reference):
             num_workers=self.num_workers,
         )
         if pool.num_images < FEWEST:
-            raise DataError(f"generation needs at least 4 pictures that can be read, not {pool.num_images}")
+            raise DataError(f"generation needs at least {FEWEST} pictures that can be read, not {pool.num_images}")
         return pool
 
     def compare(self, network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures) -> Comparison:
@@ -197,7 +198,9 @@ class ArchiveReference(Reference):
                 f"network is {network.name}; give --inception-weights"
             )
         elif len(archive.pictures) < FEWEST:
-            raise DataError(f"reference: {archive.file} holds {len(archive.pictures)} pictures; at least 4 are needed")
+            raise DataError(
+                f"reference: {archive.file} holds {len(archive.pictures)} pictures; at least {FEWEST} are needed"
+            )
 
     def order(self) -> list[int]:
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wvq.errors import ConfigError
-from wvq.eval.figures.comparison import AT_FLOOR_N
+from wvq.eval.figures.comparison import AT_FLOOR_N, floor_beside
 from wvq.eval.report.markdown import markdown_table
 from wvq.eval.report.page import Block, Report
 from wvq.eval.report.results import is_result
@@ -22,10 +22,8 @@ def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, float, float | Non
     """Name, value, floor at the same N where there is one, and N of each metric."""
     rows = []
     for name, value in result["metrics"].items():
-        plain = name.removesuffix(AT_FLOOR_N)
-        count = result["num_floor"] if plain != name else result["num_images"]
-        floor = result["floor"].get(plain) if count == result["num_floor"] else None
-        rows.append((name, value, floor, count))
+        count = result["num_floor"] if name.endswith(AT_FLOOR_N) else result["num_images"]
+        rows.append((name, value, floor_beside(result, name), count))
     return rows
 
 

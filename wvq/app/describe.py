@@ -214,7 +214,7 @@ def _part_of(count: int, total: object) -> str:
 
 
 def _result(path: Path) -> str:
-    from wvq.eval.figures.comparison import AT_FLOOR_N
+    from wvq.eval.figures.comparison import floor_beside
 
     no_result = DataError(f"{path} is no result file of wvq evaluate")
     try:
@@ -224,12 +224,10 @@ def _result(path: Path) -> str:
     kind, metrics, floor = result.get("kind"), result.get("metrics"), result.get("floor", {})
     if not (isinstance(kind, str) and isinstance(metrics, dict) and isinstance(floor, dict)):
         raise no_result
-    same = result.get("num_floor") == result.get("num_images")
     rows = {}
     for name, value in metrics.items():
         if isinstance(value, int | float):
-            plain = name.removesuffix(AT_FLOOR_N)
-            at_n = floor.get(plain) if same or plain != name else None  # two Ns do not compare
+            at_n = floor_beside(result, name)
             rows[name] = f"{value:.4g}" + (f"  (real against real {at_n:.4g})" if is_number(at_n, -1e9) else "")
     settings = result.get("settings")
     settings = settings if isinstance(settings, dict) else {}

@@ -3,17 +3,8 @@
 import torch
 from torch import nn
 
+from tests.wvq.training.regression import Tiny
 from wvq.training.averaging import ExponentialAverage
-
-
-class Tiny(nn.Module):
-    def __init__(self, dim=3):
-        super().__init__()
-        self.linear = nn.Linear(dim, 1)
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x):
-        return self.linear(x)
 
 
 def test_average_by_hand():
