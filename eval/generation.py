@@ -94,7 +94,7 @@ def evaluate_generation(
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:
-        return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
+        return condition_plan(pipeline.generator.config, real.dataset, indices, classes, prompts, num_images)
 
     conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
     with working_folder(work) as folder:
