@@ -26,7 +26,7 @@ class EvaluationRecipe:
         reference: .npz file in the form of ADM's evaluation, for samples, in place of ``data``.
         reference_kind: ``train`` or ``validation``: what an .npz file holds, or which part of ``data`` is taken.
             Samples need the former and reconstructions the latter, which is taken if None.
-        force_reference: take the other kind all the same; the result says so.
+        force_reference: accept the other kind; the result records that.
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
         lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS of reconstructions.
@@ -63,7 +63,7 @@ class ReconstructionEvaluation(EvaluationRecipe):
 
     Args:
         data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
-            as of :class:`EvaluationRecipe`.
+            as in :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
         batch_size: pictures at once.
         device: cpu, cuda, ...; the best there is if not given.
@@ -93,7 +93,7 @@ class GenerationEvaluation(EvaluationRecipe):
 
     Args:
         data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
-            as of :class:`EvaluationRecipe`.
+            as in :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
         num_images: samples; 1000 if not given.
@@ -130,7 +130,7 @@ class GenerationEvaluation(EvaluationRecipe):
         """Which part of the data is taken, or what the file of the reference holds.
 
         Raises:
-            ConfigError: a file is given, and what it holds is not said.
+            ConfigError: a file is given without ``reference_kind``.
         """
         if self.reference_kind is None and self.reference:
             raise ConfigError(f"--reference-kind must say what {self.reference} holds: train or validation pictures")
@@ -156,7 +156,7 @@ class GenerationEvaluation(EvaluationRecipe):
 
 
 def check_clip(clip: object, prompts: object) -> None:
-    """Check that samples have prompts where a CLIP score, which compares the two, is asked for.
+    """Check that samples have prompts where a CLIP score, which compares the two, is requested.
 
     Raises:
         ConfigError: they have none.
@@ -169,7 +169,7 @@ def check_resize(side: int | None) -> None:
     """Check the side that samples are brought to.
 
     Raises:
-        ConfigError: no side of pictures.
+        ConfigError: it is out of range.
     """
     if side is not None and not 1 <= side <= MOST_PIXELS:
         raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")

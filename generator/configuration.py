@@ -53,7 +53,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         text_dim: width of the text encoder's hidden states; 0 for no text.
         text_length: tokens of a caption.
         text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
-            ``left``, as before: a config without this field is from then.
+            ``left``, as in earlier versions, whose configs lack this field.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
             A pipeline compares its own with it, unless it is None, as in configs without this field.
         tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in

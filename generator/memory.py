@@ -1,7 +1,7 @@
 """Memory that sampling and training need, estimated before they start: what PyTorch allocates beside its libraries.
 
-Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py compares the estimates with
-what runs take.
+Each estimate follows the tensors that are alive at the peak; benchmarks/memory.py compares the estimates with what runs
+use.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _drawing_bytes(
     """Bytes from logits to codes, of one position or of a window of them."""
     longest = config.sequence_length - 1  # the first code is drawn alone
     window = min(settings.window, longest)
-    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance has as many again
+    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance doubles them
     wider = 0 if bytes_per_value == FLOAT else bytes_per_value
     first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
     guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
@@ -81,7 +81,7 @@ def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
     needed = [0]
     if top_k:
         needed.append(mask + FLOAT)
-    if top_p:  # sorted values and their order, probabilities, their sums, what goes
+    if top_p:  # sorted values and their order, probabilities, their sums, what is removed
         ordered = FLOAT + INDEX + 2 * FLOAT + mask
         needed.append((again if top_k and held else 0) + ordered + FLOAT)
     if min_p:
@@ -123,7 +123,7 @@ def training_bytes(
     held = parameters * gradients
     copies = 2 * _product_weights(config) if mixed else 0
     step = _step_bytes(config, batch, checkpointing, mixed, fused) + copies
-    return weights + max(held + step, parameters * FLOAT, between)  # in the end of a step there are all gradients
+    return weights + max(held + step, parameters * FLOAT, between)  # at the end of a step all gradients exist
 
 
 def _product_weights(config: ImageCodeTransformerConfig) -> int:

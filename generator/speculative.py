@@ -19,7 +19,7 @@ from wvq.generator.sampling_settings import SamplingSettings
 
 
 class GumbelNoise:
-    """Noise (B, n, K) for positions in order, from each picture's own generator; those behind are forgotten."""
+    """Noise (B, n, K) for positions in order, from each picture's own generator; earlier ones are dropped."""
 
     def __init__(self, seeds: list[int], num_codes: int, device: torch.device):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -27,7 +27,7 @@ class GumbelNoise:
         self.start, self.noise = 0, torch.empty(len(seeds), 0, num_codes, device=device)
 
     def __call__(self, start: int, end: int) -> torch.Tensor:
-        """Noise of the positions start..end; none before ``start`` is asked for again."""
+        """Noise of the positions start..end; none before ``start`` can be requested again."""
         drawn_to = self.start + self.noise.shape[1]
         self.noise, self.start = self.noise[:, start - self.start :], start
         if (missing := end - drawn_to) > 0:

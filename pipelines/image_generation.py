@@ -167,7 +167,7 @@ class ImageGenerationPipeline:
 
         Raises:
             CheckpointError: a part is missing, damaged or does not fit the others.
-            ConfigError: unknown ``weights``, or some that cannot be had here.
+            ConfigError: unknown ``weights``, or a kind that does not run here.
             DownloadError: a Hub id that cannot be reached.
         """
         folder = resolve_folder(path, "pipeline", **hub_options)
@@ -197,7 +197,7 @@ class ImageGenerationPipeline:
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
 
-        A part that is there already with the same weights and config stays as it is.
+        A part that is there already with the same weights and config is not written again.
 
         Args:
             folder: new or existing folder.

@@ -66,7 +66,7 @@ class DiscriminatorConfig:
             the decoder's last layer.
         max_adaptive_weight: bound on that ratio.
         start_images: pictures after which the discriminator starts to train.
-        generator_start_images: pictures after which its verdict reaches the tokenizer; not before it trains.
+        generator_start_images: pictures after which its judgement reaches the tokenizer; not before it trains.
         ramp_images: pictures over which the adversarial weight then rises from 0.
         augment: DiffAugment (colour, translation, cutout) of all that the discriminator sees; ``dino`` needs it.
         lecam_weight, r1_weight, consistency_weight: regularisers of the discriminator (0: none).
@@ -128,7 +128,7 @@ class TokenizerTrainConfig(TrainConfig):
     Args:
         codebook_learning_rate: constant learning rate of the codebook's own group; the network's rate and schedule if
             None.
-        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        codebook_schedule: schedule of that rate: ``constant``, or ``network`` to follow the network's schedule.
         final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
             linearly over the run.
     """
@@ -158,7 +158,7 @@ class TokenizerRecipe:
         discriminator: the adversary, if any.
         train: the training loop.
         start: folder or Hub id of a tokenizer to start from: its encoder and decoder are taken over, and its quantizer
-            if ``model`` does not ask for another one; ``model`` then holds what differs from it.
+            if ``model`` does not set another one; ``model`` then holds what differs from it.
         freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``.
     """
 
@@ -172,7 +172,7 @@ class TokenizerRecipe:
     freeze: str = ""
 
     def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range or is not the model's to set."""
+        """Raise ConfigError, naming the field, if a value is out of range or must come from the data."""
         check_groups(self)
         for name in ("image_size", "class_names"):
             if name in self.model:

@@ -11,7 +11,7 @@ from wvq.errors import ConfigError, first_line
 
 
 def usable_device(name: str | None = None) -> str:
-    """The device of that name; the best there is for None.
+    """The device to use: the one of that name, or the best available for None.
 
     Raises:
         ConfigError: it cannot be used here.

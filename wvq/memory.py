@@ -15,7 +15,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where nothing says how many."""
+    """Bytes that this process can still take on a device; None where that is not known."""
     if device.type == "cuda":
         # PyTorch keeps what was freed: that part of what it has reserved can be taken again.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -282,7 +282,7 @@ def _distance(features: torch.Tensor, codebook: torch.Tensor) -> float:
 
 @torch.no_grad()
 def _measure(quantizer: VectorQuantizer, cell: AtomicCell) -> dict:
-    # A stream of its own: all methods and all numbers of steps are measured over the same features.
+    # Its own random generator: all methods and all numbers of steps are measured over the same features.
     generator = torch.Generator().manual_seed(cell.seed + 2**31)
     features = draw_features(cell, cell.evaluation_features, generator)
     statistics = CodeStatistics(cell.num_codes)

@@ -104,6 +104,6 @@ def compare(
 
 
 def is_better_higher(name: str) -> bool:
-    """Whether more is better of a figure of that name, in a result of samples or of reconstructions."""
+    """Whether more is better for a figure of that name, in a result of samples or of reconstructions."""
     higher = [known for metric in METRICS if metric.higher for known in metric.names]
     return name.removeprefix("joint_").startswith((*higher, *_HIGHER_ELSEWHERE))

@@ -80,7 +80,7 @@ def summary_files(file: str | Path) -> tuple[Path, Path]:
 
 
 def refuse_foreign_files(file: str | Path) -> None:
-    """Refuse a result file where it, or the text and page beside it, would take the place of something else.
+    """Refuse a result file if writing it, or the text and page beside it, would overwrite another file.
 
     Raises:
         ConfigError: the file there is no result, or one beside it is not what was written with one.

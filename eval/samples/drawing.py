@@ -114,7 +114,7 @@ class Saving:
         new: whether no earlier run has begun to fill the target.
 
     Attributes:
-        archive: whether the stream must hold on to the pixels, for an archive.
+        archive: whether the stream must keep the pixels, for an archive.
 
     Raises:
         ConfigError: the target of a new run is there already.

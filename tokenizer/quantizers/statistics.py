@@ -97,7 +97,7 @@ class CodeStatistics:
         features = tokens
         if self.scales:
             by_scale = _usage(self._counts.view(len(self.scales), -1))
-            features = by_scale[2][-1]  # the last scale has a code for each
+            features = by_scale[2][-1]  # the last scale has one code for each feature
         figures: dict[str, float | list[float]] = {
             "quantization_error": float(self.squared_error) / max(features, 1),
             "utilization": sum(used) / len(used),

@@ -32,7 +32,7 @@ class FileSet(PictureSet, Protocol):
 
     Attributes:
         unreadable: what happens then, ``skip`` or ``refuse``.
-        store: of the files, which knows why one could not be read.
+        store: decodes the files, and knows why one could not be read.
     """
 
     unreadable: str
@@ -73,7 +73,7 @@ def read_chunks(
         dataset: the pictures.
         chunks: the pictures of each; a loader process reads a whole one.
         device: where ``pixel_values`` go, through pinned memory where that is a GPU; all else stays on the CPU.
-        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes; :func:`wvq.hardware.loader_processes` decides if None.
 
     Yields:
         The items of a chunk, stacked (nothing if none could be read), and the file name and reason of each picture

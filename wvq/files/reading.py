@@ -1,4 +1,4 @@
-"""JSON and YAML that anyone may have written: read up to a size, and whatever is wrong with it is one kind of error.
+"""Reads JSON and YAML from files that anyone may have written: up to a size, with one kind of error for any fault.
 
 Python's own parsers end in a RecursionError over deep nesting and fill memory from large files; PyYAML turns a few
 lines of aliases of aliases into values without end.

@@ -1,4 +1,4 @@
-"""The working folder of a task that can be stopped and go on: a file in it says what its contents depend on."""
+"""The working folder of a task that can be stopped and go on: a file in it records what its contents depend on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from wvq.files.stage_folder import differences, former_identity
 def claim_work_folder(
     folder: str | Path, identity: Mapping, *, task: str, output: str, former: Mapping | None = None
 ) -> None:
-    """Make the working folder of a task, or take up what the same task has left there. One process calls it.
+    """Make the working folder of a task, or go on with what the same task has left there. One process calls it.
 
     Args:
         folder: new, empty, or left by a task of the same ``identity``. Hidden files in it do not count.
         identity: what the contents depend on; written to the folder's identity file.
         task: what messages call the task, such as ``an export``.
-        output: what the user may choose another one of, such as ``output folder``.
+        output: what messages ask the user to choose another one of, such as ``output folder``.
         former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
 
     Raises:

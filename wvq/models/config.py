@@ -40,7 +40,7 @@ class StrictConfig(PreTrainedConfig):
     """A config that refuses unknown keys and values out of range; transformers stores the former silently.
 
     As a config of transformers it is a dataclass of keywords: a subclass lists its fields, each as an
-    :func:`option`, and what they ask of each other in :meth:`complete`.
+    :func:`option`, and how they depend on each other in :meth:`complete`.
 
     Args:
         averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
@@ -65,7 +65,7 @@ class StrictConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def complete(self, check: Checker) -> None:
-        """Fill in what follows from other fields, and check what fields ask of each other.
+        """Fill in what follows from other fields, and check that fields fit each other.
 
         Args:
             check: of this config; each field is within its own range already.
@@ -95,7 +95,7 @@ class StrictConfig(PreTrainedConfig):
     def identity(self) -> dict[str, Any]:
         """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
 
-        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
+        A field that a later version adds, with the former behaviour as its default, leaves this unchanged.
         """
         plain, outside = type(self)(), self.fields_outside_identity()
         values = {name: getattr(self, name) for name in sorted(self.fields()) if name not in outside}

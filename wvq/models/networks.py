@@ -130,7 +130,7 @@ class VisionBackbone(nn.Module):
         layers: which hidden states, 0 being the embeddings; four spread over the depth if None.
 
     Raises:
-        CheckpointError: no such folder, or it holds no vision model that is whole.
+        CheckpointError: no such folder, or it holds no complete vision model.
         DownloadError: the Hub id cannot be reached.
         ConfigError: a layer is out of range.
     """
@@ -162,6 +162,7 @@ class VisionBackbone(nn.Module):
         self.channels = [maps[layer].shape[1] for layer in self.layers]
 
     def train(self, mode: bool = True) -> VisionBackbone:
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

@@ -97,9 +97,9 @@ class StrictPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            model_args: as of transformers.
+            model_args: as in transformers.
             subfolder: of the folder, in which the model lies.
-            kwargs: as of transformers; with ``output_loading_info`` the model comes in a pair with that information.
+            kwargs: as in transformers; with ``output_loading_info`` the model comes in a pair with that information.
 
         Raises:
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
@@ -139,14 +139,14 @@ class StrictPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As transformers saves a model, with the SHA-256 of the weight files beside them; whole or not at all.
+        """Save as transformers does, with the SHA-256 of the weight files beside them; whole or not at all.
 
         Args:
             save_directory: the folder.
             is_main_process: whether this process saves; the others do nothing.
             state_dict: the weights, if not the model's own.
             push_to_hub: upload the folder too.
-            kwargs: as of transformers.
+            kwargs: as in transformers.
 
         Raises:
             CheckpointError: the disk is full or cannot be written.
@@ -183,7 +183,7 @@ def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint
     except ConfigError:
         raise
     except DAMAGES as error:
-        raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)}); save it again") from error
+        raise CheckpointError(f"{file} holds an impossible value ({first_line(error)}); save it again") from error
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ class ModuleOptimizer:
         optimizer: over groups of :func:`parameter_group`. It is torch's own: Accelerate's wrapper would update the
             scaler, which all optimisers share, once for each of them, between unscaling and stepping.
         config: of the loop.
-        skipped_name: what the number of steps left out is called in the log and in the result.
+        skipped_name: name of the number of steps left out, in the log and in the result.
 
     Attributes:
         skipped: number of steps left out; 0-d, on the device.
@@ -103,7 +103,7 @@ class ModuleOptimizer:
         """Step by the gradients and drop them; never waits for a GPU.
 
         Args:
-            scaler: what the losses were scaled by. Whoever calls updates it when all optimisers have stepped.
+            scaler: what the losses were scaled by. The caller updates it when all optimisers have stepped.
             progress, images_seen: where the step begins; see :func:`learning_rate_factor`.
 
         Returns:
