@@ -69,7 +69,7 @@ def _drawing_bytes(
     if settings.temperature == 0:
         return max(first, guided)
     noise = logits * FLOAT
-    # Then noise is added to the logits; a window that moves on has its noise copied, and some made anew.
+    # Then noise is added to the logits; a window that moves on has its noise copied, and some added.
     drawn = logits * (3 if window < longest else 2) * FLOAT
     return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
 

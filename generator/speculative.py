@@ -1,4 +1,4 @@
-"""Several codes a pass: a window of guesses is checked at once, and gives the very codes that one at a time would give.
+"""Several codes a pass: a window of guesses is checked at once, and gives the same codes as one at a time.
 
 Each position of each picture has Gumbel noise of its own, so the code there is a function of the codes before it: the
 likeliest one after the noise is added to the logits, which is a draw from their distribution (Gumbel 1954). One forward

@@ -128,7 +128,7 @@ class Saving:
             decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
 
     def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
-        """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
+        """``draw`` that also writes each sample to ``<seed>.png``, complete or absent."""
         folder = self.folder
         if folder is None:
             return draw

@@ -7,7 +7,7 @@
     offsets.npy             (N + 1,) int64: where each text begins among all tokens
     features.json           the sizes above; written last
 
-Files appear whole or not at all, and parts that are there are not encoded again, so an encoding that was cut short goes
+Files are complete or absent, and parts that are there are not encoded again, so an encoding that was cut short goes
 on where it stopped. The key is a hash of the encoder's identity, the length and the texts, so features of other
 texts or encoders are never taken for these.
 """

@@ -111,7 +111,7 @@ def _built(folder: Path, name: str, compiler: list[str]) -> Path:
             command = [*compiler, *FLAGS, str(SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=300)
             built.chmod(0o700)  # whatever the umask allows others
-            os.replace(built, path)  # whole or not at all, whichever process comes first
+            os.replace(built, path)  # complete or absent, whichever process comes first
     return path
 
 

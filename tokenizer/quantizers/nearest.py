@@ -81,7 +81,7 @@ def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: in
 
 
 def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.Tensor, tile_bytes: int) -> torch.Tensor:
-    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries take other routines,
+    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries use other routines,
     # which round differently, and a feature's code would depend on how many others came with it.
     count, padding = len(features), -len(codebook) % _BLOCK
     features = F.pad(features, (0, 0, 0, -count % _BLOCK))

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what is in them."""
+"""Files and folders that are complete or absent, and what is in them."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save as transformers does, with the SHA-256 of the weight files beside them; whole or not at all.
+        """Save as transformers does, with the SHA-256 of the weight files beside them; all files or none.
 
         Args:
             save_directory: the folder.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one folder each, which appears whole or not at all; the last few are kept."""
+"""Checkpoints of a run: one folder each, complete or absent; the last few are kept."""
 
 from __future__ import annotations
 
