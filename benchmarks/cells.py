@@ -28,7 +28,7 @@ def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict])
     """Run the cells that have no figures yet.
 
     Args:
-        names: of the cells, in the order of their running.
+        names: names of the cells, in the order in which they run.
         out: figures go to ``cells/<name>.json`` and, joined, to ``results.json``.
         run: figures of a cell, given its name and its own folder, which may hold the files of a run that was cut short.
     """

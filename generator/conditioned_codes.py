@@ -25,7 +25,7 @@ class ConditionedCodes(Dataset[dict[str, Any]]):
     Args:
         codes: the pictures.
         classes: whether items hold ``class_labels``.
-        text_encoder: of the captions; without one, items hold none. It is moved to the CPU at the end.
+        text_encoder: encodes the captions; without one, items hold none. It is moved to the CPU at the end.
         text_cache: where the features of the captions lie: ``disk`` or ``memory``, where items hold ``text_features``
             (L, E) float16 and ``text_mask`` (L,); or ``none``, where items hold the text itself as ``caption``.
         device: where the encoder works.

@@ -38,7 +38,7 @@ class ImageCodeTransformerConfig(StrictConfig):
             [0, 1); it rises from 0 at the first layer to this at the last.
         token_dropout: on the input tokens, in [0, 1).
         rope_theta: base of the rotary frequencies.
-        norm_eps: of RMSNorm.
+        norm_eps: epsilon of RMSNorm.
         initializer_range: standard deviation of the weights' start.
         head: output layer: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
             weights; ``tied`` shares those of the code embedding.

@@ -26,7 +26,7 @@ class GuidedDecoder:
 
     Args:
         model: in eval mode.
-        condition: of the pictures.
+        condition: condition of the pictures.
         count: number of pictures B.
         scales: guidance scale at each of the T positions; 1 is off.
         start: first position whose logits will be needed.

@@ -29,8 +29,8 @@ def run_in_fixed_rows(seeds: list[int], rows: int, work: Callable[[list[int]], t
     """The results (B, ...) of ``work`` for a batch, run group by group.
 
     Args:
-        seeds: of the B pictures.
-        rows: of a group.
+        seeds: seeds of the B pictures.
+        rows: rows of a group.
         work: from the numbers of ``rows`` pictures in the batch, some of them perhaps several times, to their results
             (rows, ...).
     """

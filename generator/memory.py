@@ -25,10 +25,10 @@ def sampling_bytes(
     """Bytes of drawing the codes of a batch, beside the weights.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         batch: pictures at once.
         settings: whether guidance, filters and a window are on.
-        bytes_per_value: of the weights' type, which keys and values have too.
+        bytes_per_value: size of a value of the weights' type, which keys and values have too.
         given: codes ahead of the first that is drawn; they run in one pass.
     """
     scales = settings.scales(config.sequence_length)
@@ -108,7 +108,7 @@ def training_bytes(
     """Bytes of training, in all: of a step, or of what is done between steps.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         parameters: their number, all of them on this device.
         batch: pictures of a forward pass.
         averaged: whether a moving average of the weights is kept.

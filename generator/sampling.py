@@ -55,7 +55,7 @@ def sample_codes(
 
     Args:
         model: in eval mode.
-        condition: of B pictures.
+        condition: condition of B pictures.
         seeds: one a picture.
         settings: guidance and filters.
         progress: show a progress bar over the codes.

@@ -65,7 +65,7 @@ class SamplingSettings:
         min_p: keep the codes of at least this share of the likeliest one's probability, in [0, 1]; 0 keeps all.
         guidance_schedule: ``constant``, or a rise from 1 to the scale over the positions: ``linear``, ``cosine``,
             ``power_cosine``; see :func:`wvq.generator.guidance.guidance_scales`.
-        guidance_power: of ``power_cosine``.
+        guidance_power: exponent of ``power_cosine``.
         guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
         window: codes that are guessed and checked in one forward pass (:mod:`wvq.generator.speculative`): the same
             distribution, other pictures for a seed than without it; 0 draws one code a pass.

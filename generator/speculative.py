@@ -44,7 +44,7 @@ class WindowedSampler:
 
     Args:
         codes: (B, T) int64, -1 where codes are to be drawn; filled in place.
-        decoder: of the B pictures.
+        decoder: gives logits of the B pictures.
         seeds: one a picture.
         settings: temperature, filters and the size of the window.
     """

@@ -48,9 +48,9 @@ class GeneratorTask(Task[ImageCodeTransformer]):
     Args:
         tokenizer: draws the sample sheets.
         validation: held-out pictures.
-        condition, objective, config: of the recipe.
+        condition, objective, config: settings of the recipe.
         reference: figures of the data that go beside every evaluation.
-        text_encoder: of batches that hold captions and no features of them; on the device of the model.
+        text_encoder: encodes captions of batches that hold no features of them; on the device of the model.
     """
 
     name = "generator"

@@ -28,10 +28,10 @@ def train_pipeline(
     """Train the generator of a recipe and write ``recipe.out`` as a pipeline.
 
     Args:
-        recipe: of the generator.
+        recipe: recipe of the generator.
         resume: go on with the run in ``recipe.out``.
         sampling: settings that a call of the pipeline uses where it gives none.
-        title, data, licence: of the model card, see :func:`wvq.pipelines.model_card.model_card`.
+        title, data, licence: parts of the model card, see :func:`wvq.pipelines.model_card.model_card`.
 
     Returns:
         Figures of the run, and the pipeline.

@@ -158,7 +158,7 @@ class ImageGenerationPipeline:
         Args:
             path: folder with ``model_index.json``, or Hub id.
             device: where to put the parts.
-            dtype: of the generator's weights and the tokenizer's network; as saved if None.
+            dtype: type of the generator's weights and the tokenizer's network; as saved if None.
             weights: ``bf16`` or ``int8`` (on the CPU) keeps the generator's linear layers so, for faster sampling; see
                 :mod:`wvq.generator.reduced`.
             ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.

@@ -200,7 +200,7 @@ def combined_gradient(
         others, adversarial: 0-d losses, functions of ``pictures``.
         layer: weight of the decoder's last layer.
         pictures: the reconstruction as a leaf of its own.
-        weight: of the adversarial loss.
+        weight: weight of the adversarial loss.
         max_ratio: bound of the ratio; None for no ratio.
     """
     (pixel_gradient,) = torch.autograd.grad(others, pictures)

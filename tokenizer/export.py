@@ -169,7 +169,7 @@ class Versions(Dataset):
     Args:
         dataset: the pictures of a split.
         split: ``train`` or ``validation``, whose pictures have one crop.
-        num_crops: of training pictures.
+        num_crops: crops of each training picture.
     """
 
     def __init__(self, dataset: ImageDataset, split: str, num_crops: int):

@@ -38,7 +38,7 @@ class ExportWork:
 
     Args:
         out: folder of the cache to come; the work lies in ``.<name>.export`` beside it.
-        header: of the cache.
+        header: header of the cache.
         identity: what the rows depend on.
         sizes: pictures of each split.
     """
@@ -79,8 +79,8 @@ class ExportWork:
         """Write one file.
 
         Args:
-            split: of its pictures.
-            number: of the file.
+            split: split of its pictures.
+            number: number of the file.
             batches: as :func:`wvq.data.code_tables.write_shard` takes them.
             left_out: pictures that cannot be read, complete when the batches have been read.
 

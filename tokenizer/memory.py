@@ -9,9 +9,9 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
     """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
 
     Args:
-        config: of the tokenizer.
+        config: config of the tokenizer.
         batch: pictures at once.
-        bytes_per_value: of the network's type.
+        bytes_per_value: size of a value of the network's type.
     """
     widths = config.channels[::-1]
     side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)

@@ -52,7 +52,7 @@ class ImageProcessor(ImageProcessingMixin):
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            cache_dir, force_download, local_files_only, token, revision: of the Hub client.
+            cache_dir, force_download, local_files_only, token, revision: options of the Hub client.
             kwargs: fields to change.
 
         Raises:

@@ -57,11 +57,11 @@ class DiscriminatorConfig:
 
     Args:
         network: ``none``, ``patchgan`` (convolutions over the pixels) or ``dino`` (heads on a frozen vision model).
-        backbone: of ``dino``: folder or Hub id of a vision model of transformers.
+        backbone: folder or Hub id of the vision model of transformers that ``dino`` uses.
         backbone_layers: hidden states that get a head each; four spread over the depth if None.
         base_channels, num_layers: width of the first level and strided levels of ``patchgan``.
         loss: ``hinge``, ``vanilla`` or ``non_saturating``.
-        weight: of the adversarial term in the tokenizer's loss.
+        weight: weight of the adversarial term in the tokenizer's loss.
         adaptive_weight: multiply it by the ratio of the gradient norms of the other terms and of the adversarial one at
             the decoder's last layer.
         max_adaptive_weight: bound on that ratio.

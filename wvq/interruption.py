@@ -72,7 +72,7 @@ class StopAgreement:
     GPU, and hardly one for another process. The next report follows after a number of steps that all agree on.
 
     Args:
-        request: of this process.
+        request: the signal of this process.
         seconds: from one round to the next, about; a round is each step where steps are longer.
     """
 

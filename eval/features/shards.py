@@ -221,7 +221,7 @@ def stream_features(
 
     Args:
         draw: pictures of consecutive numbers, from these (a range) and, where there is ``read``, what that gives.
-        numbers: of the stream.
+        numbers: which numbers of the stream.
         network: the feature network.
         shards: where the files go.
         batch_size: most pictures at once.

@@ -54,8 +54,8 @@ class ReferenceArchive:
     Attributes:
         file: where it was read.
         sha256: hash of the file.
-        moments: of Inception's features, or None.
-        spatial: of Inception's spatial features, or None.
+        moments: those of Inception's features, or None.
+        spatial: those of Inception's spatial features, or None.
         pictures: uint8 (N, 3, H, W), read by slices, or None.
     """
 

@@ -33,9 +33,9 @@ class StoredArray:
 
     Attributes:
         file: the .npz file.
-        name: of the array.
-        shape: of the array.
-        dtype: of the array.
+        name: name of the array.
+        shape: its shape.
+        dtype: type of its values.
         fortran: whether the first index runs fastest.
         start: bytes before the values, within the member.
     """

@@ -97,7 +97,7 @@ def write_summary(file: str | Path, result: dict[str, Any], blocks: Sequence[Blo
     """Write ``<file>.md`` and ``<file>.html`` beside a result's JSON.
 
     Args:
-        file: of the JSON.
+        file: the JSON file.
         result: the result.
         blocks: sections of pictures.
     """

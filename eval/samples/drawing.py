@@ -30,9 +30,9 @@ class Samples:
     Attributes:
         pipeline: draws them.
         num_images: how many there are.
-        conditions: of each.
+        conditions: conditions of each.
         sampling: how codes are drawn.
-        seed: of the first sample.
+        seed: seed of the first sample.
         batch_size: samples at once; they depend on it by rounding alone.
         resize: side in pixels that they are brought to before they are measured; as drawn if None.
         clip: also scores them against their texts; None for no scores.
@@ -110,7 +110,7 @@ class Saving:
 
     Args:
         target: a folder, or a file that ends in ``.npz``; None to keep none.
-        seed: of the first sample, by which the pictures are named.
+        seed: seed of the first sample, by which the pictures are named.
         new: whether no earlier run has begun to fill the target.
 
     Attributes:

@@ -65,7 +65,7 @@ class TextFeatures:
     """Features of N texts by row, padded on the left when they are read.
 
     Args:
-        tokens: of each part, (T, E) float16 features of its valid tokens.
+        tokens: for each part (T, E) float16, the features of its valid tokens.
         offsets: (N + 1,) where each text begins among the tokens of all parts.
         sizes: how the texts are cut into parts.
         folder: where it can be opened again, for loader processes that do not share memory; None if in memory only.

@@ -21,7 +21,7 @@ class TextFamily:
         title: what messages call it.
         classes: class of transformers by the ``model_type`` of ``config.json``.
         key_mapping: names of weights in some files, as patterns, and what the class calls them.
-        options: of each call of the model.
+        options: keyword arguments of each call of the model.
     """
 
     title: str

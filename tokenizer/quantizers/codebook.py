@@ -47,7 +47,7 @@ class Codebook(Quantizer):
         """Check the fields that the method reads.
 
         Args:
-            config: of a tokenizer, each field within its own range.
+            config: config of a tokenizer, each field within its own range.
 
         Raises:
             ConfigError: a field sets something that this method does not have.
@@ -86,7 +86,7 @@ class Codebook(Quantizer):
         """Loss terms by name that compare the codes with all features (N, D) of a step at once, detached ones.
 
         Args:
-            features: of the step.
+            features: all features of the step.
             joined: include the features of all processes and count them in running statistics; else these alone,
                 without changing statistics and without waiting for others.
         """

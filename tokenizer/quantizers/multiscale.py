@@ -260,7 +260,7 @@ class ScaleAlignment:
 
     Args:
         quantizer: whose scales and codes they are.
-        device: of the residuals.
+        device: where the residuals are.
     """
 
     def __init__(self, quantizer: MultiScaleQuantizer, device: torch.device | str = "cpu"):

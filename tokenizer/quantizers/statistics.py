@@ -35,7 +35,7 @@ class CodeStatistics:
     Args:
         num_codes: size K of a codebook.
         num_groups: number G of codebooks.
-        device: of the codes.
+        device: where the codes are.
         scales: sides of the maps that share a codebook, the last one that of the grid; none for one map.
     """
 

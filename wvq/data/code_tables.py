@@ -39,7 +39,7 @@ def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: dataset
         file: the Arrow file.
         batches: dicts with ``codes`` (B, T) int64 or of any shape that flattens to it, ``label`` (B ints) and
             ``caption`` (B lists of strings).
-        features: of :func:`row_features`.
+        features: columns, from :func:`row_features`.
 
     Returns:
         The number of rows.

@@ -68,7 +68,7 @@ class StrictConfig(PreTrainedConfig):
         """Fill in what follows from other fields, and check that fields fit each other.
 
         Args:
-            check: of this config; each field is within its own range already.
+            check: checks fields of this config, each of which is within its own range already.
 
         Raises:
             ConfigError: fields that do not fit each other.

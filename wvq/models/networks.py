@@ -70,7 +70,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
     place for; both would be used without a warning.
 
     Args:
-        model_class: of transformers, such as ``AutoModel``.
+        model_class: class of transformers, such as ``AutoModel``.
         path: folder or Hub id; weights as safetensors.
         kind: what messages call it.
         unused: parts of names of weights that are not used here, and may be missing.
@@ -107,7 +107,7 @@ def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[s
     Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
-        model: of transformers.
+        model: a model of transformers.
         unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """

@@ -98,7 +98,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
             model_args: as in transformers.
-            subfolder: of the folder, in which the model lies.
+            subfolder: where in the folder the model lies.
             kwargs: as in transformers; with ``output_loading_info`` the model comes in a pair with that information.
 
         Raises:
@@ -164,8 +164,8 @@ def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint
     """Read ``config.json`` of a model folder.
 
     Args:
-        config_class: of the model.
-        folder: of the model.
+        config_class: config class of the model.
+        folder: folder of the model.
         hint: what to add if the file is missing.
 
     Raises:

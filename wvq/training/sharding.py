@@ -34,7 +34,7 @@ class ShardedModel(Generic[Model]):
     Args:
         structure: :func:`skeleton` of the model before it was sharded.
         sharded: the model that trains.
-        decay: of the moving average; 0 for the weights themselves.
+        decay: decay of the moving average; 0 for the weights themselves.
         device: where the whole model is used.
     """
 

@@ -38,7 +38,7 @@ class Stage:
         """Run the trainer, and save the model and the result; all processes end together.
 
         Args:
-            trainer: of the stage's model; its logs and checkpoints go into :attr:`folder`.
+            trainer: trains the stage's model; its logs and checkpoints go into :attr:`folder`.
             facts: further fields of the result.
 
         Returns:

@@ -56,7 +56,7 @@ class Trainer(Generic[Model]):
         accelerator: made by :func:`wvq.training.acceleration.build_accelerator`.
 
     Attributes:
-        optimizers: of the model, then of the adversary.
+        optimizers: that of the model, then that of the adversary.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the number of processes.
