@@ -52,7 +52,7 @@ def batches(count: int, seed: int) -> Iterator[dict]:
 
 
 def write(folder: Path, rows: int) -> None:
-    """Write a cache of so many rows, as an export does."""
+    """Write a cache of ``rows`` rows, as an export does."""
     features, names = row_features(NUM_CODES, LENGTH), []
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         names.append(f"data-{number:05d}.arrow")
@@ -72,7 +72,7 @@ def copy_in_small_pieces(folder: Path, target: Path) -> None:
 
 
 def read(folder: Path, count: int) -> None:
-    """Read so many batches of a cache in the order of a run."""
+    """Read ``count`` batches of a cache in the order of a run."""
     codes = CodeDataset(folder)
     sampler = iter(RunSampler(len(codes), BATCH, 0))
     for _ in range(count):

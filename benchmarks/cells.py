@@ -46,4 +46,4 @@ def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict])
 def join(out: Path) -> None:
     """Write the figures of all finished cells into one file."""
     files = sorted((out / "cells").glob("*.json"))
-    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is gone") for file in files]})
+    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is missing") for file in files]})

@@ -60,7 +60,7 @@ def write_cache(folder: Path) -> None:
 
 
 def reading(dataset) -> Callable[[int], None]:
-    """Reads so many batches as the training loop does."""
+    """A function that reads a number of batches as the training loop does."""
     sampler = RunSampler(PICTURES, BATCH, 0)
     batches = iter(DataLoader(dataset, BATCH, sampler=sampler, collate_fn=dataset.collate_fn))
 
@@ -72,7 +72,7 @@ def reading(dataset) -> Callable[[int], None]:
 
 
 def plain(folder: Path) -> Callable[[int], None]:
-    """Reads so many batches from the `datasets` table itself."""
+    """A function that reads a number of batches from the `datasets` table itself."""
     table = datasets.load_from_disk(str(folder / "train")).select_columns(["codes", "label"]).with_format("torch")
     batches = iter(DataLoader(table, BATCH, shuffle=True))
 

@@ -54,7 +54,7 @@ def operations_a_token(model: ImageCodeTransformer) -> float:
 
 
 def sharded(size: str, world: int) -> bool:
-    """Whether the tables shard this size on so many GPUs."""
+    """Whether the tables shard this size on ``world`` GPUs."""
     return size == "3B" and world > 1
 
 

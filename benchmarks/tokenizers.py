@@ -175,7 +175,7 @@ def complete(cells: list[Cell], data: str, folder: Path) -> None:
     images = load_images(recipe.data)
     for cell in cells:
         file = folder / f"{cell.name}.json"
-        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is gone")):
+        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is missing")):
             tokenizer = WassersteinVQModel.from_pretrained(folder / cell.name)
             write_json(file, result | {"training": code_use(tokenizer, images)})
 

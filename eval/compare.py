@@ -53,9 +53,9 @@ def compare_results(files: Sequence[str | Path]) -> str:
     problems = []
     for name in PROTOCOL:
         values = [_field(result, name) for result in results]
-        other = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
+        differing = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
         problems += [
-            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in other
+            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in differing
         ]
     if problems:
         raise DataError(f"not comparable: {'; '.join(problems)}")

@@ -50,7 +50,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         The result (:mod:`wvq.eval.report.results`), in every process.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
@@ -91,7 +91,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
         The result (:mod:`wvq.eval.report.results`), in every process; with ``sweep``, the figures over its range.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """

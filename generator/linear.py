@@ -12,7 +12,7 @@ from torch import nn
 from wvq.memory import available_memory
 
 FULL_ROWS = 4  # oneDNN takes 1.5 times as long over 2 rows as over 4
-KEPT_FREE = 2  # weights are packed only while so many times their bytes are free
+KEPT_FREE = 2  # weights are packed only where this many times their bytes are free
 
 
 class Projection(nn.Linear):

@@ -120,7 +120,7 @@ def _fill(
         return
     # A pass over all given codes rounds differently from one pass a code, and the other pictures' masks may differ.
     start = 0 if (settings.fixed_rows or 0) > 1 else open_places[0]
-    given = bool((codes != FREE).any())
+    any_given = bool((codes != FREE).any())
     decoder = GuidedDecoder(model, condition, len(seeds), settings.scales(length), start)
     stop = open_places[-1] + 1
     if settings.window:
@@ -129,6 +129,6 @@ def _fill(
     uniform = uniforms(seeds, length).to(codes.device)
     for position in tqdm(range(start, stop), unit="code", disable=not progress, leave=False):
         drawn = draw(decoder.logits(codes, position, position + 1)[:, 0], uniform[:, position], settings)
-        if given:
+        if any_given:
             drawn = torch.where(codes[:, position] == FREE, drawn, codes[:, position])
         codes[:, position] = drawn

@@ -1,6 +1,6 @@
 """Several codes a pass: a window of guesses is checked at once, and gives the same codes as one at a time.
 
-Each position of each picture has Gumbel noise of its own, so the code there is a function of the codes before it: the
+Each position of each picture has its own Gumbel noise, so the code there is a function of the codes before it: the
 likeliest one after the noise is added to the logits, which is a draw from their distribution (Gumbel 1954). One forward
 pass evaluates that function at all guesses of a window. Every code before the first wrong guess, and the corrected one
 there, is final; the others are better guesses for the next pass. This is the Jacobi iteration for the fixed point of

@@ -101,7 +101,7 @@ def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
     """
     index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
     if index.exists():
-        if read_json(index, CheckpointError, f"{index} is gone").get("_class_name") != PIPELINE_CLASS:
+        if read_json(index, CheckpointError, f"{index} is missing").get("_class_name") != PIPELINE_CLASS:
             raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
         return
     if not readme.exists():

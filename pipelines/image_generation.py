@@ -121,7 +121,7 @@ class ImageGenerationPipeline:
         return hashes
 
     def former_hashes(self) -> dict[str, str]:
-        """What earlier versions wrote in the place of :meth:`weights_hashes`: the hash of each part's weights alone."""
+        """What earlier versions wrote instead of :meth:`weights_hashes`: the hash of each part's weights alone."""
         hashes = {"generator": self.generator.full_hash or weights_hash(self.generator)}
         hashes["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:

@@ -125,5 +125,5 @@ def read_results(folder: str | Path) -> dict[str, dict]:
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            results[stage] = read_json(file, CheckpointError, f"{file} is gone")
+            results[stage] = read_json(file, CheckpointError, f"{file} is missing")
     return results

@@ -83,7 +83,7 @@ def sample_to_folder(
         decided_by_first_process(lambda: _start(pipe, out, request, seed, settings, resume))
         files = [out / f"{seed + index:06d}.png" for index in range(len(request))]
         # Shares follow the pictures' numbers, not what is missing: that changes while another process starts.
-        rows = settings.fixed_rows or 1  # so many in a row fill a group
+        rows = settings.fixed_rows or 1  # this many in a row fill a group
         mine = [
             index
             for index, file in enumerate(files)

@@ -45,12 +45,12 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         raise type(error)(f"start: {error}") from error
     if warning := other_split(recipe.start, recipe.data):
         warnings.warn(warning, stacklevel=2)
-    before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
-    if recipe.model.get("quantizer", before["quantizer"]) != before["quantizer"]:
-        before = {name: value for name, value in before.items() if name not in WassersteinVQConfig.fields_of_method()}
-    if recipe.model.get("code_dim", before["code_dim"]) != before["code_dim"]:
-        before["feature_dim"] = source.config.encoder_dim
-    model = WassersteinVQModel(WassersteinVQConfig(**{**before, **recipe.model, **from_data}))
+    fields = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
+    if recipe.model.get("quantizer", fields["quantizer"]) != fields["quantizer"]:
+        fields = {name: value for name, value in fields.items() if name not in WassersteinVQConfig.fields_of_method()}
+    if recipe.model.get("code_dim", fields["code_dim"]) != fields["code_dim"]:
+        fields["feature_dim"] = source.config.encoder_dim
+    model = WassersteinVQModel(WassersteinVQConfig(**{**fields, **recipe.model, **from_data}))
     changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
     _take_over(model, source, recipe.start, quantizer=not changed)
     if changed and "quantizer" in parts:

@@ -96,7 +96,7 @@ class Adversary(nn.Module):
         return self.config.weight * (min(1.0, past / self.config.ramp_images) if self.config.ramp_images else 1.0)
 
     def begin_step(self, parts: int) -> None:
-        """Prepare for a step of so many batches: LeCam's averages move once, in the last."""
+        """Prepare for a step of ``parts`` batches: LeCam's averages move once, in the last."""
         self._parts, self._means = parts, []
 
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:
@@ -199,7 +199,7 @@ def combined_gradient(
         reconstruction: (B, 3, H, W) float32, attached to the decoder.
         others, adversarial: 0-d losses, functions of ``pictures``.
         layer: weight of the decoder's last layer.
-        pictures: the reconstruction as a leaf of its own.
+        pictures: the reconstruction, detached, as a leaf.
         weight: weight of the adversarial loss.
         max_ratio: bound of the ratio; None for no ratio.
     """

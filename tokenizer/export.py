@@ -127,7 +127,7 @@ def _finish(
     tokenizer: WassersteinVQModel,
     header: CodeHeader,
 ) -> CodeHeader:
-    """Make the cache of the files, check it and give it its name; the first process does, the others wait.
+    """Make the cache of the files, check it and give it its name; the main process does, the others wait.
 
     Returns:
         The header, with counts and figures.

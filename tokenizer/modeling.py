@@ -180,7 +180,7 @@ class Projector(nn.Module):
     def __init__(self, config: WassersteinVQConfig):
         super().__init__()
         dim, code_dim = config.encoder_dim, config.code_dim
-        # Parameters of its own, not layers: _init_weights is called only for modules that have some.
+        # Direct parameters, not layers: _init_weights is called only for modules that have some.
         self.in_weight, self.in_bias = nn.Parameter(torch.empty(code_dim, dim)), nn.Parameter(torch.empty(code_dim))
         self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
 

@@ -49,7 +49,7 @@ class CodebookUsage:
         self.alarmed = True
         return figures, (
             f"the codebook has collapsed: perplexity {perplexity:.0f} of {num_codes:,} codes after {images_seen:,} "
-            "images; align it (model.quantizer: sliced), give it a rate of its own (train.codebook_learning_rate: "
+            "images; align it (model.quantizer: sliced), give it its own rate (train.codebook_learning_rate: "
             "0.02) or lower model.commitment_weight"
         )
 
@@ -61,7 +61,7 @@ class CodebookUsage:
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         """Restore the state that :meth:`state_dict` gave; on another number of processes the first takes the sum."""
         counts, self.alarmed = state["counts"], state["alarmed"]
-        if not isinstance(counts, list):  # an older checkpoint holds those of the first process
+        if not isinstance(counts, list):  # an older checkpoint holds those of the main process
             counts = [counts]
         if counts[0] is None:
             self.counts = None

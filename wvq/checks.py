@@ -84,7 +84,7 @@ class Checker:
         self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
 
     def __call__(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-        """Check one field by a rule of its own; the arguments are those of :class:`Rule`.
+        """Check one field by its own rule; the arguments are those of :class:`Rule`.
 
         Raises:
             ConfigError: it is something else.

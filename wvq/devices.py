@@ -21,11 +21,11 @@ def usable_device(name: str | None = None) -> str:
             device_asked = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has its own device
         device = processes().device
         if name is not None and device_asked.type != device.type:
             raise ConfigError(
-                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
+                f'device "{name}": each process that was started has its own device, here {device}; leave it out '
                 "(ACCELERATE_USE_CPU=true takes the CPU)"
             )
         return str(device)

@@ -78,7 +78,7 @@ def _finish(work: dist.Work) -> None:
 def largest_later(values: list[float]) -> Callable[[], list[float]]:
     """Begin to find the largest of each value over all processes; what is returned waits for the answer and gives it.
 
-    The work in between goes on, on a GPU too.
+    Work goes on until then, on a GPU too.
     """
     if world_size() == 1:
         return lambda: values
@@ -138,7 +138,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def from_first_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The first process's tensor on every process, written over the others' in place."""
+    """The main process's tensor on every process, written over the others' in place."""
     if world_size() > 1:
         dist.broadcast(tensor, src=0)
     return tensor
@@ -170,5 +170,5 @@ def is_main_process() -> bool:
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Mean over all processes, detached and in a tensor of its own."""
+    """Mean over all processes, detached, as a new tensor."""
     return sum_over_processes(tensor.detach().clone()) / world_size()

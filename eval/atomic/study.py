@@ -192,12 +192,12 @@ def published_figures() -> dict[tuple[str, str, float], dict[str, float]]:
 def study_table(results: list[dict]) -> str:
     """All cells as a Markdown table, with the published figures beside those that have any."""
     published = published_figures()
-    plain = AtomicCell()
+    default = AtomicCell()
     varying = [
         field.name
         for field in dataclasses.fields(AtomicCell)
         if field.name in _COLUMNS
-        and any(result["cell"][field.name] != getattr(plain, field.name) for result in results)
+        and any(result["cell"][field.name] != getattr(default, field.name) for result in results)
     ]
     titles = ["distribution", "quantizer", *varying, "K", "D", "N", "steps", "E", "U %", "C", "W"]
     rows = []
@@ -225,9 +225,9 @@ def _order(cell: dict) -> tuple:
 
 def _published_key(cell: dict) -> tuple[str, str, float] | None:
     # The published study is one setting; a cell of another size has no published figure.
-    plain = AtomicCell()
+    default = AtomicCell()
     fixed = [name for name in SETTING if name not in ("distribution", "shift", "seed")]
-    if any(cell[name] != getattr(plain, name) for name in fixed):
+    if any(cell[name] != getattr(default, name) for name in fixed):
         return None
     return cell["distribution"], cell["quantizer"], float(cell["shift"])
 

@@ -60,7 +60,7 @@ class FeatureShards:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
-        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
+        former: what earlier versions wrote instead of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
@@ -227,7 +227,7 @@ def stream_features(
         batch_size: most pictures at once.
         progress: label of the progress bar; no bar if None.
         keep_pixels: whether the files hold the pictures too.
-        read: what ``draw`` needs for each of some ranges, read ahead of it.
+        read: reads ahead what ``draw`` needs for each of some ranges.
 
     Raises:
         RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are complete.

@@ -19,8 +19,8 @@ class Comparison:
     """Figures of an evaluation, and the numbers of pictures that they stand for.
 
     Attributes:
-        metrics: figures of samples against real pictures; names that end in ``_at_floor_n`` were taken at the floor's N.
-        floor: the same of real pictures in the place of the samples; empty where there are none.
+        metrics: samples against real pictures; figures that end in ``_at_floor_n`` were taken at the floor's N.
+        floor: the same with real pictures instead of samples; empty where there are none.
         num_images: samples.
         num_reference: real pictures.
         num_floor: pictures on each side of the floor.

@@ -147,7 +147,7 @@ def _header(file: Path, name: str, member: IO[bytes]) -> StoredArray:
 
 @contextlib.contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Within the block whatever zipfile, zlib and NumPy raise over a damaged file is one DataError.
+    """Within the block any error of zipfile, zlib and NumPy over a damaged file becomes one DataError.
 
     Raises:
         DataError: see above.

@@ -65,7 +65,7 @@ class Samples:
 
     @cached_property
     def former_identity(self) -> dict[str, Any]:
-        """What earlier versions wrote in the place of some values of the identity."""
+        """What earlier versions wrote instead of some values of the identity."""
         conditions = conditions_hash(self.conditions.labels, self.conditions.texts)
         return {"pipeline_weights": self.pipeline.former_hashes(), "conditions": conditions}
 

@@ -63,7 +63,7 @@ class TextEncoder:
         if self.length < shortest:
             raise ConfigError(
                 f"condition.text_length {self.length} leaves no room for words: {self.name} puts {shortest - 1} tokens "
-                f"of its own around a caption; set it to at least {shortest}"
+                f"around every caption; set it to at least {shortest}"
             )
         if longest is not None and self.length > longest:
             raise ConfigError(
@@ -144,7 +144,7 @@ class TextEncoder:
         """SHA-256 of all that the features of a caption depend on but the length, as 64 hex digits.
 
         That is: the weights in use, the config's fields that change hidden states, the vocabulary, how some probes are
-        cut into tokens, and the way of encoding. Where the files came from, and how the weights are named, are not.
+        cut into tokens, and the way of encoding. The origin of the files and the names of the weights do not count.
         """
         digest = hashlib.sha256()
         for name, weight in self.model.named_parameters():  # each once, tied or not

@@ -86,7 +86,7 @@ class Measurement(Protocol):
 
 
 class Quantizer(nn.Module, ABC):
-    """Quantizes features: the part between encoder and decoder, whatever its codes look like.
+    """Quantizes features: the part between encoder and decoder, for codes of any layout.
 
     Args:
         num_codes: size K of a codebook.
@@ -161,7 +161,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def begin_step(self, parts: int) -> None:
-        """Announce that the next training step comes in so many batches, one forward pass each; 1 if never called.
+        """Announce that the next training step comes in ``parts`` batches, one forward pass each; 1 if never called.
 
         Running statistics and updates without gradient then move once, in the last pass, over all of them joined.
         """

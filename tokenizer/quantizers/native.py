@@ -2,7 +2,7 @@
 
 The library is compiled for this very machine with the system's C++ compiler (about two seconds), and kept under a name
 that holds the hash of source, flags, compiler and processor. As it is code that runs, it lies where only this user can
-write; where there is no such folder, each process compiles one of its own.
+write; where there is no such folder, each process compiles its own.
 """
 
 from __future__ import annotations

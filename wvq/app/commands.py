@@ -38,9 +38,9 @@ def quiet_libraries() -> None:
 
 def _data_options(data: DataConfig) -> str:
     """The fields that differ from their defaults, as options: the next stage must hold out the same pictures."""
-    plain = DataConfig()
+    defaults = DataConfig()
     changed = {field.name: getattr(data, field.name) for field in fields(data)}
-    changed = {name: value for name, value in changed.items() if value != getattr(plain, name) or name == "path"}
+    changed = {name: value for name, value in changed.items() if value != getattr(defaults, name) or name == "path"}
     options = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
     return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in options.items())
 

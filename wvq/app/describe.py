@@ -165,8 +165,8 @@ def _samples(path: Path) -> str:
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")
-    plain = SamplingSettings().identity()
-    changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
+    defaults = SamplingSettings().identity()
+    changed = [f"{name} {value}" for name, value in sampling.items() if value != defaults.get(name)]
     drawn = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {
         "pictures": _part_of(drawn, job["num_images"]) + ("" if drawn >= job["num_images"] else "; --resume goes on"),

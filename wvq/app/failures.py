@@ -1,6 +1,6 @@
 """How a command ends on bad input: with one line, printed once for all processes that were launched together.
 
-A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with a traceback and exit code 1 of its own.
+A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with its own traceback and exit code 1.
 A process cannot prevent that. But the launcher ends with the reason that the first process to fail has left in the
 file named by ``TORCHELASTIC_ERROR_FILE``; so the line is written there too.
 """

@@ -58,15 +58,15 @@ def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: dataset
 
 def _records(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of one piece and about ``ROWS_A_RECORD`` rows."""
-    held, rows = [], 0
+    waiting, rows = [], 0
     for table in tables:
-        held.append(table)
+        waiting.append(table)
         rows += len(table)
         if rows >= ROWS_A_RECORD:
-            yield pa.concat_tables(held).combine_chunks()
-            held, rows = [], 0
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _arrow_table(batch: dict[str, Any], features: datasets.Features) -> pa.Table:

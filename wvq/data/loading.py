@@ -126,13 +126,13 @@ def _stacked(
 
 def regrouped(parts: Iterable[dict[str, torch.Tensor]], size: int) -> Iterator[dict[str, torch.Tensor]]:
     """The rows of batches of any size in batches of ``size``, the last of which may be smaller."""
-    held: dict[str, torch.Tensor] = {}
+    waiting: dict[str, torch.Tensor] = {}
     for part in parts:
-        held = {name: torch.cat([held[name], values]) for name, values in part.items()} if held else part
-        count = len(next(iter(held.values())))
+        waiting = {name: torch.cat([waiting[name], values]) for name, values in part.items()} if waiting else part
+        count = len(next(iter(waiting.values())))
         for start in range(0, count - size + 1, size):
-            yield {name: values[start : start + size] for name, values in held.items()}
+            yield {name: values[start : start + size] for name, values in waiting.items()}
         rest = count % size
-        held = {name: values[count - rest :] for name, values in held.items()} if rest else {}
-    if held:
-        yield held
+        waiting = {name: values[count - rest :] for name, values in waiting.items()} if rest else {}
+    if waiting:
+        yield waiting

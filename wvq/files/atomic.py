@@ -127,8 +127,8 @@ def remove_files(folder: str | Path, names: re.Pattern[str]) -> None:
 def files_into(folder: str | Path) -> Iterator[Path]:
     """A temporary folder whose files replace those of ``folder`` one by one when the block ends well.
 
-    For a folder that holds other things too. Weights come last: whoever finds them finds the config that fits them.
-    Their checksums go first and come after them: a folder that is cut short in between has none, and no wrong ones.
+    For a folder that holds other things too. Weights come last, so that their config is always there. Their checksums
+    are removed first and written after them: a folder that is cut short has none, and no wrong ones.
     """
     folder = Path(folder)
 

@@ -28,7 +28,7 @@ def read_text(file: str | Path, limit: int) -> str:
     """
     content = bytearray()
     with Path(file).open("rb") as opened:
-        # Piece by piece: a read of so many bytes takes the memory for all of them, however small the file is.
+        # Piece by piece: one read of ``limit`` bytes takes the memory for all of them, however small the file is.
         while len(content) <= limit and (piece := opened.read(_PIECE)):
             content += piece
     if len(content) > limit:

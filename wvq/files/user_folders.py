@@ -50,7 +50,7 @@ def code_folders(kind: str) -> Iterator[Path]:
 def keep_torch_code_private() -> None:
     """Give torch.compile a folder of this user's own, unless TORCHINDUCTOR_CACHE_DIR names one.
 
-    By default it runs what it finds in the system's temporary folder under the user's name, whoever made it.
+    By default it runs what is in the system's temporary folder under the user's name, even if another user made it.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return

@@ -23,7 +23,7 @@ def claim_work_folder(
         identity: what the contents depend on; written to the folder's identity file.
         task: what messages call the task, such as ``an export``.
         output: what messages ask the user to choose another one of, such as ``output folder``.
-        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
+        former: what earlier versions wrote instead of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or what a task of another identity has left.
@@ -36,7 +36,7 @@ def claim_work_folder(
             raise ConfigError(f"{folder} holds other files; move them away, or choose another {output}")
         write_json(file, expected)
         return
-    saved = read_json(file, ConfigError, f"{file} is gone")
+    saved = read_json(file, ConfigError, f"{file} is missing")
     before = {name: saved.get(name) for name in expected}
     old = {name for name, value in accepted.items() if before[name] == value != expected[name]}
     if old:

@@ -97,9 +97,9 @@ class StrictConfig(PreTrainedConfig):
 
         A field that a later version adds, with the former behaviour as its default, leaves this unchanged.
         """
-        plain, outside = type(self)(), self.fields_outside_identity()
+        default, outside = type(self)(), self.fields_outside_identity()
         values = {name: getattr(self, name) for name in sorted(self.fields()) if name not in outside}
-        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     @classmethod
     def _own(cls) -> list[dataclasses.Field]:

@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound="StrictPreTrainedModel")
 GIVEN: Any = None
 # Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
-# What transformers raises over values that no file of its own would hold.
+# What transformers raises over values that it would never write into a file.
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
 
 

@@ -16,7 +16,7 @@ from wvq.errors import ConfigError
 from wvq.settings.train import TrainConfig
 
 UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
-# While the first process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
+# While the main process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
 COLLECTIVE_LIMIT = timedelta(hours=1)
 
 

@@ -29,8 +29,8 @@ def parameter_group(
         params: the parameters.
         config: settings of the loop; learning rate and betas where none are given.
         weight_decay: AdamW's.
-        lr: a peak learning rate of its own. Such a group is clipped alone, and stays at the rate if not ``scheduled``.
-        scheduled: whether a rate of its own follows the schedule.
+        lr: the group's own peak learning rate. Such a group is clipped alone, and stays at it if not ``scheduled``.
+        scheduled: whether such a rate follows the schedule.
         betas: AdamW's.
     """
     peak = config.learning_rate if lr is None else lr

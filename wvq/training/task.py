@@ -40,7 +40,7 @@ class Task(Generic[Model]):
 
     Attributes:
         name: shown beside the progress bar.
-        adversary: a module that trains against the model, with an optimiser of its own; None for none.
+        adversary: a module that trains against the model, with its own optimiser; None for none.
         stop: set by the loop; a long pass over data goes through ``stop.until_set``, so that a signal ends it.
     """
 
