@@ -3,7 +3,7 @@
     python -m benchmarks.tokenizers --data cifar10.parquet --out runs/comparison [--sets main seeds published ablation]
 
 A cell is one training run of :func:`wvq.tokenizer.train.train_tokenizer`, measured at its last step on the held-out
-pictures. Several processes may work on one folder: each takes the next cell that none has, and a cell that was cut
+pictures. Several processes may work on one folder: each takes the next cell that is free, and a cell that was cut
 short goes on from its last checkpoint. The figures of all cells are joined into ``results.json``.
 """
 
@@ -175,12 +175,13 @@ def complete(cells: list[Cell], data: str, folder: Path) -> None:
     images = load_images(recipe.data)
     for cell in cells:
         file = folder / f"{cell.name}.json"
-        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is gone")):
+        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is missing")):
             tokenizer = WassersteinVQModel.from_pretrained(folder / cell.name)
             write_json(file, result | {"training": code_use(tokenizer, images)})
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="parquet file or folder of pictures with classes")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))

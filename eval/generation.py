@@ -82,8 +82,8 @@ def evaluate_generation(
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
         DataError: fewer than four pictures on a side, too many that cannot be read, or no captions or classes in the
-            data where they are asked for.
-        RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
+            data where they are requested.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
     """
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
@@ -96,7 +96,7 @@ def evaluate_generation(
     def conditions(indices: list[int]) -> Conditions:
         return condition_plan(pipeline.generator.config, real.dataset, indices, classes, prompts, num_images)
 
-    conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
+    conditions(real.order()[:num_images])  # refuses conditions that do not fit before pictures are read
     with working_folder(work) as folder:
         pool = real.pool(network, num_images, batch_size, progress)
         plan = conditions(pool.indices[:num_images])

@@ -46,7 +46,7 @@ class EvaluationRecipe:
         reference: .npz file in the form of ADM's evaluation, for samples, in place of ``data``.
         reference_kind: ``train`` or ``validation``: what an .npz file holds, or which part of ``data`` is taken.
             Samples need the former and reconstructions the latter, which is taken if None.
-        force_reference: take the other kind all the same; the result says so.
+        force_reference: accept the other kind; the result records that.
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
         num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
@@ -82,7 +82,7 @@ class ReconstructionEvaluation(EvaluationRecipe):
     """The evaluation of a tokenizer on held-out pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as of
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
             :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
         lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS.
@@ -117,7 +117,7 @@ class GenerationEvaluation(EvaluationRecipe):
     """The evaluation of a pipeline's samples against real pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as of
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
             :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
@@ -158,7 +158,7 @@ class GenerationEvaluation(EvaluationRecipe):
         """Which part of the data is taken, or what the file of the reference holds.
 
         Raises:
-            ConfigError: a file is given, and what it holds is not said.
+            ConfigError: a file is given without ``reference_kind``.
         """
         if self.reference_kind is None and self.reference:
             raise ConfigError(f"--reference-kind must say what {self.reference} holds: train or validation pictures")
@@ -192,7 +192,7 @@ class GenerationEvaluation(EvaluationRecipe):
 
 
 def check_clip(clip: object, prompts: object) -> None:
-    """Check that samples have prompts where a CLIP score, which compares the two, is asked for.
+    """Check that samples have prompts where a CLIP score, which compares the two, is requested.
 
     Raises:
         ConfigError: they have none.

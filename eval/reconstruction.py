@@ -45,7 +45,7 @@ def evaluate_reconstruction(
 ) -> dict:
     """Measure a tokenizer on held-out pictures under the centre crop; several processes each measure their share.
 
-    The Frechet and kernel distances compare the reconstructions with the very pictures they were made from (``rfid``
+    The Frechet and kernel distances compare the reconstructions with the same pictures they were made from (``rfid``
     as published, over Inception), so a perfect tokenizer scores 0 there and the floor is no lower bound. The floor
     compares one half of the real pictures with the other; the metrics that end in ``_at_floor_n`` put the
     reconstructions of the first half against the real second half: those are the ones to compare with the floor.
@@ -60,11 +60,11 @@ def evaluate_reconstruction(
         seed: seed of the halves.
         lpips: :class:`wvq.tokenizer.losses.LPIPS`, for that figure; not measured if None.
         reference_kind: ``train`` or ``validation``: what the pictures are. A tokenizer is measured on held-out ones.
-        force_reference: allow others; the result says so.
+        force_reference: allow others; the result records that.
         work: folder for the features of the reconstructions made so far: an evaluation that was stopped goes on there.
             It can be removed when the result is kept. A temporary one if None; several processes need one.
         cache: folder of features of real pictures (:mod:`wvq.eval.real.cache`); none are kept if None.
-        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` decides if None.
 
     Returns:
         A result dict (see :mod:`wvq.eval.report.results`) with ``num_tokens``, the tokens that U and C were measured
@@ -74,8 +74,8 @@ def evaluate_reconstruction(
         ConfigError: pictures of the other kind.
         DataError: fewer than four pictures, too many that cannot be read, or pictures of another size than the
             tokenizer's.
-        RunInterrupted: SIGTERM or Ctrl-C came while features were taken; what is in ``work`` will be taken up again.
-            The pass before it, for E, U, C, PSNR and the like, is made anew.
+        RunInterrupted: SIGTERM or Ctrl-C came while features were taken; the same call goes on from ``work``.
+            The pass before it, for E, U, C, PSNR and the like, is made again.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
     if len(dataset) < FEWEST:
@@ -143,7 +143,7 @@ def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures
 
 
 def _tokenizer_settings(tokenizer: WassersteinVQModel, identity: Mapping[str, str | int]) -> dict[str, object]:
-    """What a result says of the tokenizer."""
+    """The settings of a result that describe the tokenizer."""
     return {
         "num_codes": tokenizer.config.num_codes,
         "tokenizer_weights": identity["tokenizer_weights"],

@@ -43,7 +43,7 @@ NUM_IMAGES = 1_000  # samples where a recipe names no number
 
 
 def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bool = True) -> dict[str, Any]:
-    """Measure a tokenizer as a recipe says; several processes share the work.
+    """Measure the tokenizer of a recipe; several processes share the work.
 
     Args:
         recipe: what to measure, and against what.
@@ -53,7 +53,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         The result (:mod:`wvq.eval.report.results`), in every process.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
@@ -84,7 +84,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
 
 
 def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = True) -> dict[str, Any]:
-    """Measure a pipeline's samples as a recipe says, with its preset and its sweep; several processes share the work.
+    """Measure a pipeline's samples by a recipe, with its preset and its sweep; several processes share the work.
 
     Args:
         recipe: what to draw, and what to compare it with.
@@ -94,7 +94,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
         The result (:mod:`wvq.eval.report.results`), in every process; with ``sweep``, the figures over its range.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
@@ -151,7 +151,7 @@ def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
 
 
 def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
-    """What a result says of its preset.
+    """The settings of a result that name its preset.
 
     Raises:
         ConfigError: the pipeline draws pictures of another size than the preset's.
@@ -190,7 +190,7 @@ def _lpips(weights: str | None, device: str) -> LPIPS | None:
 
 
 def _check_place(out: str | None) -> None:
-    """Refuse a place for the result where something else lies."""
+    """Refuse a result file that would overwrite something else."""
     if out is not None:
         if Path(out).is_dir():
             raise ConfigError(f"out: {out} is a folder; name a JSON file")
@@ -205,7 +205,7 @@ def _work(out: str | None, name: str = "") -> str | None:
 def _save(
     out: str | None, result: dict[str, Any], blocks: Callable[[], list[Block]], works: Sequence[str | None]
 ) -> None:
-    """Write the result, its text and its page, and remove the working folders; the main process does so."""
+    """In the main process, write the result, its text and its page, and remove the working folders."""
     if out is None or not is_main_process():
         return
     write_result(out, result)

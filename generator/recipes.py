@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from wvq.checks import FIELDS, FLAG, TEXT, Checker, check_groups, integer, interval, is_number, or_null
 from wvq.settings.train import TrainConfig
 
-JOINT_DROPOUT = 0.1  # where a recipe does not say
+JOINT_DROPOUT = 0.1  # where a recipe gives none
 TEXT_CACHES = ("disk", "memory", "none")
 
 
@@ -103,7 +103,7 @@ class GeneratorRecipe:
         train: the training loop.
     """
 
-    # Of the tokenizer; the recipe that a generator's run saved held them too.
+    # Fields of the tokenizer's loop, which earlier versions saved in the recipe of a generator's run too.
     FORMER_FIELDS: ClassVar[dict[str, Any]] = {
         "train.codebook_learning_rate": None,
         "train.codebook_schedule": "constant",

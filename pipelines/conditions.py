@@ -49,7 +49,7 @@ def requested(
     """Serve the conditions in order, each as often as the others.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         class_labels: a name or id, or several; None for the null class.
         prompt: a text or several; None for the null text. With classes too, both must be as many, or one.
         num_images: pictures in all; one a condition if None.
@@ -92,7 +92,7 @@ def condition_of(
 
     Args:
         request: their conditions.
-        config: of the generator.
+        config: config of the generator.
         text_encoder: needed if the generator is conditional on text.
         device: where the generator is.
         one_by_one: encode each text by itself, so that its features do not depend on the batch.

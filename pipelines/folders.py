@@ -25,7 +25,7 @@ PARTS = {
     "tokenizer": ["wvq", WassersteinVQModel.__name__],
     "generator": ["wvq", ImageCodeTransformer.__name__],
     "text_encoder": ["wvq", TextEncoder.__name__],
-}  # what the index says of each; the last one may be null
+}  # the entries of the index; the last one may be null
 _FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
@@ -55,7 +55,7 @@ def write_pipeline(
     parts: dict[str, Part] = {"tokenizer": tokenizer, "generator": generator}
     if text_encoder is not None:
         parts["text_encoder"] = text_encoder
-    # All are looked at before any is written.
+    # All are checked before any is written.
     missing = {name: part for name, part in parts.items() if not already_holds(folder, name, part)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in missing.items():
@@ -70,7 +70,7 @@ def write_pipeline(
 
 
 def already_holds(folder: str | Path, name: str, part: Part) -> bool:
-    """Whether the folder has this very part: these weights and this config.
+    """Whether the folder has exactly this part: these weights and this config.
 
     Raises:
         CheckpointError: it has the part with others.
@@ -96,14 +96,14 @@ def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
 
     Args:
         folder: where the pipeline is to go.
-        card: text of the model card, if it is known; a file that holds it already is in nobody's way.
+        card: text of the model card, if it is known; a file that holds this text already is accepted.
 
     Raises:
         CheckpointError: such a file lies there.
     """
     index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
     if index.exists():
-        if read_json(index, CheckpointError, f"{index} is gone").get("_class_name") != PIPELINE_CLASS:
+        if read_json(index, CheckpointError, f"{index} is missing").get("_class_name") != PIPELINE_CLASS:
             raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
         return
     if not readme.exists():

@@ -121,7 +121,7 @@ class ImageGenerationPipeline:
         return hashes
 
     def former_hashes(self) -> dict[str, str]:
-        """What earlier versions wrote in the place of :meth:`weights_hashes`: the hash of each part's weights alone."""
+        """What earlier versions wrote instead of :meth:`weights_hashes`: the hash of each part's weights alone."""
         hashes = {"generator": self.generator.full_hash or weights_hash(self.generator)}
         hashes["tokenizer"] = weights_hash(self.tokenizer)
         if self.text_encoder is not None:
@@ -158,7 +158,7 @@ class ImageGenerationPipeline:
         Args:
             path: folder with ``model_index.json``, or Hub id.
             device: where to put the parts.
-            dtype: of the generator's weights and the tokenizer's network; as saved if None.
+            dtype: type of the generator's weights and the tokenizer's network; as saved if None.
             weights: ``bf16`` or ``int8`` (on the CPU) keeps the generator's linear layers so, for faster sampling; see
                 :mod:`wvq.generator.reduced`.
             ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.
@@ -167,7 +167,7 @@ class ImageGenerationPipeline:
 
         Raises:
             CheckpointError: a part is missing, damaged or does not fit the others.
-            ConfigError: unknown ``weights``, or some that cannot be had here.
+            ConfigError: unknown ``weights``, or a kind that does not run here.
             DownloadError: a Hub id that cannot be reached.
         """
         folder = resolve_folder(path, "pipeline", **hub_options)
@@ -197,7 +197,7 @@ class ImageGenerationPipeline:
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the pipeline: a folder for each part, the model card, and last ``model_index.json``.
 
-        A part that is there already with the same weights and config stays as it is.
+        A part that is there already with the same weights and config is not written again.
 
         Args:
             folder: new or existing folder.

@@ -1,4 +1,4 @@
-"""Whether the parts of a pipeline belong together: the generator's config says which others it was trained with."""
+"""Whether the parts of a pipeline belong together: the generator's config records which others it was trained with."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def model_card(
 
 
 def is_model_card(text: str) -> bool:
-    """Whether a README's metadata say that it is of a model of this library."""
+    """Whether a README's metadata name this library."""
     parts = text.split("---", 2)
     return len(parts) == 3 and not parts[0].strip() and f"library_name: {_LIBRARY}" in parts[1].splitlines()
 
@@ -125,5 +125,5 @@ def read_results(folder: str | Path) -> dict[str, dict]:
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            results[stage] = read_json(file, CheckpointError, f"{file} is gone")
+            results[stage] = read_json(file, CheckpointError, f"{file} is missing")
     return results

@@ -1,4 +1,4 @@
-"""What a pipeline gives back: pictures of the type that was asked for, their codes and their seeds."""
+"""What a pipeline returns: pictures of the requested type, their codes and their seeds."""
 
 from __future__ import annotations
 

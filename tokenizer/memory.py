@@ -1,4 +1,4 @@
-"""Memory that decoding needs, estimated before it starts; benchmarks/memory.py compares it with what is taken."""
+"""Memory that decoding needs, estimated before it starts; benchmarks/memory.py compares it with what is used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
 def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int = 4) -> int:
-    """Bytes that decoding takes at its largest moment (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
+    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
 
     Args:
-        config: of the tokenizer.
+        config: config of the tokenizer.
         batch: pictures at once.
-        bytes_per_value: of the network's type.
+        bytes_per_value: size of a value of the network's type.
     """
     widths = config.channels[::-1]
     side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)

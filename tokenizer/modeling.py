@@ -36,6 +36,8 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(GradientCheckpointingLayer):
+    """Two convolutions behind norms, added to the input: (B, C, H, W) -> (B, out_channels, H, W)."""
+
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1, self.conv1 = norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -44,6 +46,7 @@ class ResBlock(GradientCheckpointingLayer):
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
@@ -59,21 +62,27 @@ class AttentionBlock(GradientCheckpointingLayer):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
 class Downsample(nn.Conv2d):
+    """Halves the sides: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, stride=2, padding=1)
 
 
 class Upsample(nn.Conv2d):
+    """Doubles the sides: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
+
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -139,7 +148,7 @@ class Decoder(nn.Sequential):
         return cast(nn.Conv2d, self[self.last])  # a Sequential does not know what it holds
 
     def compile(self, *args, **kwargs) -> None:
-        """Compile all but the last convolution; arguments as of torch.compile.
+        """Compile all but the last convolution; arguments as for torch.compile.
 
         The adaptive weight of a GAN takes that layer's gradient on its own, before the backward pass of the step: a
         compiled part runs backward once only.
@@ -152,6 +161,7 @@ class Decoder(nn.Sequential):
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W), not clamped, of quantized features (B, F, h, w)."""
         x = (self._compiled or self._body)(x)
         with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
             if not torch.is_autocast_enabled(x.device.type):
@@ -170,7 +180,7 @@ class Projector(nn.Module):
     def __init__(self, config: WassersteinVQConfig):
         super().__init__()
         dim, code_dim = config.encoder_dim, config.code_dim
-        # Parameters of its own, not layers: _init_weights is called only for modules that have some.
+        # Direct parameters, not layers: _init_weights is called only for modules that have some.
         self.in_weight, self.in_bias = nn.Parameter(torch.empty(code_dim, dim)), nn.Parameter(torch.empty(code_dim))
         self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
 
@@ -271,7 +281,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
             module.reset()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong into the codebook's own optimiser group."""
+        """Parameters that belong in the codebook's own optimiser group."""
         return self.quantizer.codebook_parameters()
 
     @property
@@ -286,8 +296,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def made(self, codes_hash: str) -> bool:
         """Whether codes are this tokenizer's, by the hash in the header of a cache or in the config of a generator.
 
-        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a config that was
-        changed since goes unseen.
+        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a later
+        change of the config is not noticed.
         """
         weights = self._codes_weights_hash()
         return codes_hash in (weights, model_hash(self, weights=weights))
@@ -296,7 +306,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Keep parts as they are in training, and in eval mode.
+        """Leave parts unchanged in training, and keep them in eval mode.
 
         Args:
             parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
@@ -320,6 +330,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return modules + ([self.projector] if "quantizer" in self.frozen and self.projector else [])
 
     def train(self, mode: bool = True) -> WassersteinVQModel:
+        """Set the mode of all parts but the frozen ones, which stay in eval mode."""
         super().train(mode)
         for module in self._frozen_modules():
             module.train(False)

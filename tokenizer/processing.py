@@ -52,7 +52,7 @@ class ImageProcessor(ImageProcessingMixin):
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            cache_dir, force_download, local_files_only, token, revision: of the Hub client.
+            cache_dir, force_download, local_files_only, token, revision: options of the Hub client.
             kwargs: fields to change.
 
         Raises:
@@ -70,7 +70,7 @@ class ImageProcessor(ImageProcessingMixin):
         except ConfigError:
             raise
         except DAMAGES as error:
-            raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)})") from error
+            raise CheckpointError(f"{file} holds an impossible value ({first_line(error)})") from error
 
     def __call__(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
         """``pixel_values`` (B, 3, size, size) in [-1, 1] of one picture or a list of them, of any size and mode."""

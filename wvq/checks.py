@@ -48,7 +48,7 @@ def interval(text: str) -> Rule:
 
 
 def at_most(limit: int) -> Rule:
-    """A number up to a limit; to stand behind a rule that it is a number."""
+    """A number up to a limit; comes after a rule that requires a number."""
     return Rule(f"at most {limit:,}", lambda value: value <= limit)
 
 
@@ -59,13 +59,13 @@ def one_of(options: Iterable[object]) -> Rule:
 
 
 def or_null(rule: Rule) -> Rule:
-    """None, or what a rule wants."""
+    """None, or what a rule allows."""
     return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
 
 
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
 SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
-# Of the first sample; the others have the next ones, and a generator's seed has 64 bits.
+# Of the first sample; those of the others follow, and a random generator's seed has 64 bits.
 SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0) and value < 2**63)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text", lambda value: isinstance(value, str))
@@ -74,7 +74,7 @@ FIELDS = Rule("fields by name", lambda value: isinstance(value, dict) and all(is
 
 
 class Checker:
-    """Checks fields of one object; the first value that is not as wanted is a ConfigError that names its field.
+    """Checks fields of one object; the first value that breaks its rule is a ConfigError that names the field.
 
     Args:
         settings: the object.
@@ -85,7 +85,7 @@ class Checker:
         self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
 
     def __call__(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-        """Check one field by a rule of its own; the arguments are those of :class:`Rule`.
+        """Check one field by its own rule; the arguments are those of :class:`Rule`.
 
         Raises:
             ConfigError: it is something else.
@@ -115,7 +115,7 @@ def require(name: str, value: object, rule: Rule) -> None:
     """Check one value that is no field of an object.
 
     Raises:
-        ConfigError: it is not what the rule wants; the message calls it by ``name``.
+        ConfigError: it breaks the rule; the message calls it by ``name``.
     """
     if not rule.holds(value):
         raise ConfigError(f"{name} must be {rule.expected}, got {value!r}")
@@ -148,5 +148,5 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
 
 
 def as_list(value: object) -> object:
-    """Tuples and lists as a list of their own; anything else as it is, for a check to refuse."""
+    """Tuples and lists as a new list; any other value unchanged, for a check to refuse."""
     return list(value) if isinstance(value, list | tuple) else value

@@ -11,7 +11,7 @@ from wvq.errors import ConfigError, first_line
 
 
 def usable_device(name: str | None = None) -> str:
-    """The device of that name; the best there is for None.
+    """The device to use: the one of that name, or the best available for None.
 
     Raises:
         ConfigError: it cannot be used here.
@@ -22,11 +22,11 @@ def usable_device(name: str | None = None) -> str:
             torch.ones(1, device=device_asked).item()  # of "meta", which torch also knows, there are no values
         except (RuntimeError, AssertionError, ImportError) as error:
             raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has a device of its own
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has its own device
         device = processes().device
         if name is not None and device_asked.type != device.type:
             raise ConfigError(
-                f'device "{name}": each process that was started has a device of its own, here {device}; leave it out '
+                f'device "{name}": each process that was started has its own device, here {device}; leave it out '
                 "(ACCELERATE_USE_CPU=true takes the CPU)"
             )
         return str(device)

@@ -1,4 +1,4 @@
-"""Where autocast must not go."""
+"""Keeps autocast from float16 where its range is too small."""
 
 from __future__ import annotations
 

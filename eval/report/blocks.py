@@ -115,7 +115,7 @@ def _neighbour_block(
 
 @torch.inference_mode()
 def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) -> list[Block]:
-    """Originals, reconstructions and what differs."""
+    """Originals, reconstructions and their differences."""
     view = evaluation_view(dataset)
     count = min(TRIPLES, len(view))
     items = list(Reading(view, [number * len(view) // count for number in range(count)]))

@@ -32,7 +32,7 @@ def sample_sheet(
         pipeline: draws them.
         names: classes by name or id; none for samples without a class.
         columns: samples in a row.
-        seed: of the first sample of each class.
+        seed: seed of the first sample of each class.
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
 
     Returns:

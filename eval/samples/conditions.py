@@ -44,13 +44,13 @@ class Conditions:
         return arguments
 
     def by_id(self, pipeline: ImageGenerationPipeline) -> list[int] | None:
-        """The classes as ids: what a name stands for is the config's."""
+        """The classes as ids: which id a name has depends on the config."""
         num_classes = pipeline.generator.config.num_classes
         return class_ids(self.labels, list(pipeline.class_names), num_classes) if self.labels else None
 
 
 def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | None) -> str:
-    """What tells the conditions of one evaluation from those of another."""
+    """Hash that identifies the conditions of an evaluation."""
     return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
 
 
@@ -130,11 +130,11 @@ def condition_plan(
     """One class and one text for each sample.
 
     Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
-    reference are then those of the very same pictures.
+    reference are then those of the same pictures.
 
     Args:
         config: of the generator.
-        dataset: of the reference pictures; None if they are not of a data set.
+        dataset: holds the reference pictures; None if no data set does.
         reference_indices: which of its pictures the samples are compared with.
         classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
         num_images: number of samples.

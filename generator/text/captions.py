@@ -58,7 +58,7 @@ class CaptionIndex:
 
         Args:
             keys: (position, picture) pairs, or pictures.
-            seed: of the draw.
+            seed: seed of the draw.
 
         Returns:
             (B,) int64 in [0, C).

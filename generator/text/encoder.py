@@ -23,9 +23,9 @@ from wvq.models.pretrained import resolve_folder, tensor_bytes
 MINILM = "all-MiniLM-L6-v2"
 TEXT_FIELDS = ("text_dim", "text_length", "text_padding", "text_encoder_hash")  # of a generator's config
 
-# Raise it when the same encoder comes to give other features: those that are kept on disk then count no more.
+# Raise it when the same encoder begins to give other features: those kept on disk are then no longer used.
 _ENCODING_VERSION = 1
-# Show what of a tokenizer its vocabulary does not: case, accents, white space, merges, the tokens around a caption.
+# Show what a tokenizer's vocabulary does not: case, accents, white space, merges, the tokens around a caption.
 _PROBES = ("A red CIRCLE and 12 crosses!", "Élan,  naïve\tcafé", "don't re-use x_y@z", "日本の旗 ½")
 
 
@@ -63,7 +63,7 @@ class TextEncoder:
         if self.length < shortest:
             raise ConfigError(
                 f"condition.text_length {self.length} leaves no room for words: {self.name} puts {shortest - 1} tokens "
-                f"of its own around a caption; set it to at least {shortest}"
+                f"around every caption; set it to at least {shortest}"
             )
         if longest is not None and self.length > longest:
             raise ConfigError(
@@ -117,7 +117,7 @@ class TextEncoder:
             )
 
     def _features(self, rows: list[list[int]], written: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and mask of the token ids of a batch, where a caption is ``written`` (B,) at all."""
+        """Features and mask of the token ids of a batch, ``written`` (B,): whether a caption is not blank."""
         counts = torch.tensor([len(row) for row in rows])[:, None]
         right_end = torch.arange(self.length) >= self.length - counts  # B L
         left_end = torch.arange(max(1, int(counts.max()))) < counts
@@ -135,7 +135,7 @@ class TextEncoder:
         return features, mask
 
     def _pad_id(self) -> int:
-        """Any token where none is set, as with many decoders: it is masked."""
+        """The padding token; any token where none is set, as with many decoders: it is masked."""
         pads = (self.tokenizer.pad_token_id, self.model.config.pad_token_id, 0)
         return next(pad for pad in pads if pad is not None)
 
@@ -144,7 +144,7 @@ class TextEncoder:
         """SHA-256 of all that the features of a caption depend on but the length, as 64 hex digits.
 
         That is: the weights in use, the config's fields that change hidden states, the vocabulary, how some probes are
-        cut into tokens, and the way of encoding. Where the files came from, and how the weights are named, are not.
+        cut into tokens, and the way of encoding. The origin of the files and the names of the weights do not count.
         """
         digest = hashlib.sha256()
         for name, weight in self.model.named_parameters():  # each once, tied or not

@@ -13,7 +13,7 @@ def test_a_launched_process_takes_its_own_device(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("wvq.devices.processes", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
     assert usable_device(None) == "cuda:1"
-    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has a device of its own, here cuda:1'):
+    with pytest.raises(ConfigError, match=r'device "cpu": each process .* has its own device, here cuda:1'):
         usable_device("cpu")
     monkeypatch.setattr("wvq.devices.processes", lambda: SimpleNamespace(device=torch.device("cpu")))
     assert usable_device("cpu") == "cpu"

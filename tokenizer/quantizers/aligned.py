@@ -48,10 +48,10 @@ class DistanceQuantizer(AlignedQuantizer):
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
-        self._whole_weight = self.weights["alignment_weight"]
+        self._full_weight = self.weights["alignment_weight"]
 
     def scale_alignment(self, factor: float) -> None:
-        self.weights["alignment_weight"] = self._whole_weight * factor
+        self.weights["alignment_weight"] = self._full_weight * factor
 
     @abstractmethod
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
@@ -60,7 +60,7 @@ class DistanceQuantizer(AlignedQuantizer):
         Args:
             features: detached.
             joined: measure it over the features of all processes and count them in running statistics; else over this
-                batch alone, without a trace and without waiting for others.
+                batch alone, without changing statistics and without waiting for others.
         """
 
     def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ RATIO = Rule("in (0, 1]", lambda value: is_number(value) and 0 < value <= 1)
 
 
 class MultiScaleConfig(QuantizerConfig):
-    """What several scales need.
+    """The fields of several scales.
 
     Args:
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; None for one map.
@@ -68,7 +68,7 @@ class MultiScaleQuantizer(Quantizer):
     phi(x) = (1 - ratio) x + ratio conv(x). At the grid's own side nothing is resampled.
 
     loss = mean over scales of alpha |f_hat_s - sg(f)|^2 + beta |sg(f_hat_s) - f|^2, each a mean over all elements, and
-    what else the method has, over the residuals of all scales together, since they share its codes. The first term also
+    the method's other terms, over the residuals of all scales together, since they share its codes. The first term also
     trains the convolutions: for methods without it, it is there with alpha 1.
 
     Features that a method bounds (fsq) are bounded once, before the first scale.
@@ -260,7 +260,7 @@ class ScaleAlignment:
 
     Args:
         quantizer: whose scales and codes they are.
-        device: of the residuals.
+        device: where the residuals are.
     """
 
     def __init__(self, quantizer: MultiScaleQuantizer, device: torch.device | str = "cpu"):

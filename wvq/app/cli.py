@@ -79,7 +79,7 @@ def _sample_arguments(parser: Parser) -> None:
 
 
 def _evaluation_arguments(parser: Parser, recipe: type[EvaluationRecipe], *others: str) -> None:
-    """The fields of a recipe: those that both have, then its own, but for ``others``, which are added elsewhere."""
+    """Add the fields that both recipes share, then those of ``recipe``; ``others`` are added elsewhere."""
     _recipe_arguments(EvaluationRecipe, resume=False)(parser)
     parser.add_recipe(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
 
@@ -128,7 +128,7 @@ COMMANDS = {
                 commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
-        Command("info", "say what a folder or result file is", _info_arguments, commands.info),
+        Command("info", "describe a folder or result file", _info_arguments, commands.info),
     )
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     of workers, sees the same pixels again.
 
     An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
-    ``requested`` int, the index asked for.
+    ``requested`` int, the index that was requested.
 
     A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
     draws, and with ``unreadable`` set to ``skip``, another picture drawn at random from the seed and the pair takes its
@@ -64,7 +64,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         settings.check()
         self.table = table
         self.class_names = tuple(class_names)
-        self.settings = replace(settings)  # a later change of the caller's is none of this set
+        self.settings = replace(settings)  # a later change by the caller does not affect this set
         self.image_size, self.crop, self.unreadable = settings.image_size, settings.crop, settings.unreadable
         self.spread = False
         largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
@@ -114,7 +114,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """The same pictures for training: under ``ten`` each begins with another crop.
 
         A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
-        Otherwise all pictures of pass p have crop p, as an export asks for.
+        Otherwise all pictures of pass p have crop p, as an export needs.
         """
         spread = copy.copy(self)
         spread.spread = True
@@ -133,7 +133,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
 
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
-        """The square picture of a key, with the index shown and the index asked for."""
+        """The square picture of a key, with the index shown and the index requested."""
         drawn = isinstance(key, tuple)
         if isinstance(key, tuple):
             position, requested = int(key[0]), self._checked(key[1])
@@ -173,7 +173,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return self.table.flippable is None or self.table.flippable[index]
 
     def _readable(self, position: int, requested: int) -> tuple[int, Image.Image]:
-        """The picture asked for, or else one drawn at random: the next in line would be seen twice as often."""
+        """The requested picture, or else one drawn at random: the next in line would be seen twice as often."""
         index, draws = requested, None
         for _ in range(MOST_DRAWS):
             try:

@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> datasets.DatasetDict:
         - ``metadata.jsonl``, one JSON object a line with ``file_name`` (relative) and other fields such as ``caption``
           or ``label``: the pictures listed there;
         - class folders: the class is the first folder's name, pictures may lie deeper; classes are sorted by name, and
-          each has pictures in at least one split: a folder without any, be it empty, is an error and not a class lost;
+          each has pictures in at least one split: a folder without any is an error, so that no class is lost;
         - pictures only: no classes.
 
     Returns:

@@ -22,7 +22,7 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
     """The splits of ``config.path``, with pictures not yet decoded.
 
     ``openmoji`` is the built-in set. A path that exists is read from disk: a folder that holds parquet files as
-    parquet, another folder as pictures. Any other name that could be a Hub id is one.
+    parquet, another folder as pictures. Any other name that could be a Hub id is taken as one.
 
     Raises:
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.

@@ -86,5 +86,5 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
 
 
 def _place(path: object) -> object:
-    """A folder or file by its one whole path; any other source, such as a Hub id, as it is."""
+    """The resolved path of a folder or file; any other source, such as a Hub id, unchanged."""
     return expand_user(path).resolve() if isinstance(path, str) and path and expand_user(path).exists() else path

@@ -234,7 +234,7 @@ def keep_classes(
     if not keep or len(set(keep)) < len(keep):
         raise DataError("classes must name at least one class, and none of them twice")
     new_ids = {class_names.index(name): new_id for new_id, name in enumerate(keep)}
-    labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that go
+    labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that are dropped
     subset = table.select(index for index, label in enumerate(labels) if label is not None)
     subset.labels = [label for label in labels if label is not None]
     return subset, tuple(keep)

@@ -137,7 +137,7 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
     file = Path(folder) / "result.json"
     if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
         return None
-    result = read_json(file, ConfigError, f"{file} is gone")
+    result = read_json(file, ConfigError, f"{file} is missing")
     if result.get("cut_short", True):
         return None
     warnings.warn(f"the run in {folder} has come to its end: nothing is left to resume", stacklevel=3)

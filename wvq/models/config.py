@@ -40,7 +40,7 @@ class StrictConfig(PreTrainedConfig):
     """A config that refuses unknown keys and values out of range; transformers stores the former silently.
 
     As a config of transformers it is a dataclass of keywords: a subclass lists its fields, each as an
-    :func:`option`, and what they ask of each other in :meth:`complete`.
+    :func:`option`, and how they depend on each other in :meth:`complete`.
 
     Args:
         averaging_decay: the weights' provenance, of every model: decay of the moving average (EMA) over training that
@@ -65,10 +65,10 @@ class StrictConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def complete(self, check: Checker) -> None:
-        """Fill in what follows from other fields, and check what fields ask of each other.
+        """Fill in what follows from other fields, and check that fields fit each other.
 
         Args:
-            check: of this config; each field is within its own range already.
+            check: checks fields of this config, each of which is within its own range already.
 
         Raises:
             ConfigError: fields that do not fit each other.
@@ -95,11 +95,11 @@ class StrictConfig(PreTrainedConfig):
     def identity(self) -> dict[str, Any]:
         """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
 
-        A field that a later version adds, with the former behaviour as its default, leaves this as it is.
+        A field that a later version adds, with the former behaviour as its default, leaves this unchanged.
         """
-        plain, outside = type(self)(), self.fields_outside_identity()
+        default, outside = type(self)(), self.fields_outside_identity()
         values = {name: getattr(self, name) for name in sorted(self.fields()) if name not in outside}
-        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     @classmethod
     def _own(cls) -> list[dataclasses.Field]:

@@ -70,7 +70,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
     place for; both would be used without a warning.
 
     Args:
-        model_class: of transformers, such as ``AutoModel``.
+        model_class: class of transformers, such as ``AutoModel``.
         path: folder or Hub id; weights as safetensors.
         kind: what messages call it.
         unused: parts of names of weights that are not used here, and may be missing.
@@ -107,7 +107,7 @@ def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[s
     Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
-        model: of transformers.
+        model: a model of transformers.
         unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """
@@ -130,7 +130,7 @@ class VisionBackbone(nn.Module):
         layers: which hidden states, 0 being the embeddings; four spread over the depth if None.
 
     Raises:
-        CheckpointError: no such folder, or it holds no vision model that is whole.
+        CheckpointError: no such folder, or it holds no complete vision model.
         DownloadError: the Hub id cannot be reached.
         ConfigError: a layer is out of range.
     """
@@ -162,6 +162,7 @@ class VisionBackbone(nn.Module):
         self.channels = [maps[layer].shape[1] for layer in self.layers]
 
     def train(self, mode: bool = True) -> VisionBackbone:
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

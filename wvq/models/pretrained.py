@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound="StrictPreTrainedModel")
 GIVEN: Any = None
 # Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
-# What transformers raises over values that no file of its own would hold.
+# What transformers raises over values that it would never write into a file.
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
 
 
@@ -97,9 +97,9 @@ class StrictPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            model_args: as of transformers.
-            subfolder: of the folder, in which the model lies.
-            kwargs: as of transformers; with ``output_loading_info`` the model comes in a pair with that information.
+            model_args: as in transformers.
+            subfolder: where in the folder the model lies.
+            kwargs: as in transformers; with ``output_loading_info`` the model comes in a pair with that information.
 
         Raises:
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
@@ -139,14 +139,14 @@ class StrictPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As transformers saves a model, with the SHA-256 of the weight files beside them; whole or not at all.
+        """Save as transformers does, with the SHA-256 of the weight files beside them; all files or none.
 
         Args:
             save_directory: the folder.
             is_main_process: whether this process saves; the others do nothing.
             state_dict: the weights, if not the model's own.
             push_to_hub: upload the folder too.
-            kwargs: as of transformers.
+            kwargs: as in transformers.
 
         Raises:
             CheckpointError: the disk is full or cannot be written.
@@ -164,8 +164,8 @@ def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint
     """Read ``config.json`` of a model folder.
 
     Args:
-        config_class: of the model.
-        folder: of the model.
+        config_class: config class of the model.
+        folder: folder of the model.
         hint: what to add if the file is missing.
 
     Raises:
@@ -183,7 +183,7 @@ def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint
     except ConfigError:
         raise
     except DAMAGES as error:
-        raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)}); save it again") from error
+        raise CheckpointError(f"{file} holds an impossible value ({first_line(error)}); save it again") from error
 
 
 @torch.no_grad()

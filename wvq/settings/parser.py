@@ -35,7 +35,7 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, program: str | None = None, description: str | None = None):
-        # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
+        # Without abbreviations: --minute would be taken for --minutes, and a wrong name not be noticed.
         super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
         self.former_fields: dict[str, Any] = {}
 
@@ -72,7 +72,7 @@ class Parser(ArgumentParser):
         return self.parse_args(completed)
 
     def build(self, values: Namespace) -> Namespace:
-        """The values with each group as the dataclass that it stands for.
+        """The values, with each group of settings as its dataclass.
 
         Raises:
             ConfigError: a group holds something other than fields.
@@ -94,7 +94,7 @@ class Parser(ArgumentParser):
         It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
         """
         if not os.path.isfile(recipe):  # a long value is no error, as for pathlib
-            return  # jsonargparse says so
+            return  # jsonargparse reports it
         values = read_recipe(recipe)
         if "config" in values:
             raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
@@ -133,7 +133,7 @@ def _refuse_class(recipe: str, values: dict[str, Any]) -> None:
 
 
 def _class_named(values: Any, place: str = "") -> str | None:
-    """Dotted name of the first field in place of which a class is named; None if there is none."""
+    """Dotted name of the first field that names a class instead of holding fields; None if there is none."""
     if isinstance(values, list):
         return next(filter(None, (_class_named(value, place) for value in values)), None)
     if not isinstance(values, dict):
@@ -171,7 +171,7 @@ def recipe_file(name: str | Path) -> Path:
 
 
 def recipe_of(values: Namespace, recipe: type[Recipe], **given: Any) -> Recipe:
-    """The recipe whose fields are among the values, but for those that are given by name."""
+    """The recipe with its fields from the values, except those given by name."""
     return recipe(**{field.name: values[field.name] for field in fields(recipe) if field.name not in given}, **given)
 
 

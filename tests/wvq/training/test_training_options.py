@@ -170,7 +170,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_ways_of_training_that_are_not_supported_are_refused(kind, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda _: kind))
-    with pytest.raises(ConfigError, match=f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with"):
+    with pytest.raises(ConfigError, match=f"the launcher requests {kind.value}; give --multi_gpu, or --use_fsdp with"):
         build_accelerator(TrainConfig())
 
 
