@@ -222,13 +222,13 @@ def load_images(config: DataConfig) -> ImageSplits:
     """
     config.check()
     splits = read_source(config)
-    train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
+    train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
     else:
-        raw_validation = _named_split(splits, validation_split, "validation_split")
+        raw_validation = _named_split(splits, validation_split, "data.validation_split")
         validation, _ = to_table(raw_validation, config, class_names)
     if config.classes is not None:
         all_names = class_names
@@ -236,7 +236,7 @@ def load_images(config: DataConfig) -> ImageSplits:
         validation, _ = keep_classes(validation, all_names, config.classes)
     for name, table in (("training", train), ("validation", validation)):
         if not len(table):
-            raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
+            raise DataError(f"data.path: {config.path} leaves no {name} pictures; check splits, classes and fraction")
 
     warn_of_missing_captions(train, validation)
     centred = replace(config, crop="center", flip=False, crop_scales=None)

@@ -35,14 +35,14 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
     if config.path and path.exists():
         return _read_path(path)
     if not HUB_ID.fullmatch(config.path) or config.path.endswith(".parquet"):
-        raise DataError(f"path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
+        raise DataError(f"data.path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
     return _read_hub(config.path, config.subset)
 
 
 def _read_path(path: Path) -> datasets.DatasetDict:
     if path.is_file():
         if path.suffix != ".parquet":
-            raise DataError(f"path: {path} is a file but not parquet; give a folder of pictures or a .parquet file")
+            raise DataError(f"data.path: {path} is a file and not parquet; give a folder or a .parquet file")
         return _read_parquet(path, data_files={"train": str(path)})
     # No deeper: a folder of a million pictures would be walked for nothing.
     if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
@@ -66,9 +66,9 @@ def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
         return datasets.load_dataset(name, subset)
     except ValueError as error:
         # An unknown or missing configuration: the message of `datasets` lists those that exist.
-        raise DataError(f"subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
+        raise DataError(f"data.subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
     except (OSError, RuntimeError) as error:
         raise DownloadError(
-            f"path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
+            f"data.path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
             f"({type(error).__name__}: {first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
         ) from error

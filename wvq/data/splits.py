@@ -42,7 +42,7 @@ def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float,
         places[members] = _places(groups[members], fraction, rng)
     if not np.isfinite(places).any():
         raise DataError(
-            f"validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
+            f"data.validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
             "classes; give more pictures of a class"
         )
     return (places < fraction) | (places == places.min())

@@ -32,6 +32,21 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
 
 
+def why_unloadable(folder: Path, error: Exception) -> str:
+    """Why a folder does not load as another library's model: the error's first line, or the file that is to blame.
+
+    transformers takes any JSON for an object, and ends in an error that names no file.
+    """
+    for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json"):
+        try:
+            is_object = isinstance(json.loads((folder / name).read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError, RecursionError):  # of that the library speaks itself
+            continue
+        if not is_object:
+            return f"{name} must hold a JSON object"
+    return first_line(error)
+
+
 def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of the Hub client out of a dict, and return them."""
     names = ("revision", "token", "cache_dir", "local_files_only")
