@@ -19,7 +19,7 @@ MOST_PIXELS = 4_096  # a side that samples may be brought to
 
 @dataclass
 class EvaluationRecipe:
-    """What both evaluations share: the pictures that a model is compared with, and the network that compares them.
+    """Fields of both evaluations: the pictures that a model is compared with, and the network that compares them.
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.

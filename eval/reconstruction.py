@@ -133,7 +133,7 @@ def evaluate_reconstruction(
 
 
 def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures) -> dict[str, str | int]:
-    """What the reconstructions depend on."""
+    """All that the reconstructions depend on."""
     return {
         "tokenizer_weights": model_hash(tokenizer, weights=weights),
         "pictures": real.sha256,
@@ -154,7 +154,7 @@ def _tokenizer_settings(tokenizer: WassersteinVQModel, identity: Mapping[str, st
 
 
 def _warnings(network: FeatureNetwork, comparison: Comparison, real: PictureFeatures, forced: bool) -> list[str]:
-    """What a reader of the figures must know of the pictures and their numbers."""
+    """Warnings for a reader of the figures, about the pictures and their numbers."""
     return [
         *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
         *real.warnings,

@@ -63,7 +63,7 @@ def condition_plan(
 ) -> Conditions:
     """One class and one text for each sample.
 
-    Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
+    Where classes are those of the reference pictures, pictures without a class are skipped. Captions of the
     reference are then those of the same pictures.
 
     Args:

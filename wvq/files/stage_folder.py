@@ -147,8 +147,8 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
-# compute the same steps in another way, up to rounding; all else would make it another run.
+# A resumed run may take longer, log, save and load at other intervals, skip a picture that it had refused, and compute
+# the same steps in another way, up to rounding; any other change would make it another run.
 _FREE_ON_RESUME = {
     "out",
     "condition.text_cache",
