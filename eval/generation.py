@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wvq.checks import require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import DataError
@@ -16,7 +17,7 @@ from wvq.eval.features.shards import FeatureShards, collected, holds_shards, str
 from wvq.eval.real.archive import ReferenceArchive, write_archive
 from wvq.eval.real.kinds import FEWEST
 from wvq.eval.real.references import Reference, as_reference
-from wvq.eval.recipes import check_clip, check_resize
+from wvq.eval.recipes import RESIZE, check_clip
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
@@ -89,11 +90,11 @@ def evaluate_generation(
     if num_images < FEWEST:
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
-    check_resize(resize)
+    require("resize", resize, RESIZE)
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:
-        return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
+        return condition_plan(pipeline.generator.config, real.dataset, indices, classes, prompts, num_images)
 
     conditions(real.order()[:num_images])  # refuses conditions that do not fit before pictures are read
     with working_folder(work) as folder:

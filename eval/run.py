@@ -31,7 +31,10 @@ from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
 from wvq.eval.report.results import write_result
 from wvq.eval.report.summary import Block, refuse_foreign_files, write_summary
+from wvq.eval.samples.conditions import check_conditions
 from wvq.eval.sweeps import parse_sweep
+from wvq.models.pretrained import resolve_folder
+from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -100,12 +103,15 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     field, steps = parse_sweep(recipe.sweep) if recipe.sweep is not None else ("", [])
     _check_place(recipe.out)
     device = usable_device(recipe.device)
-    pipe = ImageGenerationPipeline.from_pretrained(recipe.pipeline, device=device, weights=recipe.weights)
-    published = _published(recipe, pipe.tokenizer.config.image_size)
-    real = _reference(recipe, pipe.tokenizer.config.image_size)
+    folder = resolve_folder(recipe.pipeline, "pipeline")
+    tokenizer, generator = read_configs(folder)
+    published = _published(recipe, tokenizer.image_size)
+    num_images = _num_images(recipe, generator.num_classes)
+    check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
+    pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
+    real = _reference(recipe, tokenizer.image_size)
     network = _feature_network(recipe, device)
     clip = CLIPScore(recipe.clip, device) if recipe.clip else None
-    num_images = _num_images(recipe, pipe.generator.config.num_classes)
 
     def measure(sampling: dict[str, Any], work: str | None, save_samples: str | None = None) -> dict[str, Any]:
         return evaluate_generation(

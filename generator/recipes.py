@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import FLAG, Checker, check_groups, integer, interval, is_number, or_null
+from wvq.checks import FIELDS, FLAG, TEXT, Checker, check_groups, integer, interval, is_number, or_null
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe gives none
@@ -44,6 +44,7 @@ class ConditionConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "condition")
         check.each(FLAG, "classes", "text")
+        check.each(TEXT, "text_encoder")
         check.each(integer(), "text_length")
         check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
         check.each(or_null(interval("[0, 1)")), "joint_dropout")
@@ -108,6 +109,8 @@ class GeneratorRecipe:
         "train.codebook_schedule": "constant",
         "train.final_alignment": 1.0,
     }
+    # Runs that were started before there was the field dropped classes and captions each on their own.
+    LATER_FIELDS: ClassVar[dict[str, Any]] = {"condition.joint_dropout": 0.0}
 
     out: str = "runs/pipeline"
     codes: str = "runs/codes"
@@ -120,3 +123,6 @@ class GeneratorRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
+        check = Checker(self)
+        check.each(TEXT, "out", "codes", "tokenizer")
+        check.each(FIELDS, "model")

@@ -10,11 +10,13 @@ import wvq
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import read_json, whole_folder, write_json, write_text
 from wvq.files.names import INDEX_NAME
+from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
-from wvq.models.pretrained import weights_hash
+from wvq.models.pretrained import read_config, weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -147,6 +149,20 @@ def read_sampling(folder: Path) -> SamplingSettings:
         return SamplingSettings().updated(**sampling)
     except ConfigError as error:
         raise CheckpointError(f"{file}: sampling: {error}") from error
+
+
+def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransformerConfig]:
+    """The configs of a pipeline's tokenizer and generator; weights are not read.
+
+    Raises:
+        CheckpointError: the index, a part or its config is missing or damaged.
+        ConfigError: a field of a config is unknown or out of range.
+    """
+    read_sampling(folder)
+    return (
+        read_config(WassersteinVQConfig, part_folder(folder, "tokenizer")),
+        read_config(ImageCodeTransformerConfig, part_folder(folder, "generator")),
+    )
 
 
 def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:

@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import FLAG, POSITIVE, Checker, check_groups, integer, interval, is_integer, number, or_null
+from wvq.checks import (
+    FIELDS,
+    FLAG,
+    POSITIVE,
+    TEXT,
+    Checker,
+    check_groups,
+    integer,
+    interval,
+    is_integer,
+    number,
+    or_null,
+)
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
 from wvq.settings.train import TrainConfig
@@ -43,12 +55,17 @@ class LossConfig:
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
-            lambda value: value in PERCEPTUAL_NETWORKS or "/" in str(value) or Path(str(value)).is_dir(),
+            _is_perceptual_network,
         )
+        check.each(or_null(TEXT), "perceptual_weights")
         if self.perceptual_weights is not None and self.perceptual_network != "lpips":
             raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
         if not self.l1_weight + self.l2_weight + self.perceptual_weight:
             raise ConfigError("loss: all weights are 0; give l1_weight, l2_weight or perceptual_weight")
+
+
+def _is_perceptual_network(value: object) -> bool:
+    return isinstance(value, str) and (value in PERCEPTUAL_NETWORKS or "/" in value or Path(value).is_dir())
 
 
 @dataclass
@@ -101,6 +118,7 @@ class DiscriminatorConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "discriminator")
         check.one_of("network", DISCRIMINATORS)
+        check.each(TEXT, "backbone")
         check.one_of("loss", ADVERSARIAL_LOSSES)
         check.each(integer(), "base_channels", "num_layers", "r1_interval")
         check.each(integer(0), "start_images", "ramp_images")
@@ -174,6 +192,10 @@ class TokenizerRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or must come from the data."""
         check_groups(self)
+        check = Checker(self)
+        check.each(TEXT, "out", "freeze")
+        check.each(or_null(TEXT), "start")
+        check.each(FIELDS, "model")
         for name in ("image_size", "class_names"):
             if name in self.model:
                 raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
@@ -205,6 +227,7 @@ class ExportRecipe:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
         check = Checker(self)
+        check.each(TEXT, "out", "tokenizer")
         check.each(integer(), "num_crops", "batch_size")
         check.each(or_null(integer(0)), "num_workers")
         versions = 10 * len(self.data.crop_scales or (1,))

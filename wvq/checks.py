@@ -70,6 +70,7 @@ SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text", lambda value: isinstance(value, str))
 NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
+FIELDS = Rule("fields by name", lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value))
 
 
 class Checker:
@@ -124,13 +125,14 @@ def check_groups(recipe: DataclassInstance) -> None:
     """Check each group of settings of a recipe: a field that has a dataclass with a ``check`` as its default.
 
     Raises:
-        ConfigError: a group is of another kind, or a value is out of range; the message names the field with its group.
+        ConfigError: a group is of another class, be it a subclass, whose further fields the recipe does not have; or a
+            value is out of range, and the message names the field with its group.
     """
     for field in fields(recipe):
         kind = field.default_factory
         if isinstance(kind, type) and hasattr(kind, "check"):
             group = getattr(recipe, field.name)
-            if not isinstance(group, kind):
+            if type(group) is not kind:
                 raise ConfigError(f"{field.name} must be a {kind.__name__}, got a {type(group).__name__}")
             group.check()
 

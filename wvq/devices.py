@@ -18,8 +18,9 @@ def usable_device(name: str | None = None) -> str:
     """
     if name is not None:
         try:
-            device_asked = torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
+            device_asked = torch.device(name)
+            torch.ones(1, device=device_asked).item()  # of "meta", which torch also knows, there are no values
+        except (RuntimeError, AssertionError, ImportError) as error:
             raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has its own device
         device = processes().device

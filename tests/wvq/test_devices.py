@@ -19,6 +19,8 @@ def test_a_launched_process_takes_its_own_device(monkeypatch):
     assert usable_device("cpu") == "cpu"
 
 
-def test_a_device_that_is_not_there_is_one_line():
-    with pytest.raises(ConfigError, match='device "abacus" cannot be used here'):
-        usable_device("abacus")
+@pytest.mark.parametrize("name", ["abacus", "meta", "privateuseone", "cuda:99", "cpu:cpu", ""])
+def test_a_device_that_cannot_compute_here_is_one_line(name):
+    with pytest.raises(ConfigError, match=f'device "{name}" cannot be used here') as error:
+        usable_device(name)
+    assert "\n" not in str(error.value)

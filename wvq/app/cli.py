@@ -81,7 +81,7 @@ def _sample_arguments(parser: Parser) -> None:
 def _evaluation_arguments(parser: Parser, recipe: type[EvaluationRecipe], *others: str) -> None:
     """Add the fields that both recipes share, then those of ``recipe``; ``others`` are added elsewhere."""
     _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_class_arguments(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
+    parser.add_recipe(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
 
 
 def _reconstruction_arguments(parser: Parser) -> None:

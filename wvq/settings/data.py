@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, Checker, integer, interval, is_number
+from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, or_null
 from wvq.errors import ConfigError
 
 CROPS = ("random", "ten", "center")
@@ -60,6 +60,8 @@ class DataConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
+        check.each(TEXT, "path", "train_split")
+        check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
         check.each(interval("(0, 1)"), "validation_fraction")
         check.each(integer(), "image_size")
         check.one_of("crop", CROPS)

@@ -29,18 +29,26 @@ class Parser(ArgumentParser):
     Args:
         program: the command, for its help.
         description: what it does, for its help.
+
+    Attributes:
+        former_fields: of the recipe, see :func:`wvq.files.stage_folder.former_fields`.
     """
 
     def __init__(self, program: str | None = None, description: str | None = None):
         # Without abbreviations: --minute would be taken for --minutes, and a wrong name not be noticed.
         super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
-        self._former_fields: dict[str, Any] = {}
+        self.former_fields: dict[str, Any] = {}
 
-    def add_recipe(self, recipe: type[DataclassInstance]) -> None:
-        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version."""
-        self.add_class_arguments(recipe)
-        self._former_fields = former_fields(recipe)
-        for name in self._former_fields:
+    def add_recipe(self, recipe: type[DataclassInstance], skip: Iterable[str] = ()) -> None:
+        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version.
+
+        Args:
+            recipe: the class.
+            skip: fields that are added elsewhere.
+        """
+        self.add_class_arguments(recipe, skip=set(skip))
+        self.former_fields = former_fields(recipe)
+        for name in self.former_fields:
             self.add_argument(f"--{name}", type=float | str | None, default=SUPPRESS, help=SUPPRESS)
 
     def parse(self, words: Sequence[str]) -> Namespace:
@@ -69,7 +77,7 @@ class Parser(ArgumentParser):
         Raises:
             ConfigError: a group holds something other than fields.
         """
-        for name, default in self._former_fields.items():
+        for name, default in self.former_fields.items():
             if name in values and (value := values.pop(name)) != default:
                 warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
         for name in self._group_names():
@@ -185,7 +193,7 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
         group, _, key = name.rpartition(".")
         if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
             values[group][key] = value
-        elif name in values:
+        elif name in values or name in parser.former_fields:
             values[name] = value
         else:
             raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")

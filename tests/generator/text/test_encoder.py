@@ -8,14 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import TEXT_DIM, save_text_encoder
+from tests.tiny import TEXT_DIM
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.generator.text.encoder import TextEncoder, resolve_text_encoder
-
-
-@pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory):
-    return save_text_encoder(tmp_path_factory.mktemp("text_encoder"))
 
 
 @pytest.fixture(scope="module")
