@@ -135,7 +135,7 @@ class GenerationEvaluation(EvaluationRecipe):
         device: cpu, cuda, ...; the best there is if not given.
     """
 
-    # Of the tokenizer's evaluation, with which a recipe file may be shared.
+    # A field of the tokenizer's evaluation; both may share a recipe file.
     FORMER_FIELDS: ClassVar[dict[str, Any]] = {"lpips": None}
 
     pipeline: str

@@ -109,7 +109,7 @@ class GeneratorRecipe:
         "train.codebook_schedule": "constant",
         "train.final_alignment": 1.0,
     }
-    # Runs that were started before there was the field dropped classes and captions each on their own.
+    # Runs of versions before this field dropped classes and captions each on their own.
     LATER_FIELDS: ClassVar[dict[str, Any]] = {"condition.joint_dropout": 0.0}
 
     out: str = "runs/pipeline"

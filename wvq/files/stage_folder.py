@@ -119,8 +119,8 @@ def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[s
 def former_fields(recipe: type) -> dict[str, Any]:
     """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name.
 
-    A recipe class names them in ``FORMER_FIELDS``. In ``LATER_FIELDS`` it says what runs that were started before there
-    was a field meant by it, where that is not its default.
+    A recipe class names them in ``FORMER_FIELDS``. Its ``LATER_FIELDS`` hold the values of newer fields in runs of
+    versions before them, where these are not the defaults.
     """
     return getattr(recipe, "FORMER_FIELDS", {})
 
