@@ -59,7 +59,7 @@ def evaluate_generation(
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
-            without a class are passed over, for captions too),
+            without a class are skipped, for captions too),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
@@ -76,7 +76,7 @@ def evaluate_generation(
         sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they
+        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures skipped because they
         cannot be read; others were taken instead, as far as there are any.
 
     Raises:
@@ -120,7 +120,7 @@ def evaluate_generation(
 
 
 def _identity(samples: Samples, network: FeatureNetwork, save_samples: str | Path | None) -> dict[str, Any]:
-    """What the files of a working folder depend on."""
+    """All that the files of a working folder depend on."""
     return {
         **samples.identity,
         "feature_network": network.name,

@@ -39,7 +39,7 @@ RESIZE = Rule(
 
 @dataclass
 class EvaluationRecipe:
-    """What both evaluations share: the pictures that a model is compared with, and the network that compares them.
+    """Fields of both evaluations: the pictures that a model is compared with, and the network that compares them.
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
@@ -135,7 +135,7 @@ class GenerationEvaluation(EvaluationRecipe):
         device: cpu, cuda, ...; the best there is if not given.
     """
 
-    # Of the tokenizer's evaluation, with which a recipe file may be shared.
+    # A field of the tokenizer's evaluation; both may share a recipe file.
     FORMER_FIELDS: ClassVar[dict[str, Any]] = {"lpips": None}
 
     pipeline: str

@@ -162,7 +162,7 @@ def _stream_reconstructions(
 
 
 def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures) -> dict[str, str | int]:
-    """What the reconstructions depend on."""
+    """All that the reconstructions depend on."""
     return {
         "tokenizer_weights": model_hash(tokenizer, weights=weights),
         "pictures": real.sha256,
@@ -183,7 +183,7 @@ def _tokenizer_settings(tokenizer: WassersteinVQModel, identity: Mapping[str, st
 
 
 def _warnings(network: FeatureNetwork, comparison: Comparison, real: PictureFeatures, forced: bool) -> list[str]:
-    """What a reader of the figures must know of the pictures and their numbers."""
+    """Warnings for a reader of the figures, about the pictures and their numbers."""
     return [
         *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
         *real.warnings,

@@ -198,7 +198,7 @@ def _check_place(out: str | None) -> None:
 
 
 def _work(out: str | None, name: str = "") -> str | None:
-    """Where an evaluation keeps what it has drawn so far."""
+    """Working folder of an evaluation: holds what it has drawn so far."""
     return None if out is None else f"{out}{name}.partial"
 
 

@@ -24,7 +24,7 @@ NULL_CLASS = -1
 
 @dataclass
 class Condition:
-    """What a batch of pictures is conditioned on; a missing part is null.
+    """The condition of a batch of pictures; a missing part is null.
 
     Attributes:
         class_labels: (B,) int64, -1 for null.

@@ -23,9 +23,9 @@ class ConditionConfig:
         text_length: tokens of a caption; longer ones are cut.
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
-        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition: what
-            guidance contrasts with is a picture without any condition, which dropouts of .1 each show in 1% of
-            pictures. If None, .1, or in a resumed run what it was started with.
+        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition:
+            guidance contrasts with pictures without any condition, and dropouts of .1 each leave only 1% of these.
+            If None, .1, or in a resumed run what it was started with.
         text_cache: where the captions' features lie in training: ``disk``, beside the codes, for all later runs, where
             they take 2 bytes a value and token; ``memory``, as much in each process; ``none``, nowhere: each step
             encodes its captions, and the encoder stays on the device.
@@ -53,7 +53,7 @@ class ConditionConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What the generator learns from.
+    """The generator's objective: its loss and the order of the codes.
 
     Args:
         label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
@@ -109,7 +109,7 @@ class GeneratorRecipe:
         "train.codebook_schedule": "constant",
         "train.final_alignment": 1.0,
     }
-    # Runs that were started before there was the field dropped classes and captions each on their own.
+    # Runs of versions before this field dropped classes and captions each on their own.
     LATER_FIELDS: ClassVar[dict[str, Any]] = {"condition.joint_dropout": 0.0}
 
     out: str = "runs/pipeline"

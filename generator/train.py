@@ -54,7 +54,7 @@ class _Codebook(Protocol):
 
 
 class Tokenizer(Decoder, Protocol):
-    """What a run uses of the tokenizer that made its codes; its class is unknown here: no stage imports the other."""
+    """The tokenizer that made a run's codes; a protocol, since no stage imports the other."""
 
     @property
     def config(self) -> _Sizes:

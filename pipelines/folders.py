@@ -168,5 +168,5 @@ def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransforme
 def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
     try:
         return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
-    except ConfigError:  # it does not even read texts of this length
+    except ConfigError:  # it cannot read texts of this length
         return False

@@ -35,7 +35,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 
 
 class CallOptions(SamplingOptions, total=False):
-    """What a call takes by keyword beside conditions and type of pictures, for the signatures of each type."""
+    """Keyword options of a call beside conditions and type of pictures, for the signatures of each type."""
 
     fixed_codes: torch.Tensor | None
     seed: int | None
@@ -111,7 +111,7 @@ class ImageGenerationPipeline:
         """Hash of all that pictures depend on in each part: its weights, and what its config makes of them.
 
         Args:
-            former: :meth:`former_hashes`, where they are known: hashing takes some .6 seconds a GB.
+            former: :meth:`former_hashes`, where they are known: hashing takes about .6 seconds a GB.
         """
         former = former or self.former_hashes()
         parts = {"generator": self.generator, "tokenizer": self.tokenizer}
@@ -129,7 +129,7 @@ class ImageGenerationPipeline:
         return hashes
 
     def numerics(self) -> dict[str, Any]:
-        """What figures depend on beside the weights' values: how they are held, averaged and computed with."""
+        """All that figures depend on beside the weights' values: type, averaging and device."""
         parts = {"generator": self.generator, "tokenizer": self.tokenizer}
         dtypes = {name: str(part.dtype).removeprefix("torch.") for name, part in parts.items()}
         if self.generator.reduced:
@@ -289,7 +289,7 @@ class ImageGenerationPipeline:
         Args:
             class_labels: names or ids of classes; none for the null class.
             prompt: texts; none for the null text. With classes too, both lists must be of one length or one long.
-            num_images: pictures in all, a multiple of the number of conditions, which are served in order; one a
+            num_images: pictures in all, a multiple of the number of conditions, which follow in order; one a
                 condition if None.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
                 :func:`wvq.generator.sampling.sample_codes`.

@@ -1,4 +1,4 @@
-"""What a pipeline returns: pictures of the requested type, their codes and their seeds."""
+"""The output of a pipeline: pictures of the requested type, their codes and their seeds."""
 
 from __future__ import annotations
 

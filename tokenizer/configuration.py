@@ -86,7 +86,7 @@ class WassersteinVQConfig(MethodsConfig):
 
     @property
     def code_layout(self) -> dict:
-        """What the codes of a picture stand for (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
+        """Layout of a picture's codes (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
         return make_layout(self.grid, self.num_groups, self.scales)
 
     @property

@@ -95,7 +95,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
 
 
 def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
-    """What the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
+    """All that the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
     names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
     identity = {name: getattr(header, name) for name in names}
     identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name != "unreadable"}

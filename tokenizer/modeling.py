@@ -205,7 +205,7 @@ PARTS = ("encoder", "quantizer", "decoder")
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """What :meth:`WassersteinVQModel.encode` returns.
+    """Output of :meth:`WassersteinVQModel.encode`.
 
     Attributes:
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
@@ -220,7 +220,7 @@ class EncoderOutput(ModelOutput):
 
 @dataclass
 class TokenizerOutput(ModelOutput):
-    """What a forward pass of :class:`WassersteinVQModel` returns.
+    """Output of a forward pass of :class:`WassersteinVQModel`.
 
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.

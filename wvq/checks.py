@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """What a value must be.
+    """A rule for a value, in words and as a test.
 
     Attributes:
         expected: in words, after "must be".

@@ -76,7 +76,7 @@ def _finish(work: dist.Work) -> None:
 
 
 def largest_later(values: list[float]) -> Callable[[], list[float]]:
-    """Begin to find the largest of each value over all processes; what is returned waits for the answer and gives it.
+    """Start to find the largest of each value over all processes; the function returned waits for the answer.
 
     Work goes on until then, on a GPU too.
     """

@@ -1,4 +1,4 @@
-"""What a figure was measured on, how tensors get there, and how many processes read pictures beside it."""
+"""The hardware of a run: its description for results, transfers to its device, its number of loader processes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ROWS = 4  # of samples without classes
 
 
 def enlargement(side: int, smallest: int = 64) -> int:
-    """How many times pictures of a side in pixels are enlarged, so that small ones can be seen."""
+    """Whole-number enlargement of pictures of a side in pixels, so that small ones can be seen."""
     return max(1, smallest // side)
 
 

@@ -60,10 +60,10 @@ def check_conditions(
     prompts: str | Sequence[str] | None,
     num_images: int,
 ) -> str | list[str | int] | None:
-    """Check the conditions that are asked for against the model's, which takes neither weights nor pictures.
+    """Check that the model has the requested conditions; needs neither weights nor pictures.
 
     Args:
-        config: of the generator, which knows its classes.
+        config: config of the generator.
         classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
         num_images: number of samples.
 
@@ -115,7 +115,7 @@ def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[s
 
 
 def _balanced_classes(config: ImageCodeTransformerConfig, classes: str | list[str | int]) -> list[str | int]:
-    """The classes that samples are drawn of equally often: those that are named, or all."""
+    """The classes of which equally many samples are drawn: those that are named, or all."""
     return list(range(config.num_classes)) if isinstance(classes, str) else classes
 
 
@@ -129,7 +129,7 @@ def condition_plan(
 ) -> Conditions:
     """One class and one text for each sample.
 
-    Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
+    Where classes are those of the reference pictures, pictures without a class are skipped. Captions of the
     reference are then those of the same pictures.
 
     Args:

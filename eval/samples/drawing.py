@@ -71,7 +71,7 @@ class Samples:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the pictures and their scores depend on."""
+        """All that the pictures and their scores depend on."""
         return {
             "pipeline_weights": self.pipeline.weights_hashes(self.former_identity["pipeline_weights"]),
             "num_images": self.num_images,

@@ -24,7 +24,7 @@ DECAY = Rule("in (0, 1)", lambda value: is_number(value) and 0 < value < 1)
 
 
 class DecayConfig(QuantizerConfig):
-    """The fields of methods with running statistics of their codes.
+    """Fields of methods with running statistics of their codes.
 
     Args:
         ema_decay: decay, in (0, 1), of the running statistics of "ema" and "online"; published values if None.

@@ -111,7 +111,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return TEN * len(self.settings.crop_scales or (1,))
 
     def spread_versions(self) -> ImageDataset:
-        """The same pictures for training: under ``ten`` each begins with another crop.
+        """The same pictures for training: under ``ten`` each picture starts with a crop of its own.
 
         A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
         Otherwise all pictures of pass p have crop p, as an export needs.
@@ -192,7 +192,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 @dataclass
 class ImageSplits:
-    """What :func:`load_images` returns.
+    """Result of :func:`load_images`: training and held-out pictures.
 
     Args:
         train: training pictures under the configured crop and flip.

@@ -135,7 +135,7 @@ class PictureStore:
 
 
 def picture_name(pictures: datasets.Dataset, index: int) -> str:
-    """What messages call a picture of a table: the name of its file, or its number."""
+    """Name of a picture of a table in messages: that of its file, or its number."""
     return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
 
 

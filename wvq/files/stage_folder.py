@@ -119,8 +119,8 @@ def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[s
 def former_fields(recipe: type) -> dict[str, Any]:
     """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name.
 
-    A recipe class names them in ``FORMER_FIELDS``. In ``LATER_FIELDS`` it says what runs that were started before there
-    was a field meant by it, where that is not its default.
+    A recipe class names them in ``FORMER_FIELDS``. Its ``LATER_FIELDS`` hold the values of newer fields in runs of
+    versions before them, where these are not the defaults.
     """
     return getattr(recipe, "FORMER_FIELDS", {})
 
@@ -144,8 +144,8 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
-# compute the same steps in another way, up to rounding; all else would make it another run.
+# A resumed run may take longer, log, save and load at other intervals, skip a picture that it had refused, and compute
+# the same steps in another way, up to rounding; any other change would make it another run.
 _FREE_ON_RESUME = {
     "out",
     "condition.text_cache",

@@ -107,7 +107,7 @@ class Parser(ArgumentParser):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, in one line.
+        """Raise a message of the parser as one line.
 
         Raises:
             ConfigError: always.

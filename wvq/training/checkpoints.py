@@ -43,7 +43,7 @@ def latest_checkpoint(folder: str | Path) -> Path:
 
 
 class Run(Protocol):
-    """What a run keeps beside the accelerator's models and optimisers: tensors, numbers and texts."""
+    """State that a run saves beside the accelerator's models and optimisers: tensors, numbers and texts."""
 
     def state_dict(self) -> dict:
         """The state to save."""
