@@ -55,7 +55,15 @@ def test_a_launcher_whose_folder_is_gone_is_no_hindrance(monkeypatch, capsys):
 def test_two_processes_leave_their_line_once_and_last(launcher):
     how = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     how = how if "accelerate" in launcher else ["--nproc_per_node", "2", "--master_port", "0"]
-    command = ["-m", launcher, *how, "-m", "wvq", "train-tokenizer", "--train.imges=1"]  # fails before torch is imported
+    command = [
+        "-m",
+        launcher,
+        *how,
+        "-m",
+        "wvq",
+        "train-tokenizer",
+        "--train.imges=1",
+    ]  # fails before torch is imported
     done = run(command, 240, {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1  # the launcher's own, whatever its processes ended with
     line = 'wvq train-tokenizer: error: unknown option train.imges (did you mean "train.images"?)'
