@@ -204,12 +204,12 @@ def test_parts_that_do_not_fit_are_refused(pipe):
 def test_deterministic_pictures_are_the_same_to_the_bit_in_any_batch(dtype, settings, tiny_tokenizer_dir, tmp_path):
     saved = save_pipeline(tiny_tokenizer_dir, tmp_path)
     pipe = ImageGenerationPipeline.from_pretrained(saved, dtype=dtype)
-    call = {"class_labels": 1, "prompt": ["red circle", "", "blue"], "num_images": 33, "seed": 2, **settings}
+    call = {"class_labels": 1, "prompt": ["red circle", "", "blue"], "num_images": 18, "seed": 2, **settings}
     call |= {"deterministic": True, "output_type": "pt"}
     alone = pipe(batch_size=1, **call)
-    for batch_size in (3, 8, 32):
+    for batch_size in (3, 8, 17):  # the last one is more than the rows of a group
         other = pipe(batch_size=batch_size, **call)
         assert torch.equal(other.codes, alone.codes), batch_size
         assert torch.equal(other.images, alone.images), batch_size
-    single = pipe(class_labels=1, prompt="", seed=2 + 12, **settings, deterministic=True, output_type="pt")
-    assert torch.equal(single.images[0], alone.images[12])
+    single = pipe(class_labels=1, prompt="", seed=2 + 7, **settings, deterministic=True, output_type="pt")
+    assert torch.equal(single.images[0], alone.images[7])
