@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from wvq.errors import CheckpointError, first_line
 from wvq.models.networks import surplus_weights
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES
 
 
 @dataclass(frozen=True)

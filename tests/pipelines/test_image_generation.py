@@ -159,7 +159,7 @@ def test_settings_of_a_call_override_those_of_the_pipeline(pipe):
         ({"temperature": -1}, "temperature must be at least 0"),
         ({"top_k": -1}, "top_k must be"),
         ({"top_p": 0}, "top_p must be"),
-        ({"temprature": 1.0}, r'"temprature" is no sampling setting \(did you mean "temperature"\?\)'),
+        ({"temprature": 1.0}, r'a call of the pipeline takes no "temprature" \(did you mean "temperature"\?\)'),
         ({"seed": 1.5}, "seed must be an integer"),
         ({"seed": 2**64}, "seed must be an integer"),
         ({"seed": "0"}, "seed must be an integer"),

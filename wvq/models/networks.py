@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
+from wvq.models.reading import DAMAGES, resolve_folder
 
 if TYPE_CHECKING:  # an optional dependency
     from efficientnet_lite_pytorch import EfficientNet
@@ -80,8 +81,6 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             some in a part of the model that the config has no place for.
         DownloadError: the Hub id cannot be reached.
     """
-    from wvq.models.pretrained import DAMAGES, resolve_folder
-
     folder = resolve_folder(path, kind)
     verify_weights(folder)
     try:
