@@ -82,7 +82,7 @@ class PipelineParts:
 
     @property
     def components(self) -> dict[str, Part | None]:
-        """The parts by name, of which another pipeline can be made: ``ImageGenerationPipeline(**pipe.components)``."""
+        """The parts by name: ``ImageGenerationPipeline(**pipe.components)`` shares them, with sampling of its own."""
         return {"tokenizer": self.tokenizer, "generator": self.generator, "text_encoder": self.text_encoder}
 
     def to(
