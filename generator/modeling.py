@@ -321,7 +321,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             ConfigError: codes of another number, or an order that the model cannot follow.
             DataError: codes that are no integers, or on another device.
         """
-        codes = as_codes(codes, self.device).flatten(1)
+        codes = as_codes(codes, self.code_embedding.weight.device).flatten(1)
         if order is not None:
             if not self.config.target_positions:
                 raise ConfigError("order needs a model with target_positions: true")

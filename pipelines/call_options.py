@@ -75,20 +75,20 @@ def seeds_of(seed: int | None, generator: torch.Generator | Sequence[torch.Gener
     Raises:
         ConfigError: both are given, or something that is no generator, or another number of them.
     """
-    if generator is None:
-        first = secrets.randbelow(2**31) if seed is None else seed
-        return [first + index for index in range(count)]
-    if seed is not None:
+    if seed is not None and generator is not None:
         raise ConfigError("seed and generator are given; give one of them")
-    generators = list(generator) if isinstance(generator, list | tuple) else [generator]
-    if not all(isinstance(one, torch.Generator) for one in generators):
-        raise ConfigError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    seeds = [one.initial_seed() % _SEEDS for one in generators]
     if isinstance(generator, torch.Generator):
-        return [seeds[0] + index for index in range(count)]
-    if len(seeds) != count:
-        raise ConfigError(f"generator has {len(seeds)} entries for {count} pictures; give one, or one a picture")
-    return seeds
+        seed = generator.initial_seed() % _SEEDS
+    elif generator is not None:
+        if not isinstance(generator, Sequence) or not all(isinstance(one, torch.Generator) for one in generator):
+            raise ConfigError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+        if len(generator) != count:
+            raise ConfigError(
+                f"generator has {len(generator)} entries for {count} pictures; give one, or one a picture"
+            )
+        return [one.initial_seed() % _SEEDS for one in generator]
+    first = secrets.randbelow(2**31) if seed is None else seed
+    return [first + index for index in range(count)]
 
 
 def require_size(height: int | None, width: int | None, size: tuple[int, int]) -> None:

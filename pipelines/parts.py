@@ -28,6 +28,7 @@ from wvq.models.loading_options import (
 from wvq.models.pretrained import model_hash, weights_hash
 from wvq.models.reading import resolve_folder
 from wvq.models.saving_options import (
+    CommitOptions,
     PushOptions,
     SavingOptions,
     require_push_options,
@@ -162,29 +163,30 @@ class PipelineParts:
         weights: str | None = None,
         ignore_tokenizer_mismatch: bool = False,
         ignore_text_encoder_mismatch: bool = False,
-        **options: Any,
+        **options: Unpack[LoadingOptions],
     ) -> Self:
         """Load a pipeline from a run folder or a Hub id.
 
         Args:
             path: folder with ``model_index.json``, or Hub id.
-            device: where to put the parts; the CPU if None.
-            dtype: of the generator's weights and the tokenizer's network; as saved if None.
+            device: where to put the parts, such as ``"cuda"``, or ``"auto"`` for the best there is; the CPU if None.
+            dtype: floating type of the generator's weights and the tokenizer's network, or its name (``"bfloat16"``);
+                as saved if None or ``"auto"``.
             weights: ``bf16`` or ``int8`` (on the CPU) keeps the generator's linear layers so, for faster sampling; see
                 :mod:`wvq.generator.reduced`.
             ignore_tokenizer_mismatch: load a tokenizer other than the one that the generator was trained with.
             ignore_text_encoder_mismatch: the same of the text encoder.
-            options: the others of :class:`wvq.models.loading_options.LoadingOptions`.
+            options: those of :class:`wvq.models.loading_options.LoadingOptions`.
 
         Raises:
             CheckpointError: a part is missing, damaged or does not fit the others.
             ConfigError: an unknown option, or one that asks for what cannot be had here.
             DownloadError: a Hub id that cannot be reached.
         """
-        options |= {"device": device, "dtype": dtype}
-        hub_options, target, kind = take_hub_options(options), take_device(options), take_dtype(options)
-        own = ("weights", "ignore_tokenizer_mismatch", "ignore_text_encoder_mismatch")
-        refuse_others(options, cls, (*LoadingOptions.__annotations__, *own))
+        given: dict[str, Any] = {**options, "device": device, "dtype": dtype}
+        hub_options, target, kind = take_hub_options(given), take_device(given), take_dtype(given)
+        own = ("device", "dtype", "weights", "ignore_tokenizer_mismatch", "ignore_text_encoder_mismatch")
+        refuse_others(given, cls, (*LoadingOptions.__annotations__, *own))
         folder = resolve_folder(path, "pipeline", **hub_options)
         sampling = read_sampling(folder)
         tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"), dtype=kind)
@@ -269,14 +271,14 @@ class PipelineParts:
         token: str | bool | None = None,
         revision: str | None = None,
         max_shard_size: int | str | None = None,
-        **commit: Any,
+        **commit: Unpack[CommitOptions],
     ) -> str:
         """Upload the pipeline to the Hugging Face Hub; returns the address of the commit.
 
         Args:
             repo_id: owner/name; the repository is made if it is not there.
             private, token, revision, max_shard_size: see :class:`wvq.models.saving_options.PushOptions`.
-            commit: ``commit_message``, ``commit_description``, ``create_pr``.
+            commit: those of :class:`wvq.models.saving_options.CommitOptions`.
 
         Raises:
             ConfigError: an unknown option, or one out of range.

@@ -319,8 +319,9 @@ class WassersteinVQModel(StrictPreTrainedModel):
         weight = next(self.encoder.parameters())
         casts = fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).dtype != weight.dtype
         trained = self._trained_weights_hash() if casts else ""
-        for child in self.children():
-            child._apply(_without_cast(fn) if child is self.quantizer else fn, recurse)
+        for child in self.children() if recurse else ():
+            child._apply(_without_cast(fn) if child is self.quantizer else fn)
+        super()._apply(fn, recurse=False)
         if casts:
             now = self._codes_weights_hash()
             self.config.cast_hashes = None if now == trained else [trained, now]

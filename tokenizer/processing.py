@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
+from typing_extensions import Unpack
 
 from wvq.checks import integer, one_of, or_null, plain_number, require
 from wvq.data.pixels import center_crop, to_pixels, to_uint8
@@ -29,6 +30,16 @@ _FOREIGN_FIELDS = {
     **dict.fromkeys(("resample", "crop_size", "rescale_factor", "image_mean", "image_std"), Foreign(_ALWAYS)),
     "use_fast": Foreign("there is one processor; leave it out", EITHER),
 }
+
+
+class ProcessorOptions(HubOptions, total=False):
+    """What ``from_pretrained`` of a processor takes: where its file comes from, and fields to change.
+
+    Attributes:
+        size: of :class:`ImageProcessor`.
+    """
+
+    size: int
 
 
 class ImageProcessor(ImageProcessingMixin):
@@ -58,22 +69,23 @@ class ImageProcessor(ImageProcessingMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the options of the Hub client go by name
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Unpack[ProcessorOptions]
     ) -> ImageProcessor:
         """Load from the folder or Hub id of a tokenizer.
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            options: those of :class:`wvq.models.loading_options.HubOptions`; fields to change, such as ``size=64``.
+            options: those of :class:`ProcessorOptions`.
 
         Raises:
             CheckpointError: the file is missing or damaged.
             ConfigError: an unknown option, or a value out of range.
             DownloadError: a Hub id that cannot be reached.
         """
-        hub_options = take_hub_options(options)
-        changes = {name: options.pop(name) for name in ("size",) if name in options}
-        refuse_others(options, cls, ("size", *HubOptions.__annotations__), _FOREIGN_FIELDS)
+        given: dict[str, Any] = {**options}
+        hub_options = take_hub_options(given)
+        changes = {name: given.pop(name) for name in ("size",) if name in given}
+        refuse_others(given, cls, ProcessorOptions.__annotations__, _FOREIGN_FIELDS)
         name = "preprocessor_config.json"
         file = resolve_folder(pretrained_model_name_or_path, "tokenizer", (name,), **hub_options) / name
         values = read_json(file, CheckpointError, f"{file} is missing: the folder holds no image processor")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from wvq.errors import ConfigError
 from wvq.files.weight_files import verify_weights, written_weights
@@ -52,12 +53,20 @@ class TextEncoder:
         ConfigError: the length does not suit the encoder, or an option is unknown or asks for what is not done here.
     """
 
-    def __init__(self, path: str | Path, length: int, device: Device = "cpu", padding: str = "right", **options: Any):
+    def __init__(
+        self,
+        path: str | Path,
+        length: int,
+        device: Device = "cpu",
+        padding: str = "right",
+        **options: Unpack[HubOptions],
+    ):
         if padding not in TEXT_PADDINGS:
             raise ConfigError(f'padding "{padding}" is unknown; one of {", ".join(TEXT_PADDINGS)}')
-        hub_options, target = take_hub_options(options), as_device("device", device)
+        given: dict[str, Any] = {**options}
+        hub_options, target = take_hub_options(given), as_device("device", device)
         known = ("length", "device", "padding", *HubOptions.__annotations__)
-        refuse_options(options, "TextEncoder", known, FOREIGN_IN_LOADING)
+        refuse_options(given, "TextEncoder", known, FOREIGN_IN_LOADING)
         folder = resolve_text_encoder(path, **hub_options)
         verify_weights(folder)
         self.family, model, self.tokenizer = load_text_model(folder)
@@ -82,11 +91,6 @@ class TextEncoder:
     def dim(self) -> int:
         """Width E of the hidden states."""
         return self.model.config.hidden_size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.model.dtype
 
     @property
     def device(self) -> torch.device:

@@ -368,7 +368,7 @@ def test_push_uploads_the_pipeline_and_nothing_else(pipe, saved, hub):
     assert hub.calls == [
         ("token", "secret"),
         ("create", "someone/pipeline", {"private": True, "exist_ok": True}),
-        ("upload", "someone/pipeline", {}),
+        ("upload", "someone/pipeline", {"revision": None}),
     ]
     assert torch.equal(hub.pipeline(class_labels=0, seed=0).codes, pipe(class_labels=0, seed=0).codes)
     assert set(hub.files) == {p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()}

@@ -39,13 +39,11 @@ class HubOptions(TypedDict, total=False):
 
 
 class LoadingOptions(HubOptions, total=False):
-    """Where the files come from, and what becomes of the weights; of every ``from_pretrained`` of weights.
+    """What every ``from_pretrained`` of weights takes beside ``device`` and ``dtype``.
 
     Attributes:
-        device: where to put the weights: ``"cuda"``, ``"cuda:1"``, ``"cpu"``, a number, ``"auto"`` for the best there
-            is; the CPU if None.
-        device_map: the same by the name that transformers gives it, also as ``{"": device}``. A model is on one device.
-        dtype: a floating type or its name (``"bfloat16"``); ``"auto"`` and None leave the weights as they were saved.
+        device_map: ``device`` by the name that transformers gives it, also as ``{"": device}``. A model is on one
+            device.
         torch_dtype: an earlier name of ``dtype``.
         use_safetensors: True; weights are read from safetensors alone.
         low_cpu_mem_usage: True or False; weights are never in memory twice.
@@ -53,9 +51,7 @@ class LoadingOptions(HubOptions, total=False):
         variant: None; one set of weights is saved, which ``dtype`` casts.
     """
 
-    device: Device | None
     device_map: Device | Mapping[str, Device] | None
-    dtype: torch.dtype | str | None
     torch_dtype: torch.dtype | str | None
     use_safetensors: bool | None
     low_cpu_mem_usage: bool | None
@@ -177,6 +173,8 @@ def as_dtype(name: str, value: torch.dtype | str) -> torch.dtype | None:
 
 def as_device(name: str, value: Device | Mapping[str, Device]) -> torch.device:
     """A device that can be used here, by itself, its name or number, or as the only one of a map.
+
+    ``auto`` is the best there is.
 
     Args:
         name: of the option.

@@ -19,6 +19,7 @@ from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.models.config import StrictConfig, read_config
 from wvq.models.loading_options import (
+    Device,
     LoadingOptions,
     refuse_others,
     take_device,
@@ -66,6 +67,8 @@ class StrictPreTrainedModel(PreTrainedModel):
         cls: type[Model],
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *,
+        device: Device | None = None,
+        dtype: torch.dtype | str | None = None,
         config: StrictConfig | str | os.PathLike[str] | None = None,
         attn_implementation: str | None = None,
         output_loading_info: bool = False,
@@ -75,6 +78,8 @@ class StrictPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
+            device: where to put the weights, such as ``"cuda"``, or ``"auto"`` for the best there is; the CPU if None.
+            dtype: a floating type or its name (``"bfloat16"``); ``"auto"`` and None leave the weights as saved.
             config: in place of the folder's own; or the folder or Hub id of one.
             attn_implementation: ``sdpa`` or ``eager``; for both, torch takes the fastest kernel.
             output_loading_info: return the model in a pair with what transformers reports of the loading.
@@ -87,11 +92,12 @@ class StrictPreTrainedModel(PreTrainedModel):
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
             DownloadError: a Hub id that cannot be reached.
         """
-        hub_options, dtype, device = take_hub_options(options), take_dtype(options), take_device(options)
+        options |= {"device": device, "dtype": dtype}
+        hub_options, kind, target = take_hub_options(options), take_dtype(options), take_device(options)
         changes = cls.config_class.take_fields(options)
         passed_on = {name: options.pop(name) for name in _PASSED_ON if name in options}
         internal = {name: options.pop(name) for name in _INTERNAL if name in options}
-        own = ("config", "attn_implementation", "output_loading_info", *_PASSED_ON)
+        own = ("device", "dtype", "config", "attn_implementation", "output_loading_info", *_PASSED_ON)
         known = (*own, *LoadingOptions.__annotations__, *cls.config_class.fields())
         refuse_others(options, cls, known)
         require("attn_implementation", attn_implementation, or_null(one_of(("sdpa", "eager"))))
@@ -109,10 +115,10 @@ class StrictPreTrainedModel(PreTrainedModel):
         elif changes:
             raise ConfigError(f"config and {min(changes)} are both given; set {min(changes)} in the config")
         verify_weights(folder)
-        if device is not None:
-            passed_on["device_map"] = {"": device}
-        if dtype is not None and not cls.cast_when_loaded:
-            passed_on["dtype"] = dtype
+        if target is not None:
+            passed_on["device_map"] = {"": target}
+        if kind is not None and not cls.cast_when_loaded:
+            passed_on["dtype"] = kind
         try:
             loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
                 folder,
@@ -139,8 +145,8 @@ class StrictPreTrainedModel(PreTrainedModel):
                 )
         for name in cls._keep_in_fp32_modules_strict or ():  # transformers does so under 16-bit types alone
             model.get_submodule(name).float()
-        if cls.cast_when_loaded and dtype is not None:
-            model.to(dtype)
+        if cls.cast_when_loaded and kind is not None:
+            model.to(kind)
         return loaded if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]  # more options than these go by name

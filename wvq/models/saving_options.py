@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import huggingface_hub
+from typing_extensions import Unpack
 
 from wvq.checks import Rule, is_integer, or_null, require
 from wvq.errors import ConfigError, DownloadError, first_line
@@ -30,24 +31,32 @@ SHARD_SIZE = Rule(
 )
 
 
-class PushOptions(TypedDict, total=False):
-    """What ``push_to_hub`` takes beside the repository.
+class CommitOptions(TypedDict, total=False):
+    """What an upload is to be on the Hub.
 
     Attributes:
         commit_message, commit_description: of the commit.
-        private: make the repository private, if it is made.
-        token: for the Hub; the one that is stored on this machine if None.
-        revision: branch to upload to, which is made if it is not there.
         create_pr: open a pull request in place of a commit.
-        max_shard_size: largest weight file, in bytes or as ``"5GB"``.
     """
 
     commit_message: str | None
     commit_description: str | None
+    create_pr: bool
+
+
+class PushOptions(CommitOptions, total=False):
+    """What ``push_to_hub`` takes beside the repository.
+
+    Attributes:
+        private: make the repository private, if it is made.
+        token: for the Hub; the one that is stored on this machine if None.
+        revision: branch to upload to, which is made if it is not there.
+        max_shard_size: largest weight file, in bytes or as ``"5GB"``.
+    """
+
     private: bool | None
     token: str | bool | None
     revision: str | None
-    create_pr: bool
     max_shard_size: int | str | None
 
 
@@ -121,7 +130,7 @@ def upload_folder(
     private: bool | None,
     token: str | bool | None,
     revision: str | None,
-    **commit: Any,
+    **commit: Unpack[CommitOptions],
 ) -> str:
     """Upload what a folder holds; returns the address of the commit. Arguments as of :class:`PushOptions`.
 
@@ -131,11 +140,9 @@ def upload_folder(
     try:
         api = huggingface_hub.HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None:
-            commit["revision"] = revision
-            if not revision.startswith("refs/pr/"):
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, **commit))
     except Exception as error:  # the hub client raises many families: HTTP, offline, validation
         raise not_pushed(repo_id, error) from error
 
