@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from wvq.checks import plain_number
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
@@ -77,6 +78,7 @@ def evaluate_reconstruction(
         RunInterrupted: SIGTERM or Ctrl-C came while features were taken; what is in ``work`` will be taken up again.
             The pass before it, for E, U, C, PSNR and the like, is made anew.
     """
+    seed, batch_size = map(plain_number, (seed, batch_size))
     forced = require_kind("reconstruction", reference_kind, force_reference)
     if len(dataset) < FEWEST:
         raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")

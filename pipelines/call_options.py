@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from wvq.checks import integer, plain_number, require
+from wvq.checks import integer, require
 from wvq.errors import ConfigError
-from wvq.generator.sampling_settings import SamplingOptions
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.models.options import Foreign, refuse_options
 from wvq.pipelines.conditions import Requested
 
@@ -32,21 +33,22 @@ FOREIGN_IN_CALL = {
 _SEEDS = 2**63  # the range of seeds; those of generators have 64 bits
 
 
-def sampling_options(options: Mapping[str, Any], known: Iterable[str]) -> SamplingOptions:
-    """The sampling settings among the keywords of a call that it does not take by itself.
+def updated_settings(settings: SamplingSettings, options: Mapping[str, Any], known: Iterable[str]) -> SamplingSettings:
+    """The settings of a call: those of its pipeline, with the fields that are among the keywords of the call.
 
     Args:
-        options: the keywords.
+        settings: of the pipeline.
+        options: the keywords that the call does not take by itself.
         known: names of those that it takes, for the near match.
 
     Raises:
-        ConfigError: one that is unknown, or asks for what is not done here.
+        ConfigError: one that is unknown, out of range, or asks for what is not done here.
     """
-    settings = SamplingOptions.__annotations__
-    others = {name: value for name, value in options.items() if name not in settings}
-    refuse_options(others, "a call of the pipeline", (*settings, *known), FOREIGN_IN_CALL)
-    taken: Any = {name: plain_number(options[name]) for name in settings if name in options}
-    return taken
+    names = [field.name for field in fields(settings)]
+    others = {name: value for name, value in options.items() if name not in names}
+    refuse_options(others, "a call of the pipeline", (*names, *known), FOREIGN_IN_CALL)
+    given: Any = {name: value for name, value in options.items() if name in names}
+    return settings.updated(**given)
 
 
 def repeated(request: Requested, num_images: int | None, num_images_per_prompt: int | None) -> Requested:

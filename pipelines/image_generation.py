@@ -19,7 +19,7 @@ from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.linear import packed_weights
 from wvq.generator.sampling import check_fixed, sample_codes
 from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
-from wvq.pipelines.call_options import repeated, require_size, sampling_options, seeds_of
+from wvq.pipelines.call_options import repeated, require_size, seeds_of, updated_settings
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.output import ImagePipelineOutput
@@ -143,7 +143,7 @@ class ImageGenerationPipeline(PipelineParts):
         check_call(0 if seed is None else seed, batch_size)
         require_size(height, width, (self.tokenizer.config.image_size, self.tokenizer.config.image_size))
         known = ("class_labels", "prompt", "num_images", "output_type", *CallOptions.__annotations__)
-        settings = self.sampling.updated(**sampling_options(sampling, known))
+        settings = updated_settings(self.sampling, sampling, known)
         request = requested(self.generator.config, class_labels, prompt, num_images)
         request = repeated(request, num_images, num_images_per_prompt)
         seeds = seeds_of(seed, generator, len(request))
