@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wvq.checks import require
+from wvq.checks import plain_number, require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import DataError
@@ -85,6 +85,7 @@ def evaluate_generation(
             data where they are requested.
         RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
     """
+    num_images, seed, batch_size = map(plain_number, (num_images, seed, batch_size))
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
     if num_images < FEWEST:

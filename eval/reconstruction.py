@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from wvq.checks import plain_number
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
@@ -77,6 +78,7 @@ def evaluate_reconstruction(
         RunInterrupted: SIGTERM or Ctrl-C came while features were taken; the same call goes on from ``work``.
             The pass before it, for E, U, C, PSNR and the like, is made again.
     """
+    seed, batch_size = map(plain_number, (seed, batch_size))
     forced = require_kind("reconstruction", reference_kind, force_reference)
     _check_pictures(dataset, tokenizer.config.image_size)
     if device is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
-from wvq.checks import Checker, is_integer, is_number
+from wvq.checks import Checker, is_integer, is_number, plain_number
 from wvq.errors import ConfigError, near_match
 from wvq.generator.guidance import SCHEDULES, guidance_scales
 
@@ -126,9 +126,9 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         check = Checker(self, "")
         for one in fields(self):
-            value, rule = getattr(self, one.name), one.metadata
-            if isinstance(value, list):  # from JSON, YAML or the command line
-                object.__setattr__(self, one.name, tuple(value))
+            value, rule = plain_number(getattr(self, one.name)), one.metadata
+            # Lists come from JSON, YAML or the command line.
+            object.__setattr__(self, one.name, tuple(value) if isinstance(value, list) else value)
             check(one.name, rule["expected"] + near_match(str(value), rule["choices"]), rule["holds"])
 
     def updated(self, **given: Unpack[SamplingOptions]) -> SamplingSettings:

@@ -14,7 +14,7 @@ from wvq.files.atomic import read_json
 from wvq.plain_output import one_line
 
 if TYPE_CHECKING:
-    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.pipelines.parts import PipelineParts
 
 CARD_NAME = "README.md"
 _LIBRARY = "wvq"  # as the card's metadata name it
@@ -49,7 +49,7 @@ images = pipe({{ call }}, seed=0).images
 
 
 def model_card(
-    pipeline: ImageGenerationPipeline,
+    pipeline: PipelineParts,
     name: str = "path/to/this/folder",
     title: str = "wvq image generation pipeline",
     data: str = "The card was written without a note on the data.",

@@ -27,4 +27,6 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
         peak = max(peak, values * side**2)
         if index < len(widths) - 1:
             side *= 2
-    return batch * peak * bytes_per_value
+    rows, columns = config.grid
+    vectors = config.code_dim * rows * columns * 4  # of the codes, in float32 whatever the network's type
+    return batch * (peak * bytes_per_value + vectors)

@@ -150,3 +150,8 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
 def as_list(value: object) -> object:
     """Tuples and lists as a new list; any other value unchanged, for a check to refuse."""
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy, or a tensor of no dims, as Python's number; anything else as it is, for a check to refuse."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from wvq.data.pixels import uint8_to_pil
 from wvq.errors import CheckpointError, WVQError
 from wvq.models.networks import load_frozen
-from wvq.models.pretrained import DAMAGES, weights_hash, why_unloadable
+from wvq.models.pretrained import weights_hash
+from wvq.models.reading import DAMAGES, why_unloadable
 
 
 class CLIPScore:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from wvq.errors import CheckpointError
 from wvq.models.networks import surplus_weights
-from wvq.models.pretrained import DAMAGES, why_unloadable
+from wvq.models.reading import DAMAGES, why_unloadable
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from wvq.errors import CheckpointError, DataError
 from wvq.files.atomic import read_json
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
 from wvq.files.weight_files import verify_weights
-from wvq.models.pretrained import read_config
+from wvq.models.config import read_config
 from wvq.training.tracking import LOG_NAME
 
 

@@ -19,6 +19,7 @@ from wvq.checks import POSITIVE, interval
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
+from wvq.models.reading import DAMAGES, resolve_folder, why_unloadable
 
 if TYPE_CHECKING:  # an optional dependency
     from efficientnet_lite_pytorch import EfficientNet
@@ -81,8 +82,6 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             some in a part of the model that the config has no place for.
         DownloadError: the Hub id cannot be reached.
     """
-    from wvq.models.pretrained import DAMAGES, resolve_folder, why_unloadable
-
     folder = resolve_folder(path, kind)
     verify_weights(folder)
     try:

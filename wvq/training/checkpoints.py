@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES
 
 CHECKPOINTS = "checkpoints"
 STATE_NAME = "run.pt"
