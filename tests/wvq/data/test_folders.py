@@ -7,12 +7,17 @@ import pytest
 from PIL import Image
 
 from wvq.data.folders import read_folder
+from wvq.data.inventory import Inventory
 from wvq.errors import DataError
 
 
 def draw(path, colour="red", size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
+
+
+def read(folder, layout=None, inventory=None):
+    return read_folder(folder, layout, inventory or Inventory())
 
 
 def write_metadata(folder, *rows):
@@ -28,7 +33,7 @@ def test_class_folders_are_sorted_and_read_to_any_depth(tmp_path):
     (tmp_path / ".empty").mkdir()
     draw(tmp_path / ".cache" / "thumbnail.png")
     draw(tmp_path / "dogs" / ".hidden.png")
-    splits = read_folder(tmp_path)
+    splits = read(tmp_path)
     assert list(splits) == ["train"]
     assert splits["train"].features["label"].names == ["cats", "dogs"]
     assert splits["train"]["label"] == [0, 0, 1]
@@ -38,7 +43,7 @@ def test_class_folders_are_sorted_and_read_to_any_depth(tmp_path):
 def test_classes_may_be_called_train_and_test(tmp_path):
     for name in ("train", "test tube", "bus[1]"):
         draw(tmp_path / name / "test_1.png")
-    splits = read_folder(tmp_path)
+    splits = read(tmp_path)
     assert list(splits) == ["train"]
     assert splits["train"].features["label"].names == ["bus[1]", "test tube", "train"]
 
@@ -46,7 +51,7 @@ def test_classes_may_be_called_train_and_test(tmp_path):
 def test_split_folders(tmp_path):
     for split, name in (("train", "cats"), ("train", "dogs"), ("val", "dogs"), ("test", "cats")):
         draw(tmp_path / split / name / "1.png")
-    splits = read_folder(tmp_path)
+    splits = read(tmp_path)
     assert set(splits) == {"train", "validation", "test"}
     assert all(split.features["label"].names == ["cats", "dogs"] for split in splits.values())
     assert splits["validation"]["label"] == [1]
@@ -55,7 +60,7 @@ def test_split_folders(tmp_path):
 def test_plain_pictures(tmp_path):
     draw(tmp_path / "b.png", size=(4, 4))
     draw(tmp_path / "a.png", size=(6, 6))
-    table = read_folder(tmp_path)["train"]
+    table = read(tmp_path)["train"]
     assert table.column_names == ["image"]
     assert [image.size for image in table["image"]] == [(6, 6), (4, 4)]
 
@@ -68,7 +73,7 @@ def test_metadata_gives_captions_and_labels(tmp_path):
         {"file_name": "pictures/2.png", "caption": "second", "label": "x"},
         {"file_name": "pictures/1.png", "caption": None},
     )
-    table = read_folder(tmp_path)["train"]
+    table = read(tmp_path)["train"]
     assert table["caption"] == ["second", None]
     assert table["label"] == ["x", None]
     assert isinstance(table.features["image"], datasets.Image)
@@ -80,14 +85,14 @@ def test_links_are_followed_once(tmp_path):
     folder.mkdir()
     (folder / "cats").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
-    assert len(read_folder(folder)["train"]) == 1
+    assert len(read(folder)["train"]) == 1
 
 
 def test_no_pictures(tmp_path):
     (tmp_path / "cats").mkdir()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(DataError, match=r"holds no pictures .*\.png"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic", ".hidden.png"])
@@ -97,44 +102,44 @@ def test_a_class_folder_without_pictures(tmp_path, content):
     if content:
         (tmp_path / "dogs" / content).write_bytes(b"x")
     with pytest.raises(DataError, match=r"dogs lies among class folders but holds no pictures \(.*\.png.*\): fill it"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 def test_a_class_may_lack_pictures_in_one_split(tmp_path):
     for name in ("train/cats", "train/dogs", "val/cats"):
         draw(tmp_path / name / "1.png")
     (tmp_path / "val" / "dogs").mkdir()
-    assert read_folder(tmp_path)["validation"].features["label"].names == ["cats", "dogs"]
+    assert read(tmp_path)["validation"].features["label"].names == ["cats", "dogs"]
     (tmp_path / "val" / "birds").mkdir()
     with pytest.raises(DataError, match="birds lies among class folders but holds no pictures"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 def test_a_folder_without_pictures_beside_plain_pictures_is_no_class(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "notes").mkdir()
-    assert read_folder(tmp_path)["train"].column_names == ["image"]
+    assert read(tmp_path)["train"].column_names == ["image"]
 
 
 def test_a_split_without_pictures(tmp_path):
     draw(tmp_path / "train" / "cats" / "1.png")
     (tmp_path / "validation").mkdir()
     with pytest.raises(DataError, match="validation holds no pictures"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 def test_two_folders_for_one_split(tmp_path):
     draw(tmp_path / "val" / "1.png")
     draw(tmp_path / "validation" / "1.png")
     with pytest.raises(DataError, match="two folders for one split: val, validation"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 def test_pictures_beside_class_folders(tmp_path):
     draw(tmp_path / "cats" / "1.png")
     draw(tmp_path / "stray.png")
     with pytest.raises(DataError, match=r"stray\.png lies beside class folders"):
-        read_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,5 +157,5 @@ def test_bad_metadata(tmp_path, text, message):
     draw(tmp_path / "1.png")
     (tmp_path / "metadata.jsonl").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read_folder(tmp_path)
+        read(tmp_path)
     assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from wvq.data.dataset import load_images
+from wvq.data.inventory import Inventory
 from wvq.data.sources import read_source
 from wvq.errors import DataError, DownloadError
 from wvq.settings.data import DataConfig
@@ -62,7 +63,7 @@ def test_parquet_of_another_writer(tmp_path):
 def test_broken_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as parquet") as caught:
-        read_source(DataConfig(path=str(tmp_path / "a.parquet")))
+        read_source(DataConfig(path=str(tmp_path / "a.parquet")), Inventory())
     assert "\n" not in str(caught.value)
 
 
@@ -73,20 +74,20 @@ def test_broken_parquet(tmp_path):
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(DataError, match="is no file or folder"):
-        read_source(DataConfig(path=path))
+        read_source(DataConfig(path=path), Inventory())
 
 
 def test_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.zip is a file but not parquet"):
-        read_source(DataConfig(path=str(tmp_path / "a.zip")))
+        read_source(DataConfig(path=str(tmp_path / "a.zip")), Inventory())
 
 
 def test_hub_id_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match=r"path: 'some-owner/some-pictures' is no folder here.*network") as caught:
-        read_source(DataConfig(path="some-owner/some-pictures"))
+        read_source(DataConfig(path="some-owner/some-pictures"), Inventory())
     assert "\n" not in str(caught.value)
 
 
@@ -108,5 +109,5 @@ def test_hub_data_set_that_needs_a_subset(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fake_hub)
     with pytest.raises(DataError, match=r"subset: owner/pictures .*\['a', 'b'\]") as caught:
-        read_source(DataConfig(path="owner/pictures"))
+        read_source(DataConfig(path="owner/pictures"), Inventory())
     assert "\n" not in str(caught.value)
