@@ -9,7 +9,6 @@ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +90,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
     if is_main_process():
-        print(train.header.summary(), file=sys.stderr)
+        print(train.header.summary())
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out) / "generator"
     text_encoder = build_text_encoder(

@@ -140,7 +140,7 @@ def joined(first: Row, second: Row) -> Row:
     """
     captions = [_texts(row.caption) for row in (first, second)]
     if all(captions) and captions[0] != captions[1]:
-        raise _disagreement(first, second, "caption", captions)
+        raise _disagreement(first, second, "caption", (first.caption, second.caption))
     more = {name: value for name, value in second.fields.items() if name not in CAPTION_KEYS}
     for name in more:
         values = [row.fields.get(name) for row in (first, second)]

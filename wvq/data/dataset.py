@@ -231,7 +231,7 @@ def load_images(config: DataConfig) -> ImageSplits:
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
-        held_out_as = f"{config.validation_fraction:.3g} of {'each class' if class_names else 'all'}"
+        held_out_as = f"{100 * config.validation_fraction:.3g}% of {'each class' if class_names else 'all'}"
     else:
         raw_validation = _named_split(splits, validation_split, "validation_split")
         validation, _ = to_table(raw_validation, config, class_names)

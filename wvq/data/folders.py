@@ -143,7 +143,7 @@ def _split_folders(top: Listing, layout: str | None, inventory: Inventory) -> di
     splits = " and ".join(f"{name}/" for name in named)
     if layout is None and filled:
         raise DataError(
-            f"{top.path}: {splits} are named after splits and {first_names(filled)} not: with --data.layout splits "
+            f"{top.path}: {splits} are named after splits, {first_names(filled)} not: with --data.layout splits "
             f"they are the splits, and the rest is left out; with --data.layout classes all are classes"
         )
     if layout is None and top.pictures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,9 +82,9 @@ class Inventory:
         return f"captions for {'all' if self.num_captioned == total else f'{self.num_captioned:,} of {total:,}'}"
 
     def show(self) -> None:
-        """Print the text on standard error; the main process does."""
+        """Print the text; the main process does."""
         if is_main_process():
-            print(self, file=sys.stderr)
+            print(self)
 
 
 def first_names(names: Sequence[str]) -> str:

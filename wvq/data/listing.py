@@ -25,7 +25,7 @@ class Listing:
 
     Attributes:
         path: the folder.
-        folders: names of the folders in it, without ``__MACOSX`` and the like.
+        folders: names of the folders in it, without ``__MACOSX`` and the like, and without links to what it lies in.
         pictures: names of the pictures.
         others: names of other files.
         odd: names of what is neither file nor folder: pipes, sockets, devices.
@@ -57,7 +57,7 @@ def list_folder(path: str | os.PathLike[str]) -> Listing:
                 if name.startswith("."):
                     continue
                 if _is(entry, folder=True):
-                    if not name.startswith("__"):
+                    if not name.startswith("__") and not _leads_up(entry):
                         listing.folders.append(name)
                 elif not _is(entry, folder=False) and not _leads_nowhere(entry):
                     listing.odd.append(name)
@@ -104,6 +104,14 @@ def _is(entry: os.DirEntry[str], folder: bool) -> bool:
         return entry.is_dir() if folder else entry.is_file()
     except OSError:  # a link to itself
         return False
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link to a folder that it lies in."""
+    if not entry.is_symlink():
+        return False
+    target = os.path.realpath(entry.path)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(entry.path))]) == target
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:

@@ -85,9 +85,10 @@ def read_metadata(file: str) -> list[Row]:
     for place, values in read(file, text):
         key = next((key for key in FILE_KEYS if isinstance(values.get(key), str)), None)
         if key is None:
-            # Only this name has always meant such lines.
-            kind = DataError if rows or PurePath(file).name.lower() == "metadata.jsonl" else OtherFormError
-            raise kind(f'{place} must {form} a "file_name", the path from {folder}')
+            other_form = PurePath(file).name.lower() == "captions.jsonl" and not (rows or absent)
+            raise (OtherFormError if other_form else DataError)(
+                f'{place} must {form} a "file_name", the path from {folder}'
+            )
         row = Row(str(folder / str(values.pop(key))), values, file, place)
         _refuse_halves(row)
         (rows if os.path.isfile(row.picture) else absent).append(row)
@@ -134,7 +135,7 @@ def _table(file: str, text: str) -> Iterator[tuple[str, dict[str, object]]]:
     names = {separator: {cell.strip(' "\r') for cell in first.split(separator)} for separator in "\t;,"}
     separator = next((separator for separator, cells in names.items() if cells & set(FILE_KEYS)), None)
     if separator is None:
-        raise OtherFormError(f"{file}: its first line names no column {' or '.join(FILE_KEYS)}")
+        raise OtherFormError(f"{file}: its first line has no column file_name")
     # Only \n ends a line here, and the reader itself knows \r\n.
     lines = io.StringIO(text, newline="\n")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t", strict=True)

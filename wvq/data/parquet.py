@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -17,6 +16,7 @@ from wvq.data.split_names import split_files
 from wvq.errors import DataError, first_line
 
 PARQUET = ".parquet"
+_FEW_FOLDERS = 16
 
 
 def is_parquet(name: str) -> bool:
@@ -27,18 +27,21 @@ def is_parquet(name: str) -> bool:
 def holds_parquet(folder: Path, image_column: str | None) -> bool:
     """Whether a folder, or one in it, has parquet files with pictures; others lie beside pictures as lists of them.
 
-    No deeper: a folder of a million pictures would be walked for nothing.
+    It looks into folders in folders only where these are few: a million pictures would be listed for nothing.
     """
-    top = list_folder(folder)
-    listings = [top, *(list_folder(os.path.join(folder, name)) for name in top.folders)]
+    listings = level = [list_folder(folder)]
+    for _ in range(2):
+        level = [list_folder(os.path.join(listing.path, name)) for listing in level for name in listing.folders]
+        listings = [*listings, *level]
+        if len(level) > _FEW_FOLDERS:
+            break
     files = [path for listing in listings for path in _parquet_paths(listing)]
     if not files or image_column is not None or not any(listing.pictures for listing in listings):
         return bool(files)
     try:
-        schema = pq.read_schema(files[0])
-    except (OSError, pa.ArrowException):
-        return True  # said where it is read
-    return any(_may_hold_pictures(field.type) for field in schema)
+        return any(_may_hold_pictures(field.type) for field in _schema(files[0]))
+    except DataError:
+        return True  # said where all are read
 
 
 def _may_hold_pictures(kind: pa.DataType) -> bool:
@@ -72,8 +75,11 @@ def read_parquet_folder(folder: Path, layout: str | None, inventory: Inventory) 
             inventory.pass_over(name)
         for name in listing.odd:
             inventory.pass_over(name, "no plain file")
+    if layout == "classes":
+        raise DataError(f"{folder} holds parquet files, which have no class folders: leave data.layout out")
     splits = split_files(files, layout, inventory)
-    inventory.remark(f"{len(files):,} parquet file{'s' if len(files) > 1 else ''}")
+    count = sum(map(len, splits.values()))
+    inventory.remark(f"{count:,} parquet file{'s' if count > 1 else ''}")
     return _read({split: [os.path.join(folder, name) for name in names] for split, names in splits.items()})
 
 
@@ -92,11 +98,13 @@ def _read(files: dict[str, list[str]]) -> datasets.DatasetDict:
     for file in every:
         if "::" in file or "://" in file or not _is_utf8(file):
             raise DataError(f"{shown(file)}: `datasets` cannot open a path with :: or ://, or bytes that are no UTF-8")
+    features = datasets.Features.from_arrow_schema(_common_schema(every))
+    patterns = {split: [glob.escape(file) for file in names] for split, names in absolute.items()}
     try:
-        patterns = {split: [glob.escape(file) for file in names] for split, names in absolute.items()}
-        return datasets.load_dataset("parquet", data_files=patterns)
+        return datasets.load_dataset("parquet", data_files=patterns, features=features)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(_blame(every, error)) from error
+        names = " and others" if len(every) > 1 else ""
+        raise DataError(f"{every[0]}{names} cannot be read: {first_line(error.__cause__ or error)}") from error
 
 
 def _is_utf8(text: str) -> bool:
@@ -107,21 +115,33 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _blame(files: Iterable[str], error: Exception) -> str:
-    """Which of some files cannot be read, or has other columns than the first, in one line."""
-    first = None
+def _schema(file: str) -> pa.Schema:
+    try:
+        with open(file, "rb") as opened:  # a path would be taken for a URI
+            return pq.read_schema(opened)
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(f"{file} cannot be read as parquet: {first_line(problem)}") from problem
+
+
+def _common_schema(files: list[str]) -> pa.Schema:
+    """The columns of some files, with types that hold the values of all.
+
+    Raises:
+        DataError: a file cannot be read, or has other columns than the first.
+    """
+    common = None
     for file in files:
-        try:
-            schema = pq.read_schema(file)
-        except (OSError, pa.ArrowException) as problem:
-            return f"{file} cannot be read as parquet: {first_line(problem)}"
-        columns = {field.name: str(field.type) for field in schema}
-        first = first or (file, columns)
-        if columns != first[1]:
-            other = next(name for name in (first[1] | columns) if first[1].get(name) != columns.get(name))
-            kinds = [has.get(other, "not there") for has in (columns, first[1])]
-            return (
-                f"{file} has other columns than {first[0]}: {other!r} is {kinds[0]} and {kinds[1]}; write the "
-                "files with one schema, or move it elsewhere"
+        schema = _schema(file)
+        common = schema if common is None else common
+        if other := sorted(set(common.names) ^ set(schema.names)):
+            without, with_it = (files[0], file) if other[0] in schema.names else (file, files[0])
+            raise DataError(
+                f"{without} has no column {other[0]!r}, and {with_it} has: write the files with the same columns, "
+                "or keep them in folders of their own"
             )
-    return f"{' and '.join(list(files)[:2])} cannot be read as parquet: {first_line(error.__cause__ or error)}"
+        try:
+            common = pa.unify_schemas([common, schema], promote_options="permissive")
+        except pa.ArrowException as problem:
+            raise DataError(f"{file} has other types than {files[0]}: {first_line(problem)}") from problem
+    assert common is not None
+    return common

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -53,15 +52,16 @@ def split_files(names: Sequence[str], layout: str | None, inventory: Inventory) 
     Raises:
         DataError: only some are named after a split, or several splits are named at other places of the names.
     """
-    splits: dict[str, list[str]] = defaultdict(list)
+    splits: dict[str, list[str]] = {}
     for name in sorted(names):
         if layout != "plain" and (split := split_of(name)):
-            splits[split].append(name)
+            splits.setdefault(split, []).append(name)
     named = {name for files in splits.values() for name in files}
     others = [name for name in sorted(names) if name not in named]
     if not splits:
         _refuse_other_places(others, layout)
         return {"train": others}
+    splits = {split: splits[split] for split in dict.fromkeys(SPLIT_NAMES.values()) if split in splits}
     taken = "; ".join(f"{split}: {first_names(files)}" for split, files in splits.items())
     if others and layout != "splits":
         raise DataError(
@@ -72,7 +72,7 @@ def split_files(names: Sequence[str], layout: str | None, inventory: Inventory) 
     inventory.remark(taken)
     for name in others:
         inventory.pass_over(name)
-    return dict(splits)
+    return splits
 
 
 def _refuse_other_places(names: list[str], layout: str | None) -> None:

@@ -24,7 +24,7 @@ def read_plain_text(file: str | Path) -> str:
         raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy('LATIN1')} if it is Latin-1") from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"line {line} is not UTF-8 text (a zero byte): {_remedy('UTF-16')} if it is UTF-16")
+        raise ValueError(f"line {line} is not UTF-8 text (a zero byte): {_remedy('UTF-16LE')} if it is UTF-16")
     return text
 
 

@@ -1,6 +1,7 @@
 """Tests of where pictures come from: parquet, and the errors of missing paths and unreachable Hub ids."""
 
 import io
+import os
 
 import datasets
 import huggingface_hub
@@ -12,7 +13,7 @@ from PIL import Image
 from wvq.data.dataset import load_images
 from wvq.data.inventory import Inventory
 from wvq.data.sources import read_source
-from wvq.errors import DataError, DownloadError
+from wvq.errors import ConfigError, DataError, DownloadError
 from wvq.settings.data import DataConfig
 
 
@@ -75,6 +76,20 @@ def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(DataError, match="is no file or folder"):
         read_source(DataConfig(path=path), Inventory())
+
+
+def test_what_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is neither a file nor a folder"):
+        read_source(DataConfig(path=str(tmp_path / "pipe")), Inventory())
+
+
+@pytest.mark.parametrize("path", ["openmoji", "owner/pictures", "a.parquet"])
+def test_a_layout_is_for_folders(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"^data.layout says .* and '{path}' is no folder here"):
+        read_source(DataConfig(path=path, layout="plain"), Inventory())
 
 
 def test_a_file_that_is_not_parquet(tmp_path):
