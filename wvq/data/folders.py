@@ -20,7 +20,7 @@ from wvq.data.captions import Notes, joined
 from wvq.data.inventory import NAMED, Inventory, first_names, shown
 from wvq.data.listing import Listing, list_folder, walk
 from wvq.data.metadata import Row, metadata_files
-from wvq.data.split_names import split_of_folder
+from wvq.data.split_names import SPLITS, split_of_folder
 from wvq.data.tables import class_order
 from wvq.distributed import is_main_process
 from wvq.errors import DataError, first_line
@@ -124,10 +124,8 @@ def _split_folders(top: Listing, layout: str | None, inventory: Inventory) -> di
     """Names of the folders that are splits, by split; none if the folders are something else."""
     if layout in ("classes", "plain"):
         return {}
-    by_split: dict[str, list[str]] = {}
-    for name in top.folders:
-        if split := split_of_folder(name):
-            by_split.setdefault(split, []).append(name)
+    by_split = {split: [name for name in top.folders if split_of_folder(name) == split] for split in SPLITS}
+    by_split = {split: names for split, names in by_split.items() if names}
     if not by_split:
         if layout == "splits":
             raise DataError(

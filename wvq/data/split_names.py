@@ -19,6 +19,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+SPLITS = tuple(dict.fromkeys(SPLIT_NAMES.values()))
 _PREFIX = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[-_.\d])")
 _TOKEN = re.compile(r"[^a-z]+")
 
@@ -61,7 +62,7 @@ def split_files(names: Sequence[str], layout: str | None, inventory: Inventory) 
     if not splits:
         _refuse_other_places(others, layout)
         return {"train": others}
-    splits = {split: splits[split] for split in dict.fromkeys(SPLIT_NAMES.values()) if split in splits}
+    splits = {split: splits[split] for split in SPLITS if split in splits}
     taken = "; ".join(f"{split}: {first_names(files)}" for split, files in splits.items())
     if others and layout != "splits":
         raise DataError(
