@@ -27,7 +27,7 @@ class Notes:
     """What is said about pictures, by their paths; who disagrees about one is an error.
 
     Args:
-        inventory: is told which files were read and which were passed over.
+        inventory: receives which files were read and which were passed over.
 
     Attributes:
         rows: what is said about a picture, by its normal path.
@@ -82,8 +82,8 @@ class Notes:
                 for row in self._rows(file) if file not in self.used else ():
                     self.add(row)
         texts = [row for listing in listings for row in _sidecars(listing)]
-        lines = [line for row in texts for line in str(row.caption or "").split("\n")]
-        if not all(map(_BOX.fullmatch, filter(None, lines))):
+        lines = [line for row in texts for line in str(row.caption or "").split("\n") if line.strip()]
+        if not all(map(_BOX.fullmatch, lines)):
             for row in texts:
                 self.add(row)
                 self.used.add(row.file)

@@ -75,7 +75,7 @@ def read_folder(folder: str | Path, layout: str | None, inventory: Inventory) ->
         folder: the folder.
         layout: what its sub-folders are, see :class:`wvq.settings.data.DataConfig`; metadata files then give captions
             and leave no picture out.
-        inventory: is told how the folder was understood, and what was passed over.
+        inventory: receives how the folder was understood, and what was passed over.
 
     Returns:
         Splits with a column ``image`` and, by layout, ``label`` (ClassLabel) or the fields of the metadata.
@@ -154,8 +154,9 @@ def _split_folders(top: Listing, layout: str | None, inventory: Inventory) -> di
     inventory.remark(", ".join(f"{split} in {shown(names[0])}/" for split, names in by_split.items()))
     for listing in (top, *(listing for name in filled for listing in others[name])):
         _leave_out(listing, "pictures outside of the splits", inventory)
-    for name in others.keys() - set(filled):
-        inventory.pass_over(name, "folders without pictures")
+    for listing in (listing for name in others.keys() - set(filled) for listing in others[name]):
+        for name in listing.others:
+            inventory.pass_over(name)
     return {split: names[0] for split, names in by_split.items()}
 
 
@@ -186,7 +187,7 @@ def _laid_out(
         if layout != "classes":
             raise DataError(_loose_pictures(part.top, class_names, in_split))
         _leave_out(part.top, "pictures beside the class folders", notes.inventory)
-    if not class_names:
+    if not class_names or not part.classes:
         pictures = [path for listing in part.listings for path in listing.picture_paths()]
         if not pictures:
             raise DataError(f"{part.top.path} holds {NO_PICTURES} and no metadata.jsonl")

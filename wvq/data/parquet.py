@@ -59,7 +59,7 @@ def read_parquet_folder(folder: Path, layout: str | None, inventory: Inventory) 
     Args:
         folder: the folder.
         layout: see :class:`wvq.settings.data.DataConfig`.
-        inventory: is told which files were taken as which split, and what was passed over.
+        inventory: receives which files were taken as which split, and what was passed over.
 
     Raises:
         DataError: a file cannot be read, or the names leave a doubt about the splits.

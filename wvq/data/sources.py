@@ -27,7 +27,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
 
     Args:
         config: where the pictures are.
-        inventory: is told how the source was understood, and what was passed over.
+        inventory: receives how the source was understood, and what was passed over.
 
     Raises:
         ConfigError: ``layout`` for what is no folder.

@@ -48,7 +48,7 @@ def split_files(names: Sequence[str], layout: str | None, inventory: Inventory) 
         names: paths of the files in the data set.
         layout: where only some are named after a split: ``splits`` leaves out the others, ``plain`` takes all of them
             for training; None refuses to choose.
-        inventory: is told which files were taken as which split, and which are left out.
+        inventory: receives which files were taken as which split, and which are left out.
 
     Raises:
         DataError: only some are named after a split, or several splits are named at other places of the names.

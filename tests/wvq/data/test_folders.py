@@ -223,9 +223,10 @@ class TestDoubt:
         draw(tmp_path / "train" / "1.png")
         draw(tmp_path / "val" / "1.png")
         (tmp_path / "annotations").mkdir()
+        (tmp_path / "annotations" / "train.json").write_text("{}")
         inventory = Inventory()
         assert set(read(tmp_path, inventory=inventory)) == {"train", "validation"}
-        assert inventory.passed_over == {"folders without pictures": ["annotations"]}
+        assert inventory.passed_over == {".json": ["train.json"]}
 
     def test_splits_that_are_not_there(self, tmp_path):
         draw(tmp_path / "cats" / "1.png")
@@ -279,6 +280,15 @@ def test_parts_of_img2dataset_are_no_classes(tmp_path):
     assert (table.column_names, table["caption"]) == (["image", "caption"], ["00000", "00001"])
     assert "numbered folders are parts and no classes" in inventory.remarks
     assert read(tmp_path, "classes")["train"].features["label"].names == ["00000", "00001"]
+
+
+def test_parts_of_img2dataset_beside_a_split_of_classes(tmp_path):
+    draw(tmp_path / "train" / "00000" / "1.jpg")
+    (tmp_path / "train" / "00000_stats.json").write_text("{}")
+    draw(tmp_path / "val" / "cats" / "1.png")
+    splits = read(tmp_path)
+    assert splits["train"].column_names == ["image"]
+    assert splits["validation"].features["label"].names == ["cats"]
 
 
 @pytest.mark.parametrize("name", ["caf\udce9.png", "caf\udce9/1.png"])
