@@ -137,8 +137,10 @@ def _endings() -> tuple[frozenset[str], frozenset[str]]:
 
 _UNSPECIFIC = "application/octet-stream"
 # Files that lie beside pictures in great numbers and are not among these types; .pfm holds depths and flows.
-_BESIDE_PICTURES = {".caption", ".gz", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pfm", ".pt", ".safetensors"}
-_BESIDE_PICTURES |= {".yaml", ".yml"}
+_BESIDE_PICTURES = {".caption", ".cls", ".gz", ".jsonl", ".md", ".mat", ".npy", ".npz", ".parquet", ".pfm", ".pkl"}
+_BESIDE_PICTURES |= {".pt", ".safetensors", ".yaml", ".yml"}
+# Raw photographs, of which Pillow would open the small preview.
+_BESIDE_PICTURES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 
 
 @functools.cache

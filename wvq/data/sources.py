@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -36,12 +37,12 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
     """
     path = expand_user(config.path)
     built_in = config.path == "openmoji"
-    if config.layout is not None and (built_in or not path.is_dir()):
+    if config.layout is not None and (built_in or not os.path.isdir(path)):
         raise ConfigError(f"data.layout says what the folders of a path are, and {config.path!r} is no folder here")
     if built_in:
         size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
-    if config.path and path.exists():
+    if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
         return _read_path(path, config, inventory)
     if not HUB_ID.fullmatch(config.path) or config.path.lower().endswith(PARQUET):
         raise DataError(f"path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")

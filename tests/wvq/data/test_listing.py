@@ -1,5 +1,6 @@
 """Tests of what counts as a picture, by ending or first bytes, and of what lies in folders besides."""
 
+import io
 import os
 import socket
 
@@ -38,6 +39,12 @@ def test_what_pillow_opens_is_a_picture(tmp_path, name, form):
     assert list_folder(tmp_path).pictures == [name]
 
 
+def encoded(form):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, form)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -45,6 +52,7 @@ def test_what_pillow_opens_is_a_picture(tmp_path, name, form):
         ("a.eps", b"%!PS-Adobe-3.0"),
         ("a.mpg", b"\x00\x00\x01\xb3"),
         ("a.h5", b"\x89HDF\r\n\x1a\n"),
+        ("a.nef", encoded("TIFF")),
         ("a.pfm", b"Pf\n1 1\n-1.0\n\0\0\0\0"),
         ("document", b"%PDF-1.4"),
         ("README", b"Pictures of cats"),

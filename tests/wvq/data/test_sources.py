@@ -70,7 +70,18 @@ def test_broken_parquet(tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/no/such/folder", "./pets", "../pets", "~/no-such", "~no-such-user/pets", "a/b/c", "pets.parquet"],
+    [
+        "",
+        "/no/such/folder",
+        "./pets",
+        "../pets",
+        "~/no-such",
+        "~no-such-user/pets",
+        "a/b/c",
+        "pets.parquet",
+        "PETS.PARQUET",
+        "x" * 300,
+    ],
 )
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
