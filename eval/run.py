@@ -62,7 +62,9 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
-    dataset = _part(load_images(recipe.data), recipe.kind)
+    images = load_images(recipe.data)
+    images.inventory.show()
+    dataset = _part(images, recipe.kind)
     result = evaluate_reconstruction(
         tokenizer,
         dataset,
@@ -169,6 +171,7 @@ def _reference(recipe: GenerationEvaluation, image_size: int) -> Reference:
     if recipe.reference:
         return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())
     images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    images.inventory.show()
     dataset = _part(images, recipe.kind)
     return DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
 

@@ -89,6 +89,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
     recipe.check()
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
+    if is_main_process():
+        print(train.header.summary())
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out) / "generator"
     text_encoder = build_text_encoder(

@@ -62,6 +62,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     if is_main_process() and (warning := other_split(recipe.tokenizer, recipe.data)):
         warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
+    images.inventory.show()
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
         tokenizer_hash=tokenizer.codes_hash(),

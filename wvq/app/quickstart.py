@@ -97,7 +97,6 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
             f"{recipe.data}: {sizes['train']} training and {sizes['validation']} held-out pictures are too few; the "
             f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 40 pictures in all"
         )
-    print(f"{images.source}: {sizes['train']:,} training and {sizes['validation']:,} held-out pictures")
 
     results: dict[str, Any] = {"tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)

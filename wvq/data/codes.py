@@ -116,6 +116,16 @@ class CodeHeader:
         """Codes of one picture, the length of a row."""
         return sequence_length(self.layout)
 
+    def summary(self) -> str:
+        """How many pictures, classes and captions there are, in one line."""
+        train, validation = (self.num_images[split] for split in SPLITS)
+        crops = f" in {self.num_crops} crops each" if self.num_crops > 1 else ""
+        classes = f"{len(self.class_names):,} class{'es' if len(self.class_names) > 1 else ''}"
+        return (
+            f"codes: {train:,} training pictures{crops}, {validation:,} held out; "
+            f"{classes if self.class_names else 'no classes'}; {'captions' if self.has_captions else 'no captions'}"
+        )
+
 
 def _is_grid(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_integer, value))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from wvq.data.inventory import Inventory
 from wvq.data.pictures import PictureStore
 from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.data.sources import read_source
@@ -199,12 +200,14 @@ class ImageSplits:
         validation: held-out pictures, centre crop, never flipped.
         class_names: names by label id; empty if the data is unlabelled.
         source: what was read, for cache headers and model cards.
+        inventory: how it was understood, how much there is, and what was passed over.
     """
 
     train: ImageDataset
     validation: ImageDataset
     class_names: tuple[str, ...]
     source: str
+    inventory: Inventory
 
 
 def load_images(config: DataConfig) -> ImageSplits:
@@ -221,15 +224,18 @@ def load_images(config: DataConfig) -> ImageSplits:
         DownloadError: a Hub id that cannot be reached.
     """
     config.check()
-    splits = read_source(config)
+    inventory = Inventory()
+    splits = read_source(config, inventory)
     train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+        held_out_as = f"{100 * config.validation_fraction:.3g}% of {'each class' if class_names else 'all'}"
     else:
         raw_validation = _named_split(splits, validation_split, "data.validation_split")
         validation, _ = to_table(raw_validation, config, class_names)
+        held_out_as = f"the split {validation_split}"
     if config.classes is not None:
         all_names = class_names
         train, class_names = keep_classes(train, all_names, config.classes)
@@ -238,6 +244,7 @@ def load_images(config: DataConfig) -> ImageSplits:
         if not len(table):
             raise DataError(f"data.path: {config.path} leaves no {name} pictures; check splits, classes and fraction")
 
+    inventory.count(train, validation, class_names, held_out_as)
     warn_of_missing_captions(train, validation)
     centred = replace(config, crop="center", flip=False, crop_scales=None)
     images = ImageSplits(
@@ -245,6 +252,7 @@ def load_images(config: DataConfig) -> ImageSplits:
         validation=ImageDataset(validation, class_names, centred),
         class_names=class_names,
         source=config.path if config.subset is None else f"{config.path}/{config.subset}",
+        inventory=inventory,
     )
     for dataset in (images.train, images.validation):
         probe(dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ def decode(encoded: dict[str, Any]) -> Image.Image:
         if content is None and (path is None or "://" in path):
             image = datasets.Image().decode_example(encoded)
         else:
+            if content is None and os.path.exists(path) and not os.path.isfile(path):
+                raise DataError(
+                    "no file but a pipe, a device or a folder"
+                )  # to open a pipe would wait for its other end
             image = Image.open(path if content is None else io.BytesIO(content))
         too_large = image.width * image.height > MAX_PIXELS
     except Image.DecompressionBombError:

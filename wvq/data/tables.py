@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import TypeVar
 import datasets
 import numpy as np
 
+from wvq.data.metadata import CAPTION_KEYS
 from wvq.data.pictures import picture_name
 from wvq.distributed import is_main_process
 from wvq.errors import DataError, near_match
 from wvq.settings.data import DataConfig
 
 T = TypeVar("T")
+_WHOLE_NUMBER = re.compile(r"[0-9]+")
 
 
 @dataclass
@@ -156,7 +159,15 @@ def _label_column(features: datasets.Features, name: str | None) -> str | None:
 def _caption_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
         return _known_column(features, name, "data.caption_column")
-    return next((column for column in ("caption", "captions", "text") if column in features), None)
+    return next((column for column in CAPTION_KEYS if column in features), None)
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Class names in the order of their ids: as numbers where all are whole numbers, and otherwise as texts."""
+    names = sorted(names)
+    if not all(map(_WHOLE_NUMBER.fullmatch, names)):
+        return names
+    return sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
 
 
 def _read_labels(
@@ -169,7 +180,8 @@ def _read_labels(
         # -1 stands for "unlabelled" in the test splits of many data sets.
         values = [None if value is None or value < 0 else own_names[value] for value in values]
     elif isinstance(feature, datasets.Value) and (dtype.startswith(("int", "uint")) or dtype.endswith("string")):
-        own_names = tuple(str(value) for value in sorted({value for value in values if value is not None}))
+        known = {value for value in values if value is not None}
+        own_names = tuple(class_order(known) if dtype.endswith("string") else map(str, sorted(known)))
         values = [None if value is None else str(value) for value in values]
     else:
         raise DataError(f"data.label_column: {column!r} must hold class names or whole numbers, not {feature}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, or_null
+from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, one_of, or_null
 from wvq.errors import ConfigError
 
 CROPS = ("random", "ten", "center")
 UNREADABLE = ("skip", "refuse")
+LAYOUTS = ("classes", "splits", "plain")
 
 
 @dataclass
@@ -18,6 +19,10 @@ class DataConfig:
     Args:
         path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
         subset: configuration name of a Hub data set that has several.
+        layout: what the folders in ``path`` are: ``classes``; ``splits``, such as train and val; or ``plain``: all
+            pictures at any depth are one set without classes. Where it is not given the names decide, and where these
+            leave a doubt, the error says what each would read. Of several parquet files, ``splits`` takes those that
+            are named after a split, and ``plain`` all, for training.
         train_split: split to train on.
         validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
             or else ``validation_fraction`` of the training split.
@@ -42,6 +47,7 @@ class DataConfig:
 
     path: str = "openmoji"
     subset: str | None = None
+    layout: str | None = None
     train_split: str = "train"
     validation_split: str | None = None
     validation_fraction: float = 0.1
@@ -62,6 +68,7 @@ class DataConfig:
         check = Checker(self, "data")
         check.each(TEXT, "path", "train_split")
         check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
+        check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
         check.each(integer(), "image_size")
         check.one_of("crop", CROPS)

@@ -344,6 +344,21 @@ def test_a_missing_folder_is_one_clear_error(tmp_path):
         CodeDataset(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "codes: 6 training pictures, 2 held out; 2 classes; captions"),
+        (
+            {"num_images": 1200, "num_crops": 10, "class_names": ["a"], "has_captions": False},
+            "codes: 1,200 training pictures in 10 crops each, 2 held out; 1 class; no captions",
+        ),
+        ({"class_names": []}, "codes: 6 training pictures, 2 held out; no classes; captions"),
+    ],
+)
+def test_summary(fields, text):
+    assert make_header(**fields).summary() == text
+
+
 def test_header_round_trip(tmp_path):
     header = replace(make_header(), psnr_rgb={"train": 20.5, "validation": 19.0})
     header.save(tmp_path)

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from wvq.data.tables import PictureTable, keep_classes, to_table
+from wvq.data.tables import PictureTable, class_order, keep_classes, to_table
 from wvq.errors import DataError
 from wvq.settings.data import DataConfig
 
@@ -35,6 +35,29 @@ class TestColumns:
         table, names = to_table(raw_table(kind=[10, 9, 10]), DataConfig(label_column="kind"))
         assert names == ("9", "10")
         assert table.labels == [1, 0, 1]
+
+    @pytest.mark.parametrize(
+        ("names", "order"),
+        [
+            (["10", "2", "0", "1"], ["0", "1", "2", "10"]),
+            (["10", "9", "08"], ["08", "9", "10"]),
+            (["010", "9", "10"], ["9", "010", "10"]),
+            (["10", "2", "x"], ["10", "2", "x"]),
+            (["-1", "10", "2"], ["-1", "10", "2"]),
+            (["1.5", "10", "2"], ["1.5", "10", "2"]),
+            (["img10", "img2"], ["img10", "img2"]),
+            (["²", "10", "2"], ["10", "2", "²"]),
+            ([], []),
+        ],
+    )
+    def test_whole_numbers_are_in_order_as_numbers(self, names, order):
+        assert class_order(names) == order
+        assert class_order({*names}) == order
+
+    def test_labels_that_are_numbers_in_texts(self):
+        table, names = to_table(raw_table(label=["10", "9", None]), DataConfig())
+        assert names == ("9", "10")
+        assert table.labels == [1, 0, -1]
 
     def test_ids_follow_given_names(self):
         table, names = to_table(raw_table(label=["a", "c"]), DataConfig(), class_names=("c", "b", "a"))
