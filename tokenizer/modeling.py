@@ -310,7 +310,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
     def _before_casts(self, now: str) -> str:
-        """The hash of the weights that make codes as they were before any cast, by that of now; as now if trained since."""
+        """The hash of the weights that make codes as they were before any cast, by their hash now.
+
+        Weights that were trained since the cast are known as they are now.
+        """
         trained, cast = self.config.cast_hashes or (now, now)
         return trained if cast == now else now
 
