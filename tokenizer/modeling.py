@@ -312,15 +312,18 @@ class WassersteinVQModel(StrictPreTrainedModel):
         may be others in places after it. Headers and configs of earlier versions hold a hash of the weights alone; it
         is accepted too, and then a later change of the config is not noticed.
         """
-        weights = {self._codes_weights_hash(), self._trained_weights_hash()}
+        now = self._codes_weights_hash()
+        weights = {now, self._before_casts(now)}
         return codes_hash in weights | {model_hash(self, weights=one) for one in weights}
 
     def _codes_weights_hash(self) -> str:
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
-    def _trained_weights_hash(self) -> str:
-        """The hash of the weights that make codes, before any cast; weights that were trained since are their own."""
-        now = self._codes_weights_hash()
+    def _before_casts(self, now: str) -> str:
+        """The hash of the weights that make codes as they were before any cast, by their hash now.
+
+        Weights that were trained since the cast are known as they are now.
+        """
         trained, cast = self.config.cast_hashes or (now, now)
         return trained if cast == now else now
 
@@ -328,7 +331,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """As of torch, behind ``to``, ``half`` and the like; a cast spares the quantizer, and is recorded."""
         weight = next(self.encoder.parameters())
         casts = fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).dtype != weight.dtype
-        trained = self._trained_weights_hash() if casts else ""
+        trained = self._before_casts(self._codes_weights_hash()) if casts else ""
         for child in self.children() if recurse else ():
             child._apply(_without_cast(fn) if child is self.quantizer else fn)
         super()._apply(fn, recurse=False)

@@ -136,13 +136,10 @@ class StrictPreTrainedModel(PreTrainedModel):
             raise CheckpointError(
                 f"{folder}: weights cannot be loaded ({first_line(error)}); save or download them again"
             ) from error
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if keys := sorted(map(_weight_name, info.get(problem) or ())):
-                error_type, config_name = (ConfigError, "config given") if of_caller else (CheckpointError, "config")
-                names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-                raise error_type(
-                    f"{folder}: weights do not fit the {config_name}: {len(keys)} {problem[:-5]} ({names})"
-                )
+        if problem := _misfit(info):
+            if of_caller:
+                raise ConfigError(f"{folder}: weights do not fit the config given: {problem}")
+            raise CheckpointError(f"{folder}: weights do not fit the config: {problem}")
         for name in cls._keep_in_fp32_modules_strict or ():  # transformers does so under 16-bit types alone
             model.get_submodule(name).float()
         if cls.cast_when_loaded and kind is not None:
@@ -202,9 +199,17 @@ class StrictPreTrainedModel(PreTrainedModel):
             raise not_pushed(repo_id, error) from error
 
 
-def _weight_name(key: str | tuple[Any, ...]) -> str:
-    """The name of a weight, which comes with its two shapes where they differ."""
-    return key if isinstance(key, str) else f"{key[0]}, {tuple(key[1])} in place of {tuple(key[2])}"
+def _misfit(info: dict[str, Any]) -> str | None:
+    """The first kind of weights that do not fit a model, by what transformers reports of the loading."""
+    for kind in ("missing", "unexpected", "mismatched"):
+        keys = info.get(f"{kind}_keys") or ()
+        # Those of another shape come with both shapes.
+        names = sorted(
+            key if isinstance(key, str) else f"{key[0]}, {tuple(key[1])} in place of {tuple(key[2])}" for key in keys
+        )
+        if names:
+            return f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return None
 
 
 def require_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:

@@ -103,8 +103,9 @@ def take_saving_options(
     require("max_shard_size", upload.get("max_shard_size"), or_null(SHARD_SIZE))
     given = {name: value for name, value in upload.items() if value is not None}
     shards = {name: given.pop(name) for name in ("max_shard_size",) if name in given}
-    if given and not push_to_hub:
-        raise ConfigError(f"{min(given)} is of the upload; give push_to_hub=True too, or leave it out")
+    asked = [name for name, value in given.items() if value]
+    if asked and not push_to_hub:
+        raise ConfigError(f"{min(asked)} is of the upload; give push_to_hub=True too, or leave it out")
     return shards, given
 
 
