@@ -9,15 +9,19 @@ from typing import Any, ClassVar
 from wvq.checks import (
     FIELDS,
     FLAG,
+    PATH,
     SAMPLE_SEED,
     SEED,
+    SOURCE,
     TEXT,
     Checker,
     Rule,
+    as_integer,
     check_groups,
     integer,
     interval,
     is_integer,
+    list_of,
     or_null,
 )
 from wvq.errors import ConfigError
@@ -33,7 +37,9 @@ CLASSES = ("auto", "balanced", "reference", "none")
 PROMPTS = ("reference",)
 # The side that samples are brought to.
 RESIZE = Rule(
-    f"from 1 to {MOST_PIXELS:,} pixels", lambda side: side is None or (is_integer(side) and side <= MOST_PIXELS)
+    f"from 1 to {MOST_PIXELS:,} pixels",
+    lambda side: side is None or (is_integer(side) and side <= MOST_PIXELS),
+    as_integer,
 )
 
 
@@ -67,7 +73,8 @@ class EvaluationRecipe:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         check_groups(self)
         check = Checker(self)
-        check.each(or_null(TEXT), "reference", "reference_kind", "inception_weights", "out")
+        check.each(or_null(TEXT), "reference_kind")
+        check.each(or_null(PATH), "reference", "inception_weights", "out")
         check.each(FLAG, "force_reference")
         check.one_of("feature_network", (None, *FEATURE_NETWORKS))
         check.each(or_null(integer(0)), "num_workers")
@@ -104,8 +111,9 @@ class ReconstructionEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
         check = Checker(self)
-        check.each(TEXT, "tokenizer")
-        check.each(or_null(TEXT), "lpips", "device")
+        check.each(SOURCE, "tokenizer")
+        check.each(or_null(PATH), "lpips")
+        check.each(or_null(TEXT), "device")
         check.each(integer(), "batch_size")
         if self.reference:
             raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
@@ -173,8 +181,10 @@ class GenerationEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
         check = Checker(self)
-        check.each(TEXT, "pipeline")
-        check.each(or_null(TEXT), "preset", "clip", "sweep", "save_samples", "weights", "device")
+        check.each(SOURCE, "pipeline")
+        check.each(or_null(SOURCE), "clip")
+        check.each(or_null(PATH), "save_samples")
+        check.each(or_null(TEXT), "preset", "sweep", "weights", "device")
         check.each(or_null(integer(FEWEST)), "num_images")
         check.one_of("classes", (None, *CLASSES))
         check.one_of("prompts", (None, *PROMPTS))
@@ -244,22 +254,13 @@ class AtomicRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range; each cell checks its own."""
         check = Checker(self)
-        check.each(TEXT, "out")
+        check.each(PATH, "out")
         check.each(or_null(TEXT), "preset")
-        check.each(_several("names", TEXT), "quantizers", "distributions")
-        numbers = _several("numbers", interval("(-inf, inf)"))
+        check.each(or_null(list_of(TEXT, "a list of one or more names")), "quantizers", "distributions")
+        numbers = or_null(list_of(interval("(-inf, inf)"), "a list of one or more numbers"))
         check.each(numbers, "shifts", "separations", "target_scales", "code_scales")
         sizes = ("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
         check.each(or_null(integer()), *sizes)
         check.each(or_null(integer(0)), "steps")
         check.each(SEED, "seed")
         check.each(FLAG, "progress")
-
-
-def _several(kind: str, rule: Rule) -> Rule:
-    """None, or a list of one or more values, each of which a rule accepts."""
-
-    def holds(value: object) -> bool:
-        return isinstance(value, list) and len(value) > 0 and all(map(rule.holds, value))
-
-    return or_null(Rule(f"a list of one or more {kind}", holds))

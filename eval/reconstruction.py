@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from wvq.checks import integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
@@ -78,6 +79,7 @@ def evaluate_reconstruction(
             The pass before it, for E, U, C, PSNR and the like, is made again.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
+    batch_size = require("batch_size", batch_size, integer())
     _check_pictures(dataset, tokenizer.config.image_size)
     if device is not None:
         torch.nn.Module.to(tokenizer, device)

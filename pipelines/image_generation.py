@@ -13,8 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 from typing_extensions import Unpack
 
+from wvq.checks import PATH
 from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError, DownloadError, WVQError, first_line, near_match
+from wvq.files.user_folders import expand_user
 from wvq.generator.conditioning import Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.likelihood import code_log_probabilities
@@ -216,7 +218,9 @@ class ImageGenerationPipeline:
         if not self.ignore_text_encoder_mismatch:
             require_text_encoder(self.generator.config, self.text_encoder)
         card = card or self.card or model_card(self)
-        write_pipeline(Path(folder), self.tokenizer, self.generator, self.text_encoder, self.sampling, card)
+        write_pipeline(
+            expand_user(folder, "folder", PATH), self.tokenizer, self.generator, self.text_encoder, self.sampling, card
+        )
         self.card = card
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
@@ -308,10 +312,9 @@ class ImageGenerationPipeline:
         if output_type not in OUTPUT_TYPES:
             near = near_match(output_type, OUTPUT_TYPES)
             raise ConfigError(f'output_type "{output_type}" is unknown{near}; one of {", ".join(OUTPUT_TYPES)}')
-        check_call(0 if seed is None else seed, batch_size)
+        seed, batch_size = check_call(secrets.randbelow(2**31) if seed is None else seed, batch_size)
         settings = self.sampling.updated(**sampling)
         request = requested(self.generator.config, class_labels, prompt, num_images)
-        seed = secrets.randbelow(2**31) if seed is None else seed
         seeds = [seed + index for index in range(len(request))]
         if fixed_codes is not None:
             shape = (len(seeds), *self.generator.config.grid)

@@ -10,10 +10,11 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
-from wvq.checks import integer, require
+from wvq.checks import PATH, integer, require
 from wvq.data.pixels import center_crop, to_pil, to_pixels
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
+from wvq.files.user_folders import expand_user
 from wvq.models.pretrained import DAMAGES, resolve_folder
 
 
@@ -34,8 +35,7 @@ class ImageProcessor(ImageProcessingMixin):
 
     def __init__(self, size: int = 256, **kwargs: Any):
         super().__init__(**kwargs)
-        require("ImageProcessor.size", size, integer())
-        self.size = size
+        self.size = require("ImageProcessor.size", size, integer())
 
     @classmethod
     def from_pretrained(
@@ -71,6 +71,10 @@ class ImageProcessor(ImageProcessingMixin):
             raise
         except DAMAGES as error:
             raise CheckpointError(f"{file} holds an impossible value ({first_line(error)})") from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Write ``preprocessor_config.json`` into a folder; arguments as in transformers."""
+        return super().save_pretrained(expand_user(save_directory, "save_directory", PATH), **kwargs)
 
     def __call__(self, images: Image.Image | list[Image.Image], return_tensors: str = "pt") -> BatchFeature:
         """``pixel_values`` (B, 3, size, size) in [-1, 1] of one picture or a list of them, of any size and mode."""

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
+from wvq.checks import PATH
 from wvq.errors import ConfigError
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.generator.text.families import TEXT_PADDINGS, feature_fields, is_pooler, load_text_model, max_tokens
 from wvq.models.pretrained import resolve_folder, tensor_bytes
@@ -166,7 +168,7 @@ class TextEncoder:
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        with written_weights(folder) as partial:
+        with written_weights(expand_user(folder, "folder", PATH)) as partial:
             # Renamed weights keep their new names, which other programs know as well.
             self.model.save_pretrained(partial, save_original_format=self.family.key_mapping is None)
             self.tokenizer.save_pretrained(partial)

@@ -12,8 +12,10 @@ from typing import Any
 from jsonargparse import Namespace
 
 from wvq.app.recipes import QuickstartRecipe
+from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.files.user_folders import expand_user
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
@@ -80,7 +82,8 @@ def export_codes(values: Namespace) -> None:
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
     if header.layout["kind"] == "grid":
-        print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+        tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
+        print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
     else:
         print(f"no generator is trained over {header.layout['kind']} codes yet")
 
@@ -112,15 +115,15 @@ def sample(values: Namespace) -> None:
 
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
-    prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
+    prompts = _prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
+    out = expand_user(values.out, "out", PATH)  # before the pipeline is loaded
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=usable_device(values.device), weights=values.weights
     )
-    classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
     files = sample_to_folder(
         pipe,
-        values.out,
-        class_labels=classes or None,
+        out,
+        class_labels=values.classes,
         prompt=prompts,
         num_images=values.num_images,
         seed=values.seed,
@@ -132,7 +135,7 @@ def sample(values: Namespace) -> None:
     if is_main_process():
         if values.temperature == 0:
             print("temperature 0: the likeliest code each time, whatever the seed")
-        print(f"{len(files)} pictures in {values.out}, the first ones on {Path(values.out) / SHEET_NAME}")
+        print(f"{len(files)} pictures in {out}, the first ones on {out / SHEET_NAME}")
 
 
 def _prompt_lines(file: str) -> list[str]:

@@ -11,6 +11,7 @@ from wvq.data.layout import layout_text
 from wvq.errors import CheckpointError, DataError
 from wvq.files.atomic import read_json
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
 from wvq.models.pretrained import read_config
 from wvq.training.tracking import LOG_NAME
@@ -23,7 +24,7 @@ def describe(path: str | Path) -> str:
         DataError: nothing is there, or it is not of wvq.
         CheckpointError, CacheError: it is of wvq, but damaged.
     """
-    path = Path(path)
+    path = expand_user(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():

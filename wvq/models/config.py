@@ -60,7 +60,7 @@ class StrictConfig(PreTrainedConfig):
         for field in (field for field in dataclasses.fields(self) if "rules" in field.metadata):
             setattr(self, field.name, as_list(getattr(self, field.name)))
             for rule in field.metadata["rules"]:
-                check(field.name, rule.expected, rule.holds)
+                check.each(rule, field.name)
         self.complete(check)
         super().__post_init__(**kwargs)
 

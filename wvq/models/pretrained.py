@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
+from wvq.checks import PATH, SOURCE, require
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.names import INDEX_NAME
@@ -65,12 +66,12 @@ def resolve_folder(path: str | os.PathLike[str], kind: str, **hub_options: Any) 
         CheckpointError: a local path that does not exist or is no folder.
         DownloadError: a Hub id that cannot be reached or does not exist.
     """
-    folder = expand_user(path)
+    folder = expand_user(path, kind)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise CheckpointError(f"{folder} is a file, not a {kind} folder")
-    text = str(path)
+    text = require(kind, path, SOURCE)
     if Path(text).parent.is_dir() and text.count("/") == 1:
         raise CheckpointError(f"{text}: no such {kind} folder; check the path")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
@@ -169,10 +170,11 @@ class StrictPreTrainedModel(PreTrainedModel):
         if not is_main_process:
             return
         hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "commit_message") if name in kwargs}
-        with written_weights(Path(save_directory)) as partial:
+        folder = expand_user(save_directory, "save_directory", PATH)
+        with written_weights(folder) as partial:
             super().save_pretrained(partial, state_dict=state_dict, **kwargs)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+            self.push_to_hub(hub.pop("repo_id", folder.name), token=kwargs.get("token"), **hub)
 
 
 def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint: str = "") -> Config:
