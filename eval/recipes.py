@@ -58,6 +58,7 @@ class EvaluationRecipe:
         num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
             16), and none on a CPU.
         out: JSON file for the result.
+        overwrite: measure again where ``out`` holds a result already, and write over it.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -68,6 +69,7 @@ class EvaluationRecipe:
     inception_weights: str | None = None
     num_workers: int | None = None
     out: str | None = None
+    overwrite: bool = False
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
@@ -75,7 +77,7 @@ class EvaluationRecipe:
         check = Checker(self)
         check.each(or_null(TEXT), "reference_kind")
         check.each(or_null(PATH), "reference", "inception_weights", "out")
-        check.each(FLAG, "force_reference")
+        check.each(FLAG, "force_reference", "overwrite")
         check.one_of("feature_network", (None, *FEATURE_NETWORKS))
         check.each(or_null(integer(0)), "num_workers")
         if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
@@ -89,8 +91,8 @@ class ReconstructionEvaluation(EvaluationRecipe):
     """The evaluation of a tokenizer on held-out pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
-            :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out,
+            overwrite: as in :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
         lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS.
         batch_size: pictures at once.
@@ -125,8 +127,8 @@ class GenerationEvaluation(EvaluationRecipe):
     """The evaluation of a pipeline's samples against real pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
-            :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out,
+            overwrite: as in :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
         num_images: samples; 1000 if not given.

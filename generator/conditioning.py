@@ -223,6 +223,11 @@ def warn_of_numbers_as_names(labels: Iterable[str | SupportsIndex], class_names:
         warnings.warn(f"{doubtful[0]}{others}; give an id as an integer in Python, or the other name", stacklevel=2)
 
 
+def class_list(class_names: Iterable[str]) -> list[str]:
+    """The classes for a reader: each name behind its id, by which it can be asked for as well."""
+    return [f"{number}: {name}" for number, name in enumerate(class_names)]
+
+
 def _written_id(label: str) -> int | None:
     """The id that a text is if it is no name; None if it is no number."""
     return int(label) if re.fullmatch("[0-9]{1,18}", label) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
@@ -65,6 +66,9 @@ def requested(
         raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
     if prompts is not None and not config.text_dim:
         raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
+    for text in prompts or []:
+        if re.search("[\ud800-\udfff]", text):  # what Python makes of bytes of the command line that are not UTF-8
+            raise ConfigError(f"prompt {text!r} holds bytes that are no UTF-8 text; write it in UTF-8")
     lengths = {
         name: len(values) for name, values in (("class_labels", labels), ("prompt", prompts)) if values is not None
     }

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -15,6 +14,7 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.files.plain_text import read_plain_text
 from wvq.files.user_folders import expand_user
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
@@ -140,14 +140,16 @@ def sample(values: Namespace) -> None:
 
 def _prompt_lines(file: str) -> list[str]:
     """Prompts of a text file, one a line; blank lines do not count."""
+    path = expand_user(file, "prompt_file", PATH)
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"prompt_file: {file} cannot be read ({reason})") from error
+        lines = read_plain_text(path).split("\n")
+    except OSError as error:
+        raise ConfigError(f"prompt_file: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"prompt_file: {path}: {error}") from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ConfigError(f"prompt_file: {file} holds no prompts; write one a line")
+        raise ConfigError(f"prompt_file: {path} holds no prompts; write one a line")
     return prompts
 
 
