@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wvq.checks import plain_number, require
+from wvq.checks import PATH, integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import DataError
@@ -21,6 +21,8 @@ from wvq.eval.recipes import RESIZE, check_clip
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
+from wvq.files.user_folders import expand_user
+from wvq.pipelines.conditions import check_call
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -85,13 +87,15 @@ def evaluate_generation(
             data where they are requested.
         RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
     """
-    num_images, seed, batch_size = map(plain_number, (num_images, seed, batch_size))
+    save_samples = None if save_samples is None else expand_user(save_samples, "save_samples", PATH)
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
+    seed, batch_size = check_call(seed, batch_size)
+    num_images = require("num_images", num_images, integer(0))
     if num_images < FEWEST:
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
-    require("resize", resize, RESIZE)
+    resize = require("resize", resize, RESIZE)
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:
@@ -116,7 +120,7 @@ def evaluate_generation(
             if clip is not None:
                 result["metrics"]["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if saving.archive and save_samples is not None:
-                write_archive(save_samples, shards.pictures(), num_images, plan.by_id(pipeline))
+                write_archive(save_samples, shards.pictures(), num_images, plan.ids)
         return gather_objects(result)[0]
 
 

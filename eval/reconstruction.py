@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wvq.checks import plain_number
+from wvq.checks import SAMPLE_SEED, integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
@@ -78,8 +78,8 @@ def evaluate_reconstruction(
         RunInterrupted: SIGTERM or Ctrl-C came while features were taken; the same call goes on from ``work``.
             The pass before it, for E, U, C, PSNR and the like, is made again.
     """
-    seed, batch_size = map(plain_number, (seed, batch_size))
     forced = require_kind("reconstruction", reference_kind, force_reference)
+    seed, batch_size = require("seed", seed, SAMPLE_SEED), require("batch_size", batch_size, integer())
     _check_pictures(dataset, tokenizer.config.image_size)
     if device is not None:
         torch.nn.Module.to(tokenizer, device)

@@ -59,10 +59,10 @@ def repeated(request: Requested, num_images: int | None, num_images_per_prompt: 
     """
     if num_images_per_prompt is None:
         return request
-    require("num_images_per_prompt", num_images_per_prompt, integer())
+    each = require("num_images_per_prompt", num_images_per_prompt, integer())
     if num_images is not None:
         raise ConfigError("num_images and num_images_per_prompt are given; give one of them")
-    return request[[index for index in range(len(request)) for _ in range(num_images_per_prompt)]]
+    return request[[index for index in range(len(request)) for _ in range(each)]]
 
 
 def seeds_of(seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from wvq.checks import integer, plain_number, require
+from wvq.checks import integer, require
 from wvq.data.pixels import to_uint8
 from wvq.generator.conditioning import Condition
 from wvq.generator.fixed_rows import run_in_fixed_rows
@@ -138,15 +138,13 @@ class ImageGenerationPipeline(PipelineParts):
                 or a batch that does not fit into memory.
         """
         require_output_type(output_type)
-        given = (class_labels, num_images, num_images_per_prompt, height, width, seed, batch_size)
-        class_labels, num_images, num_images_per_prompt, height, width, seed, batch_size = map(plain_number, given)
-        check_call(0 if seed is None else seed, batch_size)
+        first, batch_size = check_call(0 if seed is None else seed, batch_size)
         require_size(height, width, (self.tokenizer.config.image_size, self.tokenizer.config.image_size))
         known = ("class_labels", "prompt", "num_images", "output_type", *CallOptions.__annotations__)
         settings = updated_settings(self.sampling, sampling, known)
         request = requested(self.generator.config, class_labels, prompt, num_images)
         request = repeated(request, num_images, num_images_per_prompt)
-        seeds = seeds_of(seed, generator, len(request))
+        seeds = seeds_of(None if seed is None else first, generator, len(request))
         if fixed_codes is not None:
             shape = (len(seeds), *self.generator.config.grid)
             fixed_codes = torch.as_tensor(fixed_codes)
@@ -215,9 +213,8 @@ class ImageGenerationPipeline(PipelineParts):
         Raises:
             ConfigError: codes or conditions that do not fit the model, or a batch that does not fit into memory.
         """
-        batch_size = plain_number(batch_size)
-        require("batch_size", batch_size, integer())
-        request = requested(self.generator.config, plain_number(class_labels), prompt, len(codes))
+        batch_size = require("batch_size", batch_size, integer())
+        request = requested(self.generator.config, class_labels, prompt, len(codes))
         require_room_for_losses(self, min(batch_size, len(codes)))
         sums = []
         for start in range(0, len(codes), batch_size):

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
+from wvq.generator.conditioning import class_list
 from wvq.plain_output import one_line
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def model_card(
         f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",
     ]
     if generator.class_names:
-        model.append(f"- classes: {', '.join(map(one_line, generator.class_names))}")
+        model.append(f"- classes: {', '.join(map(one_line, class_list(generator.class_names)))}")
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),

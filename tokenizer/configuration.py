@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from wvq.checks import FLAG, NAMES, Checker, Rule, at_most, integer, interval, is_number, or_null
+from wvq.checks import FLAG, NAMES, POSITIVE, Checker, Rule, at_most, integer, interval, list_of, or_null
 from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
 from wvq.models.config import option
 from wvq.tokenizer.quantizers.registry import MethodsConfig
 
-MULTIPLIERS = Rule(
-    "a list of positive numbers",
-    lambda value: isinstance(value, list) and len(value) > 0 and all(is_number(v) and v > 0 for v in value),
-)
+MULTIPLIERS = list_of(POSITIVE, "a list of positive numbers")
 NOT_TOO_MANY = Rule("a list of at most 32 numbers", lambda value: len(value) <= 32)
 
 

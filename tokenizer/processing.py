@@ -12,10 +12,11 @@ from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import Unpack
 
-from wvq.checks import integer, one_of, or_null, plain_number, require
+from wvq.checks import PATH, integer, one_of, or_null, require
 from wvq.data.pixels import center_crop, to_pixels, to_uint8
 from wvq.errors import CheckpointError, DataError, first_line
 from wvq.files.atomic import read_json
+from wvq.files.user_folders import expand_user
 from wvq.models.loading_options import HubOptions, refuse_others, take_hub_options
 from wvq.models.options import EITHER, Foreign, refuse_options
 from wvq.models.reading import DAMAGES, resolve_folder
@@ -64,8 +65,7 @@ class ImageProcessor(ImageProcessingMixin):
         super().__init__()
         others = {name: value for name, value in kwargs.items() if name not in _LIBRARY_KEYS}
         refuse_options(others, "ImageProcessor", ("size",), _FOREIGN_FIELDS)
-        self.size = plain_number(size)
-        require("ImageProcessor.size", self.size, integer())
+        self.size = require("ImageProcessor.size", size, integer())
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the options of the Hub client go by name
@@ -94,6 +94,10 @@ class ImageProcessor(ImageProcessingMixin):
         except DAMAGES as error:
             raise CheckpointError(f"{file} holds an impossible value ({first_line(error)})") from error
         return cls(**{**values, **changes}) if changes else processor
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Write ``preprocessor_config.json`` into a folder; arguments as in transformers."""
+        return super().save_pretrained(expand_user(save_directory, "save_directory", PATH), **kwargs)
 
     def __call__(self, images: PictureInput, return_tensors: str | None = "pt") -> BatchFeature:
         """Pixels of pictures of any size and mode.

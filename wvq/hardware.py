@@ -27,7 +27,7 @@ def loader_processes(device: str, requested: int | None = None) -> int:
     Raises:
         ConfigError: a negative number.
     """
-    require("num_workers", requested, or_null(integer(0)))
+    requested = require("num_workers", requested, or_null(integer(0)))
     if requested is not None or device == "cpu":
         return requested or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -58,8 +58,8 @@ def generation_blocks(
         text = "The first samples under their prompts, none picked."
     else:
         by_class = settings["classes"] is not None
-        names = _shown_classes(pipeline) if by_class else []
-        images, codes, sheet = sample_sheet(pipeline, names, PER_CLASS, settings["seed"], **sampling)
+        num_classes = min(CLASSES, pipeline.generator.config.num_classes) if by_class else 0
+        images, codes, sheet = sample_sheet(pipeline, num_classes, PER_CLASS, settings["seed"], **sampling)
         text = "One class a row, the first seeds, none picked." if by_class else "The first seeds, none picked."
     blocks = [Block("Samples", text, [(sheet, "samples")])]
     if dataset is not None and pool is not None:
@@ -73,11 +73,6 @@ def generation_blocks(
         text = f"All but {sweep['field']} is as in the protocol. Its best value here was found on this very reference."
         blocks.append(Block("Sweep", text, [(metric_curves(sweep["rows"], keys, sweep["field"]), sweep["field"])]))
     return blocks
-
-
-def _shown_classes(pipeline: ImageGenerationPipeline) -> list[str] | list[int]:
-    """The first classes, by name where they have names."""
-    return list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
 
 
 def _by_prompt(

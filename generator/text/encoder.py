@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from typing_extensions import Unpack
 
+from wvq.checks import PATH
 from wvq.errors import ConfigError
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.generator.text.families import TEXT_PADDINGS, feature_fields, is_pooler, load_text_model, max_tokens
 from wvq.models.loading_options import FOREIGN_IN_LOADING, Device, HubOptions, as_device, take_hub_options
@@ -186,7 +188,7 @@ class TextEncoder:
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        with written_weights(folder) as partial:
+        with written_weights(expand_user(folder, "folder", PATH)) as partial:
             # Renamed weights keep their new names, which other programs know as well.
             shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
             self.model.save_pretrained(partial, save_original_format=self.family.key_mapping is None, **shards)

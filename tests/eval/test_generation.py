@@ -57,7 +57,7 @@ def test_other_pictures_are_taken_for_unreadable_ones(evaluate, labelled, projec
     assert (result["num_images"], result["num_reference"], result["num_floor"]) == (10, 10, 10)
     assert (whole["num_unreadable"], result["num_unreadable"]) == (0, 2)
     assert pipeline.prompts == [labelled.captions[index] for index in order[1:11]]
-    assert pipeline.labels == [CLASSES[labelled.labels[index]] for index in order[1:11]]
+    assert pipeline.names == [CLASSES[labelled.labels[index]] for index in order[1:11]]
     assert any(line.startswith("2 of 22 pictures cannot be read: ") for line in result["warnings"])
 
 

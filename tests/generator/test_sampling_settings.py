@@ -9,6 +9,7 @@ import torch
 
 from tests.tiny import make_pipeline
 from wvq.app import cli, commands
+from wvq.checks import FLAG, Rule, interval, one_of
 from wvq.errors import ConfigError
 from wvq.eval import sweeps
 from wvq.generator.sampling_settings import FIXED_ROWS, SamplingOptions, SamplingSettings, setting
@@ -93,12 +94,10 @@ ORDERS = ("rows", "spiral")
 class Wider(SamplingSettings):
     """With a setting of each form that an option can have."""
 
-    typical_p: float = setting(1.0, "in (0, 1]; 1 is off", lambda p: 0 < p <= 1, "in (0, 1] (1 is off)", later=True)
-    order: str = setting(
-        "rows", "rows or spiral", ("rows", "spiral").__contains__, "rows or spiral", ("rows", "spiral")
-    )
-    crop: tuple[int, int] = setting((0, 0), "two numbers", lambda two: len(two) == 2, "two numbers")
-    draft: bool = setting(False, "quick pictures", lambda on: isinstance(on, bool), "true or false")
+    typical_p: float = setting(1.0, "in (0, 1]; 1 is off", interval("(0, 1]"), "in (0, 1] (1 is off)", later=True)
+    order: str = setting("rows", "rows or spiral", one_of(("rows", "spiral")), "rows or spiral", ("rows", "spiral"))
+    crop: tuple[int, int] = setting((0, 0), "two numbers", Rule("two", lambda two: len(two) == 2, tuple), "two numbers")
+    draft: bool = setting(False, "quick pictures", FLAG, "true or false")
 
 
 GIVEN = {"typical_p": 0.5, "order": "spiral", "crop": (1, 2), "draft": True}
@@ -116,7 +115,7 @@ def test_the_command_line_has_an_option_for_a_new_field(command, wider):
     parser = Parser()
     cli.COMMANDS[command].add_arguments(parser)
     assert "in (0, 1]; 1 is off (type:" in " ".join(parser.format_help().split())
-    values = parser.parse_args(["folder", "--typical_p=0.5", "--order", "spiral", "--crop", "1", "2", "--draft"])
+    values = parser.parse(["folder", "--typical_p=0.5", "--order", "spiral", "--crop", "1", "2", "--draft"])
     given = commands.sampling_of(values)
     assert {name: value for name, value in given.items() if value is not None} == GIVEN | {"crop": [1, 2]}
     assert wider.updated(**given) == Wider(**GIVEN)

@@ -24,9 +24,18 @@ def test_classes_by_name_and_id_are_the_same(pipe):
     assert not torch.equal(by_name, pipe(class_labels=["square", "cross"], seed=0).codes)
 
 
-@pytest.mark.parametrize("label", ["cross", 1, np.int64(1), torch.tensor([1]), ("cross",)])
+@pytest.mark.parametrize("label", ["cross", "1", 1, 1.0, np.int64(1), torch.tensor([1]), torch.tensor(1), ("cross",)])
 def test_a_single_class_needs_no_list(pipe, label):
     assert torch.equal(pipe(class_labels=label, seed=3).codes, pipe(class_labels=["cross"], seed=3).codes)
+
+
+def test_whole_numbers_of_any_library_are_taken(pipe):
+    codes = pipe(class_labels=1, num_images=2, seed=3, batch_size=1, top_k=4).codes
+    for whole in (np.int64, np.int32, float, torch.tensor, np.array):
+        call = {"class_labels": whole(1), "num_images": whole(2), "seed": whole(3), "batch_size": whole(1)}
+        output = pipe(**call, top_k=whole(4))
+        assert torch.equal(output.codes, codes)
+        assert output.seeds == [3, 4]
 
 
 def test_a_prompt_changes_the_picture(pipe):
@@ -189,7 +198,8 @@ def test_arguments_that_ask_for_what_is_done_anyway_are_accepted(pipe):
         ({"class_labels": [0, 1], "num_images": 3}, r"num_images must be a positive multiple of the 2 condition"),
         ({"num_images": 0}, "num_images must be a positive multiple"),
         ({"num_images": -2}, "num_images must be a positive multiple"),
-        ({"num_images": 2.0}, "num_images must be a positive multiple"),
+        ({"num_images": 2.5}, "num_images must be a positive multiple"),
+        ({"class_labels": True}, "class_labels must be a name, an id or a list of them"),
         ({"output_type": "pill"}, r'output_type "pill" is unknown \(did you mean "pil"\?\); one of pil, np, pt'),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"guidance_scale": -1}, "guidance_scale must be at least 0"),

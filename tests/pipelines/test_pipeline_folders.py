@@ -427,7 +427,7 @@ def test_the_card_is_read_by_the_hub_client(saved):
     card = ModelCard.load(saved / "README.md")
     assert card.data.library_name == "wvq"
     assert card.data.pipeline_tag == "text-to-image"
-    for text in ("class and text-conditional", "circle, cross, square", "K = 32", '"guidance_scale": 1.5'):
+    for text in ("class and text-conditional", "0: circle, 1: cross, 2: square", "K = 32", '"guidance_scale": 1.5'):
         assert text in card.text
 
 

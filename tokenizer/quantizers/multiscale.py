@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, Rule, integer, is_integer, is_number, or_null
+from wvq.checks import Checker, Rule, integer, interval, list_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
@@ -24,14 +24,8 @@ from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, Quantizer
 from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
-
-def _rises(scales: Any) -> bool:
-    integers = isinstance(scales, list) and len(scales) > 0 and all(map(is_integer, scales))
-    return integers and all(coarse < fine for coarse, fine in pairwise(scales))
-
-
-RISING = Rule("a rising list of integers of at least 1", _rises)
-RATIO = Rule("in (0, 1]", lambda value: is_number(value) and 0 < value <= 1)
+SCALES = list_of(integer(), "a rising list of integers of at least 1")
+RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 
 
 class MultiScaleConfig(QuantizerConfig):
@@ -43,9 +37,9 @@ class MultiScaleConfig(QuantizerConfig):
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
 
-    scales: list[int] | None = option(None, or_null(RISING))
+    scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
-    scale_conv_ratio: float = option(0.5, RATIO)
+    scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
     def complete(self, check: Checker) -> None:
         super().complete(check)

@@ -25,6 +25,7 @@ from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
 from wvq.eval.report.sheets import enlargement, neighbour_sheets, sample_sheet
 from wvq.eval.report.summary import metric_rows
 from wvq.files.names import TRAINING
+from wvq.generator.conditioning import class_list
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
 from wvq.tokenizer.task import reconstruction_sheet
@@ -124,11 +125,13 @@ def _subtitle(images: ImageSplits, pipe: ImageGenerationPipeline, results: dict)
 
 def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in vars(pipe.sampling).items())
-    names = pipe.class_names[:MOST_CLASSES]
-    _, _, sheet = sample_sheet(pipe, names, 12, seed)
+    num_classes = min(MOST_CLASSES, len(pipe.class_names))
+    _, _, sheet = sample_sheet(pipe, num_classes, 12, seed)
     sheet.save(out / "samples.png")
-    caption = "by class: one row each, no text given" if names else "without a condition"
+    caption = "by class: one row each, no text given" if num_classes else "without a condition"
     text = f"What this model draws: the first seeds, none picked. Sampling: {settings}."
+    if num_classes:
+        text += f" Classes, by id: {', '.join(class_list(pipe.class_names))}."
     report.block(Block("Samples", text, [(sheet, caption)]))
 
 
@@ -157,8 +160,8 @@ def _reconstructions(report: Report, out: Path, pipe: ImageGenerationPipeline, v
 
 def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
     """Samples beside the training pictures that they resemble most: shows copies, if there are any."""
-    names = pipe.class_names[:8]
-    labels = [names[i % len(names)] for i in range(8)] if names else None
+    num_classes = min(8, len(pipe.class_names))
+    labels = [i % num_classes for i in range(8)] if num_classes else None
     samples = pipe(class_labels=labels, num_images=8, seed=seed, output_type="pt").images
     view = train.with_crop(crop="center", flip=False)
     real = torch.stack([item["pixel_values"] for item in Reading(view)])

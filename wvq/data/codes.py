@@ -16,11 +16,12 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from wvq.checks import FLAG, TEXT, Checker, integer, is_integer
+from wvq.checks import FLAG, PATH, TEXT, Checker, integer, is_integer
 from wvq.data.code_tables import CodeTable
 from wvq.data.layout import is_layout, sequence_length
 from wvq.errors import CacheError, ConfigError, first_line, near_match
 from wvq.files.atomic import read_json, write_json
+from wvq.files.user_folders import expand_user
 
 HEADER_NAME = "header.json"
 SPLITS = ("train", "validation")
@@ -75,7 +76,8 @@ class CodeHeader:
         Raises:
             CacheError: no cache is there, or its header is damaged.
         """
-        file = Path(folder) / HEADER_NAME
+        folder = expand_user(folder, "codes", PATH)
+        file = folder / HEADER_NAME
         values = read_json(
             file, CacheError, f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
         )
@@ -159,7 +161,7 @@ class CodeDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, folder: str | Path, split: str = "train", seed: int = 0):
         self.header = CodeHeader.read(folder)
-        self.folder, self.split = Path(folder), split
+        self.folder, self.split = expand_user(folder, "codes", PATH), split
         self.seed = seed
         self.num_crops = self.header.num_crops if split == "train" else 1
         try:

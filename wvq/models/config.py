@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedConfig
 from typing_extensions import Self
 
-from wvq.checks import Checker, Rule, as_list, interval, or_null, plain_number
+from wvq.checks import Checker, Rule, as_list, interval, or_null
 from wvq.errors import CheckpointError, ConfigError, first_line, near_match
 from wvq.files.atomic import read_json
 from wvq.models.loading_options import HubOptions, refuse_others, take_hub_options
@@ -66,9 +66,9 @@ class StrictConfig(PreTrainedConfig):
                 raise ConfigError(f'{type(self).__name__} has no field "{key}"{near_match(key, self.fields())}')
         check = Checker(self, type(self).__name__)
         for field in (field for field in dataclasses.fields(self) if "rules" in field.metadata):
-            setattr(self, field.name, as_list(plain_number(getattr(self, field.name))))
+            setattr(self, field.name, as_list(getattr(self, field.name)))
             for rule in field.metadata["rules"]:
-                check(field.name, rule.expected, rule.holds)
+                check.each(rule, field.name)
         self.complete(check)
         super().__post_init__(**kwargs)
 

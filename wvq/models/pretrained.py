@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from typing_extensions import Self, Unpack
 
-from wvq.checks import one_of, or_null, require
+from wvq.checks import PATH, one_of, or_null, require
 from wvq.errors import CheckpointError, ConfigError, DataError, WVQError, first_line
 from wvq.files.names import INDEX_NAME
 from wvq.files.user_folders import expand_user
@@ -171,7 +171,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         shards, upload = take_saving_options(options, f"{type(self).__name__}.save_pretrained", push_to_hub)
         if not is_main_process:
             return
-        folder = expand_user(save_directory)
+        folder = expand_user(save_directory, "save_directory", PATH)
         with written_weights(folder) as partial:
             super().save_pretrained(partial, state_dict=state_dict, **shards)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights

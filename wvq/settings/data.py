@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, one_of, or_null
+from wvq.checks import FLAG, NAMES, SOURCE, TEXT, Checker, integer, interval, list_of, number, one_of, or_null
 from wvq.errors import ConfigError
 
 CROPS = ("random", "ten", "center")
@@ -66,15 +66,16 @@ class DataConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
-        check.each(TEXT, "path", "train_split")
+        check.each(SOURCE, "path")
+        check.each(TEXT, "train_split")
         check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
         check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
         check.each(integer(), "image_size")
         check.one_of("crop", CROPS)
         check.each(interval("(0, 1]"), "min_crop_fraction")
-        check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
-        check("classes", "a list of names, or null", _are_names)
+        check.each(or_null(list_of(number(1), "one or more numbers of at least 1")), "crop_scales")
+        check.each(or_null(NAMES), "classes")
         check.each(FLAG, "flip")
         check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
@@ -82,15 +83,3 @@ class DataConfig:
             raise ConfigError("data.crop_scales go with data.crop ten; leave them out, or set data.crop to ten")
         if self.crop == "ten" and self.flip:
             raise ConfigError("data.flip: ten crops hold the mirror images already; set it to false")
-
-
-def _are_scales(value: object) -> bool:
-    if not isinstance(value, list | tuple):
-        return value is None
-    return len(value) > 0 and all(is_number(scale, 1) for scale in value)
-
-
-def _are_names(value: object) -> bool:
-    if not isinstance(value, list | tuple):
-        return value is None
-    return all(isinstance(name, str) for name in value)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -11,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
-from wvq.checks import as_list, integer, is_integer, is_number, plain_number
+from wvq.checks import as_list, integer, is_integer, is_number
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
 from wvq.files.names import CHECKSUMS_NAME
 from wvq.models import pretrained
@@ -60,14 +59,6 @@ def test_lists():
     assert as_list((1, 2)) == [1, 2]
     assert as_list("ab") == "ab"
     assert as_list(3) == 3
-
-
-def test_numbers_of_numpy_and_torch():
-    for number in (np.int64(3), np.array(3), torch.tensor(3), 3):
-        assert (plain_number(number), type(plain_number(number))) == (3, int)
-    assert plain_number(np.float64(0.5)) == 0.5
-    for other in ("3", [3], None, np.array([3])):
-        assert plain_number(other) is other
 
 
 # ---- loading

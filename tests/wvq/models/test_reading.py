@@ -13,9 +13,7 @@ def test_a_folder_is_itself(tmp_path, monkeypatch):
     assert resolve_folder("runs/a", "tokenizer").samefile(tmp_path / "runs" / "a")
 
 
-@pytest.mark.parametrize(
-    "path", ["/none/here", "./none", "none", "a/b/c", "runs/typo", "~/none-such", "~no-such-user/a"]
-)
+@pytest.mark.parametrize("path", ["/none/here", "./none", "none", "a/b/c", "runs/typo", "~/none-such"])
 def test_a_missing_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch, path):
     def fail(*args, **kwargs):
         raise AssertionError("asked the Hub")
