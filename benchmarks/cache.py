@@ -2,8 +2,8 @@
 
     python -m benchmarks.cache [--rows 2000000] [--out docs/results/cache_memory.json]
 
-Rows of 256 codes (K = 16,384) in ten crops a picture, with a class and a caption each. Each measurement has a process
-of its own: "write" writes the rows as an export does, in files of 10,240; "read" opens that cache and reads batches of
+Rows of 256 codes (K = 16,384) in ten crops a picture, with a class and a caption each. Each measurement has its own
+process: "write" writes the rows as an export does, in files of 10,240; "read" opens that cache and reads batches of
 256 in the order of a run; "read_small_pieces" the same from a cache with 1,000 rows in a piece, as earlier versions
 wrote them. Anonymous memory is the process's own; mapped memory is the file's, which the system takes back when it is
 needed elsewhere. Both are what the work has added to a process that has imported everything, in MiB, at their peaks.
@@ -40,6 +40,7 @@ FILE_ROWS, SMALL_PIECE = MOST * CROPS, 1_000
 
 
 def batches(count: int, seed: int) -> Iterator[dict]:
+    """Rows of noise in batches, as :func:`wvq.data.code_tables.write_shard` takes them."""
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
@@ -51,6 +52,7 @@ def batches(count: int, seed: int) -> Iterator[dict]:
 
 
 def write(folder: Path, rows: int) -> None:
+    """Write a cache of ``rows`` rows, as an export does."""
     features, names = row_features(NUM_CODES, LENGTH), []
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         names.append(f"data-{number:05d}.arrow")
@@ -63,12 +65,14 @@ def write(folder: Path, rows: int) -> None:
 
 
 def copy_in_small_pieces(folder: Path, target: Path) -> None:
+    """Write a cache again in pieces of 1,000 rows, as earlier versions did."""
     table = datasets.load_from_disk(str(folder / "train"))
     table.save_to_disk(str(target / "train"))  # which writes pieces of 1,000 rows
     CodeHeader.read(folder).save(target)
 
 
 def read(folder: Path, count: int) -> None:
+    """Read ``count`` batches of a cache in the order of a run."""
     codes = CodeDataset(folder)
     sampler = iter(RunSampler(len(codes), BATCH, 0))
     for _ in range(count):
@@ -85,7 +89,7 @@ def memory() -> dict[str, int]:
 
 
 def peaks(work, *arguments) -> dict[str, float]:
-    """Peaks of both, above what they were before, in MiB, and the seconds that the work took."""
+    """Peaks of both memories above their values before, in MiB, and the seconds that the work took."""
     before, peak, ended = memory(), memory(), threading.Event()
 
     def watch() -> None:
@@ -103,12 +107,13 @@ def peaks(work, *arguments) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--batches", type=int, default=2_000, help="that are read")
-    parser.add_argument("--folder", type=Path, help="where the caches lie meanwhile; a temporary one if not given")
+    parser.add_argument("--batches", type=int, default=2_000, help="batches to read")
+    parser.add_argument("--folder", type=Path, help="where the caches are written; a temporary folder if not given")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--step", help="measure one, in this process")
+    parser.add_argument("--step", help="measure one step, in this process")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.step:

@@ -40,15 +40,17 @@ def captions(count: int) -> list[tuple[str]]:
 
 
 def indexed(texts: list[tuple[str]]) -> CaptionIndex:
+    """The index of these captions, one a picture."""
     batches = (texts[start : start + 4_096] for start in range(0, len(texts), 4_096))
     return CaptionIndex(batches, lambda picture: texts[picture])
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=4_096, help="that are encoded")
-    parser.add_argument("--captions", type=int, default=1_000_000, help="that are indexed")
-    parser.add_argument("--batches", type=int, default=200, help="that are read")
+    parser.add_argument("--texts", type=int, default=4_096, help="texts to encode")
+    parser.add_argument("--captions", type=int, default=1_000_000, help="captions to index")
+    parser.add_argument("--batches", type=int, default=200, help="batches to read")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Cells of a study, shared out among processes: each takes the next one that none has, and finished ones stay."""
+"""Cells of a study, shared among processes: each takes the next one that is free, and finished ones are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wvq.files.atomic import read_json, write_json
 
 @contextlib.contextmanager
 def claimed(file: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone has the file, now or, with ``wait``, in the end; the claim ends with the process."""
+    """Whether this process has locked the file, with ``wait`` after waiting for it; the lock ends with the process."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
         try:
@@ -28,9 +28,9 @@ def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict])
     """Run the cells that have no figures yet.
 
     Args:
-        names: of the cells, in the order of their running.
+        names: names of the cells, in the order in which they run.
         out: figures go to ``cells/<name>.json`` and, joined, to ``results.json``.
-        run: figures of a cell, given its name and a folder of its own, which may hold what a run cut short has left.
+        run: figures of a cell, given its name and its own folder, which may hold the files of a run that was cut short.
     """
     folder, names = out / "cells", list(names)
     for number, name in enumerate(names, start=1):
@@ -46,4 +46,4 @@ def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict])
 def join(out: Path) -> None:
     """Write the figures of all finished cells into one file."""
     files = sorted((out / "cells").glob("*.json"))
-    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is gone") for file in files]})
+    write_json(out / "results.json", {"cells": [read_json(file, DataError, f"{file} is missing") for file in files]})

@@ -53,6 +53,7 @@ class Operations(TorchDispatchMode):
 
 
 def step_parts(recipe: TokenizerRecipe) -> tuple[TokenizerTask, WassersteinVQModel]:
+    """The task and the model of a recipe."""
     config = WassersteinVQConfig(**recipe.model, image_size=recipe.data.image_size)
     model = WassersteinVQModel(config)
     adversary = build_adversary(recipe.discriminator, recipe.data.image_size)
@@ -77,8 +78,8 @@ def random_networks(recipe: TokenizerRecipe):
         yield
 
 
-class Kept:
-    """Bytes that autograd keeps for the backward pass, weights apart; to be entered as a context."""
+class SavedBytes:
+    """Bytes that autograd saves for the backward pass, without the weights; its ``hooks`` are a context."""
 
     def __init__(self, modules: list[nn.Module]):
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
@@ -87,12 +88,14 @@ class Kept:
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor that autograd saves, once."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
             self.sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     def take(self) -> int:
+        """The bytes counted since the last call."""
         total, self.sizes = sum(self.sizes.values()), {}
         return total
 
@@ -100,7 +103,7 @@ class Kept:
 def kept_bytes(task: TokenizerTask, model: WassersteinVQModel, pictures: int, precision: str | None) -> int:
     """The larger of what a tokenizer's and a discriminator's step keep; the first is freed before the second starts."""
     size, last = model.config.image_size, task.config.images
-    activations = Kept([model, task.reconstruction_loss, *([task.adversary] if task.adversary else [])])
+    activations = SavedBytes([model, task.reconstruction_loss, *([task.adversary] if task.adversary else [])])
     lower = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with activations.hooks, lower:
         step = task.loss(model, {"pixel_values": torch.rand(pictures, 3, size, size) * 2 - 1}, last, 1.0)
@@ -145,10 +148,12 @@ def measure(recipe: TokenizerRecipe) -> dict:
 
 
 def parameters(module: nn.Module | None) -> int:
+    """Number of parameters; 0 without a module."""
     return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
 def cost(name: str, num_codes: int) -> dict:
+    """Figures of a step of a recipe with K codes, and GPU hours of the whole run."""
     recipe = load_recipe(TokenizerRecipe, name, {"model.num_codes": num_codes})
     images = recipe.train.images
     figures = measure(recipe)
@@ -169,6 +174,7 @@ def cost(name: str, num_codes: int) -> dict:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--num_codes", type=int, nargs="+", default=[16_384, 65_536])

@@ -24,12 +24,14 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 
 
 def seconds(pipe: ImageGenerationPipeline, batch: int, deterministic: bool) -> float:
+    """Seconds of one call of the pipeline."""
     start = time.perf_counter()
     pipe(num_images=batch, batch_size=batch, seed=0, guidance_scale=2.0, deterministic=deterministic)
     return time.perf_counter() - start
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""What measuring samples costs beside drawing them and computing their features.
+"""What measuring samples costs in addition to drawing them and computing their features.
 
     python -m benchmarks.evaluation runs/openmoji [--num_images 256] [--rounds 3] [--out result.json]
 
@@ -27,6 +27,7 @@ from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--num_images", type=int, default=256)

@@ -1,11 +1,11 @@
-"""Rows a second that an export makes, against decoding alone.
+"""Rows a second that an export writes, compared with decoding alone.
 
     python -m benchmarks.export [--pictures 400] [--rounds 3] [--out docs/results/export_speed.json]
 
 JPEGs of 500 x 375 pixels, ten crops of 256 each, a small tokenizer. "decode": each picture opened, decoded and cut into
 its ten crops in one process, and nothing else; "decode_each": the same with a decoding for every crop, as without the
 loader. "export" is the whole command with no loader process, "export_loaders" with some; each makes a new cache. The
-ratio tells which share of the rate of bare decoding an export reaches.
+ratio is the share of the rate of bare decoding that an export reaches.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CROPS, WIDTH, HEIGHT = 10, 500, 375
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Smooth colour fields with some edges, which JPEG takes as it takes photographs: about 50 kB each."""
+    """Write smooth colour fields with some edges, which JPEG compresses like photographs: about 50 kB each."""
     rng = np.random.default_rng(0)
     for index in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
@@ -50,6 +50,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def small_tokenizer(folder: Path) -> Path:
+    """Save a small tokenizer with random weights; returns its folder."""
     torch.manual_seed(0)
     size = {"image_size": 256, "patch_size": 16, "base_channels": 16, "channel_multipliers": [1], "num_res_blocks": 1}
     WassersteinVQModel(WassersteinVQConfig(**size, attention=False, num_codes=1024, code_dim=8)).save_pretrained(folder)
@@ -57,7 +58,7 @@ def small_tokenizer(folder: Path) -> Path:
 
 
 def decoding(dataset: ImageDataset, once: bool) -> None:
-    """Cut every picture into its crops; decoded a single time or for each."""
+    """Cut every picture into its crops, decoding it once or for each crop."""
     versions = Versions(dataset, "train", CROPS)
     for index in range(len(versions)):
         if once:
@@ -69,6 +70,7 @@ def decoding(dataset: ImageDataset, once: bool) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -83,10 +85,10 @@ def main() -> None:
         tokenizer = small_tokenizer(root / "tokenizer")
         data = DataConfig(path=str(root / "pictures"), image_size=256, crop="ten", min_crop_fraction=0.909)
         train = load_images(data).train
-        made = iter(range(10**6))
+        numbers = iter(range(10**6))
 
         def export(num_workers: int) -> None:
-            out = str(root / f"codes-{next(made)}")
+            out = str(root / f"codes-{next(numbers)}")
             export_codes(ExportRecipe(out, str(tokenizer), data, num_crops=CROPS, num_workers=num_workers))
 
         cases: dict[str, Callable[[], None]] = {

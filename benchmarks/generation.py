@@ -4,7 +4,7 @@
 
 A cell takes a tokenizer of the comparison in benchmarks/tokenizers.py (training it where it is not there yet), exports
 the training pictures twice, the second time mirrored with probability 1/2, trains the generator of generation.yaml over
-the codes, and holds samples against real training pictures. ``decoded`` beside a cell's figures is what a perfect
+the codes, and compares samples with real training pictures. ``decoded`` beside a cell's figures is what a perfect
 generator would reach: other training pictures than those of the reference, passed through the tokenizer. Several
 processes may share a folder.
 """
@@ -90,7 +90,7 @@ def code_folder(tokenizer: Path, data: str) -> Path:
 
 
 def data_config(data: str) -> DataConfig:
-    """The pictures of the comparison, whole; a second version of each is mirrored with probability 1/2."""
+    """The pictures of the comparison, uncropped; a second version of each is mirrored with probability 1/2."""
     return DataConfig(path=data, image_size=32, crop="center", flip=True, validation_fraction=0.1)
 
 
@@ -155,6 +155,7 @@ def sheet(pipe: ImageGenerationPipeline):
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="parquet file or folder of pictures with classes")
     parser.add_argument("--out", type=Path, default=Path("runs/generation"))

@@ -17,11 +17,13 @@ CHANGES = {"model.code_dim": "codes as plain indices", "objective.random_order":
 
 
 def label(cell: dict) -> str:
+    """Name of a cell: its tokenizer, and what it changes in the shared recipe."""
     changes = [CHANGES[name] for name in cell["cell"] if name in CHANGES]
     return ": ".join([cell["cell"]["method"], *changes])
 
 
 def row(cell: dict) -> list[str]:
+    """The figures of a cell as a row of the table."""
     run, tokenizer, guidance = cell["run"], cell["tokenizer"], cell["guidance"]
     figures = [f"{cell['cell']['num_codes']:,}", label(cell), f"{tokenizer['utilization']:.1%}"]
     figures += [f"{tokenizer['psnr_rgb']:.2f}", f"{run['loss']:.3f}", f"{run['unigram_entropy']:.3f}"]
@@ -68,6 +70,7 @@ def plot(cells: list[dict], file: Path) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--plot", type=Path)

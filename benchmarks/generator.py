@@ -1,4 +1,4 @@
-"""A training step of the generator, against transformers' LlamaForCausalLM of the same sizes.
+"""A training step of the generator, compared with transformers' LlamaForCausalLM of the same sizes.
 
     python -m benchmarks.generator [--rounds 7] [--size B] [--out docs/results/generator_speed.json]
 
@@ -50,12 +50,14 @@ class Codes(Dataset):
 
 
 def build(size: str) -> ImageCodeTransformer:
+    """A generator of a named size, without dropout."""
     torch.manual_seed(0)
     config = ImageCodeTransformerConfig(size=size, num_classes=CLASSES, dropout=0.0, token_dropout=0.0, head="normal")
     return ImageCodeTransformer(config)
 
 
 def build_step(model: ImageCodeTransformer, batch: int, precision: str, folder: Path) -> Callable[[], None]:
+    """A step of the Trainer."""
     config = TrainConfig(batch_size=batch, learning_rate=1e-4, mixed_precision=precision)
     task = GeneratorTask(None, None, ConditionConfig(), ObjectiveConfig(), config, {})
     data = Codes(256, model.config.sequence_length, model.config.num_codes)
@@ -65,6 +67,7 @@ def build_step(model: ImageCodeTransformer, batch: int, precision: str, folder: 
 
 
 def llama(like: ImageCodeTransformer, batch: int, precision: str) -> Callable[[], None]:
+    """A step of a Llama of the same sizes, written by hand."""
     model = build_llama(like).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     length, num_codes = like.config.sequence_length, like.config.num_codes
@@ -86,6 +89,7 @@ def llama(like: ImageCodeTransformer, batch: int, precision: str) -> Callable[[]
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", default="B")

@@ -5,7 +5,7 @@
 
 The generator of openmoji_32 over one tokenizer and one cache, with joint dropout 0 and .1 beside the recipe's dropout
 of each condition; every run sees as many pictures. The held-out loss is measured with both conditions, with each alone
-and with none; samples have the classes and captions of the training pictures that they are held against.
+and with none; samples have the classes and captions of the training pictures that they are compared with.
 """
 
 from __future__ import annotations
@@ -96,13 +96,14 @@ def run(arguments: argparse.Namespace, joint: float, seed: int) -> dict:
 
 
 def mean_of(values: list) -> dict | float:
-    """The mean of equally built nested dicts of numbers."""
+    """The mean of nested dicts of numbers that have the same keys."""
     if isinstance(values[0], dict):
         return {name: mean_of([value[name] for value in values]) for name in values[0]}
     return round(statistics.mean(values), 5)
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--codes", type=Path, required=True)

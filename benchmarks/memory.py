@@ -1,8 +1,8 @@
-"""Memory that drawing and training take, against the estimates that they are refused by.
+"""Memory that drawing and training use, compared with the estimates by which they are refused.
 
     python -m benchmarks.memory [--out docs/results/memory.json]
 
-Each case runs in a process of its own: once to load libraries and tables, then measured, as the highest resident memory
+Each case runs in its own process: once to load libraries and tables, then measured, as the highest resident memory
 above that before it (Linux's ``VmHWM``). glibc is set to give memory back in pieces from 64 KiB on: by itself it keeps
 some of the pieces below 32 MiB for later, which is free, but counts as resident. Estimates:
 :mod:`wvq.generator.memory`, :mod:`wvq.tokenizer.memory`, :mod:`wvq.pipelines.memory`. Everything on the CPU.
@@ -72,13 +72,14 @@ def peak(work: Callable[[], None]) -> int:
     """Resident bytes that ``work`` adds at most."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest so far is that of now
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak to the present value
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before
 
 
 def build(changes: dict) -> ImageCodeTransformer:
+    """The generator of all cases, with some fields of its config changed."""
     torch.manual_seed(0)
     return ImageCodeTransformer(ImageCodeTransformerConfig(**GENERATOR | changes))
 
@@ -92,13 +93,13 @@ def drawing(changes: dict, batch: int, settings: dict) -> tuple[int, int]:
     size = {"image_size": 8 * config.grid[0], "num_codes": config.num_codes}
     tokenizer = WassersteinVQModel(WassersteinVQConfig(**TOKENIZER | size))
     pipe = ImageGenerationPipeline(tokenizer.to(dtype), generator.to(dtype))
-    chosen = SamplingSettings(**settings)
+    sampling = SamplingSettings(**settings)
 
     def call() -> None:
         pipe(num_images=batch, batch_size=batch, seed=0, output_type="np", **settings)
 
-    estimate = drawing_bytes(pipe, batch, chosen)
-    if not chosen.deterministic:  # with it the copies are part of the estimate
+    estimate = drawing_bytes(pipe, batch, sampling)
+    if not sampling.deterministic:  # with it the copies are part of the estimate
         estimate += packed_bytes(generator)
     call()
     return peak(call), estimate
@@ -153,6 +154,7 @@ def run(kind: str, number: int) -> dict:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--case", nargs=2, metavar=("KIND", "NUMBER"), help="run this one alone, here")

@@ -1,4 +1,4 @@
-"""What a training step takes with each quantizer, and with memory layout and compilation as options.
+"""Speed of a training step with each quantizer, and with memory layout and compilation as options.
 
     python -m benchmarks.options [--rounds 9] [--out docs/results/training_options.json]
 
@@ -55,6 +55,7 @@ def compare(cases: dict[str, Callable[[], None]], pictures: int, base: str, roun
 
 
 def quantizers(folder: Path, rounds: int, steps: int) -> dict:
+    """Rates of the step of the comparison with each quantizer."""
     cases, size = {}, 0
     for cell in method_cells(NUM_CODES):
         if cell.codebook_rate is None and cell.quantizer == "vanilla":
@@ -68,6 +69,7 @@ def quantizers(folder: Path, rounds: int, steps: int) -> dict:
 
 
 def options(folder: Path, rounds: int, steps: int) -> dict:
+    """Rates of steps of three networks with each option."""
     comparison = cell_recipe(method_cells(NUM_CODES)[0], "none", folder)
     names = ("patch_size", "base_channels", "channel_multipliers", "num_res_blocks", "attention")
     shape = {name: comparison.model[name] for name in names} | {"image_size": comparison.data.image_size}
@@ -84,6 +86,7 @@ def options(folder: Path, rounds: int, steps: int) -> dict:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=6)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantizer [--rounds 9] [--out docs/results/quantizer_speed.json]
 
-Times are medians over rounds; in each round every method runs once, so that a change of the machine's speed meets all
-of them. Peak memory is that of one step in a process of its own, over what the process held before it.
+Times are medians over rounds; in each round every method runs once, so that a change of the machine's speed affects
+all of them. Peak memory is that of one step in its own process, above what the process held before it.
 
 textbook: the N x K distance matrix by einsum, argmin, and the Gaussian distance with its statistics recomputed in every
 step over a queue of 65,536 features. library: VectorQuantize of vector-quantize-pytorch as it comes (moving average).
@@ -34,6 +34,7 @@ QUEUE = 65_536
 
 
 def build_own(name: str, num_codes: int):
+    """A step of a quantizer of this package."""
     quantizer = build_quantizer(WassersteinVQConfig(quantizer=name, num_codes=num_codes, code_dim=D))
     quantizer.reset_codebook()
     torch.nn.init.normal_(quantizer.codebook)
@@ -48,6 +49,7 @@ def build_own(name: str, num_codes: int):
 
 
 def textbook(num_codes: int):
+    """A step with the distance matrix, written by hand."""
     codebook = torch.randn(num_codes, D).requires_grad_()
     queue = torch.randn(QUEUE, D)
 
@@ -76,6 +78,7 @@ def textbook(num_codes: int):
 
 
 def library(num_codes: int):
+    """A step of vector-quantize-pytorch's VectorQuantize."""
     from vector_quantize_pytorch import VectorQuantize
 
     quantizer = VectorQuantize(dim=D, codebook_size=num_codes).train()
@@ -89,6 +92,7 @@ def library(num_codes: int):
 
 
 def build(method: str, num_codes: int):
+    """A step of a method, which takes features (N, D)."""
     torch.manual_seed(0)
     if method in OURS:
         return build_own(method, num_codes)
@@ -96,10 +100,12 @@ def build(method: str, num_codes: int):
 
 
 def features(count: int = N) -> torch.Tensor:
+    """Normal features (count, D) with gradients."""
     return torch.randn(count, D, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
 def timed(function, *arguments) -> float:
+    """Seconds of a call."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
@@ -123,15 +129,16 @@ def times(rounds: int) -> dict[str, float]:
 
 
 def peak_memory(method: str, num_codes: int) -> float:
-    """Extra peak memory of one step in MiB, in a process of its own."""
+    """Extra peak memory of one step in MiB, in its own process."""
     command = [sys.executable, "-m", "benchmarks.quantizer", "--memory", method, "--num_codes", str(num_codes)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure_memory(method: str, num_codes: int) -> float:
+    """Extra peak memory of one step in MiB, in this process."""
     build(method, 64)(features(64))  # libraries, threads and compiled code are loaded
     step, batch = build(method, num_codes), features()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew at what the process holds now
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak to what the process holds now
     before = memory_line("VmRSS")
     step(batch)
     return (memory_line("VmHWM") - before) / 1024
@@ -144,6 +151,7 @@ def memory_line(name: str) -> int:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out")

@@ -37,6 +37,7 @@ FILE = "data-00000-of-00001.arrow"
 
 
 def write_cache(folder: Path) -> None:
+    """Write a cache of random codes."""
     header = CodeHeader(
         "0" * 64, 16_384, [16, 16], 256, {"train": "ten(0.909)", "validation": "center"}, CROPS,
         [str(i) for i in range(1000)], "noise", {"train": PICTURES, "validation": 64}, True, wvq.__version__,
@@ -59,6 +60,7 @@ def write_cache(folder: Path) -> None:
 
 
 def reading(dataset) -> Callable[[int], None]:
+    """A function that reads a number of batches as the training loop does."""
     sampler = RunSampler(PICTURES, BATCH, 0)
     batches = iter(DataLoader(dataset, BATCH, sampler=sampler, collate_fn=dataset.collate_fn))
 
@@ -70,6 +72,7 @@ def reading(dataset) -> Callable[[int], None]:
 
 
 def plain(folder: Path) -> Callable[[int], None]:
+    """A function that reads a number of batches from the `datasets` table itself."""
     table = datasets.load_from_disk(str(folder / "train")).select_columns(["codes", "label"]).with_format("torch")
     batches = iter(DataLoader(table, BATCH, shuffle=True))
 
@@ -81,6 +84,7 @@ def plain(folder: Path) -> Callable[[int], None]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=40, help="of a round")

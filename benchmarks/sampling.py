@@ -1,4 +1,4 @@
-"""Time of one sampled code, against transformers' generate and against the bare matrix products.
+"""Time of one sampled code, compared with transformers' generate and with the bare matrix products.
 
     python -m benchmarks.sampling [--batches 1 4 16] [--rounds 5] [--codes 256] [--out docs/results/sampling_speed.json]
     python -m benchmarks.sampling --sides 8 16 32 [--batches 4] [--out docs/results/sampling_length.json]
@@ -45,6 +45,7 @@ SETTINGS = SamplingSettings(guidance_scale=2.0)
 
 
 def build_generator(side: int = 16) -> ImageCodeTransformer:
+    """A generator of size B over side x side codes."""
     torch.manual_seed(0)
     model = ImageCodeTransformer(ImageCodeTransformerConfig(size="B", grid=[side, side], num_classes=CLASSES)).eval()
     torch.nn.init.normal_(model.head.weight, 0.0, 0.02)
@@ -52,6 +53,7 @@ def build_generator(side: int = 16) -> ImageCodeTransformer:
 
 
 def build_llama(like: ImageCodeTransformer) -> LlamaForCausalLM:
+    """A Llama of the same sizes."""
     config = like.config
     torch.manual_seed(0)
     sizes = {
@@ -67,6 +69,7 @@ def build_llama(like: ImageCodeTransformer) -> LlamaForCausalLM:
 
 
 def draw(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], float]:
+    """Seconds a code of drawing by this package."""
     labels = torch.arange(batch) % CLASSES
     length = model.config.sequence_length
     fixed = torch.full((batch, length), -1)
@@ -82,6 +85,7 @@ def draw(model: ImageCodeTransformer, batch: int, codes: int) -> Callable[[], fl
 
 
 def generate(model: LlamaForCausalLM, batch: int, codes: int, num_codes: int) -> Callable[[], float]:
+    """Seconds a code of drawing by transformers' ``generate``."""
     prompt = num_codes + torch.arange(batch)[:, None] % CLASSES
     null = torch.full((batch, 1), num_codes + CLASSES)
 
@@ -131,6 +135,7 @@ def floor(
 
 
 def window_pass(model: ImageCodeTransformer, batch: int, codes: int, window: int = 8) -> Callable[[], float]:
+    """Seconds of a pass over a window of guesses."""
     known, steps = codes // 2, min(codes, 32)
     guesses = torch.zeros(batch, model.config.sequence_length, dtype=torch.int64)
 
@@ -148,7 +153,7 @@ def window_pass(model: ImageCodeTransformer, batch: int, codes: int, window: int
 
 
 def compare(cases: dict[str, Callable[[], float]], rounds: int) -> dict:
-    """Milliseconds a code of each case, and the ratios of each to ours."""
+    """Milliseconds a code of each case, and its ratio to the case "ours"."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds):
         for name in list(cases) if number % 2 else list(cases)[::-1]:
@@ -162,6 +167,7 @@ def compare(cases: dict[str, Callable[[], float]], rounds: int) -> dict:
 
 
 def by_batch(batches: list[int], rounds: int, codes: int) -> list[dict]:
+    """A row of figures for each batch size."""
     model = build_generator()
     llama = build_llama(model)
     reduced = {kind: reduce_weights(copy.deepcopy(model), kind) for kind in REDUCED}
@@ -181,6 +187,7 @@ def by_batch(batches: list[int], rounds: int, codes: int) -> list[dict]:
 
 
 def by_length(sides: list[int], batches: list[int], rounds: int) -> list[dict]:
+    """A row of figures for each grid and batch size."""
     rows = []
     for side in sides:
         model, codes = build_generator(side), side * side
@@ -193,6 +200,7 @@ def by_length(sides: list[int], batches: list[int], rounds: int) -> list[dict]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=5)

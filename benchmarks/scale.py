@@ -4,8 +4,8 @@
     python -m benchmarks.scale --measure docs/results/scale.json
 
 Operations of a training step are counted as torch runs it (on tensors without values), memory is the trainer's own
-estimate (generator/memory.py); the rates of the hardware are its maker's, the share of them that is reached is assumed.
-``--measure`` compares the counting with steps that are run here: the share of the rate of a large matrix product, taken
+estimate (generator/memory.py); the rates of the hardware are its maker's, and the share reached is assumed.
+``--measure`` compares the count with steps that are run here: the share of the rate of a large matrix product, taken
 in turns with the steps, that a step reaches.
 """
 
@@ -33,18 +33,19 @@ WORLDS = (1, 8, 64)
 PICTURES, EPOCHS, CROPS, BATCH = 1_281_167, 300, 10, 256
 GPU, MEMORY, BANDWIDTH = "A100", 80 * GIB, 2.0e12  # bytes, and bytes/s of its memory
 LINKS = {8: 300e9, 64: 25e9}  # bytes/s a GPU and direction: NVLink within a machine, one 200 Gb/s port a GPU beyond
-ROOM = 0.9  # of the memory
+ROOM = 0.9  # share of the memory that a run may use
 SAMPLES, SAMPLE_BATCH = 50_000, 64
 
 
 def build(size: str) -> ImageCodeTransformer:
+    """A generator of a named size, without values."""
     config = ImageCodeTransformerConfig(size=size, num_classes=1000)
     with torch.device("meta"):
         return ImageCodeTransformer(config)
 
 
 def operations_a_token(model: ImageCodeTransformer) -> float:
-    """Of a step with one picture, forward and backward."""
+    """Operations a token of a step with one picture, forward and backward."""
     codes = torch.zeros(1, model.config.sequence_length, dtype=torch.int64, device="meta")
     labels = torch.zeros(1, dtype=torch.int64, device="meta")
     with Operations() as counted:
@@ -53,6 +54,7 @@ def operations_a_token(model: ImageCodeTransformer) -> float:
 
 
 def sharded(size: str, world: int) -> bool:
+    """Whether the tables shard this size on ``world`` GPUs."""
     return size == "3B" and world > 1
 
 
@@ -71,7 +73,7 @@ def needed(model: ImageCodeTransformer, size: str, world: int, micro: int, check
 
 
 def plan(model: ImageCodeTransformer, size: str, world: int) -> tuple[int, bool] | None:
-    """Pictures at once and whether blocks are recomputed: the most that the estimate lets fit, without if it can be."""
+    """The most pictures at once that fit by the estimate, and whether blocks must be recomputed for that."""
     for checkpointing in (False, True):
         micro = BATCH // world
         while micro >= 1:
@@ -82,6 +84,7 @@ def plan(model: ImageCodeTransformer, size: str, world: int) -> tuple[int, bool]
 
 
 def training_rows() -> list[list[str]]:
+    """Rows of the table of training."""
     rows = []
     for size in SIZES:
         model = build(size)
@@ -116,6 +119,7 @@ def training_rows() -> list[list[str]]:
 
 
 def sampling_rows() -> list[list[str]]:
+    """Rows of the table of sampling."""
     rows = []
     for size in SIZES:
         model = build(size)
@@ -130,6 +134,7 @@ def sampling_rows() -> list[list[str]]:
 
 
 def tables() -> str:
+    """Both tables as Markdown."""
     training = ["size", "GPUs", "pictures at once x accumulated", "memory a GPU", "traffic a GPU and step"]
     training += ["its time", "computing a step", "days for 300 epochs"]
     sampling = ["size", "memory", "a code for 64 pictures", *(f"50,000 on {world}" for world in WORLDS)]
@@ -172,6 +177,7 @@ def measured(size: str, precision: str, pictures: int = 2, rounds: int = 7, side
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", type=Path, help="also run steps here, and write what they took to this JSON file")
     arguments = parser.parse_args()

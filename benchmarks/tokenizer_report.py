@@ -50,6 +50,7 @@ def method(cell: dict) -> str:
 
 
 def group(cell: dict) -> str:
+    """The table that a cell belongs to."""
     if "_longer" in cell["name"]:
         return "longer"
     if cell["name"].startswith("ablation-"):
@@ -57,7 +58,7 @@ def group(cell: dict) -> str:
     return "published" if "-published-" in cell["name"] else "equal"
 
 
-def shown(name: str, kind: str) -> str:
+def row_name(name: str, kind: str) -> str:
     """Name of a row: the method, and in the ablation what it changes."""
     if kind != "ablation":
         return name
@@ -79,6 +80,7 @@ def figures(cell: dict) -> dict:
 
 
 def line(name: str, num_codes: int, cells: list[dict]) -> str:
+    """A row of a table: means over the seeds, and the range of PSNR."""
     values = {title: form.format(mean(figures(c)[key] for c in cells)) for title, (key, form) in COLUMNS.items()}
     spread = [c["metrics"]["psnr_rgb"] for c in cells]
     if len(cells) > 1:
@@ -91,7 +93,7 @@ def table(cells: list[dict], kind: str) -> str:
     by_row = {key[1:]: value for key, value in rows(cells).items() if key[0] == kind}
     head = f"| K | quantizer | seeds | {' | '.join(COLUMNS)} |\n|---|---|---|{'---|' * len(COLUMNS)}"
     order = sorted(by_row, key=lambda key: (-key[1], -mean(c["metrics"]["psnr_rgb"] for c in by_row[key])))
-    return "\n".join([head, *(line(shown(name, kind), size, by_row[name, size]) for name, size in order)])
+    return "\n".join([head, *(line(row_name(name, kind), size, by_row[name, size]) for name, size in order)])
 
 
 def plot(cells: list[dict], file: Path) -> None:
@@ -144,6 +146,7 @@ def plot(cells: list[dict], file: Path) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -3,7 +3,7 @@
     python -m benchmarks.tokenizers --data cifar10.parquet --out runs/comparison [--sets main seeds published ablation]
 
 A cell is one training run of :func:`wvq.tokenizer.train.train_tokenizer`, measured at its last step on the held-out
-pictures. Several processes may work on one folder: each takes the next cell that none has, and a cell that was cut
+pictures. Several processes may work on one folder: each takes the next cell that is free, and a cell that was cut
 short goes on from its last checkpoint. The figures of all cells are joined into ``results.json``.
 """
 
@@ -56,7 +56,10 @@ class UniformStart(SlicedWassersteinQuantizer):
         VectorQuantizer.reset_codebook(self)
 
 
-QUANTIZERS |= {"vanilla_narrow_start": NarrowStart, "sliced_uniform_start": UniformStart}
+ABLATIONS: dict[str, type[VectorQuantizer]] = {
+    "vanilla_narrow_start": NarrowStart,
+    "sliced_uniform_start": UniformStart,
+}
 
 
 @dataclass
@@ -175,12 +178,13 @@ def complete(cells: list[Cell], data: str, folder: Path) -> None:
     images = load_images(recipe.data)
     for cell in cells:
         file = folder / f"{cell.name}.json"
-        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is gone")):
+        if file.exists() and "training" not in (result := read_json(file, DataError, f"{file} is missing")):
             tokenizer = WassersteinVQModel.from_pretrained(folder / cell.name)
             write_json(file, result | {"training": code_use(tokenizer, images)})
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="parquet file or folder of pictures with classes")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
@@ -188,6 +192,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of cells")
     parser.add_argument("--complete", action="store_true", help="only add what finished cells lack")
     arguments = parser.parse_args()
+    QUANTIZERS.update(ABLATIONS)  # here, so that importing this module leaves the registry unchanged
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     cells = [cell for name in arguments.sets for cell in SETS[name]]
     cells = [cell for cell in cells if not arguments.only or cell.name in arguments.only]

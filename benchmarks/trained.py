@@ -4,7 +4,7 @@
 
 Reduced weights: mean KL divergence of the next-code distribution from that of the float32 weights, over held-out
 pictures with their classes. Windows: forward passes and seconds a picture, one picture at a time under guidance 1.5, as
-a ratio to the plain sampler; the codes are those of one code a pass to the last (``same_codes``).
+a ratio to the plain sampler; ``same_codes`` counts the pictures whose codes equal those of the first window.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def windows(model: ImageCodeTransformer, sizes: list[int], pictures: int) -> lis
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--codes", type=Path, required=True, help="code cache of the pipeline's tokenizer")

@@ -1,4 +1,4 @@
-"""Training steps and throughput of the tokenizer, against a plain loop over the same network.
+"""Training steps and throughput of the tokenizer, compared with a plain loop over the same network.
 
     python -m benchmarks.training [--rounds 15] [--out docs/results/training_speed.json]
 
@@ -6,7 +6,7 @@ plain: what one would write by hand: batches from a DataLoader, forward, loss, b
 ours: a step of the Trainer with the same settings, which also checks gradients, counts code use and keeps figures for
 the log. "+ average" adds a moving average of the weights to both. "gan" adds a PatchGAN with an adaptive weight; the
 plain loop then does as Esser et al. 2021. In each round every case runs once, for some steps, so that a change of the
-machine's speed meets all of them; rates are medians over rounds, and ratios are medians of the rounds' own ratios.
+machine's speed affects all of them; rates are medians over rounds, and ratios are medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ GAN = {"network": "patchgan", "base_channels": 32, "num_layers": 2, "lecam_weigh
 
 
 class Noise(Dataset):
+    """Pictures of noise."""
+
     def __init__(self, size: int, length: int = 256):
         self.pictures = torch.rand(length, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -60,6 +62,7 @@ class Noise(Dataset):
 
 
 def build_model(network: dict) -> WassersteinVQModel:
+    """A tokenizer with this network."""
     torch.manual_seed(0)
     return WassersteinVQModel(WassersteinVQConfig(**network, **CODES))
 
@@ -73,6 +76,7 @@ def trainer_step(task: TokenizerTask, model: WassersteinVQModel, size: int, fold
 
 
 def build_step(network: dict, gan: bool, average: bool, folder: Path) -> Callable[[], None]:
+    """A step of the Trainer with these parts."""
     config = TokenizerTrainConfig(batch_size=BATCH, ema_decay=0.999 if average else 0.0, codebook_learning_rate=0.02)
     adversary = Adversary(DiscriminatorConfig(**GAN)) if gan else None
     task = TokenizerTask(ReconstructionLoss(LossConfig()), None, config, adversary)
@@ -80,6 +84,7 @@ def build_step(network: dict, gan: bool, average: bool, folder: Path) -> Callabl
 
 
 def plain(network: dict, gan: bool, average: bool) -> Callable[[], None]:
+    """A step of the plain loop with the same parts."""
     model = build_model(network).train()
     codebook = model.codebook_parameters()
     rest = [p for p in model.parameters() if p.requires_grad and all(p is not c for c in codebook)]
@@ -121,6 +126,7 @@ def plain(network: dict, gan: bool, average: bool) -> Callable[[], None]:
 
 
 def rate(step: Callable[[], None], steps: int, pictures: int = BATCH) -> float:
+    """Pictures a second over some steps."""
     start = time.perf_counter()
     for _ in range(steps):
         step()
@@ -142,6 +148,7 @@ def compare(
 
 
 def throughput(network: dict) -> dict[str, Callable[[], None]]:
+    """Encoding and decoding a batch."""
     model = build_model(network).eval()
     pictures = torch.rand(BATCH, 3, network["image_size"], network["image_size"]) * 2 - 1
     with torch.inference_mode():
@@ -159,6 +166,7 @@ def throughput(network: dict) -> dict[str, Callable[[], None]]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=6)

@@ -39,13 +39,13 @@ SAMPLING = (*(field.name for field in fields(SamplingSettings)), "resize", "dtyp
 
 
 def compare_results(files: Sequence[str | Path]) -> str:
-    """A Markdown table of results, best figures in bold, with floors and with what their sampling differs in.
+    """A Markdown table of results, best figures in bold, with floors and the sampling settings that differ.
 
     Args:
         files: results of ``wvq evaluate``, at least two.
 
     Raises:
-        DataError: fewer than two, no results, or results of another protocol; the line says which field differs.
+        DataError: fewer than two, no results, or results of another protocol; the message names the fields that differ.
     """
     if len(files) < 2:
         raise DataError("compare needs at least two results")
@@ -53,9 +53,9 @@ def compare_results(files: Sequence[str | Path]) -> str:
     problems = []
     for name in PROTOCOL:
         values = [_field(result, name) for result in results]
-        other = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
+        differing = [(file, value) for file, value in zip(files[1:], values[1:], strict=True) if value != values[0]]
         problems += [
-            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in other
+            f"{name} is {_short(values[0])} in {files[0]} and {_short(value)} in {file}" for file, value in differing
         ]
     if problems:
         raise DataError(f"not comparable: {'; '.join(problems)}")
@@ -67,7 +67,7 @@ def compare_results(files: Sequence[str | Path]) -> str:
     for name in names:
         higher = is_better_higher(name)
         values = [result["metrics"][name] for result in results]
-        best = f"{max(values) if higher else min(values):.4f}"  # as printed: what looks equal is equal
+        best = f"{max(values) if higher else min(values):.4f}"  # as printed: figures that look equal are both best
         figures = [f"**{value:.4f}**" if f"{value:.4f}" == best else f"{value:.4f}" for value in values]
         floor = floor_beside(results[0], name)
         rows.append([name, "higher" if higher else "lower", *figures, f"{floor:.4f}" if floor is not None else ""])
@@ -77,7 +77,7 @@ def compare_results(files: Sequence[str | Path]) -> str:
 
 
 def _differences(files: Sequence[str | Path], results: Sequence[dict[str, Any]]) -> list[str]:
-    """What the results were sampled with, where they differ."""
+    """Lines on the sampling settings in which the results differ."""
     lines = []
     for name in SAMPLING:
         values = [result["settings"].get(name) for result in results]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wvq.checks import plain_number, require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import DataError
@@ -16,7 +17,7 @@ from wvq.eval.features.shards import FeatureShards, collected, holds_shards, str
 from wvq.eval.real.archive import ReferenceArchive, write_archive
 from wvq.eval.real.kinds import FEWEST
 from wvq.eval.real.references import Reference, as_reference
-from wvq.eval.recipes import check_clip, check_resize
+from wvq.eval.recipes import RESIZE, check_clip
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
@@ -58,7 +59,7 @@ def evaluate_generation(
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
-            without a class are passed over, for captions too),
+            without a class are skipped, for captions too),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
@@ -75,27 +76,28 @@ def evaluate_generation(
         sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they
+        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures skipped because they
         cannot be read; others were taken instead, as far as there are any.
 
     Raises:
         ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
         DataError: fewer than four pictures on a side, too many that cannot be read, or no captions or classes in the
-            data where they are asked for.
-        RunInterrupted: SIGTERM or Ctrl-C came; what is in ``work`` will be taken up again.
+            data where they are requested.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
     """
+    num_images, seed, batch_size = map(plain_number, (num_images, seed, batch_size))
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
     if num_images < FEWEST:
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
-    check_resize(resize)
+    require("resize", resize, RESIZE)
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:
-        return condition_plan(pipeline, real.dataset, indices, classes, prompts, num_images)
+        return condition_plan(pipeline.generator.config, real.dataset, indices, classes, prompts, num_images)
 
-    conditions(real.order()[:num_images])  # refuses what does not fit before pictures are read
+    conditions(real.order()[:num_images])  # refuses conditions that do not fit before pictures are read
     with working_folder(work) as folder:
         pool = real.pool(network, num_images, batch_size, progress)
         plan = conditions(pool.indices[:num_images])
@@ -119,7 +121,7 @@ def evaluate_generation(
 
 
 def _identity(samples: Samples, network: FeatureNetwork, save_samples: str | Path | None) -> dict[str, Any]:
-    """What the files of a working folder depend on."""
+    """All that the files of a working folder depend on."""
     return {
         **samples.identity,
         "feature_network": network.name,

@@ -48,8 +48,8 @@ _OPEN = ("guidance_power", "deterministic")
 
 
 def _preset(fid: float, image_size: int = 256, **sampling: float | str) -> Preset:
-    plain = {field.name: field.default for field in fields(SamplingSettings) if field.name not in _OPEN}
-    return Preset(plain | sampling, {"fid": fid}, image_size=image_size, resize=256 if image_size != 256 else None)
+    defaults = {field.name: field.default for field in fields(SamplingSettings) if field.name not in _OPEN}
+    return Preset(defaults | sampling, {"fid": fid}, image_size=image_size, resize=256 if image_size != 256 else None)
 
 
 def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:

@@ -4,32 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from wvq.checks import FLAG, SAMPLE_SEED, SEED, Checker, Rule, check_groups, integer, or_null
+from wvq.checks import (
+    FIELDS,
+    FLAG,
+    SAMPLE_SEED,
+    SEED,
+    TEXT,
+    Checker,
+    Rule,
+    check_groups,
+    integer,
+    interval,
+    is_integer,
+    or_null,
+)
 from wvq.errors import ConfigError
-from wvq.eval.features.names import INCEPTION
+from wvq.eval.features.names import FEATURE_NETWORKS, INCEPTION
 from wvq.eval.presets import with_preset
-from wvq.eval.real.kinds import KINDS, require_kind
+from wvq.eval.real.kinds import FEWEST, KINDS, require_kind
 from wvq.eval.sweeps import parse_sweep
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
 
 MOST_PIXELS = 4_096  # a side that samples may be brought to
+CLASSES = ("auto", "balanced", "reference", "none")
+PROMPTS = ("reference",)
+# The side that samples are brought to.
+RESIZE = Rule(
+    f"from 1 to {MOST_PIXELS:,} pixels", lambda side: side is None or (is_integer(side) and side <= MOST_PIXELS)
+)
 
 
 @dataclass
 class EvaluationRecipe:
-    """What both evaluations share: the pictures that a model is compared with, and the network that compares them.
+    """Fields of both evaluations: the pictures that a model is compared with, and the network that compares them.
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
         reference: .npz file in the form of ADM's evaluation, for samples, in place of ``data``.
         reference_kind: ``train`` or ``validation``: what an .npz file holds, or which part of ``data`` is taken.
             Samples need the former and reconstructions the latter, which is taken if None.
-        force_reference: take the other kind all the same; the result says so.
+        force_reference: accept the other kind; the result records that.
         feature_network: ``inception`` or ``efficientnet_lite0``; the former where its weights are given, if None.
         inception_weights: file with torch-fidelity's Inception weights.
-        lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS of reconstructions.
         num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
             16), and none on a CPU.
         out: JSON file for the result.
@@ -41,7 +60,6 @@ class EvaluationRecipe:
     force_reference: bool = False
     feature_network: str | None = None
     inception_weights: str | None = None
-    lpips: str | None = None
     num_workers: int | None = None
     out: str | None = None
 
@@ -49,7 +67,9 @@ class EvaluationRecipe:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         check_groups(self)
         check = Checker(self)
+        check.each(or_null(TEXT), "reference", "reference_kind", "inception_weights", "out")
         check.each(FLAG, "force_reference")
+        check.one_of("feature_network", (None, *FEATURE_NETWORKS))
         check.each(or_null(integer(0)), "num_workers")
         if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
             raise ConfigError(f"out: {self.out} must be a JSON file; a text and a page are written beside it")
@@ -62,14 +82,16 @@ class ReconstructionEvaluation(EvaluationRecipe):
     """The evaluation of a tokenizer on held-out pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
-            as of :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
+            :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
+        lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS.
         batch_size: pictures at once.
         device: cpu, cuda, ...; the best there is if not given.
     """
 
     tokenizer: str
+    lpips: str | None = None
     batch_size: int = 64
     device: str | None = None
 
@@ -81,7 +103,10 @@ class ReconstructionEvaluation(EvaluationRecipe):
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
-        Checker(self).each(integer(), "batch_size")
+        check = Checker(self)
+        check.each(TEXT, "tokenizer")
+        check.each(or_null(TEXT), "lpips", "device")
+        check.each(integer(), "batch_size")
         if self.reference:
             raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
         require_kind("reconstruction", self.kind, self.force_reference)
@@ -92,8 +117,8 @@ class GenerationEvaluation(EvaluationRecipe):
     """The evaluation of a pipeline's samples against real pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, lpips, num_workers, out:
-            as of :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
+            :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
         num_images: samples; 1000 if not given.
@@ -109,6 +134,9 @@ class GenerationEvaluation(EvaluationRecipe):
         batch_size: pictures at once.
         device: cpu, cuda, ...; the best there is if not given.
     """
+
+    # A field of the tokenizer's evaluation; both may share a recipe file.
+    FORMER_FIELDS: ClassVar[dict[str, Any]] = {"lpips": None}
 
     pipeline: str
     preset: str | None = None
@@ -130,7 +158,7 @@ class GenerationEvaluation(EvaluationRecipe):
         """Which part of the data is taken, or what the file of the reference holds.
 
         Raises:
-            ConfigError: a file is given, and what it holds is not said.
+            ConfigError: a file is given without ``reference_kind``.
         """
         if self.reference_kind is None and self.reference:
             raise ConfigError(f"--reference-kind must say what {self.reference} holds: train or validation pictures")
@@ -143,12 +171,20 @@ class GenerationEvaluation(EvaluationRecipe):
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
-        recipe = with_preset(self)
-        EvaluationRecipe.check(recipe)
-        check = Checker(recipe)
+        super().check()
+        check = Checker(self)
+        check.each(TEXT, "pipeline")
+        check.each(or_null(TEXT), "preset", "clip", "sweep", "save_samples", "weights", "device")
+        check.each(or_null(integer(FEWEST)), "num_images")
+        check.one_of("classes", (None, *CLASSES))
+        check.one_of("prompts", (None, *PROMPTS))
+        check.each(RESIZE, "resize")
+        check.each(FIELDS, "sampling")
         check.each(integer(), "batch_size")
         check.each(SAMPLE_SEED, "seed")
-        check_resize(recipe.resize)
+        recipe = with_preset(self)
+        EvaluationRecipe.check(recipe)
+        SamplingSettings().updated(**recipe.sampling)
         if recipe.sweep is not None:
             parse_sweep(recipe.sweep)
         require_kind("generation", recipe.kind, recipe.force_reference)
@@ -156,23 +192,13 @@ class GenerationEvaluation(EvaluationRecipe):
 
 
 def check_clip(clip: object, prompts: object) -> None:
-    """Check that samples have prompts where a CLIP score, which compares the two, is asked for.
+    """Check that samples have prompts where a CLIP score, which compares the two, is requested.
 
     Raises:
         ConfigError: they have none.
     """
     if clip is not None and prompts is None:
         raise ConfigError("clip: a CLIP score needs prompts; give --prompts reference")
-
-
-def check_resize(side: int | None) -> None:
-    """Check the side that samples are brought to.
-
-    Raises:
-        ConfigError: no side of pictures.
-    """
-    if side is not None and not 1 <= side <= MOST_PIXELS:
-        raise ConfigError(f"resize must be from 1 to {MOST_PIXELS:,} pixels, got {side}")
 
 
 @dataclass
@@ -218,9 +244,22 @@ class AtomicRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range; each cell checks its own."""
         check = Checker(self)
-        axes = ("quantizers", "distributions", "shifts", "separations", "target_scales", "code_scales")
-        check.each(
-            or_null(Rule("a list of at least one value", lambda value: isinstance(value, list) and bool(value))), *axes
-        )
+        check.each(TEXT, "out")
+        check.each(or_null(TEXT), "preset")
+        check.each(_several("names", TEXT), "quantizers", "distributions")
+        numbers = _several("numbers", interval("(-inf, inf)"))
+        check.each(numbers, "shifts", "separations", "target_scales", "code_scales")
+        sizes = ("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
+        check.each(or_null(integer()), *sizes)
+        check.each(or_null(integer(0)), "steps")
         check.each(SEED, "seed")
         check.each(FLAG, "progress")
+
+
+def _several(kind: str, rule: Rule) -> Rule:
+    """None, or a list of one or more values, each of which a rule accepts."""
+
+    def holds(value: object) -> bool:
+        return isinstance(value, list) and len(value) > 0 and all(map(rule.holds, value))
+
+    return or_null(Rule(f"a list of one or more {kind}", holds))

@@ -31,7 +31,10 @@ from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
 from wvq.eval.report.results import write_result
 from wvq.eval.report.summary import Block, refuse_foreign_files, write_summary
+from wvq.eval.samples.conditions import check_conditions
 from wvq.eval.sweeps import parse_sweep
+from wvq.models.pretrained import resolve_folder
+from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -40,7 +43,7 @@ NUM_IMAGES = 1_000  # samples where a recipe names no number
 
 
 def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bool = True) -> dict[str, Any]:
-    """Measure a tokenizer as a recipe says; several processes share the work.
+    """Measure the tokenizer of a recipe; several processes share the work.
 
     Args:
         recipe: what to measure, and against what.
@@ -50,7 +53,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         The result (:mod:`wvq.eval.report.results`), in every process.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
@@ -83,7 +86,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
 
 
 def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = True) -> dict[str, Any]:
-    """Measure a pipeline's samples as a recipe says, with its preset and its sweep; several processes share the work.
+    """Measure a pipeline's samples by a recipe, with its preset and its sweep; several processes share the work.
 
     Args:
         recipe: what to draw, and what to compare it with.
@@ -93,7 +96,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
         The result (:mod:`wvq.eval.report.results`), in every process; with ``sweep``, the figures over its range.
 
     Raises:
-        ConfigError: a field that is out of range, or a file in the place of the result.
+        ConfigError: a field that is out of range, or another file where the result should go.
         CheckpointError, DataError, DownloadError: what the recipe names cannot be loaded or measured.
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
@@ -102,12 +105,15 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     field, steps = parse_sweep(recipe.sweep) if recipe.sweep is not None else ("", [])
     _check_place(recipe.out)
     device = usable_device(recipe.device)
-    pipe = ImageGenerationPipeline.from_pretrained(recipe.pipeline, device=device, weights=recipe.weights)
-    published = _published(recipe, pipe.tokenizer.config.image_size)
-    real = _reference(recipe, pipe.tokenizer.config.image_size)
+    folder = resolve_folder(recipe.pipeline, "pipeline")
+    tokenizer, generator = read_configs(folder)
+    published = _published(recipe, tokenizer.image_size)
+    num_images = _num_images(recipe, generator.num_classes)
+    check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
+    pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
+    real = _reference(recipe, tokenizer.image_size)
     network = _feature_network(recipe, device)
     clip = CLIPScore(recipe.clip, device) if recipe.clip else None
-    num_images = _num_images(recipe, pipe.generator.config.num_classes)
 
     def measure(sampling: dict[str, Any], work: str | None, save_samples: str | None = None) -> dict[str, Any]:
         return evaluate_generation(
@@ -147,7 +153,7 @@ def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
 
 
 def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
-    """What a result says of its preset.
+    """The settings of a result that name its preset.
 
     Raises:
         ConfigError: the pipeline draws pictures of another size than the preset's.
@@ -187,7 +193,7 @@ def _lpips(weights: str | None, device: str) -> LPIPS | None:
 
 
 def _check_place(out: str | None) -> None:
-    """Refuse a place for the result where something else lies."""
+    """Refuse a result file that would overwrite something else."""
     if out is not None:
         if Path(out).is_dir():
             raise ConfigError(f"out: {out} is a folder; name a JSON file")
@@ -195,14 +201,14 @@ def _check_place(out: str | None) -> None:
 
 
 def _work(out: str | None, name: str = "") -> str | None:
-    """Where an evaluation keeps what it has drawn so far."""
+    """Working folder of an evaluation: holds what it has drawn so far."""
     return None if out is None else f"{out}{name}.partial"
 
 
 def _save(
     out: str | None, result: dict[str, Any], blocks: Callable[[], list[Block]], works: Sequence[str | None]
 ) -> None:
-    """Write the result, its text and its page, and remove the working folders; the main process does so."""
+    """In the main process, write the result, its text and its page, and remove the working folders."""
     if out is None or not is_main_process():
         return
     write_result(out, result)

@@ -25,7 +25,7 @@ class ConditionedCodes(Dataset[dict[str, Any]]):
     Args:
         codes: the pictures.
         classes: whether items hold ``class_labels``.
-        text_encoder: of the captions; without one, items hold none. It ends on the CPU.
+        text_encoder: encodes the captions; without one, items hold none. It is moved to the CPU at the end.
         text_cache: where the features of the captions lie: ``disk`` or ``memory``, where items hold ``text_features``
             (L, E) float16 and ``text_mask`` (L,); or ``none``, where items hold the text itself as ``caption``.
         device: where the encoder works.
@@ -78,7 +78,7 @@ class ConditionedCodes(Dataset[dict[str, Any]]):
         Args:
             count: captions in all, at most.
             batch_size: captions at once.
-            encoder: of a set that keeps no features.
+            encoder: needed by a set that keeps no features.
         """
         if self.captions is None:
             return
@@ -93,5 +93,5 @@ class ConditionedCodes(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate_fn(batch: Any) -> Any:
-        """A batch is whole as it comes."""
+        """The batch unchanged: :meth:`__getitems__` has stacked it already."""
         return batch

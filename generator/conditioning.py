@@ -24,7 +24,7 @@ NULL_CLASS = -1
 
 @dataclass
 class Condition:
-    """What a batch of pictures is conditioned on; a missing part is null.
+    """The condition of a batch of pictures; a missing part is null.
 
     Attributes:
         class_labels: (B,) int64, -1 for null.
@@ -53,13 +53,13 @@ class Condition:
         """
         labels, mask = self.class_labels, self.text_mask
         if labels is not None and class_dropout:
-            gone = torch.rand(len(labels)) < class_dropout
-            labels = labels.masked_fill(send(gone, labels.device), NULL_CLASS)
+            dropped = torch.rand(len(labels)) < class_dropout
+            labels = labels.masked_fill(send(dropped, labels.device), NULL_CLASS)
         if mask is not None and text_dropout:
             keep = torch.rand(len(mask)) >= text_dropout
             mask = mask & send(keep, mask.device)[:, None]
         if labels is not None and mask is not None and joint_dropout:
-            # Drawn last: without it, a run draws what it drew before there was this dropout.
+            # Drawn last: without it, the draws are those of versions before this dropout.
             keep = send(torch.rand(len(labels)) >= joint_dropout, labels.device)
             labels, mask = labels.masked_fill(~keep, NULL_CLASS), mask & keep[:, None]
         return Condition(labels, self.text_features, mask)
@@ -103,7 +103,7 @@ class ConditionEmbedder(nn.Module):
             self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
         if config.condition_bias and config.has_class_token:
             self.class_bias = nn.Embedding(config.num_classes + 1, config.hidden_size)
-            # As loud as the bias of a text: whitened features of some hundred dims sum up to about this.
+            # As large as the bias of a text: whitened features of some hundred dims sum up to about this.
             set_init_scale(self.class_bias, 20.0)
         if config.condition_bias and config.text_dim:
             self.text_bias = nn.Linear(config.text_dim, config.hidden_size)

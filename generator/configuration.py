@@ -38,7 +38,7 @@ class ImageCodeTransformerConfig(StrictConfig):
             [0, 1); it rises from 0 at the first layer to this at the last.
         token_dropout: on the input tokens, in [0, 1).
         rope_theta: base of the rotary frequencies.
-        norm_eps: of RMSNorm.
+        norm_eps: epsilon of RMSNorm.
         initializer_range: standard deviation of the weights' start.
         head: output layer: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
             weights; ``tied`` shares those of the code embedding.
@@ -53,7 +53,7 @@ class ImageCodeTransformerConfig(StrictConfig):
         text_dim: width of the text encoder's hidden states; 0 for no text.
         text_length: tokens of a caption.
         text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
-            ``left``, as before: a config without this field is from then.
+            ``left``, as in earlier versions, whose configs lack this field.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
             A pipeline compares its own with it, unless it is None, as in configs without this field.
         tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in

@@ -10,7 +10,7 @@ from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
 
 
 def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """Guided logits (B, ..., K) of a batch whose first half (2 B, ..., K) has the condition and whose second has not.
+    """Guided logits (B, ..., K) of a batch (2 B, ..., K): its first half has the condition, its second has not.
 
     A tensor of scales is broadcast over the logits.
     """
@@ -19,17 +19,17 @@ def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
 
 
 class GuidedDecoder:
-    """The one way from codes to the logits of the next ones, for the samplers of one code and of several codes a pass.
+    """Gives the logits of the next codes, for the samplers of one code and of several codes a pass.
 
     A guided batch has two halves over one cache: with the condition, and with the null condition. While guidance is off
     only the conditional half runs; the other one catches up in one pass when guidance comes on.
 
     Args:
         model: in eval mode.
-        condition: of the pictures.
+        condition: condition of the pictures.
         count: number of pictures B.
         scales: guidance scale at each of the T positions; 1 is off.
-        start: first position whose logits will be wanted.
+        start: first position whose logits will be needed.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class GuidedDecoder:
 
         Args:
             codes: (B, T) int64; those before ``start`` are final, those from there to ``end`` may be guesses.
-            start: first position. What was read of guesses from here on is forgotten.
+            start: first position. What was read of guesses from here on is dropped.
             end: one after the last position.
 
         Returns:
-            (B, end - start, K) float32, a tensor of the caller's own.
+            (B, end - start, K) float32, a new tensor, which the caller may change.
         """
         both, conditional, unconditional = self.both, self.conditional, self.unconditional
         for half in (conditional, unconditional):

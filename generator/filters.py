@@ -11,7 +11,7 @@ def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_
     """Logits with the codes outside of top-k, then top-p, then min-p, at minus infinity.
 
     Args:
-        logits: (B, K), left as they are.
+        logits: (B, K), not changed.
         top_k: codes that stay; 0 keeps all.
         top_p: share of probability that the likeliest codes must reach to stay; 1 keeps all.
         min_p: share of the likeliest code's probability that a code must have to stay; 0 keeps all.

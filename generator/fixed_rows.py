@@ -1,6 +1,6 @@
 """Results to the bit, whatever the batch: every batch is run in groups of a fixed number of rows.
 
-A kernel takes its way through a product by the shapes, so a picture's values are rounded in another order in a batch of
+A kernel chooses its order of summation by the shapes, so a picture's values are rounded differently in a batch of
 another size. At one shape a row depends on what it holds and on which row it is, never on what the others hold. So all
 groups have as many rows, and a picture's row depends on its seed alone; a row that has no picture repeats another one.
 """
@@ -13,7 +13,7 @@ import torch
 
 
 def fixed_groups(seeds: list[int], rows: int) -> list[list[int | None]]:
-    """Groups of ``rows`` places: each the number of a picture in the batch, or None. Consecutive seeds fill groups."""
+    """Groups of ``rows`` places, each with a picture's number in the batch, or None. Consecutive seeds fill groups."""
     groups: list[list[int | None]] = []
     count = [0] * rows  # groups in which a row is taken
     for number, seed in enumerate(seeds):
@@ -29,8 +29,8 @@ def run_in_fixed_rows(seeds: list[int], rows: int, work: Callable[[list[int]], t
     """The results (B, ...) of ``work`` for a batch, run group by group.
 
     Args:
-        seeds: of the B pictures.
-        rows: of a group.
+        seeds: seeds of the B pictures.
+        rows: rows of a group.
         work: from the numbers of ``rows`` pictures in the batch, some of them perhaps several times, to their results
             (rows, ...).
     """

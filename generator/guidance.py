@@ -27,10 +27,10 @@ def guidance_scales(
     """Scale at each of ``length`` positions, of which position t is at the share x = t / length of the picture.
 
     Args:
-        scale: what ``constant`` has everywhere and the others rise to, from 1.
+        scale: ``constant`` has it everywhere; the others rise to it, from 1.
         schedule: ``linear``: 1 + (scale - 1) x; ``cosine``: 1 + (scale - 1) (1 - cos(pi x)) / 2; ``power_cosine``: the
             same with x ** power in place of x, which keeps the start freer the larger the power is.
-        power: of ``power_cosine``.
+        power: exponent of ``power_cosine``.
         interval: shares between which guidance is on, the end left out; outside of it the scale is 1.
         length: number of positions.
     """

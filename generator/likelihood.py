@@ -18,7 +18,7 @@ def code_log_probabilities(model: ImageCodeTransformer, codes: torch.Tensor, con
     Args:
         model: in eval mode.
         codes: (B, T) or (B, h, w) int64 in [0, K).
-        condition: of B pictures.
+        condition: condition of B pictures.
 
     Returns:
         (B, T) float32, in nats; their sum over T is the picture's log-likelihood.

@@ -1,4 +1,4 @@
-"""The generator's linear layer without bias, and its weights in the order that sampling on a CPU is fast in."""
+"""The generator's linear layer without bias, and its weights in the order in which sampling on a CPU is fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from wvq.memory import available_memory
 
 FULL_ROWS = 4  # oneDNN takes 1.5 times as long over 2 rows as over 4
-KEPT_FREE = 2  # weights are packed only while so many times their bytes are free
+KEPT_FREE = 2  # weights are packed only where this many times their bytes are free
 
 
 class Projection(nn.Linear):
@@ -24,6 +24,7 @@ class Projection(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) -> (..., out_features), by the packed copy if there is one."""
         packed = self.packed  # once: another thread may end its context
         rows = x.shape[:-1].numel()
         if packed is None or x.dtype != self.weight.dtype or rows == 0:
@@ -43,8 +44,8 @@ def packed_weights(model: nn.Module, always: bool = False, beside: int = 0) -> I
 
     A sampling step multiplies few rows by all weights. PyTorch's BLAS reads the weights in an order that is slow for
     so few rows; packed into blocks they give 2.3 times the speed at 8 rows of size B on two cores, and twice at 2 and
-    32 (benchmarks/sampling.py). The copy takes as much memory as the weights: where that is short, or the processor is
-    another, all stays as it is. Contexts within one another pack once.
+    32 (benchmarks/sampling.py). The copy takes as much memory as the weights: where that is short, or on
+    another kind of processor, nothing changes. Nested contexts pack once.
 
     Args:
         model: the model.

@@ -1,7 +1,7 @@
 """Memory that sampling and training need, estimated before they start: what PyTorch allocates beside its libraries.
 
-Each estimate follows the tensors that are alive at the largest moment; benchmarks/memory.py compares the estimates with
-what runs take.
+Each estimate follows the tensors that are alive at the peak; benchmarks/memory.py compares the estimates with what runs
+use.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def sampling_bytes(
     """Bytes of drawing the codes of a batch, beside the weights.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         batch: pictures at once.
         settings: whether guidance, filters and a window are on.
-        bytes_per_value: of the weights' type, which keys and values have too.
+        bytes_per_value: size of a value of the weights' type, which keys and values have too.
         given: codes ahead of the first that is drawn; they run in one pass.
     """
     scales = settings.scales(config.sequence_length)
@@ -59,7 +59,7 @@ def _drawing_bytes(
     """Bytes from logits to codes, of one position or of a window of them."""
     longest = config.sequence_length - 1  # the first code is drawn alone
     window = min(settings.window, longest)
-    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance has as many again
+    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance doubles them
     wider = 0 if bytes_per_value == FLOAT else bytes_per_value
     first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
     guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
@@ -69,7 +69,7 @@ def _drawing_bytes(
     if settings.temperature == 0:
         return max(first, guided)
     noise = logits * FLOAT
-    # Then noise is added to the logits; a window that moves on has its noise copied, and some made anew.
+    # Then noise is added to the logits; a window that moves on has its noise copied, and some added.
     drawn = logits * (3 if window < longest else 2) * FLOAT
     return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
 
@@ -81,7 +81,7 @@ def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
     needed = [0]
     if top_k:
         needed.append(mask + FLOAT)
-    if top_p:  # sorted values and their order, probabilities, their sums, what goes
+    if top_p:  # sorted values and their order, probabilities, their sums, what is removed
         ordered = FLOAT + INDEX + 2 * FLOAT + mask
         needed.append((again if top_k and held else 0) + ordered + FLOAT)
     if min_p:
@@ -108,7 +108,7 @@ def training_bytes(
     """Bytes of training, in all: of a step, or of what is done between steps.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         parameters: their number, all of them on this device.
         batch: pictures of a forward pass.
         averaged: whether a moving average of the weights is kept.
@@ -123,7 +123,7 @@ def training_bytes(
     held = parameters * gradients
     copies = 2 * _product_weights(config) if mixed else 0
     step = _step_bytes(config, batch, checkpointing, mixed, fused) + copies
-    return weights + max(held + step, parameters * FLOAT, between)  # in the end of a step there are all gradients
+    return weights + max(held + step, parameters * FLOAT, between)  # at the end of a step all gradients exist
 
 
 def _product_weights(config: ImageCodeTransformerConfig) -> int:

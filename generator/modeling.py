@@ -27,7 +27,7 @@ from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.initialization import init_scale, set_init_scale
 from wvq.generator.linear import Projection
-from wvq.models.pretrained import GIVEN, StrictPreTrainedModel
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes
 
 
 @lru_cache(maxsize=16)
@@ -63,7 +63,7 @@ class KeyValueCache:
         self.length = 0
 
     def part(self, start: int, stop: int) -> KeyValueCache:
-        """Those rows of the batch, in the same memory, with a length of their own."""
+        """Those rows of the batch, in the same memory, with their own length."""
         part = copy.copy(self)
         part.memory = self.memory[:, :, start:stop]
         return part
@@ -83,7 +83,7 @@ def _branch_scale(config: ImageCodeTransformerConfig) -> float:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotated queries and keys, over a cache if there is one."""
+    """Causal self-attention with rotated queries and keys, over a cache if there is one: (B, S, D) -> (B, S, D)."""
 
     def __init__(self, config: ImageCodeTransformerConfig, layer: int):
         super().__init__()
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward layer: SwiGLU."""
+    """Feed-forward layer (SwiGLU): (B, S, D) -> (B, S, D)."""
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__()
@@ -213,7 +213,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Called only for modules with parameters of their own, so a layer with another start carries it.
+        # Called only for modules with direct parameters, so a layer that starts differently carries its scale.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, 0.0, std * init_scale(module))
@@ -221,12 +221,12 @@ class ImageCodeTransformer(StrictPreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, ConditionEmbedder):  # has a parameter of its own only with text
+        elif isinstance(module, ConditionEmbedder):  # has a direct parameter only with text
             init.normal_(module.null_text, 0.0, std)
 
     @torch.no_grad()
     def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Show the model the tokenizer's code vectors (K, D), scaled to unit variance.
+        """Give the model the tokenizer's code vectors (K, D), scaled to unit variance.
 
         Raises:
             ConfigError: the shape differs from ``num_codes`` x ``code_dim``.
@@ -239,7 +239,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         self.codebook.copy_(codebook - codebook.mean(0)).div_(codebook.std().clamp_min(1e-8))
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.code_embedding  # sharded training asks for it
+        return self.code_embedding  # sharded training calls this
 
     # ---- parts, shared by the training forward and by sampling
 
@@ -319,8 +319,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
         Raises:
             ConfigError: codes of another number, or an order that the model cannot follow.
+            DataError: codes that are no integers, or on another device.
         """
-        codes = codes.flatten(1)
+        codes = as_codes(codes, self.code_embedding.weight.device).flatten(1)
         if order is not None:
             if not self.config.target_positions:
                 raise ConfigError("order needs a model with target_positions: true")
@@ -352,7 +353,7 @@ def _causal(length: int, device: torch.device) -> torch.Tensor:
 def attention_mask(valid: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Mask (B, 1, n, end) of tokens start..end: causal, without the padding of the prefix.
 
-    A padding token sees itself, or its softmax would have nothing to sum over.
+    A padding token sees itself: a softmax over nothing would be NaN.
     """
     keys = F.pad(valid, (0, max(0, end - valid.shape[1])), value=True)[:, None, None, :end]
     if end - start == 1:

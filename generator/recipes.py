@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import FLAG, Checker, check_groups, integer, interval, is_number, or_null
+from wvq.checks import FIELDS, FLAG, TEXT, Checker, check_groups, integer, interval, is_number, or_null
 from wvq.settings.train import TrainConfig
 
-JOINT_DROPOUT = 0.1  # where a recipe does not say
+JOINT_DROPOUT = 0.1  # where a recipe gives none
 TEXT_CACHES = ("disk", "memory", "none")
 
 
@@ -23,9 +23,9 @@ class ConditionConfig:
         text_length: tokens of a caption; longer ones are cut.
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
-        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition: what
-            guidance contrasts with is a picture without any condition, which dropouts of .1 each show in 1% of
-            pictures. If None, .1, or in a resumed run what it was started with.
+        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition:
+            guidance contrasts with pictures without any condition, and dropouts of .1 each leave only 1% of these.
+            If None, .1, or in a resumed run what it was started with.
         text_cache: where the captions' features lie in training: ``disk``, beside the codes, for all later runs, where
             they take 2 bytes a value and token; ``memory``, as much in each process; ``none``, nowhere: each step
             encodes its captions, and the encoder stays on the device.
@@ -44,6 +44,7 @@ class ConditionConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "condition")
         check.each(FLAG, "classes", "text")
+        check.each(TEXT, "text_encoder")
         check.each(integer(), "text_length")
         check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
         check.each(or_null(interval("[0, 1)")), "joint_dropout")
@@ -52,7 +53,7 @@ class ConditionConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What the generator learns from.
+    """The generator's objective: its loss and the order of the codes.
 
     Args:
         label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
@@ -102,12 +103,14 @@ class GeneratorRecipe:
         train: the training loop.
     """
 
-    # Of the tokenizer; the recipe that a generator's run saved held them too.
+    # Fields of the tokenizer's loop, which earlier versions saved in the recipe of a generator's run too.
     FORMER_FIELDS: ClassVar[dict[str, Any]] = {
         "train.codebook_learning_rate": None,
         "train.codebook_schedule": "constant",
         "train.final_alignment": 1.0,
     }
+    # Runs of versions before this field dropped classes and captions each on their own.
+    LATER_FIELDS: ClassVar[dict[str, Any]] = {"condition.joint_dropout": 0.0}
 
     out: str = "runs/pipeline"
     codes: str = "runs/codes"
@@ -120,3 +123,6 @@ class GeneratorRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
+        check = Checker(self)
+        check.each(TEXT, "out", "codes", "tokenizer")
+        check.each(FIELDS, "model")

@@ -1,4 +1,4 @@
-"""Reduced weights for sampling: the linear layers in bfloat16 or int8, everything between them as it was.
+"""Reduced weights for sampling: the linear layers in bfloat16 or int8, everything between them unchanged.
 
 A sampled code costs one pass over all weights and little else, so smaller weights are faster ones where the batch is
 small. Norms, the residual stream, attention and the logits keep their precision. int8 weights are symmetric with one

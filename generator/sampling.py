@@ -1,8 +1,8 @@
 """Sampling of codes: the draw of a code, and the loop over positions, one small function each.
 
-Every picture has a random generator of its own, so that its codes depend on the weights, its condition, the settings
-and its seed: on the batch that it was sampled in, and so on the number of processes, only by rounding. Now and then a
-draw lies so close to the border of two codes that rounding decides it; with ``deterministic`` not even then.
+Every picture has its own random generator, so its codes depend on the weights, its condition, the settings and its
+seed. They depend on the batch that it was sampled in, and so on the number of processes, by rounding alone: it decides
+the rare draw that lies close to the border of two codes. With ``deterministic`` they do not depend on the batch at all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings
     """Codes (B,) drawn from guided logits (B, K) by temperature, filters and the inverse of the CDF.
 
     Args:
-        logits: (B, K), left as they are.
+        logits: (B, K), not changed.
         uniform: (B,) numbers in [0, 1), one a draw.
         settings: temperature and filters.
     """
@@ -55,7 +55,7 @@ def sample_codes(
 
     Args:
         model: in eval mode.
-        condition: of B pictures.
+        condition: condition of B pictures.
         seeds: one a picture.
         settings: guidance and filters.
         progress: show a progress bar over the codes.
@@ -118,9 +118,9 @@ def _fill(
     open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
     if not open_places:
         return
-    # A pass over given codes at once rounds in another way than one after the other, and the others' masks may differ.
+    # A pass over all given codes rounds differently from one pass a code, and the other pictures' masks may differ.
     start = 0 if (settings.fixed_rows or 0) > 1 else open_places[0]
-    given = bool((codes != FREE).any())
+    any_given = bool((codes != FREE).any())
     decoder = GuidedDecoder(model, condition, len(seeds), settings.scales(length), start)
     stop = open_places[-1] + 1
     if settings.window:
@@ -129,6 +129,6 @@ def _fill(
     uniform = uniforms(seeds, length).to(codes.device)
     for position in tqdm(range(start, stop), unit="code", disable=not progress, leave=False):
         drawn = draw(decoder.logits(codes, position, position + 1)[:, 0], uniform[:, position], settings)
-        if given:
+        if any_given:
             drawn = torch.where(codes[:, position] == FREE, drawn, codes[:, position])
         codes[:, position] = drawn

@@ -1,7 +1,7 @@
-"""SamplingSettings: how codes are drawn. A setting is written here, once; whatever takes or shows settings follows.
+"""SamplingSettings: how codes are drawn. A setting is declared here, once; what takes or shows settings follows.
 
-From the fields are made: the options of the command line, the arguments of a pipeline's call, what its index, jobs and
-results say of sampling, presets and sweeps. Imports nothing heavy.
+The fields give the options of the command line, the arguments of a pipeline's call, the sampling entries of its index,
+jobs and results, presets and sweeps. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
-from wvq.checks import Checker, is_integer, is_number
+from wvq.checks import Checker, is_integer, is_number, plain_number
 from wvq.errors import ConfigError, near_match
 from wvq.generator.guidance import SCHEDULES, guidance_scales
 
@@ -34,7 +34,7 @@ def setting(
 
     Args:
         default: the value where none is given.
-        help: what the command line says of it.
+        help: its text in ``--help``.
         holds: whether a value is in range.
         expected: the range in words, after "must be".
         choices: allowed names, of which an error shows the nearest.
@@ -65,7 +65,7 @@ class SamplingSettings:
         min_p: keep the codes of at least this share of the likeliest one's probability, in [0, 1]; 0 keeps all.
         guidance_schedule: ``constant``, or a rise from 1 to the scale over the positions: ``linear``, ``cosine``,
             ``power_cosine``; see :func:`wvq.generator.guidance.guidance_scales`.
-        guidance_power: of ``power_cosine``.
+        guidance_power: exponent of ``power_cosine``.
         guidance_interval: shares of the picture between which guidance is on, within [0, 1]; off outside.
         window: codes that are guessed and checked in one forward pass (:mod:`wvq.generator.speculative`): the same
             distribution, other pictures for a seed than without it; 0 draws one code a pass.
@@ -126,9 +126,9 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         check = Checker(self, "")
         for one in fields(self):
-            value, rule = getattr(self, one.name), one.metadata
-            if isinstance(value, list):  # from JSON, YAML or the command line
-                object.__setattr__(self, one.name, tuple(value))
+            value, rule = plain_number(getattr(self, one.name)), one.metadata
+            # Lists come from JSON, YAML or the command line.
+            object.__setattr__(self, one.name, tuple(value) if isinstance(value, list) else value)
             check(one.name, rule["expected"] + near_match(str(value), rule["choices"]), rule["holds"])
 
     def updated(self, **given: Unpack[SamplingOptions]) -> SamplingSettings:
@@ -145,21 +145,21 @@ class SamplingSettings:
         return replace(self, **changes)
 
     def identity(self) -> dict[str, Any]:
-        """The settings as JSON, by which a job or an evaluation is known again."""
+        """The settings as JSON values, by which a job or an evaluation is recognised."""
         values = json.loads(json.dumps(asdict(self)))
         names = [one.name for one in fields(self) if not one.metadata["later"] or values[one.name] != one.default]
         return {name: values[name] for name in names}
 
     @property
     def fixed_rows(self) -> int | None:
-        """Pictures that always run together, of which some may be fillers; None if batches run as they are.
+        """Pictures that always run together, of which some may be fillers; None if batches may have any size.
 
         A window moves on by what all pictures of its batch have guessed, so there each one runs alone.
         """
         return (1 if self.window else FIXED_ROWS) if self.deterministic else None
 
     def whole_batch(self, batch_size: int) -> int:
-        """The batch of at least so many pictures that leaves no row of a group without one."""
+        """The smallest batch of at least ``batch_size`` pictures that fills all rows of its groups."""
         rows = self.fixed_rows or 1
         return -(-batch_size // rows) * rows
 
@@ -171,9 +171,9 @@ class SamplingSettings:
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of :class:`SamplingSettings` as keyword arguments: what is None or left out stays as it is.
+    """The fields of :class:`SamplingSettings` as keyword arguments: what is None or left out is unchanged.
 
-    A type checker does not derive it; a test compares the two.
+    Type checkers cannot derive it from the class; a test compares the two.
     """
 
     guidance_scale: float | None

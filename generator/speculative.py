@@ -1,6 +1,6 @@
-"""Several codes a pass: a window of guesses is checked at once, and gives the very codes that one at a time would give.
+"""Several codes a pass: a window of guesses is checked at once, and gives the same codes as one at a time.
 
-Each position of each picture has Gumbel noise of its own, so the code there is a function of the codes before it: the
+Each position of each picture has its own Gumbel noise, so the code there is a function of the codes before it: the
 likeliest one after the noise is added to the logits, which is a draw from their distribution (Gumbel 1954). One forward
 pass evaluates that function at all guesses of a window. Every code before the first wrong guess, and the corrected one
 there, is final; the others are better guesses for the next pass. This is the Jacobi iteration for the fixed point of
@@ -19,7 +19,7 @@ from wvq.generator.sampling_settings import SamplingSettings
 
 
 class GumbelNoise:
-    """Noise (B, n, K) for positions in order, from each picture's own generator; those behind are forgotten."""
+    """Noise (B, n, K) for positions in order, from each picture's own generator; earlier ones are dropped."""
 
     def __init__(self, seeds: list[int], num_codes: int, device: torch.device):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -27,7 +27,7 @@ class GumbelNoise:
         self.start, self.noise = 0, torch.empty(len(seeds), 0, num_codes, device=device)
 
     def __call__(self, start: int, end: int) -> torch.Tensor:
-        """Noise of the positions start..end; none before ``start`` is asked for again."""
+        """Noise of the positions start..end; none before ``start`` can be requested again."""
         drawn_to = self.start + self.noise.shape[1]
         self.noise, self.start = self.noise[:, start - self.start :], start
         if (missing := end - drawn_to) > 0:
@@ -44,7 +44,7 @@ class WindowedSampler:
 
     Args:
         codes: (B, T) int64, -1 where codes are to be drawn; filled in place.
-        decoder: of the B pictures.
+        decoder: gives logits of the B pictures.
         seeds: one a picture.
         settings: temperature, filters and the size of the window.
     """

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of the generator: its loss, its held-out figures and its sample sheets."""
+"""GeneratorTask, the generator's side of the training loop: its loss, its held-out figures and its sample sheets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ON_SHEET, SHEET_SETTINGS = 24, SamplingSettings(guidance_scale=2.0)
 
 
 class Decoder(Protocol):
-    """What a sample sheet is drawn with: a tokenizer."""
+    """The tokenizer, as a sample sheet needs it."""
 
     @property
     def device(self) -> torch.device:
@@ -43,14 +43,14 @@ class Decoder(Protocol):
 
 
 class GeneratorTask(Task[ImageCodeTransformer]):
-    """What the training loop needs to know of the generator.
+    """The generator's side of the training loop.
 
     Args:
         tokenizer: draws the sample sheets.
         validation: held-out pictures.
-        condition, objective, config: of the recipe.
+        condition, objective, config: settings of the recipe.
         reference: figures of the data that go beside every evaluation.
-        text_encoder: of batches that hold captions and no features of them; on the device of the model.
+        text_encoder: encodes captions of batches that hold no features of them; on the device of the model.
     """
 
     name = "generator"
@@ -141,6 +141,6 @@ class GeneratorTask(Task[ImageCodeTransformer]):
 
 
 def random_order(count: int, length: int, share: float) -> torch.Tensor:
-    """Orders (count, length) of positions: of that share of the rows a random one each, of the others 0, 1, 2, ..."""
+    """Orders (count, length) of positions: a random one for that share of the rows, and 0, 1, 2, ... for the others."""
     orders = torch.rand(count, length).argsort(1)
     return torch.where(torch.rand(count, 1) < share, orders, torch.arange(length))

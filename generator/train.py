@@ -37,7 +37,7 @@ from wvq.training.acceleration import build_accelerator
 from wvq.training.stage import claimed_stage
 from wvq.training.trainer import Trainer
 
-MOST_FITTED = 20_000  # captions that the whitening of text features is taken from
+MOST_FITTED = 20_000  # captions from which the whitening of text features is computed
 FITTED_AT_ONCE = 64
 
 
@@ -54,7 +54,7 @@ class _Codebook(Protocol):
 
 
 class Tokenizer(Decoder, Protocol):
-    """What a run needs of the tokenizer that made its codes; its class is unknown here: no stage imports the other."""
+    """The tokenizer that made a run's codes; a protocol, since no stage imports the other."""
 
     @property
     def config(self) -> _Sizes:
@@ -72,7 +72,7 @@ class Tokenizer(Decoder, Protocol):
 
 
 def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool = False) -> dict[str, Any]:
-    """Train a generator as the recipe says and save it in ``<recipe.out>/generator``.
+    """Train the generator of a recipe and save it in ``<recipe.out>/generator``.
 
     Args:
         recipe: settings.
@@ -117,9 +117,9 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
             codes = torch.arange(config.num_codes, device=tokenizer.device)
             model.set_codebook(tokenizer.quantizer.lookup(codes).cpu())
         live_encoder = text_encoder.to(accelerator.device) if text_encoder is not None and cache == "none" else None
-        if text_encoder is not None and not resume:  # a checkpoint holds what came of it
+        if text_encoder is not None and not resume:  # a checkpoint holds the result
             fit_text(model, train_set, live_encoder)
-        del text_encoder  # features that are kept need it no more
+        del text_encoder  # kept features no longer need it
         _require_memory(model, recipe.train, accelerator)
         tokenizer.to(accelerator.device)
         reference = {"unigram_entropy": train.unigram_entropy()}
@@ -214,11 +214,11 @@ def build_config(
 
 
 def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:
-    """Whiten the text projections by a sample of the captions: the main process does, for all.
+    """Whiten the text projections by a sample of the captions: the main process computes them for all.
 
     Args:
         model: on any device.
-        train_set: whose captions.
+        train_set: holds the captions.
         encoder: for a set that keeps no features.
     """
     if is_main_process():
@@ -230,7 +230,7 @@ def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: 
 
 
 def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerator: Accelerator) -> None:
-    """Refuse a run that cannot fit; with the weights of a sharded run on one process, nothing can be said."""
+    """Refuse a run that cannot fit; where the weights are sharded, that is not estimated."""
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return
     micro = max(1, config.batch_size // accelerator.num_processes // config.gradient_accumulation_steps)

@@ -28,10 +28,10 @@ def train_pipeline(
     """Train the generator of a recipe and write ``recipe.out`` as a pipeline.
 
     Args:
-        recipe: of the generator.
+        recipe: recipe of the generator.
         resume: go on with the run in ``recipe.out``.
-        sampling: what the pipeline samples with where a call says nothing.
-        title, data, licence: of the model card, see :func:`wvq.pipelines.model_card.model_card`.
+        sampling: settings that a call of the pipeline uses where it gives none.
+        title, data, licence: parts of the model card, see :func:`wvq.pipelines.model_card.model_card`.
 
     Returns:
         Figures of the run, and the pipeline.
@@ -41,9 +41,10 @@ def train_pipeline(
             pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
+    recipe.check()
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
-    # Others would be in the way after the training.
+    # Other parts there would stop the saving after the training.
     already_holds(recipe.out, "tokenizer", tokenizer)
     if recipe.condition.text and (Path(recipe.out) / "text_encoder").exists():
         encoder = TextEncoder(recipe.condition.text_encoder, recipe.condition.text_length)

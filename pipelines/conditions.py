@@ -1,4 +1,4 @@
-"""What each picture of a call is conditioned on: from the lists that a user gives to the tensors of the generator."""
+"""Conditions of the pictures of a call: from the lists that a user gives to the tensors of the generator."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def requested(
     prompt: Prompts = None,
     num_images: int | None = None,
 ) -> Requested:
-    """Serve the conditions in order, each as often as the others.
+    """Repeat the conditions in order, each equally often.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         class_labels: a name or id, or several; None for the null class.
         prompt: a text or several; None for the null text. With classes too, both must be as many, or one.
         num_images: pictures in all; one a condition if None.
@@ -92,7 +92,7 @@ def condition_of(
 
     Args:
         request: their conditions.
-        config: of the generator.
+        config: config of the generator.
         text_encoder: needed if the generator is conditional on text.
         device: where the generator is.
         one_by_one: encode each text by itself, so that its features do not depend on the batch.
@@ -124,7 +124,7 @@ def check_call(seed: int, batch_size: int) -> None:
 
 
 def _spread(values: list[Value] | None, count: int, each: int) -> list[Value | None]:
-    """``count`` values, each repeated; a single one, or None in place of a list, stands for all."""
+    """``count`` values, each repeated; a single one, or None instead of a list, is used for all."""
     given: list[Value | None] = list(values) if values else [None]
     return [value for value in given * (count // len(given)) for _ in range(each)]
 

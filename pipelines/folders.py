@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
@@ -10,11 +11,13 @@ import wvq
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import read_json, whole_folder, write_json, write_text
 from wvq.files.names import INDEX_NAME
+from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
-from wvq.models.pretrained import weights_hash
+from wvq.models.pretrained import read_config, weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
@@ -23,7 +26,7 @@ PARTS = {
     "tokenizer": ["wvq", WassersteinVQModel.__name__],
     "generator": ["wvq", ImageCodeTransformer.__name__],
     "text_encoder": ["wvq", TextEncoder.__name__],
-}  # what the index says of each; the last one may be null
+}  # the entries of the index; the last one may be null
 _FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
 
 
@@ -32,35 +35,33 @@ Part: TypeAlias = WassersteinVQModel | ImageCodeTransformer | TextEncoder
 
 def write_pipeline(
     folder: Path,
-    tokenizer: WassersteinVQModel,
-    generator: ImageCodeTransformer,
-    text_encoder: TextEncoder | None,
+    components: Mapping[str, Part | None],
     sampling: SamplingSettings,
     card: str,
+    max_shard_size: int | str | None = None,
 ) -> None:
     """Write a folder for each part, the model card, and last the index; a part that is there already stays.
 
     Args:
         folder: new or existing folder.
-        tokenizer, generator, text_encoder: the parts.
+        components: the parts by name.
         sampling: settings that a call uses where it gives none.
         card: text of the model card.
+        max_shard_size: largest weight file; as of transformers if None.
 
     Raises:
         CheckpointError: the folder holds another part, or a README or index that is no pipeline's.
     """
     refuse_foreign_files(folder, card)
-    parts: dict[str, Part] = {"tokenizer": tokenizer, "generator": generator}
-    if text_encoder is not None:
-        parts["text_encoder"] = text_encoder
-    # All are looked at before any is written.
+    parts = {name: part for name, part in components.items() if part is not None}
+    # All are checked before any is written.
     missing = {name: part for name, part in parts.items() if not already_holds(folder, name, part)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in missing.items():
         with whole_folder(folder / name) as partial:
-            part.save_pretrained(partial)
-            if part is tokenizer:
-                ImageProcessor(size=tokenizer.config.image_size).save_pretrained(partial)
+            part.save_pretrained(partial, max_shard_size=max_shard_size)
+            if isinstance(part, WassersteinVQModel):
+                ImageProcessor(size=part.config.image_size).save_pretrained(partial)
     write_text(folder / CARD_NAME, card)
     index = {"_class_name": PIPELINE_CLASS, "wvq_version": wvq.__version__}
     named = {name: own if name in parts else None for name, own in PARTS.items()}
@@ -68,7 +69,7 @@ def write_pipeline(
 
 
 def already_holds(folder: str | Path, name: str, part: Part) -> bool:
-    """Whether the folder has this very part: these weights and this config.
+    """Whether the folder has exactly this part: these weights and this config.
 
     Raises:
         CheckpointError: it has the part with others.
@@ -81,6 +82,11 @@ def already_holds(folder: str | Path, name: str, part: Part) -> bool:
             raise CheckpointError(f"{target} already holds another {name}; choose another folder")
         return True
     saved = type(part).from_pretrained(target)
+    if saved.dtype != part.dtype:
+        kinds = [str(one.dtype).removeprefix("torch.") for one in (saved, part)]
+        raise CheckpointError(
+            f"{target} already holds a {name} in {kinds[0]}, and this one is in {kinds[1]}; choose another folder"
+        )
     if weights_hash(saved) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
     for field in sorted(part.config.fields()):
@@ -94,14 +100,14 @@ def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
 
     Args:
         folder: where the pipeline is to go.
-        card: text of the model card, if it is known; a file that holds it already is in nobody's way.
+        card: text of the model card, if it is known; a file that holds this text already is accepted.
 
     Raises:
         CheckpointError: such a file lies there.
     """
     index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
     if index.exists():
-        if read_json(index, CheckpointError, f"{index} is gone").get("_class_name") != PIPELINE_CLASS:
+        if read_json(index, CheckpointError, f"{index} is missing").get("_class_name") != PIPELINE_CLASS:
             raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
         return
     if not readme.exists():
@@ -149,8 +155,22 @@ def read_sampling(folder: Path) -> SamplingSettings:
         raise CheckpointError(f"{file}: sampling: {error}") from error
 
 
+def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransformerConfig]:
+    """The configs of a pipeline's tokenizer and generator; weights are not read.
+
+    Raises:
+        CheckpointError: the index, a part or its config is missing or damaged.
+        ConfigError: a field of a config is unknown or out of range.
+    """
+    read_sampling(folder)
+    return (
+        read_config(WassersteinVQConfig, part_folder(folder, "tokenizer")),
+        read_config(ImageCodeTransformerConfig, part_folder(folder, "generator")),
+    )
+
+
 def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
     try:
         return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
-    except ConfigError:  # it does not even read texts of this length
+    except ConfigError:  # it cannot read texts of this length
         return False

@@ -41,7 +41,7 @@ def drawing_bytes(
     Args:
         pipeline: whose parts draw.
         batch_size: pictures at once.
-        settings: of the call.
+        settings: sampling settings of the call.
         given: codes ahead of the first that is drawn.
     """
     config, tokenizer = pipeline.generator.config, pipeline.tokenizer

@@ -14,7 +14,7 @@ from wvq.files.atomic import read_json
 from wvq.plain_output import one_line
 
 if TYPE_CHECKING:
-    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.pipelines.parts import PipelineParts
 
 CARD_NAME = "README.md"
 _LIBRARY = "wvq"  # as the card's metadata name it
@@ -49,7 +49,7 @@ images = pipe({{ call }}, seed=0).images
 
 
 def model_card(
-    pipeline: ImageGenerationPipeline,
+    pipeline: PipelineParts,
     name: str = "path/to/this/folder",
     title: str = "wvq image generation pipeline",
     data: str = "The card was written without a note on the data.",
@@ -99,7 +99,7 @@ def model_card(
 
 
 def is_model_card(text: str) -> bool:
-    """Whether a README's metadata say that it is of a model of this library."""
+    """Whether a README's metadata name this library."""
     parts = text.split("---", 2)
     return len(parts) == 3 and not parts[0].strip() and f"library_name: {_LIBRARY}" in parts[1].splitlines()
 
@@ -125,5 +125,5 @@ def read_results(folder: str | Path) -> dict[str, dict]:
     for stage in ("tokenizer", "generator"):
         file = Path(folder) / stage / "result.json"
         if file.exists():
-            results[stage] = read_json(file, CheckpointError, f"{file} is gone")
+            results[stage] = read_json(file, CheckpointError, f"{file} is missing")
     return results

@@ -1,4 +1,4 @@
-"""A job of many pictures: one PNG each with its settings inside, taken up again where it stopped, on any processes."""
+"""A job of many pictures: one PNG each with its settings inside, resumed where it stopped, on any processes."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def sample_to_folder(
 ) -> list[Path]:
     """Draw pictures into a folder: ``<seed>.png`` each, ``job.json`` at the start, ``sheet.png`` at the end.
 
-    Each file appears when it is complete, so a job that was stopped, by whatever, goes on with the pictures that are
-    not there. Under several processes each draws its share; their number changes a picture no more than ``batch_size``
+    Each file appears when it is complete, so a job that was stopped goes on with the pictures that are
+    missing. Under several processes each draws its share; their number changes a picture no more than ``batch_size``
     does.
 
     Args:
@@ -72,35 +72,35 @@ def sample_to_folder(
     Raises:
         ConfigError: settings out of range, a batch that does not fit into memory, a folder that holds something else,
             or a job with other settings.
-        RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are whole.
+        RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are complete.
     """
     check_call(seed, batch_size)
     state, out = processes(), Path(out)
     settings = pipe.sampling.updated(**sampling)
-    wanted = requested(pipe.generator.config, class_labels, prompt, num_images)
-    require_room(pipe, min(settings.whole_batch(batch_size), len(wanted)), settings)  # before the folder is claimed
+    request = requested(pipe.generator.config, class_labels, prompt, num_images)
+    require_room(pipe, min(settings.whole_batch(batch_size), len(request)), settings)  # before the folder is claimed
     with sole_run(out):
-        decided_by_first_process(lambda: _start(pipe, out, wanted, seed, settings, resume))
-        files = [out / f"{seed + index:06d}.png" for index in range(len(wanted))]
-        # A share goes by the pictures' numbers, not by what is missing: that changes while another process starts.
-        rows = settings.fixed_rows or 1  # so many in a row fill a group
+        decided_by_first_process(lambda: _start(pipe, out, request, seed, settings, resume))
+        files = [out / f"{seed + index:06d}.png" for index in range(len(request))]
+        # Shares follow the pictures' numbers, not what is missing: that changes while another process starts.
+        rows = settings.fixed_rows or 1  # this many in a row fill a group
         mine = [
             index
             for index, file in enumerate(files)
             if index // rows % state.num_processes == state.process_index and not file.exists()
         ]
         bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not progress or not is_main_process())
-        with bar, stop_on_signal() as request:
+        with bar, stop_on_signal() as stop:
             size = settings.whole_batch(batch_size)
             for indices in (mine[start : start + size] for start in range(0, len(mine), size)):
-                _draw(pipe, wanted[indices], [seed + index for index in indices], settings, files, seed, source)
+                _draw(pipe, request[indices], [seed + index for index in indices], settings, files, seed, source)
                 bar.update(len(indices))
-                request.raise_if_set(
+                stop.raise_if_set(
                     lambda: f"{sum(file.exists() for file in files)} of {len(files)} pictures are in {out}"
                 )
         wait_for_all()
         if is_main_process():
-            save_png(_sheet(files[:ON_SHEET], _titles(pipe, wanted)[:ON_SHEET]), out / SHEET_NAME)
+            save_png(_sheet(files[:ON_SHEET], _titles(pipe, request)[:ON_SHEET]), out / SHEET_NAME)
         return files
 
 
@@ -123,7 +123,7 @@ def _start(
 def _job(
     pipe: ImageGenerationPipeline, weights: dict[str, str], request: Requested, seed: int, settings: SamplingSettings
 ) -> dict[str, Any]:
-    """What a job is known by."""
+    """The values that identify a job."""
     return {
         "wvq_version": wvq.__version__,
         "weights": weights,

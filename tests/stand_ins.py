@@ -88,7 +88,8 @@ class FakePipeline:
 
     def __init__(self, class_names=("animals", "flags", "food"), image_size=16):
         self.class_names = class_names
-        self.generator = SimpleNamespace(config=SimpleNamespace(num_classes=len(class_names)))
+        config = SimpleNamespace(num_classes=len(class_names), class_names=list(class_names), text_dim=8)
+        self.generator = SimpleNamespace(config=config)
         self.sampling = SamplingSettings(temperature=0.7)
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []

@@ -13,7 +13,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers.registry import MethodsConfig
 from wvq.tokenizer.recipes import TokenizerRecipe
 
-# While these stay, codes mean the same and the codebook is taken over.
+# While these fields stay the same, codes mean the same and the codebook is taken over.
 _OF_THE_CODES = [name for name in MethodsConfig.fields() if name not in MethodsConfig.fields_outside_identity()]
 _OF_THE_CODES += ["feature_dim"]
 
@@ -22,7 +22,7 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
     """The model of a recipe, with ``recipe.freeze`` applied.
 
     With ``recipe.start`` its config is that tokenizer's, changed by ``recipe.model``. Encoder and decoder are taken
-    over. If codes of another width are asked for, projectors join them to the trained network. The quantizer is taken
+    over. If codes of another width are requested, projectors join them to the trained network. The quantizer is taken
     over as long as ``recipe.model`` does not change what the codes are; weights and other settings of a method do not
     pass to another one.
 
@@ -45,12 +45,12 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         raise type(error)(f"start: {error}") from error
     if warning := other_split(recipe.start, recipe.data):
         warnings.warn(warning, stacklevel=2)
-    before = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
-    if recipe.model.get("quantizer", before["quantizer"]) != before["quantizer"]:
-        before = {name: value for name, value in before.items() if name not in WassersteinVQConfig.fields_of_method()}
-    if recipe.model.get("code_dim", before["code_dim"]) != before["code_dim"]:
-        before["feature_dim"] = source.config.encoder_dim
-    model = WassersteinVQModel(WassersteinVQConfig(**{**before, **recipe.model, **from_data}))
+    fields = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
+    if recipe.model.get("quantizer", fields["quantizer"]) != fields["quantizer"]:
+        fields = {name: value for name, value in fields.items() if name not in WassersteinVQConfig.fields_of_method()}
+    if recipe.model.get("code_dim", fields["code_dim"]) != fields["code_dim"]:
+        fields["feature_dim"] = source.config.encoder_dim
+    model = WassersteinVQModel(WassersteinVQConfig(**{**fields, **recipe.model, **from_data}))
     changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
     _take_over(model, source, recipe.start, quantizer=not changed)
     if changed and "quantizer" in parts:
@@ -66,9 +66,9 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 @torch.no_grad()
 def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, quantizer: bool) -> None:
     parts = ["encoder.", "decoder.", *(["quantizer.", "projector."] if quantizer else [])]
-    taken = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
-    own = model.state_dict()
-    for key in [*taken, *(key for key in own if key.startswith(tuple(parts)))]:
-        if key not in own or key not in taken or own[key].shape != taken[key].shape:
+    trained = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
+    current = model.state_dict()
+    for key in [*trained, *(key for key in current if key.startswith(tuple(parts)))]:
+        if key not in current or key not in trained or current[key].shape != trained[key].shape:
             raise ConfigError(f"start: the network in {name} is another one ({key}); leave its sizes out of model")
-    model.load_state_dict(taken, strict=False)
+    model.load_state_dict(trained, strict=False)

@@ -82,7 +82,7 @@ class Adversary(nn.Module):
         self.register_buffer("real_average", torch.zeros(()))
         self.register_buffer("fake_average", torch.zeros(()))
         self._parts: int = 1  # batches that a training step is cut into
-        self._means: list[torch.Tensor] = []  # of real and fake logits (2,), of those of the step under way
+        self._means: list[torch.Tensor] = []  # of real and fake logits (2,), of the current step's batches
 
     def trains(self, images_seen: int) -> bool:
         """Whether the discriminator trains in the step that begins at ``images_seen``."""
@@ -96,7 +96,7 @@ class Adversary(nn.Module):
         return self.config.weight * (min(1.0, past / self.config.ramp_images) if self.config.ramp_images else 1.0)
 
     def begin_step(self, parts: int) -> None:
-        """Prepare for a step of so many batches: LeCam's averages move once, in the last."""
+        """Prepare for a step of ``parts`` batches: LeCam's averages move once, in the last."""
         self._parts, self._means = parts, []
 
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ class Adversary(nn.Module):
         return self.discriminator(diff_augment(pictures) if self._augments else pictures)
 
     def _views(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        # What the verdict is on, and for consistency its augmentation.
+        # The pictures to judge, and for consistency their augmentation.
         first = diff_augment(pictures) if self._augments else pictures
         return [first, diff_augment(pictures)] if self.config.consistency_weight else [first]
 
@@ -158,14 +158,14 @@ class Adversary(nn.Module):
             means = mean_over_processes(torch.stack(self._means).mean(0))
             self._means = []
             for average, mean in zip((self.real_average, self.fake_average), means, strict=True):
-                mean = torch.where(mean.isfinite(), mean, average)  # such a step is skipped: it must leave no trace
+                mean = torch.where(mean.isfinite(), mean, average)  # such a step is skipped: it must change nothing
                 average.lerp_(mean, 1 - LECAM_DECAY)
         return value
 
 
 @torch.no_grad()
 def build_adversary(config: DiscriminatorConfig, image_size: int) -> Adversary | None:
-    """The adversary of a recipe, tried on one picture; None if it asks for none.
+    """The adversary of a recipe, tried on one picture; None if the recipe has none.
 
     Raises:
         ConfigError, CheckpointError, DownloadError: a setting or the backbone is wrong, or the pictures are too small.
@@ -199,8 +199,8 @@ def combined_gradient(
         reconstruction: (B, 3, H, W) float32, attached to the decoder.
         others, adversarial: 0-d losses, functions of ``pictures``.
         layer: weight of the decoder's last layer.
-        pictures: the reconstruction as a leaf of its own.
-        weight: of the adversarial loss.
+        pictures: the reconstruction, detached, as a leaf.
+        weight: weight of the adversarial loss.
         max_ratio: bound of the ratio; None for no ratio.
     """
     (pixel_gradient,) = torch.autograd.grad(others, pictures)
@@ -214,6 +214,6 @@ def combined_gradient(
             (at_layer,) = torch.autograd.grad(reconstruction, layer, gradient / unit, retain_graph=True)
             norms.append(mean_over_processes(at_layer.float() * unit).norm())
         ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, max_ratio)
-        # Clamped, an overflow would pass for a weight: left as it is, the step is skipped.
+        # An overflow must stay one, so that the step is skipped: clamped, it would look like a weight.
         ratio = torch.where(torch.stack(norms).isfinite().all(), ratio, torch.nan)
     return pixel_gradient + weight * ratio * verdict_gradient, ratio

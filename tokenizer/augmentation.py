@@ -14,7 +14,7 @@ CUTOUT = 0.5  # side of the square that is cut out, as a share of the picture's
 
 
 def diff_augment(pictures: torch.Tensor) -> torch.Tensor:
-    """Brightness, saturation, contrast, a shift and a cutout, each drawn anew for every picture.
+    """Brightness, saturation, contrast, a shift and a cutout, each drawn for every picture on its own.
 
     Several processes draw for the joined batch, so that they see what one process would.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wvq.checks import FLAG, NAMES, Checker, Rule, at_most, integer, interval, is_number, or_null
 from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
@@ -32,6 +34,8 @@ class WassersteinVQConfig(MethodsConfig):
         feature_dim: dims of the encoder's features and of what the decoder takes, where they are not the codes': linear
             projectors then lie between. For a new quantizer in a trained network; none if None.
         class_names: names of the classes of the training data, for reference only.
+        cast_hashes: of weights that a cast has rounded: the hash of those that make codes as they were trained, and as
+            they are since; see :meth:`WassersteinVQModel.made`.
         quantizer, ...: the fields of the quantizers (:class:`MethodsConfig`), each declared beside its method.
 
     Raises:
@@ -51,6 +55,7 @@ class WassersteinVQConfig(MethodsConfig):
     dropout: float = option(0.0, interval("[0, 1)"), identity=False)
     feature_dim: int | None = option(None, or_null(integer()))
     class_names: list[str] = option([], NAMES, identity=False)
+    cast_hashes: list[str] | None = option(None, or_null(NAMES), identity=False)
 
     def complete(self, check: Checker) -> None:
         super().complete(check)
@@ -59,6 +64,12 @@ class WassersteinVQConfig(MethodsConfig):
         side = self.grid[0]
         if self.scales is not None:
             check("scales", f"a list that ends on {side}, the side of the grid of codes", lambda s: s[-1] == side)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if values["cast_hashes"] is None:
+            del values["cast_hashes"]  # the version before, which does not know it, then reads the file
+        return values
 
     def require_image_size(self, image_size: int, tokenizer: str) -> None:
         """Raise DataError if the setting ``data.image_size`` is not the size that ``tokenizer`` (its path) takes."""
@@ -86,7 +97,7 @@ class WassersteinVQConfig(MethodsConfig):
 
     @property
     def code_layout(self) -> dict:
-        """What the codes of a picture stand for (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
+        """Layout of a picture's codes (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
         return make_layout(self.grid, self.num_groups, self.scales)
 
     @property

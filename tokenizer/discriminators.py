@@ -22,7 +22,7 @@ class Discriminator(nn.Module):
     """Logits of pictures: high for real ones."""
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """What ``judge`` takes, from pictures (B, 3, H, W) in [-1, 1]."""
+        """Features for :meth:`judge`, from pictures (B, 3, H, W) in [-1, 1]."""
         raise NotImplementedError
 
     def judge(self, features: list[torch.Tensor]) -> torch.Tensor:
@@ -30,6 +30,7 @@ class Discriminator(nn.Module):
         raise NotImplementedError
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (B, M) of pictures (B, 3, H, W) in [-1, 1]."""
         return self.judge(self.features(pictures))
 
 
@@ -42,7 +43,7 @@ class PatchDiscriminator(Discriminator):
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
-        self.smallest = 3 * 2**config.num_layers  # of less, the last convolution has nothing to see
+        self.smallest = 3 * 2**config.num_layers  # pixels; the last convolution needs them
         widths = [config.base_channels * min(2**level, 8) for level in range(config.num_layers + 1)]
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(1, config.num_layers + 1):

@@ -43,11 +43,11 @@ def evaluate_tokenizer(
         statistics: the accumulator to use, for callers that want its histogram afterwards.
         lpips: distance of two batches in [-1, 1], to 0-d, for the figure of that name; not measured if None.
         stop: ends the measurement early.
-        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` decides if None.
 
     Returns:
         The figures of :meth:`CodeStatistics.compute` over one histogram of the whole set, psnr_rgb and psnr_y (dB, mean
-        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), lpips where asked for,
+        over pictures of the 8-bit reconstruction), ssim (RGB; absent under 11 pixels), lpips if given,
         num_images, and num_unreadable, the pictures left out; of several scales also alignment and alignment_per_scale
         (:class:`ScaleAlignment`).
 

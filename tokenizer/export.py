@@ -1,9 +1,9 @@
-"""Exports codes: encodes every picture (in several crops, if asked) into a cache for the generator.
+"""Exports codes: encodes every picture (in several crops, if requested) into a cache for the generator.
 
     wvq export-codes --tokenizer runs/tokenizer --out runs/codes --data.path openmoji --num_crops 8
 
 Loader processes read each picture once for all its crops. The rows go to disk as they come, and a command that was
-stopped goes on from the files that are whole; under `accelerate launch` the processes share these. Pictures that cannot
+stopped goes on from the complete files; under `accelerate launch` the processes share these. Pictures that cannot
 be read have no rows. After writing, random rows are decoded and compared with their pictures, and the PSNR is printed
 and kept in the header.
 """
@@ -51,7 +51,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         ConfigError, DataError, CheckpointError: bad settings, pictures (one, or too many, that cannot be read) or
             tokenizer.
         CacheError: the self-check found rows that do not decode to their pictures.
-        RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from the files that are whole.
+        RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from the complete files.
     """
     recipe.check()
     state = processes()
@@ -84,19 +84,19 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     with sole_run(recipe.out):
         work = ExportWork(recipe.out, header, _identity(recipe, header, sets), header.num_images)
         decided_by_first_process(work.claim)
-        # Nothing is lost by leaving at any moment: a file is whole, or it is written anew.
+        # Stopping at any moment loses nothing: a file is complete, or is written again.
         with stop_on_signal(at_once=work.progress) as request:
             try:
                 left_out = _encode(work, sets, tokenizer, recipe, request)
             except BaseException:
                 if state.num_processes == 1 and not any(work.done().values()):
-                    work.remove()  # it would be in the way of a command with other settings
+                    work.remove()  # it would block a command with other settings
                 raise
             return _finish(work, sets, left_out, tokenizer, header)
 
 
 def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
-    """What the rows depend on: batch size, loaders and what is done about unreadable pictures may change in between."""
+    """All that the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
     names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
     identity = {name: getattr(header, name) for name in names}
     identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name != "unreadable"}
@@ -128,7 +128,7 @@ def _finish(
     tokenizer: WassersteinVQModel,
     header: CodeHeader,
 ) -> CodeHeader:
-    """Make the cache of the files, check it and give it its name; the first process does, the others wait.
+    """Make the cache of the files, check it and give it its name; the main process does, the others wait.
 
     Returns:
         The header, with counts and figures.
@@ -160,7 +160,7 @@ def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDatas
 
 
 def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
-    # A position of its own for each version, as if the run had seen the whole set once a crop.
+    # Each version has its own position, as if a run had seen the whole set once for each crop.
     return crop * length + index, index
 
 
@@ -170,7 +170,7 @@ class Versions(Dataset):
     Args:
         dataset: the pictures of a split.
         split: ``train`` or ``validation``, whose pictures have one crop.
-        num_crops: of training pictures.
+        num_crops: crops of each training picture.
     """
 
     def __init__(self, dataset: ImageDataset, split: str, num_crops: int):
@@ -182,7 +182,7 @@ class Versions(Dataset):
         return len(self.views[0])
 
     def __getitem__(self, index: int) -> dict:
-        # The first crop, read by index, tells whether the picture is readable.
+        # The first crop, read by index, shows whether the picture is readable.
         crops = np.stack([np.asarray(self.crop(index, crop)) for crop in range(self.num_crops)])
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         return {"pixel_values": pixels, "label": -1 if self.labels is None else self.labels[index], "index": index}
@@ -202,7 +202,7 @@ def _encode(
 ) -> dict[str, dict[int, str]]:
     """Write the files that are missing, each process its share; returns the pictures that all of them left out."""
     state = processes()
-    # The first process looks: what is there changes while the others start.
+    # The main process alone looks: the files change while the others start.
     done = gather_objects(work.done() if is_main_process() else None)[0]
     left_out = {}
     for split, dataset in sets.items():
@@ -229,7 +229,7 @@ def _encode_files(
     chunks = {number: list(_cut(work.ranges[split][number], size)) for number in numbers}
     in_order = [chunk for number in numbers for chunk in chunks[number]]
     rows = versions.num_crops * sum(map(len, in_order))
-    everything: dict[int, str] = {}
+    all_left_out: dict[int, str] = {}
     with (
         tqdm(total=rows, unit="row", desc=f"codes, {split}", disable=not is_main_process()) as bar,
         contextlib.closing(read_chunks(versions, in_order, tokenizer.device, recipe.num_workers)) as read,
@@ -246,8 +246,8 @@ def _encode_files(
             crops = _crops(islice(read, len(chunks[number])), left_out)
             batches = _encoded(regrouped(crops, recipe.batch_size), dataset, tokenizer)
             work.write(split, number, watched(batches), left_out)
-            everything |= left_out
-    return everything
+            all_left_out |= left_out
+    return all_left_out
 
 
 def _cut(pictures: range, size: int) -> Iterator[list[int]]:
@@ -273,22 +273,22 @@ def _codes(batch: dict[str, torch.Tensor], dataset: ImageDataset, tokenizer: Was
 def _encoded(
     batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, tokenizer: WassersteinVQModel
 ) -> Iterator[dict]:
-    """Rows of codes, each batch when the next one has been begun: a GPU works on it while this one is fetched."""
-    held = None
+    """Rows of codes, each batch given when the next one has begun: a GPU works on that while this one is fetched."""
+    previous = None
     for batch in batches:
         begun = _codes(batch, dataset, tokenizer)
-        if held is not None:
-            yield held
-        held = begun
-    if held is not None:
-        yield held
+        if previous is not None:
+            yield previous
+        previous = begun
+    if previous is not None:
+        yield previous
 
 
 @torch.no_grad()
 def _self_check(
     folder: Path, split: str, dataset: ImageDataset, left_out: dict[int, str], tokenizer: WassersteinVQModel
 ) -> float:
-    """Decode random rows and compare them with their pictures encoded afresh; return their PSNR in dB."""
+    """Decode random rows and compare them with their pictures encoded again; return their PSNR in dB."""
     cache = CodeDataset(folder, split)
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()

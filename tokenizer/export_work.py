@@ -1,4 +1,4 @@
-"""The working folder of an export: files of codes that are whole, from which a command that was stopped goes on."""
+"""The working folder of an export: complete files of codes, from which a command that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wvq.files.names import IDENTITY_NAME
 from wvq.files.work_folder import claim_work_folder
 
 FEWEST, MOST = 64, 1024  # pictures of a file
-_FILES = 64  # of a set whose files are neither the smallest nor the largest
+_FILES = 64  # that a set is cut into, as far as these bounds allow
 _OWN = re.compile(
     r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
 )
@@ -31,14 +31,14 @@ def picture_ranges(count: int) -> list[range]:
 
 
 class ExportWork:
-    """Files of codes on their way to a cache, in a folder of the export's own beside it.
+    """Files of codes on their way to a cache, in the export's own folder beside it.
 
-    Each file holds the rows of consecutive pictures, and a mark is written when it is whole. The finished files become
-    the cache by a change of the folder's name; nothing is copied.
+    Each file holds the rows of consecutive pictures, and a mark is written when it is complete. The finished files
+    become the cache when their folder is renamed; nothing is copied.
 
     Args:
         out: folder of the cache to come; the work lies in ``.<name>.export`` beside it.
-        header: of the cache.
+        header: header of the cache.
         identity: what the rows depend on.
         sizes: pictures of each split.
     """
@@ -53,7 +53,7 @@ class ExportWork:
         self._identity = identity | {"files": files}
 
     def claim(self) -> None:
-        """Make the folder, or take it up again. One process calls it.
+        """Make the folder, or go on with what is in it. One process calls it.
 
         Raises:
             ConfigError: the folder holds something else, or what an export with other settings has left.
@@ -61,7 +61,7 @@ class ExportWork:
         claim_work_folder(self.folder, self._identity, task="an export", output="output folder")
 
     def done(self) -> dict[str, dict[int, dict[int, str]]]:
-        """By split and number of each whole file, the file name and reason of pictures left out, by index."""
+        """By split and number of each complete file, the file name and reason of pictures left out, by index."""
         done: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.ranges}
         for split, ranges in self.ranges.items():
             for number in range(len(ranges)):
@@ -71,16 +71,16 @@ class ExportWork:
         return done
 
     def progress(self) -> str:
-        """How far the export is, for one who has stopped it."""
+        """How far the export is, for the message of one that was stopped."""
         total, done = sum(map(len, self.ranges.values())), sum(1 for _ in self._marks.glob("*.json"))
-        return f"{done:,} of {total:,} files of codes are whole; an export with the same settings goes on from there"
+        return f"{done:,} of {total:,} files of codes are complete; an export with the same settings goes on from there"
 
     def write(self, split: str, number: int, batches: Iterable[dict], left_out: dict[int, str]) -> None:
         """Write one file.
 
         Args:
-            split: of its pictures.
-            number: of the file.
+            split: split of its pictures.
+            number: number of the file.
             batches: as :func:`wvq.data.code_tables.write_shard` takes them.
             left_out: pictures that cannot be read, complete when the batches have been read.
 
@@ -98,7 +98,7 @@ class ExportWork:
             ) from error
 
     def join(self) -> Path:
-        """Make a table of the files of each split, which are all whole; returns the folder of the cache."""
+        """Make a table of the files of each split, all complete by now; returns the folder of the cache."""
         for folder in (self.cache, *(self.cache / split for split in self.ranges)):
             remove_files(folder, _PARTIAL)  # of a process that was killed while it wrote
         for split, ranges in self.ranges.items():
@@ -117,7 +117,7 @@ class ExportWork:
         self.remove()
 
     def remove(self) -> None:
-        """Remove what the export has made; what says whose it is goes last, so that a process cut short is known."""
+        """Remove what the export has made; the identity file goes last, so that a removal cut short can be resumed."""
         for folder in (self._marks, *(self.cache / split for split in self.ranges), self.cache):
             remove_files(folder, _OWN)
         remove_files(self.folder, _IDENTITY)

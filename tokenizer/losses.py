@@ -66,9 +66,11 @@ class FeatureDistance(nn.Module):
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Mean distance (0-d) of pictures and references (B, 3, H, W) in [-1, 1]; the references get no gradient."""
         with torch.no_grad():
             targets = [F.normalize(x, dim=1) for x in self.layers(references)]
         values = [F.normalize(x, dim=1) for x in self.layers(pictures)]
@@ -120,7 +122,7 @@ class LPIPS(nn.Module):
             raise ConfigError('loss.perceptual_network "lpips" needs its package: pip install "wvq[lpips]"') from None
         try:
             # The linear heads come with the package; only the backbone is a download.
-            with warnings.catch_warnings():  # the package calls torchvision in a way that is to go
+            with warnings.catch_warnings():  # the package calls torchvision in a deprecated way
                 warnings.filterwarnings("ignore", message=".*pretrained|.*weight enum", category=UserWarning)
                 network = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=weights is not None, verbose=False)
         except (OSError, RuntimeError) as error:  # the latter: a download with a wrong hash
@@ -134,9 +136,11 @@ class LPIPS(nn.Module):
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Mean distance (0-d) of pictures and references (B, 3, H, W) in [-1, 1]."""
         return self.network(pictures, references).mean()
 
 

@@ -1,4 +1,4 @@
-"""Memory that decoding needs, estimated before it starts; benchmarks/memory.py compares it with what is taken."""
+"""Memory that decoding needs, estimated before it starts; benchmarks/memory.py compares it with what is used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
 def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int = 4) -> int:
-    """Bytes that decoding takes at its largest moment (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
+    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
 
     Args:
-        config: of the tokenizer.
+        config: config of the tokenizer.
         batch: pictures at once.
-        bytes_per_value: of the network's type.
+        bytes_per_value: size of a value of the network's type.
     """
     widths = config.channels[::-1]
     side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)
@@ -27,4 +27,6 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
         peak = max(peak, values * side**2)
         if index < len(widths) - 1:
             side *= 2
-    return batch * peak * bytes_per_value
+    rows, columns = config.grid
+    vectors = config.code_dim * rows * columns * 4  # of the codes, in float32 whatever the network's type
+    return batch * (peak * bytes_per_value + vectors)

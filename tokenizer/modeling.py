@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, model_hash, weights_hash
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
 from wvq.precision import no_float16
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.codebook import Codebook
@@ -36,6 +36,8 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(GradientCheckpointingLayer):
+    """Two convolutions behind norms, added to the input: (B, C, H, W) -> (B, out_channels, H, W)."""
+
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.norm1, self.conv1 = norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -44,6 +46,7 @@ class ResBlock(GradientCheckpointingLayer):
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
@@ -59,21 +62,27 @@ class AttentionBlock(GradientCheckpointingLayer):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
 class Downsample(nn.Conv2d):
+    """Halves the sides: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, stride=2, padding=1)
 
 
 class Upsample(nn.Conv2d):
+    """Doubles the sides: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
+
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -139,7 +148,7 @@ class Decoder(nn.Sequential):
         return cast(nn.Conv2d, self[self.last])  # a Sequential does not know what it holds
 
     def compile(self, *args, **kwargs) -> None:
-        """Compile all but the last convolution; arguments as of torch.compile.
+        """Compile all but the last convolution; arguments as for torch.compile.
 
         The adaptive weight of a GAN takes that layer's gradient on its own, before the backward pass of the step: a
         compiled part runs backward once only.
@@ -152,6 +161,7 @@ class Decoder(nn.Sequential):
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W), not clamped, of quantized features (B, F, h, w)."""
         x = (self._compiled or self._body)(x)
         with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
             if not torch.is_autocast_enabled(x.device.type):
@@ -170,7 +180,7 @@ class Projector(nn.Module):
     def __init__(self, config: WassersteinVQConfig):
         super().__init__()
         dim, code_dim = config.encoder_dim, config.code_dim
-        # Parameters of its own, not layers: _init_weights is called only for modules that have some.
+        # Direct parameters, not layers: _init_weights is called only for modules that have some.
         self.in_weight, self.in_bias = nn.Parameter(torch.empty(code_dim, dim)), nn.Parameter(torch.empty(code_dim))
         self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
 
@@ -190,12 +200,22 @@ class Projector(nn.Module):
         return F.linear(vectors, self.out_weight, self.out_bias)
 
 
+def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What moves a tensor as ``fn`` does, in the type that it has."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return move
+
+
 PARTS = ("encoder", "quantizer", "decoder")
 
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """What :meth:`WassersteinVQModel.encode` returns.
+    """Output of :meth:`WassersteinVQModel.encode`.
 
     Attributes:
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
@@ -210,7 +230,7 @@ class EncoderOutput(ModelOutput):
 
 @dataclass
 class TokenizerOutput(ModelOutput):
-    """What a forward pass of :class:`WassersteinVQModel` returns.
+    """Output of a forward pass of :class:`WassersteinVQModel`.
 
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
@@ -244,6 +264,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    cast_when_loaded = True  # the hash of the weights as they were saved is kept
     # Codes are compared in float32 whatever the dtype of the network: see nearest.py.
     _keep_in_fp32_modules_strict = ["quantizer"]
 
@@ -271,7 +293,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
             module.reset()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong into the codebook's own optimiser group."""
+        """Parameters that belong in the codebook's own optimiser group."""
         return self.quantizer.codebook_parameters()
 
     @property
@@ -286,17 +308,37 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def made(self, codes_hash: str) -> bool:
         """Whether codes are this tokenizer's, by the hash in the header of a cache or in the config of a generator.
 
-        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a config that was
-        changed since goes unseen.
+        Codes that were made before a cast to another type still are: they stand for the same vectors. A picture's codes
+        may be others in places after it. Headers and configs of earlier versions hold a hash of the weights alone; it
+        is accepted too, and then a later change of the config is not noticed.
         """
-        weights = self._codes_weights_hash()
-        return codes_hash in (weights, model_hash(self, weights=weights))
+        weights = {self._codes_weights_hash(), self._trained_weights_hash()}
+        return codes_hash in weights | {model_hash(self, weights=one) for one in weights}
 
     def _codes_weights_hash(self) -> str:
         return weights_hash(self, without=("decoder.", "projector.out_"))
 
+    def _trained_weights_hash(self) -> str:
+        """The hash of the weights that make codes, before any cast; weights that were trained since are their own."""
+        now = self._codes_weights_hash()
+        trained, cast = self.config.cast_hashes or (now, now)
+        return trained if cast == now else now
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> WassersteinVQModel:
+        """As of torch, behind ``to``, ``half`` and the like; a cast spares the quantizer, and is recorded."""
+        weight = next(self.encoder.parameters())
+        casts = fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).dtype != weight.dtype
+        trained = self._trained_weights_hash() if casts else ""
+        for child in self.children() if recurse else ():
+            child._apply(_without_cast(fn) if child is self.quantizer else fn)
+        super()._apply(fn, recurse=False)
+        if casts:
+            now = self._codes_weights_hash()
+            self.config.cast_hashes = None if now == trained else [trained, now]
+        return self
+
     def freeze(self, parts: Iterable[str]) -> None:
-        """Keep parts as they are in training, and in eval mode.
+        """Leave parts unchanged in training, and keep them in eval mode.
 
         Args:
             parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
@@ -320,12 +362,18 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return modules + ([self.projector] if "quantizer" in self.frozen and self.projector else [])
 
     def train(self, mode: bool = True) -> WassersteinVQModel:
+        """Set the mode of all parts but the frozen ones, which stay in eval mode."""
         super().train(mode)
         for module in self._frozen_modules():
             module.train(False)
         return self
 
     def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        weight = next(self.encoder.parameters())
+        if not pixel_values.is_floating_point():
+            raise DataError(f"pixel_values are {pixel_values.dtype}, not floats in [-1, 1]; ImageProcessor makes them")
+        require_device("pixel_values", pixel_values, weight.device)
+        pixel_values = pixel_values.to(weight.dtype)
         size, channels = self.config.image_size, self.config.in_channels
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
             raise DataError(
@@ -347,10 +395,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Codes of pictures.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1], H = W = ``config.image_size``.
+            pixel_values: (B, C, H, W) in [-1, 1], H = W = ``config.image_size``; of any floating type.
 
         Raises:
-            DataError: the pictures have another size.
+            DataError: the pictures have another size, are integers, or are on another device.
         """
         features = self._features(pixel_values)
         codes = self.quantizer.encode(features)
@@ -370,7 +418,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 of it stands for is in ``config.code_layout``.
 
         Raises:
-            DataError: codes of another shape; on the CPU also codes outside of [0, K).
+            DataError: codes of another shape or device, or no integers; on the CPU also codes outside of [0, K).
         """
         return self.decode(rearrange(self.quantizer.lookup(self._codes_to_decode(codes)), "b h w d -> b d h w"))
 
@@ -383,6 +431,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
 
     def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        codes = as_codes(codes, next(self.decoder.parameters()).device)
         codes = unflatten_codes(codes, self.config.code_layout)
         if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
             lowest, highest = codes.min().item(), codes.max().item()
@@ -394,12 +443,12 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Reconstruct pictures, with all that the training loss needs.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1].
+            pixel_values: (B, C, H, W) in [-1, 1], of any floating type.
             update_statistics: pass True in training steps only; the alignment then counts the batch in its window, if
                 the quantizer is not frozen.
 
         Raises:
-            DataError: the pictures have another size.
+            DataError: the pictures have another size, are integers, or are on another device.
         """
         update_statistics = update_statistics and "quantizer" not in self.frozen
         output = self.quantizer(self._features(pixel_values), update_statistics=update_statistics)

@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wvq.checks import FLAG, POSITIVE, Checker, check_groups, integer, interval, is_integer, number, or_null
+from wvq.checks import (
+    FIELDS,
+    FLAG,
+    POSITIVE,
+    TEXT,
+    Checker,
+    check_groups,
+    integer,
+    interval,
+    is_integer,
+    number,
+    or_null,
+)
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
 from wvq.settings.train import TrainConfig
@@ -43,12 +55,17 @@ class LossConfig:
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
-            lambda value: value in PERCEPTUAL_NETWORKS or "/" in str(value) or Path(str(value)).is_dir(),
+            _is_perceptual_network,
         )
+        check.each(or_null(TEXT), "perceptual_weights")
         if self.perceptual_weights is not None and self.perceptual_network != "lpips":
             raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
         if not self.l1_weight + self.l2_weight + self.perceptual_weight:
             raise ConfigError("loss: all weights are 0; give l1_weight, l2_weight or perceptual_weight")
+
+
+def _is_perceptual_network(value: object) -> bool:
+    return isinstance(value, str) and (value in PERCEPTUAL_NETWORKS or "/" in value or Path(value).is_dir())
 
 
 @dataclass
@@ -57,16 +74,16 @@ class DiscriminatorConfig:
 
     Args:
         network: ``none``, ``patchgan`` (convolutions over the pixels) or ``dino`` (heads on a frozen vision model).
-        backbone: of ``dino``: folder or Hub id of a vision model of transformers.
+        backbone: folder or Hub id of the vision model of transformers that ``dino`` uses.
         backbone_layers: hidden states that get a head each; four spread over the depth if None.
         base_channels, num_layers: width of the first level and strided levels of ``patchgan``.
         loss: ``hinge``, ``vanilla`` or ``non_saturating``.
-        weight: of the adversarial term in the tokenizer's loss.
+        weight: weight of the adversarial term in the tokenizer's loss.
         adaptive_weight: multiply it by the ratio of the gradient norms of the other terms and of the adversarial one at
             the decoder's last layer.
         max_adaptive_weight: bound on that ratio.
         start_images: pictures after which the discriminator starts to train.
-        generator_start_images: pictures after which its verdict reaches the tokenizer; not before it trains.
+        generator_start_images: pictures after which its judgement reaches the tokenizer; not before it trains.
         ramp_images: pictures over which the adversarial weight then rises from 0.
         augment: DiffAugment (colour, translation, cutout) of all that the discriminator sees; ``dino`` needs it.
         lecam_weight, r1_weight, consistency_weight: regularisers of the discriminator (0: none).
@@ -101,6 +118,7 @@ class DiscriminatorConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "discriminator")
         check.one_of("network", DISCRIMINATORS)
+        check.each(TEXT, "backbone")
         check.one_of("loss", ADVERSARIAL_LOSSES)
         check.each(integer(), "base_channels", "num_layers", "r1_interval")
         check.each(integer(0), "start_images", "ramp_images")
@@ -128,7 +146,7 @@ class TokenizerTrainConfig(TrainConfig):
     Args:
         codebook_learning_rate: constant learning rate of the codebook's own group; the network's rate and schedule if
             None.
-        codebook_schedule: what that rate does: ``constant``, or ``network`` to follow the network's schedule.
+        codebook_schedule: schedule of that rate: ``constant``, or ``network`` to follow the network's schedule.
         final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
             linearly over the run.
     """
@@ -158,7 +176,7 @@ class TokenizerRecipe:
         discriminator: the adversary, if any.
         train: the training loop.
         start: folder or Hub id of a tokenizer to start from: its encoder and decoder are taken over, and its quantizer
-            if ``model`` does not ask for another one; ``model`` then holds what differs from it.
+            if ``model`` does not set another one; ``model`` then holds what differs from it.
         freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``.
     """
 
@@ -172,8 +190,12 @@ class TokenizerRecipe:
     freeze: str = ""
 
     def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is out of range or is not the model's to set."""
+        """Raise ConfigError, naming the field, if a value is out of range or must come from the data."""
         check_groups(self)
+        check = Checker(self)
+        check.each(TEXT, "out", "freeze")
+        check.each(or_null(TEXT), "start")
+        check.each(FIELDS, "model")
         for name in ("image_size", "class_names"):
             if name in self.model:
                 raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
@@ -205,6 +227,7 @@ class ExportRecipe:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
         check = Checker(self)
+        check.each(TEXT, "out", "tokenizer")
         check.each(integer(), "num_crops", "batch_size")
         check.each(or_null(integer(0)), "num_workers")
         versions = 10 * len(self.data.crop_scales or (1,))

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of the tokenizer: its losses, its held-out figures and its sample sheets."""
+"""TokenizerTask, the tokenizer's side of the training loop: its losses, its held-out figures and its sample sheets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wvq.training.task import Batch, StepLoss, Task
 
 
 class TokenizerTask(Task[WassersteinVQModel]):
-    """What the training loop needs to know of the tokenizer.
+    """The tokenizer's side of the training loop.
 
     Args:
         loss: reconstruction loss, on the device of the run.
@@ -51,8 +51,8 @@ class TokenizerTask(Task[WassersteinVQModel]):
 
     def parameter_groups(self, model: WassersteinVQModel) -> list[dict[str, Any]]:
         codebook = [p for p in model.codebook_parameters() if p.requires_grad]
-        own = {id(p) for p in codebook}
-        network = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+        in_codebook = {id(p) for p in codebook}
+        network = [p for p in model.parameters() if p.requires_grad and id(p) not in in_codebook]
         groups = network_groups(network, self.config)
         if codebook:
             lr, follows = self.config.codebook_learning_rate, self.config.codebook_schedule == "network"

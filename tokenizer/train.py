@@ -27,7 +27,7 @@ from wvq.training.trainer import Trainer
 
 
 def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, Any]:
-    """Train a tokenizer as the recipe says and save it in ``recipe.out``.
+    """Train the tokenizer of a recipe and save it in ``recipe.out``.
 
     Returns:
         Held-out figures and the run's counts (see :meth:`Trainer.run`), as saved in ``result.json``.

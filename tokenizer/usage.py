@@ -1,4 +1,4 @@
-"""How a run uses its codebook, counted over the training pictures themselves, and the alarm when it collapses."""
+"""How a run uses its codebook, counted over the training pictures themselves, and the warning when it collapses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARM_SHARE = 0.05  # of the run's pictures; before that a codebook may still be 
 
 
 class CodebookUsage:
-    """Histogram of the codes since the last report; no host sync but in a report.
+    """Histogram of the codes since the last report; only a report waits for the device.
 
     A report needs at least K tokens, or even a uniform use would look like a collapse: until then counts go on.
     """
@@ -31,7 +31,7 @@ class CodebookUsage:
         self.counts.scatter_add_(1, rows, torch.ones_like(rows))
 
     def report(self, accelerator: Accelerator, images_seen: int, warm: float) -> tuple[dict[str, float], str | None]:
-        """Utilization and perplexity since the last report, and once, after ``warm`` pictures, a collapse alarm."""
+        """Utilization and perplexity since the last report; once, after ``warm`` pictures, a warning of collapse."""
         if self.counts is None:
             return {}, None
         counts = accelerator.reduce(self.counts, "sum")
@@ -49,19 +49,19 @@ class CodebookUsage:
         self.alarmed = True
         return figures, (
             f"the codebook has collapsed: perplexity {perplexity:.0f} of {num_codes:,} codes after {images_seen:,} "
-            "images; align it (model.quantizer: sliced), give it a rate of its own (train.codebook_learning_rate: "
+            "images; align it (model.quantizer: sliced), give it its own rate (train.codebook_learning_rate: "
             "0.02) or lower model.commitment_weight"
         )
 
     def state_dict(self) -> dict:
-        """The state of an exact resume, with the counts of each process. All processes ask together."""
+        """The state of an exact resume, with the counts of each process. All processes call it together."""
         counts = gather_objects(None if self.counts is None else self.counts.cpu())
         return {"counts": counts, "alarmed": self.alarmed}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Take up the state that :meth:`state_dict` gave; on another number of processes the first takes up the sum."""
+        """Restore the state that :meth:`state_dict` gave; on another number of processes the first takes the sum."""
         counts, self.alarmed = state["counts"], state["alarmed"]
-        if not isinstance(counts, list):  # an older checkpoint: those of the first process
+        if not isinstance(counts, list):  # an older checkpoint holds those of the main process
             counts = [counts]
         if counts[0] is None:
             self.counts = None

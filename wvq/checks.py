@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """What a value must be.
+    """A rule for a value, in words and as a test.
 
     Attributes:
         expected: in words, after "must be".
@@ -48,7 +48,7 @@ def interval(text: str) -> Rule:
 
 
 def at_most(limit: int) -> Rule:
-    """A number up to a limit; to stand behind a rule that it is a number."""
+    """A number up to a limit; comes after a rule that requires a number."""
     return Rule(f"at most {limit:,}", lambda value: value <= limit)
 
 
@@ -59,21 +59,22 @@ def one_of(options: Iterable[object]) -> Rule:
 
 
 def or_null(rule: Rule) -> Rule:
-    """None, or what a rule wants."""
+    """None, or what a rule allows."""
     return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
 
 
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
 SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
-# Of the first sample; the others have the next ones, and a generator's seed has 64 bits.
+# Of the first sample; those of the others follow, and a random generator's seed has 64 bits.
 SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0) and value < 2**63)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text", lambda value: isinstance(value, str))
 NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
+FIELDS = Rule("fields by name", lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value))
 
 
 class Checker:
-    """Checks fields of one object; the first value that is not as wanted is a ConfigError that names its field.
+    """Checks fields of one object; the first value that breaks its rule is a ConfigError that names the field.
 
     Args:
         settings: the object.
@@ -84,7 +85,7 @@ class Checker:
         self.settings, self.prefix = settings, f"{prefix}." if prefix else ""
 
     def __call__(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-        """Check one field by a rule of its own; the arguments are those of :class:`Rule`.
+        """Check one field by its own rule; the arguments are those of :class:`Rule`.
 
         Raises:
             ConfigError: it is something else.
@@ -114,7 +115,7 @@ def require(name: str, value: object, rule: Rule) -> None:
     """Check one value that is no field of an object.
 
     Raises:
-        ConfigError: it is not what the rule wants; the message calls it by ``name``.
+        ConfigError: it breaks the rule; the message calls it by ``name``.
     """
     if not rule.holds(value):
         raise ConfigError(f"{name} must be {rule.expected}, got {value!r}")
@@ -124,13 +125,14 @@ def check_groups(recipe: DataclassInstance) -> None:
     """Check each group of settings of a recipe: a field that has a dataclass with a ``check`` as its default.
 
     Raises:
-        ConfigError: a group is of another kind, or a value is out of range; the message names the field with its group.
+        ConfigError: a group is of another class, be it a subclass, whose further fields the recipe does not have; or a
+            value is out of range, and the message names the field with its group.
     """
     for field in fields(recipe):
         kind = field.default_factory
         if isinstance(kind, type) and hasattr(kind, "check"):
             group = getattr(recipe, field.name)
-            if not isinstance(group, kind):
+            if type(group) is not kind:
                 raise ConfigError(f"{field.name} must be a {kind.__name__}, got a {type(group).__name__}")
             group.check()
 
@@ -146,5 +148,10 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
 
 
 def as_list(value: object) -> object:
-    """Tuples and lists as a list of their own; anything else as it is, for a check to refuse."""
+    """Tuples and lists as a new list; any other value unchanged, for a check to refuse."""
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy, or a tensor of no dims, as Python's number; anything else as it is, for a check to refuse."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

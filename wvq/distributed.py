@@ -13,13 +13,13 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from wvq.errors import WVQError
+from wvq.errors import ProcessEnded, WVQError
 
 T = TypeVar("T")
 
 
 def processes() -> PartialState:
-    """The processes that run together. Accelerate finds those on CPUs only if it is told that they are there."""
+    """The processes that run together. Accelerate finds CPU processes only where ``cpu`` is set."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
@@ -35,9 +35,9 @@ def leave_processes() -> None:
 
 
 def drop_processes() -> None:
-    """Close the CPU groups of this process without a word to the others, after an error or a signal.
+    """Close the CPU groups of this process without waiting for the others, after an error or a signal.
 
-    An interpreter that ends while their threads are at work may abort, and its exit code would not say why it ended.
+    An interpreter that ends while their threads are at work may abort, and its exit code would not show why it ended.
     """
     if world_size() > 1:
         groups = [group for group in (*_patient.values(), dist.group.WORLD) if dist.get_backend(group) == "gloo"]
@@ -46,7 +46,7 @@ def drop_processes() -> None:
             dist.destroy_process_group(group)
 
 
-_POLL = 0.02  # seconds between two looks at a wait: signals are handled in between
+_POLL = 0.02  # seconds between two checks of a wait: signals are handled in between
 _patient: dict[Any, Any] = {}  # a group of CPU processes by the default group that it goes with
 
 
@@ -63,7 +63,7 @@ def wait_for_all() -> None:
     """Wait until every process has come here, however long one of them works; signals are handled meanwhile.
 
     Raises:
-        RuntimeError: another process has ended.
+        ProcessEnded: another process has ended.
     """
     if world_size() > 1:
         _finish(dist.barrier(_patient_group(), async_op=True))
@@ -72,13 +72,16 @@ def wait_for_all() -> None:
 def _finish(work: dist.Work) -> None:
     while not work.is_completed():
         time.sleep(_POLL)
-    work.wait()  # raises what went wrong
+    try:
+        work.wait()  # raises what went wrong
+    except RuntimeError as error:
+        raise ProcessEnded("another process of the run has ended") from error
 
 
 def largest_later(values: list[float]) -> Callable[[], list[float]]:
-    """Begin to find the largest of each value over all processes; what is returned waits for the answer and gives it.
+    """Start to find the largest of each value over all processes; the function returned waits for the answer.
 
-    The work in between goes on, on a GPU too.
+    Work goes on until then, on a GPU too.
     """
     if world_size() == 1:
         return lambda: values
@@ -93,14 +96,14 @@ def largest_later(values: list[float]) -> Callable[[], list[float]]:
 
 
 def decided_by_first_process(decide: Callable[[], T]) -> T:
-    """What ``decide`` gives in the first process, which alone runs it: a picklable value, in every process.
+    """Run ``decide`` in the main process alone, and return its value, which must be picklable, in every process.
 
-    For what a look at the disk decides: on a network file system processes may see different things for a while.
+    For decisions that depend on the disk: on a network file system processes may see different files for a while.
 
     Raises:
-        WVQError, OSError: raised by ``decide``; in every process, so that none waits for one that has given up.
+        WVQError, OSError: raised by ``decide``; in every process, so that none waits for one that has failed.
     """
-    processes()  # they may not have found each other yet
+    processes()  # they may not be connected yet
     if world_size() == 1:
         return decide()
     value = error = None
@@ -138,7 +141,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def from_first_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The first process's tensor on every process, written over the others' in place."""
+    """The main process's tensor on every process, written over the others' in place."""
     if world_size() > 1:
         dist.broadcast(tensor, src=0)
     return tensor
@@ -160,7 +163,7 @@ def process_rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that run together, also before they have found each other.
+    """Whether this is the first of the processes that run together, also before they are connected.
 
     It is the one that prints, warns and writes what belongs to all.
     """
@@ -170,5 +173,5 @@ def is_main_process() -> bool:
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Mean over all processes, detached and in a tensor of its own."""
+    """Mean over all processes, detached, as a new tensor."""
     return sum_over_processes(tensor.detach().clone()) / world_size()

@@ -1,4 +1,4 @@
-"""What a figure was measured on, how tensors get there, and how many processes read pictures beside it."""
+"""The hardware of a run: its description for results, transfers to its device, its number of loader processes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from wvq.distributed import world_size
 MOST_LOADERS = 16  # of one process
 
 
-def loader_processes(device: str, asked: int | None = None) -> int:
-    """Loader processes of one process: as many as asked for.
+def loader_processes(device: str, requested: int | None = None) -> int:
+    """Number of loader processes of one process.
 
-    Where nobody asks, on a GPU its share of the machine's cores, at most ``MOST_LOADERS``; on a CPU none, since there
-    the model itself takes all cores.
+    By default, on a GPU its share of the machine's cores, at most ``MOST_LOADERS``; on a CPU none, since there the
+    model itself takes all cores.
 
     Args:
         device: type of the device that the model runs on, such as ``cuda``.
-        asked: how many somebody wants.
+        requested: the number that a recipe or caller gives; None for the default.
 
     Raises:
         ConfigError: a negative number.
     """
-    require("num_workers", asked, or_null(integer(0)))
-    if asked is not None or device == "cpu":
-        return asked or 0
+    require("num_workers", requested, or_null(integer(0)))
+    if requested is not None or device == "cpu":
+        return requested or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST_LOADERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # which the launcher sets
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor of the processor's on a device, by pinned memory where a plain copy would wait for the device."""
+    """A CPU tensor on a device, through pinned memory where a plain copy would wait for the device."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def processor_name() -> str:
-    """Name of the CPU, as the system tells it."""
+    """Name of the CPU, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux

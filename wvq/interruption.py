@@ -1,4 +1,4 @@
-"""A polite end of a run: SIGTERM or Ctrl-C lets the step finish and a checkpoint be saved."""
+"""An orderly end of a run: after SIGTERM or Ctrl-C the step finishes and a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RunInterrupted(Exception):
-    """A run was stopped from outside, after it had saved a checkpoint; says where, in one line.
+    """A run was stopped from outside, after it had saved a checkpoint; its one line names the folder.
 
     Attributes:
         signal: number of the signal.
@@ -43,7 +43,7 @@ class StopRequest:
     signal = 0
 
     def until_set(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of a pass that all processes make, each over its own; no more of them once a signal has come.
+        """The items of a pass that all processes make, each over its own items; ends early once a signal has come.
 
         At the end each waits for the others, for as long as it takes.
 
@@ -60,7 +60,7 @@ class StopRequest:
             raise PassInterrupted(number)
 
     def raise_if_set(self, where: Callable[[], str]) -> None:
-        """Raise RunInterrupted, which says what is there, if a signal has come."""
+        """Raise RunInterrupted if a signal has come; ``where`` gives the end of its message."""
         if self.signal:
             raise RunInterrupted(f"stopped by {signal.Signals(self.signal).name}; {where()}", self.signal)
 
@@ -68,11 +68,11 @@ class StopRequest:
 class StopAgreement:
     """Lets all processes stop after the same step, though a signal may have come to one of them only.
 
-    Every few seconds each hands in what it knows, and all act on the joint answer one step later. That costs no wait
-    for a GPU, and hardly one for another process. When to hand in next follows from the pace that they agree on.
+    Every few seconds each reports its signal, and all act on the joint answer one step later. That needs no wait for a
+    GPU, and hardly one for another process. The next report follows after a number of steps that all agree on.
 
     Args:
-        request: of this process.
+        request: the signal of this process.
         seconds: from one round to the next, about; a round is each step where steps are longer.
     """
 
@@ -83,7 +83,7 @@ class StopAgreement:
         self._steps, self._since = 0, time.perf_counter()
 
     def after_step(self) -> int:
-        """The signal to stop for now, in all processes the same; 0 for none. All processes ask after each step."""
+        """The signal to stop for now, in all processes the same; 0 for none. All processes call it after each step."""
         from wvq.distributed import largest_later, world_size
 
         if world_size() == 1:
@@ -98,7 +98,7 @@ class StopAgreement:
         return 0
 
     def settle(self) -> int:
-        """The answer that is still out, as of :meth:`after_step`; to be asked for when there are no more steps."""
+        """The answer that is still pending, as of :meth:`after_step`; all call it when there are no more steps."""
         if self._answer is None:
             return 0
         number, pace = self._answer()
@@ -144,16 +144,16 @@ def end_with_parent_only(_: int) -> None:
     """For loader processes: a signal to the whole group reaches them too, but the last step still needs their batches.
 
     Ctrl-C is the run's to handle. SIGTERM counts when the parent sends it, which it does at its own exit and then
-    waits: a loader process that ignored it would hold the run for ever. Where the sender cannot be told, PyTorch's
-    rule stays.
+    waits: a loader process that ignored it would block the run for ever. Where the system does not report the
+    sender, PyTorch's rule stays.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # first: threads inherit the mask
-        threading.Thread(target=_end_at_the_word_of_the_parent, daemon=True).start()
+        threading.Thread(target=_end_when_the_parent_signals, daemon=True).start()
 
 
-def _end_at_the_word_of_the_parent() -> None:
+def _end_when_the_parent_signals() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

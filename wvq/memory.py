@@ -15,7 +15,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where nothing says how many."""
+    """Bytes that this process can still take on a device; None where that is not known."""
     if device.type == "cuda":
         # PyTorch keeps what was freed: that part of what it has reserved can be taken again.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -28,7 +28,7 @@ def available_memory(device: torch.device) -> int | None:
 def group_memory(own: Path = OWN_GROUPS, root: Path = CGROUPS) -> list[int]:
     """Bytes left in each control group with a limit, from the process's own up; containers and Slurm set such limits.
 
-    A page of a file that is only kept for another read does not count as taken.
+    Pages of files that the system only caches do not count as used.
 
     Args:
         own: the process's groups, as Linux lists them (``/proc/self/cgroup``).
@@ -63,8 +63,8 @@ def _left(group: Path, limit: str, usage: str, prefix: str) -> list[int]:
     try:
         highest, taken = (group / limit).read_text(), int((group / usage).read_text())
         rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-        held = {name: int(value) for name, value in rows}
-        files = sum(held.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        statistics = {name: int(value) for name, value in rows}
+        files = sum(statistics.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
         return [] if highest.strip() == "max" else [max(0, int(highest) - max(0, taken - files))]
     except (OSError, ValueError):  # the top has no such files; some kernels leave one out
         return []

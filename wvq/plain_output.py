@@ -1,4 +1,4 @@
-"""Text of files shown as it is written: nothing in a class name, a caption or a path can command the terminal.
+"""Output without control characters: nothing in a class name, a caption or a path can control the terminal.
 
 An escape sequence can move the cursor over what was printed, recolour or retitle a terminal, and a change of direction
 can make one name look like another. They are shown as their code (``\\x1b``), as is what the terminal's encoding lacks.
@@ -46,7 +46,7 @@ class PlainStream:
         self._unsafe = _UNSAFE_BESIDE_BARS if bars else _UNSAFE
 
     def write(self, text: str) -> int:
-        """Write; returns the number of characters asked for."""
+        """Write a text; returns its number of characters."""
         plain = self._unsafe.sub(_code, text)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         self.stream.write(plain.encode(encoding, "backslashreplace").decode(encoding))

@@ -30,16 +30,16 @@ _CHUNK = 50_000  # features of one evaluation batch
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a method's codes are trained in the study.
+    """Training settings of a method's codes in the study.
 
     Attributes:
-        learning_rate: of the codebook.
+        learning_rate: learning rate of the codebook.
         commitment: weight of the mean over features of |z - e|^2, summed over the D dims; its gradient is to the codes.
         alignment: weight of the distance between features and codes.
         final_alignment: what that weight falls to, linearly over the steps; it stays if None.
         optimizer: ``sgd`` (momentum .9) or ``adam`` (betas .9, .999).
         schedule: ``constant`` or ``cosine`` (to 0 at the last step).
-        decay: of running statistics ("ema", "online").
+        decay: decay of running statistics ("ema", "online").
         source: where the settings come from.
     """
 
@@ -118,7 +118,7 @@ class AtomicCell:
 
     @property
     def name(self) -> str:
-        """What the cell is, as a file name: the main axes, and every other field that is not at its default."""
+        """Name of the cell's file: the main axes, and every other field that is not at its default."""
         parts = [self.distribution, self.quantizer]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -282,7 +282,7 @@ def _distance(features: torch.Tensor, codebook: torch.Tensor) -> float:
 
 @torch.no_grad()
 def _measure(quantizer: VectorQuantizer, cell: AtomicCell) -> dict:
-    # A stream of its own: all methods and all numbers of steps are measured over the same features.
+    # Its own random generator: all methods and all numbers of steps are measured over the same features.
     generator = torch.Generator().manual_seed(cell.seed + 2**31)
     features = draw_features(cell, cell.evaluation_features, generator)
     statistics = CodeStatistics(cell.num_codes)

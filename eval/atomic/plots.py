@@ -85,7 +85,7 @@ def _curves(group: list[dict]) -> Figure:
 
 
 def _settled_range(group: list[dict]) -> tuple[float, float]:
-    """Limits of E that hold every line from its first tenth on: before, E is tens of times what it becomes."""
+    """Limits of E that hold every line after its first tenth, in which E is tens of times larger."""
     values = [result["result"]["quantization_error"] for result in group]
     for result in group:
         rows = result["curve"]
@@ -109,7 +109,7 @@ def _over(axis: str, group: list[dict]) -> Figure:
             methods[result["cell"]["quantizer"]].append((result["cell"][axis], result["result"][key]))
         for method in sorted(methods, key=_METHODS.index):
             x, y = zip(*sorted(methods[method]), strict=True)
-            if method == "kmeans" and axis == "shift":  # which makes no difference to it
+            if method == "kmeans" and axis == "shift":  # a shift changes nothing for it
                 axes.axhline(y[0], label=method, **_REFERENCE)
                 continue
             _line(axes, x, y, method, marker="o")

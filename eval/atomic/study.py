@@ -3,7 +3,7 @@
     wvq study atomic --preset paper --out runs/atomic
     wvq study atomic --quantizers '[sliced, ema]' --shifts '[0, 3]' --steps 500 --num_features 20000
 
-Cells that are already in the folder with the same settings are not run again, so a stopped study goes on where it was.
+Cells that are already in the folder with the same settings are not run again: a stopped study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ BASELINES = ("vanilla", "ema", "online", "linear")
 
 # Each preset is a list of grids; a grid is the product of its axes.
 PRESETS = {
-    # The published cells of the controlled study, and ours beside them.
+    # The published cells of the controlled study, and those of "sliced" beside them.
     "paper": [
         {"distribution": ["gaussian"], "quantizer": [*BASELINES, "wasserstein", "sliced"], "shift": [0, 1, 3, 5]},
         {"distribution": ["uniform"], "quantizer": [*BASELINES, "wasserstein", "sliced"], "shift": [0, 2, 5]},
     ],
-    # Two modes, where two moments say too little.
+    # Two modes, which two moments do not describe.
     "bimodal": [
         {
             "distribution": ["bimodal"],
@@ -49,9 +49,9 @@ PRESETS = {
             "steps": [10_000],
         },
     ],
-    # Every shift of the study for the method of ours.
+    # Every shift of the study for this project's method.
     "shifts": [{"distribution": ["gaussian", "uniform"], "quantizer": ["sliced"], "shift": list(range(9))}],
-    # What a converged k-means reaches; a shift makes no difference to it.
+    # What a converged k-means reaches; a shift changes nothing for it.
     "kmeans": [
         {"distribution": [distribution], "quantizer": ["kmeans"], "num_features": [4_000_000], "steps": [25]} | modes
         for distribution, modes in (("gaussian", {}), ("uniform", {}), ("bimodal", {"separation": [2, 4]}))
@@ -82,7 +82,7 @@ PRESETS = {
 
 
 def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
-    """The cells that a recipe asks for, each checked.
+    """The cells of a recipe, each checked.
 
     Raises:
         ConfigError: an unknown preset or an out-of-range field.
@@ -114,7 +114,7 @@ def expand(recipe: AtomicRecipe) -> list[AtomicCell]:
             cell.check()
             cells.append(cell)
     if not cells:
-        raise ConfigError(f'no cell of preset "{recipe.preset}" has the values asked for')
+        raise ConfigError(f'no cell of preset "{recipe.preset}" has the requested values; leave some out')
     return list(dict.fromkeys(cells))
 
 
@@ -122,7 +122,7 @@ _SIZES = ("num_codes", "code_dim", "num_features", "steps", "evaluation_features
 
 
 def _narrowed(grid: dict, given: dict) -> dict:
-    # A preset's axis keeps the values asked for; an axis that the preset does not have is added.
+    # A preset's axis keeps the requested values; an axis that the preset does not have is added.
     narrowed = dict(grid)
     for name, values in given.items():
         if values is not None:
@@ -192,12 +192,12 @@ def published_figures() -> dict[tuple[str, str, float], dict[str, float]]:
 def study_table(results: list[dict]) -> str:
     """All cells as a Markdown table, with the published figures beside those that have any."""
     published = published_figures()
-    plain = AtomicCell()
+    default = AtomicCell()
     varying = [
         field.name
         for field in dataclasses.fields(AtomicCell)
         if field.name in _COLUMNS
-        and any(result["cell"][field.name] != getattr(plain, field.name) for result in results)
+        and any(result["cell"][field.name] != getattr(default, field.name) for result in results)
     ]
     titles = ["distribution", "quantizer", *varying, "K", "D", "N", "steps", "E", "U %", "C", "W"]
     rows = []
@@ -225,9 +225,9 @@ def _order(cell: dict) -> tuple:
 
 def _published_key(cell: dict) -> tuple[str, str, float] | None:
     # The published study is one setting; a cell of another size has no published figure.
-    plain = AtomicCell()
+    default = AtomicCell()
     fixed = [name for name in SETTING if name not in ("distribution", "shift", "seed")]
-    if any(cell[name] != getattr(plain, name) for name in fixed):
+    if any(cell[name] != getattr(default, name) for name in fixed):
         return None
     return cell["distribution"], cell["quantizer"], float(cell["shift"])
 

@@ -72,7 +72,7 @@ class FeatureNetwork(nn.Module):
             raise DataError(
                 f"feature networks take uint8 pictures (B, 3, H, W), not {images.dtype} {tuple(images.shape)}"
             )
-        # Autocast would round the features to half precision without a word.
+        # Autocast would round the features to half precision without a warning.
         with torch.autocast(self.device.type, enabled=False):
             return self._compute(images.to(self.device))
 
@@ -96,7 +96,7 @@ class InceptionNetwork(FeatureNetwork):
             )
         super().__init__(sha256, warnings)
         try:
-            # torch-fidelity unpickles without restrictions: it gets the very bytes that passed the restricted reader.
+            # torch-fidelity unpickles without restrictions: it gets only the bytes that passed the restricted reader.
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=io.BytesIO(content)
             )
@@ -161,7 +161,7 @@ class EfficientNetLite0(FeatureNetwork):
 def load_feature_network(
     name: str, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> FeatureNetwork:
-    """Loads a feature network, frozen and in eval mode.
+    """Load a feature network, frozen and in eval mode.
 
     Args:
         name: ``inception`` or ``efficientnet_lite0``.
@@ -211,7 +211,7 @@ def _download_inception() -> Path:
 
 
 def network_settings(network: FeatureNetwork, image_size: int) -> dict[str, str]:
-    """What a reader needs to repeat the features: network, weight hash and resize recipe."""
+    """What is needed to repeat the features, for a result's settings: network, weight hash and resize recipe."""
     return {
         "feature_network": network.name,
         "feature_network_sha256": network.weights_sha256,

@@ -1,4 +1,4 @@
-"""Features of sets of pictures, real or drawn, with what is needed to tell whether two sets are the same."""
+"""Features of sets of pictures, real or drawn, with the identity of each set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wvq.data.dataset import ImageDataset
 
 
 class PictureIdentity(TypedDict):
-    """What tells one set of pictures from another, for a result's settings.
+    """The identity of a set of pictures, for a result's settings.
 
     ``sha256`` is the hash over the hashes of the pictures' uint8 pixels, in order (of an archive, that of its file);
     ``image_size`` is their side in pixels, ``crop`` how they were cut out of the originals.
@@ -37,7 +37,7 @@ class PictureFeatures:
         crop_recipe: how they were cut out of the originals; ``none`` for drawn pictures.
         indices: which pictures of the data set these are, in order; empty for drawn pictures.
         num_unreadable: pictures of the data set that were looked at and left out, because they cannot be read.
-        warnings: what a result says of those.
+        warnings: lines for a result about those.
     """
 
     features: Tensor

@@ -1,8 +1,8 @@
 """Features of a numbered stream of pictures: drawn or read batch by batch, by any number of processes, resumable.
 
-Each batch leaves one file when it is whole. What a process, or a run that was stopped, has left is taken up again, so
-nothing is computed twice and the pictures are the same on any number of processes, but for rounding. The order is that
-of the numbers.
+Each batch becomes one file, written when it is complete. Files of other processes, and of a run that was stopped, are
+used, so nothing is computed twice, and the pictures are the same on any number of processes, but for rounding. Their
+order is that of the numbers.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FeatureShards:
         folder: new, empty, or left by a run of the same ``identity``.
         identity: what the pictures and features depend on.
         lasting: whether a later run can find the folder.
-        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
+        former: what earlier versions wrote instead of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or the shards of another identity.
@@ -73,7 +73,7 @@ class FeatureShards:
         )
 
     def files(self) -> list[Path]:
-        """The files that are whole, in order of their numbers."""
+        """The complete files, in order of their numbers."""
         return shard_files(self.folder)
 
     def done(self) -> set[int]:
@@ -81,7 +81,7 @@ class FeatureShards:
         return numbers_in(self.folder)
 
     def write(self, numbers: range, batch: Batch, output: FeatureOutput, keep_pixels: bool) -> None:
-        """Leave the whole file of one batch.
+        """Write the file of one batch; it is complete or absent.
 
         Raises:
             DataError: the disk is full or cannot be written.
@@ -132,7 +132,7 @@ class FeatureShards:
         next_number = 0
         for file in self.files():
             tensors, _ = _tensors(file, ("numbers", "pixels"))
-            new = tensors["numbers"] >= next_number  # two runs may have left a picture each
+            new = tensors["numbers"] >= next_number  # two runs may have written one picture
             if new.any():
                 yield tensors["pixels"][new]
                 next_number = int(tensors["numbers"].max()) + 1
@@ -158,7 +158,7 @@ def holds_shards(folder: str | Path) -> bool:
 
 
 def shard_files(folder: str | Path) -> list[Path]:
-    """The whole files of a stream in a folder, in order of their numbers; others that lie there are none."""
+    """The complete files of a stream in a folder, in order of their numbers; other files there are ignored."""
     return sorted(file for file in Path(folder).glob(f"*{_SUFFIX}") if _SHARD.fullmatch(file.name))
 
 
@@ -173,7 +173,7 @@ def numbers_in(folder: Path) -> set[int]:
 
 @contextmanager
 def working_folder(work: str | Path | None) -> Iterator[Path]:
-    """The folder that an evaluation works in, held by no other: the given one, or a temporary one of one process.
+    """The folder that an evaluation works in, locked against others: the given one, or a temporary one of one process.
 
     Raises:
         ConfigError: several processes without a folder, or one that another run holds.
@@ -187,7 +187,7 @@ def working_folder(work: str | Path | None) -> Iterator[Path]:
         try:
             yield Path(folder)
         except BaseException:
-            # What this run began and left no picture in would be in the way of a command with other settings.
+            # A folder that this run began and left no picture in would block a command with other settings.
             if is_main_process() and not begun and holds_shards(folder) and not shard_files(folder):
                 remove_shards(folder)
             raise
@@ -201,7 +201,7 @@ def _sha256(tensor: Tensor) -> str:
 def remove_shards(folder: str | Path) -> None:
     """Remove the files of a stream, and the folder if it holds nothing else.
 
-    What says whose it is goes last, so that a run cut short here is still known.
+    The identity file goes last, so that a removal cut short can be resumed.
     """
     for names in (_PARTIAL, _SHARD, re.compile(re.escape(IDENTITY_NAME))):
         remove_files(folder, names)
@@ -217,23 +217,23 @@ def stream_features(
     keep_pixels: bool = False,
     read: Callable[[list[range]], Iterator[Tensor]] | None = None,
 ) -> None:
-    """Draw the pictures of ``numbers`` that are not there yet, each process its share, and leave their features.
+    """Draw the pictures of ``numbers`` that are not there yet, each process its share, and write their features.
 
     Args:
         draw: pictures of consecutive numbers, from these (a range) and, where there is ``read``, what that gives.
-        numbers: of the stream.
+        numbers: which numbers of the stream.
         network: the feature network.
         shards: where the files go.
         batch_size: most pictures at once.
-        progress: what the progress bar says; none if None.
+        progress: label of the progress bar; no bar if None.
         keep_pixels: whether the files hold the pictures too.
-        read: what ``draw`` needs for each of some ranges, read ahead of it.
+        read: reads ahead what ``draw`` needs for each of some ranges.
 
     Raises:
-        RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are whole.
+        RunInterrupted: SIGTERM or Ctrl-C came; the batches drawn so far are complete.
     """
     state = processes()
-    # The first process looks: what is there changes while the others start.
+    # The main process alone looks: the files change while the others start.
     missing = gather_objects(sorted(set(numbers) - shards.done()) if is_main_process() else None)[0]
     batches = list(_runs(missing, batch_size))
     mine = batches[state.process_index :: state.num_processes]
@@ -265,7 +265,7 @@ def collected(shards: FeatureShards, crop_recipe: str, count: int) -> PictureFea
     """
     names = ("numbers", "digests", "features", "logits", "spatial")
     tensors, size = shards.read(names)
-    numbers, first = np.unique(tensors["numbers"].numpy(), return_index=True)  # two runs may have left a picture each
+    numbers, first = np.unique(tensors["numbers"].numpy(), return_index=True)  # two runs may have written one picture
     if len(numbers) != count:
         available = f"{len(numbers):,} of {count:,} pictures"
         raise DataError(f"{shards.folder} holds the features of {available}; remove it and start again")

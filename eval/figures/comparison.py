@@ -19,8 +19,8 @@ class Comparison:
     """Figures of an evaluation, and the numbers of pictures that they stand for.
 
     Attributes:
-        metrics: of samples against real pictures; names that end in ``_at_floor_n`` were taken at the floor's N.
-        floor: the same of real pictures in the place of the samples; empty where there are none.
+        metrics: samples against real pictures; figures that end in ``_at_floor_n`` were taken at the floor's N.
+        floor: the same with real pictures instead of samples; empty where there are none.
         num_images: samples.
         num_reference: real pictures.
         num_floor: pictures on each side of the floor.
@@ -43,7 +43,7 @@ def floor_beside(result: Mapping[str, Any], name: str) -> float | None:
 
     Args:
         result: with ``floor`` and the numbers of :attr:`Comparison.counts`, as a result file has them.
-        name: of the metric.
+        name: name of the metric.
     """
     plain = name.removesuffix(AT_FLOOR_N)
     same = plain != name or result.get("num_floor") == result.get("num_images")

@@ -79,7 +79,7 @@ def _frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor, seed: int = 0) -> float:
     """Unbiased squared MMD with the kernel (x y / D + 1)^3 (KID, Binkowski et al. 2018, section 4); may be below 0.
 
-    Mean over 100 subsets of 1,000, the published protocol; two sets of equal N up to 1,000 are used whole, once.
+    Mean over 100 subsets of 1,000, the published protocol; two sets of equal N up to 1,000 are compared as wholes.
 
     Args:
         a, b: features (N, D).

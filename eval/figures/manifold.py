@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage: are samples like real pictures, and are all real pictures met?
+"""Precision, recall, density and coverage: are samples like real pictures, and do they cover all real pictures?
 
 Precision and recall: Kynkäänniemi et al. 2019 (arXiv 1904.06991), by torch-fidelity. Density and coverage: Naeem et al.
-2020 (arXiv 2002.09797). All count whose k-th nearest neighbour balls hold whom, so they depend on N as much as the
-Frechet distance does.
+2020 (arXiv 2002.09797). All count pictures in balls that reach to a picture's k-th nearest neighbour: they depend on N
+as much as the Frechet distance does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TILE = 1_000
 
 
 class Neighbourhoods(NamedTuple):
-    """How two sets lie in each other's neighbourhoods.
+    """Figures of two sets that lie in each other's neighbourhoods.
 
     Attributes:
         precision: share of samples within the ball of some real picture (k = 3).

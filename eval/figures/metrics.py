@@ -27,7 +27,7 @@ class Metric:
     """One or more figures that are computed together from the features of samples and of real pictures.
 
     Attributes:
-        names: of the figures over Inception features, as they are published.
+        names: names of the figures over Inception features, as they are published.
         elsewhere: their names over another network, which takes the place of ``{}``: not comparable with Inception's.
         higher: whether more is better.
         compute: the figures, in the order of the names, from features of N samples and of M real pictures.
@@ -104,6 +104,6 @@ def compare(
 
 
 def is_better_higher(name: str) -> bool:
-    """Whether more is better of a figure of that name, in a result of samples or of reconstructions."""
+    """Whether more is better for a figure of that name, in a result of samples or of reconstructions."""
     higher = [known for metric in METRICS if metric.higher for known in metric.names]
     return name.removeprefix("joint_").startswith((*higher, *_HIGHER_ELSEWHERE))

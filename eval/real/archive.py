@@ -28,7 +28,7 @@ _MOST_WHOLE = 2**30  # bytes of pictures that are read at once
 
 
 class ArchivedPictures:
-    """Pictures of an archive, read when they are asked for: a slice gives uint8 (N, 3, H, W).
+    """Pictures of an archive, read on access: a slice gives uint8 (N, 3, H, W).
 
     Attributes:
         shape: (N, 3, H, W) of all of them.
@@ -49,13 +49,13 @@ class ArchivedPictures:
 
 @dataclass
 class ReferenceArchive:
-    """Real pictures, or what is known of them.
+    """Real pictures of a file, their statistics, or both.
 
     Attributes:
         file: where it was read.
         sha256: hash of the file.
-        moments: of Inception's features, or None.
-        spatial: of Inception's spatial features, or None.
+        moments: those of Inception's features, or None.
+        spatial: those of Inception's spatial features, or None.
         pictures: uint8 (N, 3, H, W), read by slices, or None.
     """
 

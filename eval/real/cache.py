@@ -19,13 +19,13 @@ from wvq.eval.features.shards import Batch, FeatureShards, collected, stream_fea
 from wvq.files.locks import sole_run
 from wvq.files.user_folders import cache_folder
 
-_FORMAT = 2  # of the files; others are not looked at
+_FORMAT = 2  # of the files; other formats are ignored
 
 
 def usable_cache() -> Path | None:
     """Where features of real pictures are kept, made if need be; None, with a warning, where nothing can be written.
 
-    All processes ask together.
+    All processes call it together.
     """
     problem, folder = None, None
     try:
@@ -85,7 +85,7 @@ def kept_features(
 
 @contextmanager
 def _shared_folder(folder: str | Path | None) -> Iterator[Path]:
-    """A folder for all processes: the given one, or one of the first process that goes at the end.
+    """A folder for all processes: the given one, or a temporary one of the main process.
 
     Raises:
         ConfigError: not all processes see it.

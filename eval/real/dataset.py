@@ -36,7 +36,7 @@ def dataset_features(
 ) -> PictureFeatures:
     """Features of a data set's pictures under the centre crop, without those that cannot be read.
 
-    The pictures are read and hashed each time, since only their pixels say whether they are the same; the network
+    The pictures are read and hashed each time, since only their pixels show whether they are the same; the network
     runs for those that are not in the cache. Several processes share both.
 
     Args:
@@ -48,7 +48,7 @@ def dataset_features(
         limit: the most pictures to take; all if not given.
         cache: folder of features of real pictures (:mod:`wvq.eval.real.cache`); none are kept if None.
         progress: whether to show progress bars.
-        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` decides if None.
 
     Raises:
         DataError: no pictures, or too many that cannot be read.

@@ -37,6 +37,6 @@ def require_kind(task: Literal["generation", "reconstruction"], kind: str, force
         )
         raise ConfigError(
             f"{task} takes a {KINDS[task]} reference, and this one is {kind}: {why}, and published figures are made "
-            "so; --force-reference goes on all the same and marks the result"
+            "so; --force-reference accepts it and marks the result"
         )
     return {"forced": True}

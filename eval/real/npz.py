@@ -1,7 +1,7 @@
 """Arrays of an .npz file, whose headers are compared with the file's size before anything large is read.
 
-A zip file says how large its members are, and an array's header what it holds, and either may lie: a few kilobytes
-can declare or unpack to terabytes. NumPy's reader takes both at their word and raises whatever comes of it.
+A zip file declares the sizes of its members, and an array's header its shape, and both may be wrong: a few kilobytes
+can declare or unpack to terabytes. NumPy's reader trusts both, and raises errors of many kinds.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class StoredArray:
 
     Attributes:
         file: the .npz file.
-        name: of the array.
-        shape: of the array.
-        dtype: of the array.
+        name: name of the array.
+        shape: its shape.
+        dtype: type of its values.
         fortran: whether the first index runs fastest.
         start: bytes before the values, within the member.
     """
@@ -60,7 +60,7 @@ class StoredArray:
             return values.reshape(self.shape, order="F" if self.fortran else "C")
 
     def verify(self) -> None:
-        """Read once through the values, a little at a time. Raises DataError if they are not what was written."""
+        """Read all values once, a few at a time. Raises DataError if they are not what was written."""
         with readable(self.file), self._opened() as member:
             length = 0
             while content := member.read(_CHUNK):  # at the end zipfile compares them with their checksum
@@ -147,7 +147,7 @@ def _header(file: Path, name: str, member: IO[bytes]) -> StoredArray:
 
 @contextlib.contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Within the block whatever zipfile, zlib and NumPy raise over a damaged file is one DataError.
+    """Within the block any error of zipfile, zlib and NumPy over a damaged file becomes one DataError.
 
     Raises:
         DataError: see above.

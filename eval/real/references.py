@@ -30,7 +30,7 @@ class Reference(ABC):
 
     Args:
         kind: ``train`` or ``validation``: what the pictures are. Samples are compared with training pictures.
-        force: allow others; the result says so.
+        force: allow others; the result records that.
         cache: folder of features of real pictures (:mod:`wvq.eval.real.cache`); none are kept on disk if None.
 
     Attributes:
@@ -69,11 +69,11 @@ class Reference(ABC):
 
     @abstractmethod
     def _identity(self, pool: PictureFeatures) -> dict[str, object]:
-        """What the reference is, for a result's settings."""
+        """Identity of the reference, for a result's settings."""
 
     @abstractmethod
     def _count_warnings(self, comparison: Comparison, pool: PictureFeatures) -> list[str]:
-        """What a reader must know of the numbers of pictures."""
+        """Warnings about the numbers of pictures."""
 
     def pool(
         self, network: FeatureNetwork, num_images: int, batch_size: int = 64, progress: bool = True
@@ -96,7 +96,7 @@ class Reference(ABC):
     def warnings(
         self, network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures, comparison: Comparison
     ) -> list[str]:
-        """What a reader of the figures must know of the pictures, their numbers and their sizes."""
+        """Warnings for a reader of the figures, about the pictures, their numbers and their sizes."""
         small = small_sample_warnings(
             network.dim, samples=samples.num_images, floor=comparison.num_floor or network.dim
         )
@@ -113,8 +113,8 @@ class DatasetReference(Reference):
 
     Args:
         dataset: the pictures.
-        kind, force, cache: as of :class:`Reference`.
-        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` says how many if None.
+        kind, force, cache: as in :class:`Reference`.
+        num_workers: loader processes of each process; :func:`wvq.hardware.loader_processes` decides if None.
     """
 
     dataset: ImageDataset
@@ -171,7 +171,7 @@ class ArchiveReference(Reference):
 
     Args:
         archive: the file.
-        kind, force, cache: as of :class:`Reference`.
+        kind, force, cache: as in :class:`Reference`.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class ArchiveReference(Reference):
             return Batch(pictures[run.start : run.stop], list(run))
 
         pool = kept_features(draw, described, network, self.kind, self.cache, batch_size, progress)
-        # Often sorted by class, and parts stand for all of it. None of the pictures is one of a data set.
+        # Shuffled: archives are often sorted by class, and a part must represent the whole.
         return replace(pool.part(_shuffled(pool.num_images)), indices=[])
 
     def compare(self, network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures) -> Comparison:
@@ -264,7 +264,7 @@ class ArchiveReference(Reference):
 
 
 def as_reference(source: Reference | ReferenceArchive | ImageDataset) -> Reference:
-    """A reference of training pictures over a data set or an archive; another reference as it is."""
+    """A reference of training pictures over a data set or an archive; another reference unchanged."""
     if isinstance(source, Reference):
         return source
     return ArchiveReference(source) if isinstance(source, ReferenceArchive) else DatasetReference(source)

@@ -90,7 +90,8 @@ def _by_prompt(
     """Pictures, codes and sheet of the first samples that were measured, each over its prompt."""
     settings, count = result["settings"], result["num_images"]
     indices = [] if pool is None else pool.indices[:count]
-    plan = condition_plan(pipeline, dataset, indices, settings["classes"], settings["prompts"], count)
+    classes, prompts = settings["classes"], settings["prompts"]
+    plan = condition_plan(pipeline.generator.config, dataset, indices, classes, prompts, count)
     conditions = plan.part(range(min(PROMPTED, count)))
     output = pipeline(**conditions, seed=settings["seed"], output_type="pt", **sampling)
     scale = 2 * enlargement(output.images.shape[-1])
@@ -115,7 +116,7 @@ def _neighbour_block(
 
 @torch.inference_mode()
 def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) -> list[Block]:
-    """Originals, reconstructions and what differs."""
+    """Originals, reconstructions and their differences."""
     view = evaluation_view(dataset)
     count = min(TRIPLES, len(view))
     items = list(Reading(view, [number * len(view) // count for number in range(count)]))

@@ -17,7 +17,7 @@ from wvq.errors import ConfigError
 from wvq.eval.report.style import SCRIPT, STYLE
 from wvq.files.atomic import write_text
 
-# Nothing may be fetched: the report says the same on every machine and tells nobody that it was opened.
+# Nothing may be fetched: the report is the same on every machine, and opening it sends nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -43,24 +43,24 @@ class Report:
         self._figures = 0
 
     def section(self, title: str, text: str = "") -> Report:
-        """Starts a section, which also appears in the contents at the top."""
+        """Start a section, which also appears in the contents at the top."""
         anchor = f"section-{len(self._sections) + 1}"
         self._sections.append((anchor, title))
         self._blocks.append(f'<h2 id="{anchor}">{_inline(title)}</h2>')
         return self.text(text)
 
     def text(self, text: str) -> Report:
-        """Adds paragraphs."""
+        """Add paragraphs."""
         self._blocks.append(_paragraphs(text))
         return self
 
     def figure(self, picture: Image.Image | Figure, caption: str = "", alt: str = "", scale: int = 1) -> Report:
-        """Adds one picture or chart, enlarged by a click.
+        """Add one picture or chart, enlarged by a click.
 
         Args:
             picture: a Pillow picture, shown with hard pixels, or a matplotlib figure.
             caption: text under it.
-            alt: text for those who do not see it; the caption if not given.
+            alt: text for readers who cannot see it; the caption if not given.
             scale: whole-number enlargement of a Pillow picture on the page.
         """
         return self.figures([(picture, caption)], alts=[alt], scale=scale)
@@ -68,7 +68,7 @@ class Report:
     def figures(
         self, items: Sequence[tuple[Image.Image | Figure, str]], alts: Sequence[str] | None = None, scale: int = 1
     ) -> Report:
-        """Adds (picture, caption) pairs side by side, as far as the window is wide enough; see :meth:`figure`."""
+        """Add (picture, caption) pairs side by side, as far as the window is wide enough; see :meth:`figure`."""
         alts = alts or [""] * len(items)
         cells = [
             self._figure(picture, caption, alt, scale) for (picture, caption), alt in zip(items, alts, strict=True)
@@ -88,7 +88,7 @@ class Report:
         )
 
     def block(self, block: Block) -> Report:
-        """Adds a section with its pictures side by side."""
+        """Add a section with its pictures side by side."""
         return self.section(block.title, block.text).figures(block.pictures)
 
     def table(
@@ -97,7 +97,7 @@ class Report:
         columns: Sequence[str] | Mapping[str, str],
         caption: str = "",
     ) -> Report:
-        """Adds a table; numbers are aligned to the right and rounded for reading.
+        """Add a table; numbers are aligned to the right and rounded for reading.
 
         Args:
             rows: dicts, or sequences in the order of the columns; a missing or None cell becomes a dash.
@@ -117,7 +117,7 @@ class Report:
         classes = [' class="number"' if is_number else "" for is_number in numeric]
         head = "".join(f"<th{c}>{_inline(h)}</th>" for c, h in zip(classes, headings.values(), strict=True))
         body = "".join(
-            "<tr>" + "".join(f"<td{c}>{_inline(_shown(v))}</td>" for c, v in zip(classes, row, strict=True)) + "</tr>"
+            "<tr>" + "".join(f"<td{c}>{_inline(_text(v))}</td>" for c, v in zip(classes, row, strict=True)) + "</tr>"
             for row in cells
         )
         legend = f"<caption>{_inline(caption)}</caption>" if caption else ""
@@ -127,24 +127,24 @@ class Report:
         return self
 
     def cards(self, items: Sequence[tuple[str, object, str]]) -> Report:
-        """Adds the headline figures: (label, value, note) each."""
+        """Add the headline figures: (label, value, note) each."""
         cards = "".join(
             f'<div class="card"><div class="label">{_inline(label)}</div>'
-            f'<div class="value">{_inline(_shown(value))}</div><div class="note">{_inline(note)}</div></div>'
+            f'<div class="value">{_inline(_text(value))}</div><div class="note">{_inline(note)}</div></div>'
             for label, value, note in items
         )
         self._blocks.append(f'<div class="cards">{cards}</div>')
         return self
 
     def code(self, commands: str | Sequence[str], caption: str = "") -> Report:
-        """Adds commands to type, one a line."""
+        """Add commands to type, one a line."""
         lines = commands if isinstance(commands, str) else "\n".join(commands)
         legend = f'<p class="code-caption">{_inline(caption)}</p>' if caption else ""
         self._blocks.append(f"{legend}<pre><code>{html.escape(lines)}</code></pre>")
         return self
 
     def warning(self, text: str) -> Report:
-        """Adds a note that stands out."""
+        """Add a note that stands out."""
         self._blocks.append(f'<div class="warning" role="note">{_paragraphs(text)}</div>')
         return self
 
@@ -166,7 +166,7 @@ class Report:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the page; the file is complete or absent, never half."""
+        """Write the page; the file is complete or absent."""
         write_text(path, self.html())
 
 
@@ -186,7 +186,7 @@ def _cells(row: Mapping | Sequence, keys: list[str]) -> list:
     return list(row)
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):

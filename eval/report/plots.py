@@ -102,7 +102,7 @@ def loss_curves(
 
 
 def _focus(axes, steps: np.ndarray, values: np.ndarray, others: Sequence[float]) -> None:
-    """Cuts a start-up spike off the vertical axis where it would flatten the rest of the curve."""
+    """Cut a start-up spike off the vertical axis where it would flatten the rest of the curve."""
     later = values[steps >= steps[0] + 0.02 * (steps[-1] - steps[0])]
     low, high = min([*later, *others]), max([*later, *others])
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0

@@ -34,7 +34,7 @@ def make_result(
     settings: Mapping[str, Any],
     warnings: list[str],
 ) -> dict[str, Any]:
-    """A result.
+    """The result of an evaluation.
 
     Args:
         kind: what was evaluated.
@@ -62,7 +62,7 @@ def is_result(value: dict) -> bool:
 
 
 def write_result(path: str | Path, result: dict) -> None:
-    """Write a result as JSON: the file is complete or absent, never half. Values that are not finite become null."""
+    """Write a result as JSON: the file is complete or absent. Values that are not finite become null."""
     write_json(path, _finite(result))
 
 

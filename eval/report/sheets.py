@@ -19,7 +19,7 @@ ROWS = 4  # of samples without classes
 
 
 def enlargement(side: int, smallest: int = 64) -> int:
-    """How many times pictures of a side in pixels are enlarged, so that small ones can be seen."""
+    """Whole-number enlargement of pictures of a side in pixels, so that small ones can be seen."""
     return max(1, smallest // side)
 
 
@@ -32,7 +32,7 @@ def sample_sheet(
         pipeline: draws them.
         names: classes by name or id; none for samples without a class.
         columns: samples in a row.
-        seed: of the first sample of each class.
+        seed: seed of the first sample of each class.
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
 
     Returns:

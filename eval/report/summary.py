@@ -1,4 +1,4 @@
-"""A result of an evaluation for people: a Markdown text, and a page with pictures beside the figures."""
+"""A result of an evaluation to read: a Markdown text, and a page with pictures beside the figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, float, float | Non
 
 
 def setting_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every setting on a line of its own, nested ones by dotted names."""
+    """Every setting as a row, nested ones by dotted names."""
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         rows: list[tuple[str, str]] = []
@@ -80,13 +80,13 @@ def summary_files(file: str | Path) -> tuple[Path, Path]:
 
 
 def refuse_foreign_files(file: str | Path) -> None:
-    """Refuse a result file where it, or the text and page beside it, would take the place of something else.
+    """Refuse a result file if writing it, or the text and page beside it, would overwrite another file.
 
     Raises:
         ConfigError: the file there is no result, or one beside it is not what was written with one.
     """
     file = Path(file)
-    if file.exists() and not is_result(read_json(file, ConfigError, f"{file} is gone")):
+    if file.exists() and not is_result(read_json(file, ConfigError, f"{file} is missing")):
         raise ConfigError(f"out: {file} is no result of wvq evaluate and would be written over; choose another name")
     for other in filter(Path.exists, summary_files(file)):
         if not re.search(rf"(^# |<title>){_TITLE} of ", other.read_text(encoding="utf-8", errors="replace")):
@@ -97,7 +97,7 @@ def write_summary(file: str | Path, result: dict[str, Any], blocks: Sequence[Blo
     """Write ``<file>.md`` and ``<file>.html`` beside a result's JSON.
 
     Args:
-        file: of the JSON.
+        file: the JSON file.
         result: the result.
         blocks: sections of pictures.
     """

@@ -14,6 +14,7 @@ from wvq.generator.conditioning import class_ids
 
 if TYPE_CHECKING:
     from wvq.data.dataset import ImageDataset
+    from wvq.generator.configuration import ImageCodeTransformerConfig
     from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 Item = TypeVar("Item")
@@ -43,18 +44,83 @@ class Conditions:
         return arguments
 
     def by_id(self, pipeline: ImageGenerationPipeline) -> list[int] | None:
-        """The classes as ids: what a name stands for is the config's."""
+        """The classes as ids: which id a name has depends on the config."""
         num_classes = pipeline.generator.config.num_classes
         return class_ids(self.labels, list(pipeline.class_names), num_classes) if self.labels else None
 
 
 def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | None) -> str:
-    """What tells the conditions of one evaluation from those of another."""
+    """Hash that identifies the conditions of an evaluation."""
     return hashlib.sha256(json.dumps([labels, texts]).encode()).hexdigest()
 
 
+def check_conditions(
+    config: ImageCodeTransformerConfig,
+    classes: str | Sequence[str | int] | None,
+    prompts: str | Sequence[str] | None,
+    num_images: int,
+) -> str | list[str | int] | None:
+    """Check that the model has the requested conditions; needs neither weights nor pictures.
+
+    Args:
+        config: config of the generator.
+        classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
+        num_images: number of samples.
+
+    Returns:
+        The choice of classes, as a result describes it: ``balanced``, ``reference``, a list of names or ids, or None.
+
+    Raises:
+        ConfigError: unknown classes, a count that cannot be balanced, a condition that the model does not have, or bad
+            prompts.
+    """
+    _check_prompts(config, prompts)
+    if isinstance(classes, str) and classes == "auto":
+        classes = "balanced" if config.num_classes and prompts is None else None
+    if classes is None:
+        return None
+    if not config.num_classes:
+        raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
+    if isinstance(classes, str):
+        if classes not in ("balanced", "reference"):
+            raise ConfigError(
+                f"classes must be auto, balanced, reference or none (in Python: a list, or None), not {classes!r}"
+            )
+        if classes == "reference":
+            return classes
+    else:
+        classes = list(classes)
+        class_ids(classes, config.class_names, config.num_classes)
+        if not classes:
+            raise ConfigError("classes is an empty list; give class names or ids, or None")
+    count = len(_balanced_classes(config, classes))
+    if num_images % count:
+        below = num_images // count * count
+        near = " or ".join(str(number) for number in (below, below + count) if number)
+        raise ConfigError(
+            f"num_images={num_images} cannot be balanced over {count} classes; use {near}, or classes reference"
+        )
+    return classes
+
+
+def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[str] | None) -> None:
+    if prompts is None:
+        return
+    if not config.text_dim:
+        raise ConfigError("prompts: this pipeline is not conditional on text; leave them out")
+    if isinstance(prompts, str) and prompts != "reference":
+        raise ConfigError(f"prompts must be 'reference' (in Python also a list of texts), not {prompts!r}")
+    if not prompts:
+        raise ConfigError("prompts is an empty list")
+
+
+def _balanced_classes(config: ImageCodeTransformerConfig, classes: str | list[str | int]) -> list[str | int]:
+    """The classes of which equally many samples are drawn: those that are named, or all."""
+    return list(range(config.num_classes)) if isinstance(classes, str) else classes
+
+
 def condition_plan(
-    pipeline: ImageGenerationPipeline,
+    config: ImageCodeTransformerConfig,
     dataset: ImageDataset | None,
     reference_indices: list[int],
     classes: str | Sequence[str | int] | None,
@@ -63,62 +129,29 @@ def condition_plan(
 ) -> Conditions:
     """One class and one text for each sample.
 
-    Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
-    reference are then those of the very same pictures.
+    Where classes are those of the reference pictures, pictures without a class are skipped. Captions of the
+    reference are then those of the same pictures.
 
     Args:
-        pipeline: knows its classes.
-        dataset: of the reference pictures; None if they are not of a data set.
+        config: of the generator.
+        dataset: holds the reference pictures; None if no data set does.
         reference_indices: which of its pictures the samples are compared with.
         classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
         num_images: number of samples.
 
     Raises:
-        ConfigError: unknown classes, a count that cannot be balanced, a pipeline without classes, or bad prompts.
+        ConfigError: see :func:`check_conditions`.
         DataError: the classes or captions of reference pictures that have none.
     """
-    if isinstance(classes, str) and classes == "reference" and dataset is not None and dataset.labels is not None:
+    setting = check_conditions(config, classes, prompts, num_images)
+    if setting == "reference" and dataset is not None and dataset.labels is not None:
         reference_indices = [index for index in reference_indices if dataset.labels[index] >= 0]
-    labels, setting = _class_plan(pipeline, dataset, reference_indices, classes, prompts, num_images)
+    labels: list[str | int] | None = None
+    if setting == "reference":
+        labels = [*_repeat(_reference_classes(dataset, reference_indices, config.class_names), num_images)]
+    elif setting is not None:
+        labels = _repeat(_balanced_classes(config, setting), num_images)
     return Conditions(labels, setting, _prompt_plan(dataset, reference_indices, prompts, num_images))
-
-
-def _class_plan(
-    pipeline: ImageGenerationPipeline,
-    dataset: ImageDataset | None,
-    reference_indices: list[int],
-    classes: str | Sequence[str | int] | None,
-    prompts: str | Sequence[str] | None,
-    num_images: int,
-) -> tuple[list[str | int] | None, str | list[str | int] | None]:
-    """One class for each sample, and how the result describes the choice."""
-    names, num_classes = list(pipeline.class_names), pipeline.generator.config.num_classes
-    if isinstance(classes, str) and classes == "auto":
-        classes = "balanced" if num_classes and prompts is None else None
-    if classes is None:
-        return None, None
-    if not num_classes:
-        raise ConfigError("classes: this pipeline has no classes; give prompts, or classes=None")
-    if isinstance(classes, str):
-        if classes == "reference":
-            return [*_repeat(_reference_classes(dataset, reference_indices, names), num_images)], classes
-        if classes != "balanced":
-            raise ConfigError(
-                f"classes must be auto, balanced, reference or none (in Python: a list, or None), not {classes!r}"
-            )
-        chosen: list[str | int] = list(range(num_classes))
-    else:
-        chosen = list(classes)
-        class_ids(chosen, names, num_classes)
-        if not chosen:
-            raise ConfigError("classes is an empty list; give class names or ids, or None")
-    if num_images % len(chosen):
-        below = num_images // len(chosen) * len(chosen)
-        near = " or ".join(str(count) for count in (below, below + len(chosen)) if count)
-        raise ConfigError(
-            f"num_images={num_images} cannot be balanced over {len(chosen)} classes; use {near}, or classes reference"
-        )
-    return _repeat(chosen, num_images), classes if isinstance(classes, str) else chosen
 
 
 def _prompt_plan(
@@ -128,13 +161,9 @@ def _prompt_plan(
     if prompts is None:
         return None
     if isinstance(prompts, str):
-        if prompts != "reference":
-            raise ConfigError(f"prompts must be 'reference' (in Python also a list of texts), not {prompts!r}")
         if dataset is None or dataset.captions is None:
             raise DataError("prompts='reference' needs pictures with captions; this data set has none")
         prompts = [dataset.captions[index] for index in reference_indices]
-    if not prompts:
-        raise ConfigError("prompts is an empty list")
     return _repeat(prompts, num_images)
 
 

@@ -30,9 +30,9 @@ class Samples:
     Attributes:
         pipeline: draws them.
         num_images: how many there are.
-        conditions: of each.
+        conditions: conditions of each.
         sampling: how codes are drawn.
-        seed: of the first sample.
+        seed: seed of the first sample.
         batch_size: samples at once; they depend on it by rounding alone.
         resize: side in pixels that they are brought to before they are measured; as drawn if None.
         clip: also scores them against their texts; None for no scores.
@@ -65,13 +65,13 @@ class Samples:
 
     @cached_property
     def former_identity(self) -> dict[str, Any]:
-        """What earlier versions wrote in the place of some values of the identity."""
+        """What earlier versions wrote instead of some values of the identity."""
         conditions = conditions_hash(self.conditions.labels, self.conditions.texts)
         return {"pipeline_weights": self.pipeline.former_hashes(), "conditions": conditions}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the pictures and their scores depend on."""
+        """All that the pictures and their scores depend on."""
         return {
             "pipeline_weights": self.pipeline.weights_hashes(self.former_identity["pipeline_weights"]),
             "num_images": self.num_images,
@@ -110,11 +110,11 @@ class Saving:
 
     Args:
         target: a folder, or a file that ends in ``.npz``; None to keep none.
-        seed: of the first sample, by which the pictures are named.
+        seed: seed of the first sample, by which the pictures are named.
         new: whether no earlier run has begun to fill the target.
 
     Attributes:
-        archive: whether the stream must hold on to the pixels, for an archive.
+        archive: whether the stream must keep the pixels, for an archive.
 
     Raises:
         ConfigError: the target of a new run is there already.
@@ -128,7 +128,7 @@ class Saving:
             decided_by_first_process(lambda: refuse_occupied(target, "pictures"))
 
     def around(self, draw: Callable[[range], Batch]) -> Callable[[range], Batch]:
-        """``draw`` that also writes each sample to ``<seed>.png``, whole or not at all."""
+        """``draw`` that also writes each sample to ``<seed>.png``, complete or absent."""
         folder = self.folder
         if folder is None:
             return draw

@@ -7,9 +7,9 @@
     offsets.npy             (N + 1,) int64: where each text begins among all tokens
     features.json           the sizes above; written last
 
-Files appear whole or not at all, and parts that are there are not encoded again, so an encoding that was cut short goes
-on where it stopped. The key is a hash of the encoder's identity, the length and the texts, so nothing that differs
-is ever taken for the same.
+Files are complete or absent, and parts that are there are not encoded again, so an encoding that was cut short goes
+on where it stopped. The key is a hash of the encoder's identity, the length and the texts, so features of other
+texts or encoders are never taken for these.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class PartSizes:
 
 
 class TextFeatures:
-    """Features of N texts by row, padded on the left as they are read.
+    """Features of N texts by row, padded on the left when they are read.
 
     Args:
-        tokens: of each part, (T, E) float16 features of its valid tokens.
+        tokens: for each part (T, E) float16, the features of its valid tokens.
         offsets: (N + 1,) where each text begins among the tokens of all parts.
         sizes: how the texts are cut into parts.
-        folder: where it can be opened again, for loader processes that do not share memory; None if nowhere.
+        folder: where it can be opened again, for loader processes that do not share memory; None if in memory only.
     """
 
     def __init__(self, tokens: list[np.ndarray], offsets: np.ndarray, sizes: PartSizes, folder: Path | None = None):
@@ -103,7 +103,7 @@ class TextFeatures:
     def __reduce__(self):
         if self.folder is None:
             return TextFeatures, (self.tokens, self.offsets, self.sizes)
-        return open_features, (self.folder,)  # pickled, a memory map would be copied whole
+        return open_features, (self.folder,)  # pickling would copy a memory map as a whole
 
 
 def features_key(texts: CaptionIndex, encoder: TextEncoder) -> str:
@@ -136,19 +136,19 @@ def join_parts(parts: Sequence[EncodedPart], sizes: PartSizes) -> TextFeatures:
 
 
 def missing_parts(folder: Path, sizes: PartSizes) -> list[int]:
-    """Parts that are not there yet."""
+    """Numbers of the parts that are not written yet."""
     return [part for part in range(sizes.parts) if not _file(folder, "counts", part).is_file()]
 
 
 def write_part(folder: Path, part: int, tokens: np.ndarray, counts: np.ndarray) -> None:
-    """Write a part; it counts as there when its second file is."""
+    """Write a part; its second file marks it as complete."""
     for name, values in (("tokens", tokens), ("counts", counts)):
         with whole_file(_file(folder, name, part)) as partial, partial.open("wb") as stream:
             np.save(stream, values)
 
 
 def finish(folder: Path, sizes: PartSizes) -> None:
-    """Say that all parts are there."""
+    """Write the files that mark all parts as complete."""
     with whole_file(folder / "offsets.npy") as partial, partial.open("wb") as stream:
         np.save(stream, _offsets([np.load(_file(folder, "counts", part)) for part in range(sizes.parts)]))
     write_json(folder / HEADER_NAME, {"texts": sizes.count, "length": sizes.length, "dim": sizes.dim})
@@ -168,7 +168,7 @@ def open_features(folder: Path) -> TextFeatures:
     except (OSError, KeyError, ValueError) as error:
         raise CacheError(f"text features in {folder} cannot be read ({error}); remove that folder") from error
     if len(offsets) != sizes.count + 1 or sum(map(len, tokens)) != offsets[-1]:
-        raise CacheError(f"text features in {folder} are not as long as they should be; remove that folder")
+        raise CacheError(f"text features in {folder} have another length than their header; remove that folder")
     return TextFeatures(tokens, offsets, sizes, folder)
 
 
@@ -183,5 +183,5 @@ def _offsets(counts: Iterable[np.ndarray]) -> np.ndarray:
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r")
-    except ValueError:  # nothing in it, as where all captions of a part are empty; or damaged, which is said again
+    except ValueError:  # empty, as where all captions of a part are; or damaged, which is raised again
         return np.load(file)

@@ -8,9 +8,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from wvq.errors import CheckpointError, first_line
+from wvq.errors import CheckpointError
 from wvq.models.networks import surplus_weights
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES, why_unloadable
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TextFamily:
         title: what messages call it.
         classes: class of transformers by the ``model_type`` of ``config.json``.
         key_mapping: names of weights in some files, as patterns, and what the class calls them.
-        options: of each call of the model.
+        options: keyword arguments of each call of the model.
     """
 
     title: str
@@ -37,7 +37,7 @@ FAMILIES = (
     TextFamily(
         "T5",
         {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"},
-        # A stack of layers that was saved by itself, as earlier pipelines hold it, lacks the name ahead.
+        # A stack of layers that was saved by itself, as earlier pipelines hold it, lacks the prefix.
         key_mapping={r"^(?=block\.|embed_tokens\.|final_layer_norm\.)": "encoder."},
     ),
     TextFamily("CLIP", {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}),
@@ -87,7 +87,8 @@ def load_text_model(folder: Path) -> tuple[TextFamily, Any, Any]:
     except CheckpointError:
         raise
     except (SafetensorError, *DAMAGES) as error:
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
+        reason = why_unloadable(folder, error)
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({reason})") from error
     _check_complete(folder, tokenizer, info["missing_keys"])
     if surplus := sorted(surplus_weights(model, info["unexpected_keys"], ("pooler",))):
         raise CheckpointError(
@@ -103,7 +104,8 @@ def _load_tokenizer(folder: Path, **options):
     try:
         return AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # tokenizers raises no narrower one over a damaged file
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
+        reason = why_unloadable(folder, error)
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({reason})") from error
 
 
 def _family(folder: Path, model_type: str | None) -> TextFamily:
@@ -117,7 +119,7 @@ def _family(folder: Path, model_type: str | None) -> TextFamily:
 
 
 def _check_complete(folder: Path, tokenizer, missing_keys) -> None:
-    """transformers starts missing weights at random, and makes a tokenizer without words; both would go unseen."""
+    """transformers starts missing weights at random, and makes a tokenizer without words, both without an error."""
     if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
         raise CheckpointError(f"{folder}: the text encoder cannot be loaded (the files of its tokenizer are missing)")
     if missing := sorted(key for key in missing_keys if not is_pooler(key)):

@@ -38,8 +38,8 @@ from wvq.generator.text.captions import CaptionIndex
 from wvq.generator.text.encoder import TextEncoder
 from wvq.memory import GIB, available_memory
 
-_SAMPLE = 256  # texts that the room for all is estimated from
-_SEEN_LATE = 90.0  # seconds until a file of another machine is seen; network file systems remember for a minute
+_SAMPLE = 256  # texts from which the size of all is estimated
+_SEEN_LATE = 90.0  # seconds until a file of another machine is seen; network file systems cache for a minute
 
 
 def text_features(
@@ -51,13 +51,13 @@ def text_features(
 
     Args:
         text_cache: ``disk`` or ``memory``.
-        folder: the place of the former.
+        folder: where ``disk`` keeps them.
         texts: what to encode.
         encoder: on any device; it comes back on the CPU.
         device: where it works.
 
     Raises:
-        ConfigError: there is not enough room.
+        ConfigError: there is not enough space on disk or in memory.
         CacheError: the disk is full, or a kept file is damaged.
     """
     sizes = PartSizes(len(texts), encoder.length, encoder.dim)
@@ -128,7 +128,7 @@ def _in_memory(texts: CaptionIndex, encoder: TextEncoder, device: torch.device |
 
 @contextmanager
 def _at_work(encoder: TextEncoder, device: torch.device | str) -> Iterator[None]:
-    """The encoder on its device, and off it afterwards: training needs the room."""
+    """Move the encoder to its device, and off it afterwards: training needs the memory."""
     encoder.to(device)
     try:
         yield
@@ -141,7 +141,7 @@ def _at_work(encoder: TextEncoder, device: torch.device | str) -> Iterator[None]
 def _encoded(
     parts: Sequence[int], texts: CaptionIndex, encoder: TextEncoder, sizes: PartSizes
 ) -> Iterator[tuple[int, EncodedPart]]:
-    """Parts with their features; of many warnings of captions that are cut, one is passed on."""
+    """Parts with their features; warns once of captions that are cut."""
     cut: list[str] = []
     total = sum(len(sizes.rows(part)) for part in parts)
     hidden = not is_main_process() or sizes.parts < 2
@@ -166,13 +166,13 @@ def features_bytes(texts: CaptionIndex, encoder: TextEncoder, enough: float = 0)
         return upper_bound
     rows = np.unique(np.linspace(0, len(texts) - 1, _SAMPLE).astype(np.int64))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of captions that are cut; it is said when all are encoded
+        warnings.simplefilter("ignore")  # of captions that are cut; reported when all are encoded
         tokens = sum(int(mask.sum()) for _, mask in encoder.stream(texts.texts(rows)))
     return int(len(texts) * tokens / len(rows) * encoder.dim * 2)
 
 
 def _lacking_disk(target: Path, texts: CaptionIndex, encoder: TextEncoder, share: float) -> ConfigError | None:
-    """What is wrong with the disk, if it cannot hold that share of the features."""
+    """The error to raise if the disk cannot hold that share of the features; None if it can."""
     free = shutil.disk_usage(target).free
     needed = features_bytes(texts, encoder, free) * share
     if needed <= free:
@@ -184,7 +184,7 @@ def _lacking_disk(target: Path, texts: CaptionIndex, encoder: TextEncoder, share
 
 
 def _lacking_memory(texts: CaptionIndex, encoder: TextEncoder) -> ConfigError | None:
-    """The same of memory, which each process of this machine fills."""
+    """The same for memory, where each process of this machine holds all features."""
     free = available_memory(torch.device("cpu"))
     if free is None:
         return None
@@ -200,14 +200,14 @@ def _lacking_memory(texts: CaptionIndex, encoder: TextEncoder) -> ConfigError | 
 
 
 def _agree(problem: WVQError | None) -> None:
-    """Every process raises what went wrong in any of them: none is left waiting for the others."""
+    """Every process raises what went wrong in any of them: none keeps waiting for the others."""
     for one in gather_objects(problem):
         if one is not None:
             raise one
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why nothing can be written into a folder, which is made if need be."""
+    """Why a folder, which is made if need be, cannot be written; None if it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

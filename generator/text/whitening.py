@@ -16,7 +16,7 @@ class Moments:
         self._alike = True
 
     def add(self, rows: torch.Tensor) -> None:
-        """Take in rows (n, E)."""
+        """Add rows (n, E)."""
         if len(rows) == 0:
             return
         rows = rows.double()
@@ -48,8 +48,8 @@ class Moments:
 def whitening(moments: Moments, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (D, E) and bias (D,) that map the rows to zero mean and, for random ``weight``, to its own scale.
 
-    Directions with less than 1% of the mean variance are not blown up further; rows that are all the same, or none at
-    all, leave the weight as it is.
+    Directions with less than 1% of the mean variance are not scaled up further; rows that are all the same, or none at
+    all, leave the weight unchanged.
     """
     if not moments.spread:
         return weight, torch.zeros_like(weight[:, 0])

@@ -1,5 +1,6 @@
 """Pipeline evaluation: equal N, floors, references, warnings, stops and refusals."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_a_forced_reference_marks_the_result(evaluate, labelled, projection):
     assert (reference["kind"], reference["forced"]) == ("validation", True)
     assert any("validation pictures: not comparable" in line for line in result["warnings"])
     assert "forced" not in evaluate(FakePipeline(), labelled, 6, projection)["settings"]["reference"]
+
+
+def test_numbers_of_numpy_are_numbers(evaluate, labelled, projection):
+    result = evaluate(FakePipeline(), labelled, np.int64(6), projection, seed=np.int64(3))
+    assert json.loads(json.dumps(result)) == json.loads(
+        json.dumps(evaluate(FakePipeline(), labelled, 6, projection, seed=3))
+    )
 
 
 def test_a_stopped_evaluation_goes_on_and_ends_alike(evaluate, labelled, projection, tmp_path):

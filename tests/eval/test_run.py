@@ -1,6 +1,7 @@
 """Evaluations by recipe, from Python: presets, sweeps, default counts, files and working folders as in the shell."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -123,6 +124,21 @@ def test_messages_on_lpips_name_its_option(tiny_tokenizer_dir, picture_folder, t
     )
     with pytest.raises(CheckpointError, match=r"^--lpips: nowhere.pth does not exist$"):
         run_reconstruction_evaluation(recipe, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 7}, "num_images=7 cannot be balanced over 3 classes; use 6 or 9"),
+        ({"classes": "reference", "prompts": "reference"}, "prompts: this pipeline is not conditional on text"),
+    ],
+)
+def test_conditions_that_the_pipeline_does_not_have_are_refused_before_weights_are_loaded(
+    recipe, pipeline_dir, changes, message, tmp_path
+):
+    shutil.copytree(pipeline_dir, tmp_path / "p", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ConfigError, match=message):
+        run_generation_evaluation(replace(recipe, pipeline=str(tmp_path / "p"), **changes))
 
 
 def test_a_place_for_the_result_that_is_taken_is_refused_before_anything_is_loaded(recipe, tmp_path):

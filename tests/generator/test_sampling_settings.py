@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 from tests.tiny import make_pipeline
 from wvq.app import cli, commands
@@ -146,3 +148,9 @@ def test_a_call_a_job_and_a_saved_pipeline_have_a_new_field(tiny_tokenizer_dir, 
 
 def test_a_sweep_takes_a_new_field(wider):
     assert sweeps.parse_sweep("typical_p=0.25:0.75:0.25") == ("typical_p", [0.25, 0.5, 0.75])
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    settings = SamplingSettings(top_k=np.int64(5), temperature=np.float32(0.5), window=torch.tensor(4))
+    assert settings == SamplingSettings(top_k=5, temperature=0.5, window=4)
+    assert settings.identity() == SamplingSettings(top_k=5, temperature=0.5, window=4).identity()

@@ -1,13 +1,12 @@
-"""Exporting codes: the cache equals direct encoding, its header says how it was made, failures leave nothing."""
+"""Exporting codes: the cache equals direct encoding, its header says how it was made, bad settings leave nothing."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 import wvq
-from tests.processes import run_ranks
+from tests.tokenizer.exports import assert_nothing_left, assert_same_rows
 from wvq.data import pictures
 from wvq.data.codes import CodeDataset, CodeHeader
 from wvq.data.dataset import load_images
@@ -15,9 +14,8 @@ from wvq.data.pixels import to_uint8
 from wvq.data.unreadable import Reading
 from wvq.errors import CacheError, CheckpointError, ConfigError, DataError
 from wvq.settings.parser import load_recipe
-from wvq.tokenizer import export, export_work
+from wvq.tokenizer import export
 from wvq.tokenizer.export import export_codes
-from wvq.tokenizer.export_work import ExportWork
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
 from wvq.tokenizer.recipes import ExportRecipe
@@ -28,35 +26,21 @@ def tokenizer(tiny_tokenizer_dir):
     return WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
 
 
-@pytest.fixture
-def recipe(tmp_path, tiny_tokenizer_dir, caption_folder, tiny_data):
-    def make(num_crops=1, batch_size=64, **data):
-        return ExportRecipe(
-            out=str(tmp_path / f"codes-{num_crops}-{batch_size}"),
-            tokenizer=str(tiny_tokenizer_dir),
-            data=tiny_data(caption_folder, **data),
-            num_crops=num_crops,
-            batch_size=batch_size,
-        )
-
-    return make
-
-
 @torch.no_grad()
 def encode(tokenizer, dataset, keys):
     pixels = torch.stack([dataset[key]["pixel_values"] for key in keys])
     return tokenizer.encode(pixels).codes.flatten(1)
 
 
-def test_other_held_out_pictures_than_in_training_are_named(recipe, picture_folder):
-    settings = recipe(seed=5)
+def test_other_held_out_pictures_than_in_training_are_named(export_recipe, picture_folder):
+    settings = export_recipe(seed=5)
     settings.data.path = str(picture_folder)  # of the tokenizer's own run
     with pytest.warns(UserWarning, match="was trained with data.seed 0 and here it is 5"):
         export_codes(settings)
 
 
-def test_rows_equal_direct_encoding(recipe, tokenizer):
-    settings = recipe()
+def test_rows_equal_direct_encoding(export_recipe, tokenizer):
+    settings = export_recipe()
     export_codes(settings)
     images = load_images(settings.data)
     for split, dataset in (("train", images.train), ("validation", images.validation)):
@@ -68,8 +52,8 @@ def test_rows_equal_direct_encoding(recipe, tokenizer):
         assert [cache.caption(i) for i in keys] == dataset.captions
 
 
-def test_each_crop_equals_direct_encoding(recipe, tokenizer):
-    settings = recipe(num_crops=3, crop="random", min_crop_fraction=0.6, flip=True)
+def test_each_crop_equals_direct_encoding(export_recipe, tokenizer):
+    settings = export_recipe(num_crops=3, crop="random", min_crop_fraction=0.6, flip=True)
     export_codes(settings)
     images = load_images(settings.data)
     cache, length = CodeDataset(settings.out), len(images.train)
@@ -84,8 +68,8 @@ def test_each_crop_equals_direct_encoding(recipe, tokenizer):
     assert len(CodeDataset(settings.out, "validation").labels) == len(images.validation)
 
 
-def test_ten_crops(recipe, tokenizer):
-    settings = recipe(num_crops=10, crop="ten", min_crop_fraction=0.8)
+def test_ten_crops(export_recipe, tokenizer):
+    settings = export_recipe(num_crops=10, crop="ten", min_crop_fraction=0.8)
     header = export_codes(settings)
     assert header.crop_recipe["train"] == "ten(0.8)"
     train, cache = load_images(settings.data).train, CodeDataset(settings.out)
@@ -93,11 +77,11 @@ def test_ten_crops(recipe, tokenizer):
         expected = encode(tokenizer, train, [(crop * len(train) + i, i) for i in range(len(train))])
         assert torch.equal(cache.codes([10 * i + crop for i in range(len(train))]), expected)
     with pytest.raises(ConfigError, match=r"num_crops must be 10 where data\.crop is ten, got 4"):
-        export_codes(recipe(num_crops=4, crop="ten"))
+        export_codes(export_recipe(num_crops=4, crop="ten"))
 
 
-def test_scaled_ten_crops(recipe, tokenizer):
-    settings = recipe(num_crops=20, crop="ten", crop_scales=[1.5, 1.25])
+def test_scaled_ten_crops(export_recipe, tokenizer):
+    settings = export_recipe(num_crops=20, crop="ten", crop_scales=[1.5, 1.25])
     header = export_codes(settings)
     assert (header.num_crops, header.crop_recipe["train"]) == (20, "ten(x1.5, x1.25)")
     train, cache = load_images(settings.data).train, CodeDataset(settings.out)
@@ -105,7 +89,7 @@ def test_scaled_ten_crops(recipe, tokenizer):
         expected = encode(tokenizer, train, [(crop * len(train) + i, i) for i in range(len(train))])
         assert torch.equal(cache.codes([20 * i + crop for i in range(len(train))]), expected)
     with pytest.raises(ConfigError, match=r"num_crops must be 20 where data\.crop is ten, ten a scale, got 10"):
-        export_codes(recipe(num_crops=10, crop="ten", crop_scales=[1.5, 1.25]))
+        export_codes(export_recipe(num_crops=10, crop="ten", crop_scales=[1.5, 1.25]))
 
 
 def test_the_shipped_recipe_is_llamagens():
@@ -114,19 +98,15 @@ def test_the_shipped_recipe_is_llamagens():
     assert [int(shipped.data.image_size * scale) for scale in shipped.data.crop_scales] == [281, 268]
 
 
-def test_the_batch_size_does_not_matter(recipe):
-    one, other = recipe(num_crops=2, batch_size=7, crop="random"), recipe(num_crops=2, batch_size=64, crop="random")
+def test_the_batch_size_does_not_matter(export_recipe):
+    one, other = (export_recipe(num_crops=2, batch_size=size, crop="random") for size in (7, 64))
     for settings in (one, other):
         export_codes(settings)
-    for split in ("train", "validation"):
-        a, b = CodeDataset(one.out, split), CodeDataset(other.out, split)
-        rows = range(len(a.labels))
-        assert torch.equal(a.codes(rows), b.codes(rows))
-        assert [a.texts(i) for i in range(len(a))] == [b.texts(i) for i in range(len(b))]
+    assert_same_rows(one.out, other.out)
 
 
-def test_the_header_says_how_the_cache_was_made(recipe, tokenizer):
-    settings = recipe(num_crops=2, crop="random", flip=True)
+def test_the_header_says_how_the_cache_was_made(export_recipe, tokenizer):
+    settings = export_recipe(num_crops=2, crop="random", flip=True)
     returned = export_codes(settings)
     header = CodeHeader.read(settings.out)
     assert header == returned
@@ -141,8 +121,8 @@ def test_the_header_says_how_the_cache_was_made(recipe, tokenizer):
     assert set(header.psnr_rgb) == {"train", "validation"}
 
 
-def test_the_header_of_one_crop_and_no_captions(recipe, picture_folder):
-    settings = recipe(crop="random")
+def test_the_header_of_one_crop_and_no_captions(export_recipe, picture_folder):
+    settings = export_recipe(crop="random")
     settings.data.path = str(picture_folder)
     header = export_codes(settings)
     assert header.crop_recipe["train"] == "center"
@@ -151,8 +131,8 @@ def test_the_header_of_one_crop_and_no_captions(recipe, picture_folder):
 
 
 @torch.no_grad()
-def test_the_kept_psnr_is_that_of_the_decoded_rows(recipe, tokenizer):
-    settings = recipe()
+def test_the_kept_psnr_is_that_of_the_decoded_rows(export_recipe, tokenizer):
+    settings = export_recipe()
     header = export_codes(settings)
     validation = load_images(settings.data).validation  # fewer pictures than are checked: all of them
     cache = CodeDataset(settings.out, "validation")
@@ -162,8 +142,8 @@ def test_the_kept_psnr_is_that_of_the_decoded_rows(recipe, tokenizer):
     assert header.psnr_rgb["validation"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_self_check_finds_rows_out_of_order(recipe, monkeypatch):
-    settings, codes = recipe(), export._codes
+def test_the_self_check_finds_rows_out_of_order(export_recipe, monkeypatch):
+    settings, codes = export_recipe(), export._codes
 
     def rolled(*args):
         batch = codes(*args)
@@ -176,11 +156,11 @@ def test_the_self_check_finds_rows_out_of_order(recipe, monkeypatch):
 
 
 @pytest.fixture
-def spoilt(recipe, caption_folder, tmp_path):
+def spoilt(export_recipe, caption_folder, tmp_path):
     """A recipe like `recipe` whose folder holds some files that are no pictures."""
 
     def make(*names, **settings):
-        made = recipe(**settings)
+        made = export_recipe(**settings)
         made.data.path = str(shutil.copytree(caption_folder, tmp_path / "spoilt"))
         for name in names:
             (tmp_path / "spoilt" / name).write_bytes(b"")
@@ -224,167 +204,38 @@ def test_too_many_unreadable_pictures_are_an_error(spoilt, monkeypatch):
     assert_nothing_left(settings)
 
 
-def assert_nothing_left(settings):
-    out = Path(settings.out)
-    assert not out.exists()
-    assert not [path for path in out.parent.iterdir() if out.name in path.name]
-
-
-# ---- in pieces
-
-
-@pytest.fixture
-def small_files(monkeypatch):
-    """Files of 8 pictures: 6 of training pictures, and 2 of held-out ones."""
-    monkeypatch.setattr(export_work, "FEWEST", 8)
-
-
-@pytest.fixture
-def in_all(monkeypatch):
-    """How many rows have been encoded."""
-    rows, codes = [], export._codes
-
-    def counted(batch, *args):
-        rows.append(len(batch["label"]))
-        return codes(batch, *args)
-
-    monkeypatch.setattr(export, "_codes", counted)
-    return lambda: sum(rows)
-
-
-def break_off(settings, count):
-    """Export until some batches have been encoded, and break off."""
-    codes, left = export._codes, [count]
-
-    def stopping(*args):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return codes(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_codes", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            export_codes(settings)
-
-
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob("*") if f.is_file()}
-
-
-def same_rows(one, other):
-    for split in ("train", "validation"):
-        a, b = CodeDataset(one, split), CodeDataset(other, split)
-        rows = range(len(a.labels))
-        assert torch.equal(a.codes(rows), b.codes(rows))
-        assert a.labels.tolist() == b.labels.tolist()
-        assert [a.texts(i) for i in range(len(a))] == [b.texts(i) for i in range(len(b))]
-
-
-def test_many_files_hold_the_rows_of_one(recipe, monkeypatch):
-    one, many = recipe(num_crops=3, crop="random"), recipe(num_crops=3, crop="random", batch_size=6)
-    export_codes(one)
-    monkeypatch.setattr(export_work, "FEWEST", 8)
-    export_codes(many)
-    assert len(list(Path(many.out, "train").glob("*.arrow"))) == 6
-    same_rows(one.out, many.out)
-
-
-def test_an_export_that_was_stopped_goes_on(recipe, small_files, in_all):
-    whole, stopped = recipe(num_crops=2, crop="random"), recipe(num_crops=2, crop="random", batch_size=16)
-    whole.out += "-whole"
-    export_codes(whole)
-    before = in_all()
-    break_off(stopped, 4)  # in the fifth file
-    assert not Path(stopped.out).exists()
-    stopped.batch_size, stopped.num_workers, stopped.data.unreadable = 7, 1, "refuse"  # may change in between
-    export_codes(stopped)
-    assert in_all() - before < 1.3 * before
-    assert contents(stopped.out) == contents(whole.out)
-    assert not [path for path in Path(stopped.out).parent.iterdir() if path.name.startswith(".")]
-
-
-def test_a_crash_at_the_end_leaves_no_cache_and_the_same_call_ends_it(recipe, in_all, monkeypatch):
-    settings = recipe()
-
-    def fail(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(export, "_self_check", fail)
-        with pytest.raises(KeyboardInterrupt):
-            export_codes(settings)
-    assert not Path(settings.out).exists()
-    assert in_all() == 60
-    export_codes(settings)
-    assert in_all() == 60
-    assert len(CodeDataset(settings.out)) == 48
-
-
-def test_what_an_export_with_other_settings_has_left_is_refused_and_kept(recipe, small_files):
-    settings = recipe(num_crops=2, crop="random")
-    break_off(settings, 3)
-    (work,) = Path(settings.out).parent.glob(".*.export")
-    before = contents(work)
-    assert sum(name.endswith(".arrow") for name in before) == 3
-    settings.data.min_crop_fraction = 0.7
-    with pytest.raises(ConfigError, match=r"left by an export with another crop_recipe\.train .*finish that one"):
+def test_an_occupied_folder_is_refused_and_untouched(export_recipe, tmp_path):
+    settings = export_recipe()
+    settings.out = str(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="already holds files"):
         export_codes(settings)
-    assert contents(work) == before
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    (tmp_path / "mine" / "notes.txt").unlink()
+    export_codes(settings)  # an empty folder is no obstacle
+    assert CodeHeader.read(settings.out).num_codes == 32
 
 
-def test_a_folder_of_somebody_elses_is_refused_and_kept(recipe):
-    settings = recipe()
-    other = Path(settings.out).with_name(f".{Path(settings.out).name}.export")
-    other.mkdir()
-    (other / "notes.txt").write_text("keep")
-    with pytest.raises(ConfigError, match="holds other files"):
+def test_another_image_size_than_the_tokenizers_is_one_clear_error(export_recipe):
+    settings = export_recipe(image_size=32)
+    with pytest.raises(DataError, match=r"data.image_size is 32, but the tokenizer in .* was trained on 16"):
         export_codes(settings)
-    assert (other / "notes.txt").read_text() == "keep"
-
-
-@pytest.mark.parametrize("obstacle", ["claim", "check"])
-def test_of_two_processes_both_end_with_the_first_ones_reason(obstacle, recipe, tmp_path):
-    settings = recipe(num_crops=1)
-    out = Path(settings.out)
-    if obstacle == "claim":
-        other = out.with_name(f".{out.name}.export")
-        other.mkdir()
-        (other / "notes.txt").write_text("keep")
-    data = [f"--data.path={settings.data.path}", "--data.image_size=16", "--data.validation_fraction=0.2"]
-    command = ["export-codes", f"--out={out}", f"--tokenizer={settings.tokenizer}", "--num_workers=0", *data]
-    script = f"""
-import sys
-from wvq.app.cli import main
-from wvq.errors import CacheError
-from wvq.tokenizer import export
-def out_of_order(*_):
-    raise CacheError("the rows are out of order")
-if {obstacle == "check"}:
-    export._self_check = out_of_order
-sys.exit(main({command}))
-"""
-    reason = {"claim": "holds other files", "check": "the rows are out of order"}[obstacle]
-    for done in run_ranks(["-c", script]):
-        assert done.returncode == 2, done.stderr
-        assert reason in done.stderr
-        assert "Traceback" not in done.stderr
-    assert not out.exists()
-
-
-def test_nothing_is_left_where_nothing_was_whole(recipe):
-    settings = recipe()
-    break_off(settings, 0)
     assert_nothing_left(settings)
 
 
-def test_another_picture_in_the_folder_is_another_export(recipe, caption_folder, small_files, tmp_path):
-    settings = recipe(batch_size=8)
-    settings.data.path = str(shutil.copytree(caption_folder, tmp_path / "pictures"))
-    break_off(settings, 3)
-    file = tmp_path / "pictures" / "metadata.jsonl"
-    file.write_text(file.read_text().replace("red circle", "round", 1))
-    with pytest.raises(ConfigError, match=r"another pictures\."):
+def test_a_missing_tokenizer_is_one_clear_error(export_recipe, tmp_path):
+    settings = export_recipe()
+    settings.tokenizer = str(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="no such tokenizer folder"):
+        export_codes(settings)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_crops", 0), ("batch_size", 0), ("num_workers", -1)])
+def test_settings_out_of_range_are_errors(export_recipe, field, value):
+    settings = export_recipe()
+    setattr(settings, field, value)
+    with pytest.raises(ConfigError, match=f"{field} must be an integer of at least {value + 1}"):
         export_codes(settings)
 
 
@@ -401,23 +252,23 @@ def decoded(monkeypatch):
     return lambda: len(times)
 
 
-def test_a_picture_is_decoded_once_for_all_its_crops(recipe, decoded):
-    export_codes(recipe())
+def test_a_picture_is_decoded_once_for_all_its_crops(export_recipe, decoded):
+    export_codes(export_recipe())
     once = decoded()
-    export_codes(recipe(num_crops=10, crop="ten"))
+    export_codes(export_recipe(num_crops=10, crop="ten"))
     assert decoded() == 2 * once
 
 
-def test_loader_processes_decode_and_the_rows_are_the_same(recipe, decoded, monkeypatch):
+def test_loader_processes_decode_and_the_rows_are_the_same(export_recipe, decoded, monkeypatch):
     monkeypatch.setattr("wvq.data.dataset.probe", lambda dataset: None)
-    settings = [recipe(num_crops=3, crop="random", batch_size=size) for size in (16, 17)]
+    settings = [export_recipe(num_crops=3, crop="random", batch_size=size) for size in (16, 17)]
     export_codes(settings[0])
     before = decoded()
     settings[1].num_workers = 2
     export_codes(settings[1])
     assert before >= 60
     assert decoded() == before
-    same_rows(*(made.out for made in settings))
+    assert_same_rows(*(made.out for made in settings))
 
 
 def test_loader_processes_leave_out_and_refuse_as_this_one_does(spoilt, tokenizer):
@@ -430,54 +281,3 @@ def test_loader_processes_leave_out_and_refuse_as_this_one_does(spoilt, tokenize
     with pytest.warns(UserWarning, match="1 of 48"), pytest.warns(UserWarning, match="1 of 12"):
         header = export_codes(settings)
     assert header.unreadable_pictures == {"train": 1, "validation": 1}
-
-
-def test_an_occupied_folder_is_refused_and_untouched(recipe, tmp_path):
-    settings = recipe()
-    settings.out = str(tmp_path / "mine")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ConfigError, match="already holds files"):
-        export_codes(settings)
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
-    (tmp_path / "mine" / "notes.txt").unlink()
-    export_codes(settings)  # an empty folder is no obstacle
-    assert CodeHeader.read(settings.out).num_codes == 32
-
-
-def test_another_image_size_than_the_tokenizers_is_one_clear_error(recipe):
-    settings = recipe(image_size=32)
-    with pytest.raises(DataError, match=r"data.image_size is 32, but the tokenizer in .* was trained on 16"):
-        export_codes(settings)
-    assert_nothing_left(settings)
-
-
-def test_a_missing_tokenizer_is_one_clear_error(recipe, tmp_path):
-    settings = recipe()
-    settings.tokenizer = str(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="no such tokenizer folder"):
-        export_codes(settings)
-
-
-@pytest.mark.parametrize(("field", "value"), [("num_crops", 0), ("batch_size", 0), ("num_workers", -1)])
-def test_settings_out_of_range_are_errors(recipe, field, value):
-    settings = recipe()
-    setattr(settings, field, value)
-    with pytest.raises(ConfigError, match=f"{field} must be an integer of at least {value + 1}"):
-        export_codes(settings)
-
-
-def test_the_working_folder_goes_and_other_files_in_it_stay(recipe, tmp_path, monkeypatch):
-    settings = recipe()
-    work = tmp_path / f".{Path(settings.out).name}.export"
-    claim = ExportWork.claim
-
-    def with_a_file_of_the_users(self):
-        claim(self)
-        (work / "marks").mkdir()
-        (work / "marks" / "mine.txt").write_text("a")
-
-    monkeypatch.setattr(ExportWork, "claim", with_a_file_of_the_users)
-    export_codes(settings)
-    assert len(CodeDataset(settings.out, "train")) > 0
-    assert [str(path.relative_to(work)) for path in sorted(work.rglob("*"))] == ["marks", "marks/mine.txt"]

@@ -68,7 +68,7 @@ def test_sigterm_ends_an_export_with_one_line_and_the_same_command_goes_on(
     done = program.wait()
     assert done.returncode == 128 + signal.SIGTERM
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("wvq export-codes")]
-    assert "stopped by SIGTERM; 3 of 8 files of codes are whole" in line
+    assert "stopped by SIGTERM; 3 of 8 files of codes are complete" in line
     assert "an export with the same settings goes on from there" in line
     assert "Traceback" not in done.stderr
     again = run(["-c", EXPORT.replace("== 4", "== 6"), *command])  # five batches are missing

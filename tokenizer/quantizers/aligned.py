@@ -48,10 +48,10 @@ class DistanceQuantizer(AlignedQuantizer):
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
-        self._whole_weight = self.weights["alignment_weight"]
+        self._full_weight = self.weights["alignment_weight"]
 
     def scale_alignment(self, factor: float) -> None:
-        self.weights["alignment_weight"] = self._whole_weight * factor
+        self.weights["alignment_weight"] = self._full_weight * factor
 
     @abstractmethod
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
@@ -60,7 +60,7 @@ class DistanceQuantizer(AlignedQuantizer):
         Args:
             features: detached.
             joined: measure it over the features of all processes and count them in running statistics; else over this
-                batch alone, without a trace and without waiting for others.
+                batch alone, without changing statistics and without waiting for others.
         """
 
     def step_losses(self, features: torch.Tensor, joined: bool) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ class DistanceQuantizer(AlignedQuantizer):
 
 
 class WindowConfig(QuantizerConfig):
-    """What a window over recent features needs.
+    """Fields of a window over recent features.
 
     Args:
         window_size: number of recent features whose moments "wasserstein" and "affine" match.
@@ -107,7 +107,7 @@ class WassersteinQuantizer(WindowedQuantizer, DistanceQuantizer):
 
 
 class SlicedConfig(QuantizerConfig):
-    """What the sliced alignment needs.
+    """Fields of the sliced alignment.
 
     Args:
         num_projections: random directions per step of the "sliced" alignment.
@@ -133,7 +133,7 @@ class SlicedWassersteinQuantizer(DistanceQuantizer):
 
 
 class MMDConfig(QuantizerConfig):
-    """What the maximum mean discrepancy needs.
+    """Fields of the maximum mean discrepancy.
 
     Args:
         num_samples: features, and codes, per step that the "mmd" alignment compares.
@@ -161,7 +161,7 @@ class MMDQuantizer(DistanceQuantizer):
 
 
 class AffineConfig(WindowConfig):
-    """What the affine map needs.
+    """Fields of the affine map.
 
     Args:
         affine_interval: steps from one affine map of the "affine" codebook to the next.

@@ -1,6 +1,6 @@
 """Distances between the distribution of features and that of codes, and the moment window of recent features.
 
-Gaussian distance: arXiv 2506.15078, the alignment of the paper. Sliced distance: ours; it assumes no shape of the
+Gaussian distance: arXiv 2506.15078, the alignment of the paper. Sliced distance: new here; it assumes no shape of the
 distribution. MMD and the affine map: controls. Gradients reach the codebook only: every feature-side value is detached.
 
 Shapes: N features, K codes, D dims, P projections.
@@ -79,7 +79,7 @@ class MomentWindow:
             self._total -= self._batches.popleft()[0]
 
     def last_counted(self) -> torch.Tensor:
-        """Whether the latest batch was finite: a 0-d tensor of bool, so that asking does not wait for the device."""
+        """Whether the latest batch was finite: a 0-d tensor of bool, so that the call does not wait for the device."""
         return self._batches[-1][1][0, 0] > 0
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class MomentWindow:
         }
 
     def load_state_dict(self, state: dict, device: torch.device | str = "cpu") -> None:
-        """Take up the state that :meth:`state_dict` gave."""
+        """Restore the state that :meth:`state_dict` gave."""
         self._batches = deque(zip(state["counts"], [packed.to(device) for packed in state["packed"]], strict=True))
         self._total = sum(state["counts"])
 
@@ -236,7 +236,7 @@ def sliced_wasserstein(
     Returns:
         0-d tensor, in the dtype of the codebook.
 
-    Source: Rabin et al. 2011, Bonneel et al. 2015 for the sliced distance; its use as a codebook alignment is ours.
+    Source: Rabin et al. 2011, Bonneel et al. 2015 for the sliced distance; its use as a codebook alignment is new here.
     """
     with torch.autocast(codebook.device.type, enabled=False):
         features, codes = features.detach().float(), codebook.float()

@@ -1,4 +1,4 @@
-"""Codebook, the base of all methods: one set of codes, learned or fixed, and what a training step asks of it.
+"""Codebook, the base of all methods: one set of codes, learned or fixed, and its part in a training step.
 
 Shapes: N features, K codes, D dims.
 """
@@ -40,17 +40,17 @@ class Codebook(Quantizer):
         self._weights = {name: self.defaults[name] if value is None else value for name, value in given.items()}
         self.estimate = GRADIENT_ESTIMATORS[config.gradient_estimator]
         self._parts: int = 1  # batches that a training step is cut into
-        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and codes of those of the step under way
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # features and codes of the current step's batches
 
     @classmethod
     def check(cls, config: QuantizerConfig) -> None:
         """Check the fields that the method reads.
 
         Args:
-            config: of a tokenizer, each field within its own range.
+            config: config of a tokenizer, each field within its own range.
 
         Raises:
-            ConfigError: a field asks for something that this method does not have.
+            ConfigError: a field sets something that this method does not have.
         """
         for name in config.fields():
             if name.endswith("_weight") and getattr(config, name) and name not in cls.defaults:
@@ -74,7 +74,7 @@ class Codebook(Quantizer):
 
     @abstractmethod
     def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Codes (N,) of the codes nearest to vectors (N, D) in the space of the codes."""
+        """For each vector (N, D) in the space of the codes the nearest code, (N,)."""
 
     @abstractmethod
     def losses(
@@ -86,9 +86,9 @@ class Codebook(Quantizer):
         """Loss terms by name that compare the codes with all features (N, D) of a step at once, detached ones.
 
         Args:
-            features: of the step.
-            joined: take in the features of all processes and count them in running statistics; else these alone,
-                without a trace and without waiting for others.
+            features: all features of the step.
+            joined: include the features of all processes and count them in running statistics; else these alone,
+                without changing statistics and without waiting for others.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""Gradient estimators: what reaches the features through the choice of the nearest code, whatever the codebook does.
+"""Gradient estimators: the gradient that reaches the features through the choice of the nearest code.
 
 Forward, each gives the codes' vectors to the bit. z + (e - z) would round them, and decode(codes) would differ from the
 forward pass. Shapes: N features z, their vectors e, D dims.

@@ -1,4 +1,4 @@
-"""What the tokenizer asks of every quantizer: of one codebook, of a product of several, of one at several scales.
+"""The interface of every quantizer: one codebook, a product of several, or one at several scales.
 
 Features in; quantized, codes, named losses and batch statistics out. Shapes: N features, K codes, D dims.
 """
@@ -53,7 +53,7 @@ class QuantizerConfig(StrictConfig):
 
 @dataclass
 class QuantizerOutput:
-    """What a quantizer returns.
+    """Output of a quantizer.
 
     Attributes:
         quantized: features replaced by their codes' vectors, shape of the features, with the estimator's gradient.
@@ -86,14 +86,14 @@ class Measurement(Protocol):
 
 
 class Quantizer(nn.Module, ABC):
-    """Quantizes features: the part between encoder and decoder, whatever its codes look like.
+    """Quantizes features: the part between encoder and decoder, for codes of any layout.
 
     Args:
         num_codes: size K of a codebook.
         dim: dims D of the features.
 
     Attributes:
-        frozen: whether it stays as it is in training.
+        frozen: whether it stays unchanged in training.
         num_codebooks: codes at each position of the grid, the last dim of the codes where it is more than one.
     """
 
@@ -111,11 +111,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def reset_codebook(self) -> None:
-        """Draw the codes anew, as at the start of a training."""
+        """Draw the codes again, as at the start of a training."""
 
     @abstractmethod
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """The trained parameters that belong into the codebook's own optimiser group."""
+        """The trained parameters that belong in the codebook's own optimiser group."""
 
     @abstractmethod
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
@@ -152,7 +152,7 @@ class Quantizer(nn.Module, ABC):
         """
 
     def freeze(self, frozen: bool = True) -> None:
-        """Keep the quantizer as it is in training steps, which then wait for no device to look for NaN."""
+        """Leave the quantizer unchanged in training steps, which then do not wait for the device to look for NaN."""
         self.frozen = frozen
 
     @abstractmethod
@@ -161,21 +161,21 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def begin_step(self, parts: int) -> None:
-        """Announce that the next training step comes in so many batches, one forward pass each; 1 if never called.
+        """Announce that the next training step comes in ``parts`` batches, one forward pass each; 1 if never called.
 
         Running statistics and updates without gradient then move once, in the last pass, over all of them joined.
         """
 
     @abstractmethod
     def training_state(self) -> dict[str, Any]:
-        """What an exact resume needs beside the weights."""
+        """State that an exact resume needs beside the weights."""
 
     @abstractmethod
     def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up the state that :meth:`training_state` gave."""
+        """Restore the state that :meth:`training_state` gave."""
 
     def measurements(self, device: torch.device) -> list[Measurement]:
-        """What an evaluation measures of this quantizer beside E, U and C."""
+        """Measurements of an evaluation that this quantizer has beside E, U and C."""
         return []
 
     def _require_finite(self, features: torch.Tensor, update_statistics: bool = False) -> None:

@@ -35,7 +35,7 @@ RATIO = Rule("in (0, 1]", lambda value: is_number(value) and 0 < value <= 1)
 
 
 class MultiScaleConfig(QuantizerConfig):
-    """What several scales need.
+    """Fields of several scales.
 
     Args:
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; None for one map.
@@ -68,7 +68,7 @@ class MultiScaleQuantizer(Quantizer):
     phi(x) = (1 - ratio) x + ratio conv(x). At the grid's own side nothing is resampled.
 
     loss = mean over scales of alpha |f_hat_s - sg(f)|^2 + beta |sg(f_hat_s) - f|^2, each a mean over all elements, and
-    what else the method has, over the residuals of all scales together, since they share its codes. The first term also
+    the method's other terms, over the residuals of all scales together, since they share its codes. The first term also
     trains the convolutions: for methods without it, it is there with alpha 1.
 
     Features that a method bounds (fsq) are bounded once, before the first scale.
@@ -132,7 +132,7 @@ class MultiScaleQuantizer(Quantizer):
 
     @torch.no_grad()
     def residuals(self, features: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
-        """What each scale quantized, (B s s, D), when features (B, h, w, D) in the codes' space became codes (B, T)."""
+        """Residual (B s s, D) that each scale quantized, for prepared features (B, h, w, D) and their codes (B, T)."""
         coarser = [torch.zeros_like(features), *self.lookup_scales(codes)[:-1]]
         residuals = [_channels_first(features - maps) for maps in coarser]
         return [self._tokens(residual, side) for residual, side in zip(residuals, self.scales, strict=True)]
@@ -197,7 +197,7 @@ class MultiScaleQuantizer(Quantizer):
         return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
 
     def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
-        """What vectors (B s s, D) of a scale add to the quantized features, (B, D, h, w)."""
+        """Contribution (B, D, h, w) of a scale's vectors (B s s, D) to the quantized features."""
         side, full = self.scales[index], self.scales[-1]
         maps = _channels_first(vectors.view(-1, side, side, self.dim))
         if side < full:
@@ -260,7 +260,7 @@ class ScaleAlignment:
 
     Args:
         quantizer: whose scales and codes they are.
-        device: of the residuals.
+        device: where the residuals are.
     """
 
     def __init__(self, quantizer: MultiScaleQuantizer, device: torch.device | str = "cpu"):

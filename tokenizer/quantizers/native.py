@@ -1,8 +1,8 @@
-"""Builds nearest.cpp on first use and calls it; everything here is optional, and the caller has a form in plain torch.
+"""Builds nearest.cpp on first use and calls it; all of it is optional, and the caller has a version in plain torch.
 
 The library is compiled for this very machine with the system's C++ compiler (about two seconds), and kept under a name
 that holds the hash of source, flags, compiler and processor. As it is code that runs, it lies where only this user can
-write; where there is no such folder, each process compiles one of its own.
+write; where there is no such folder, each process compiles its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_CODES = 2**31 - LANES  # indices are 32-bit inside
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled search, or None where it cannot be had: no compiler, or WVQ_NATIVE=0 in the environment."""
+    """The compiled search, or None where it is not available: no compiler, or WVQ_NATIVE=0 in the environment."""
     if os.environ.get("WVQ_NATIVE", "1") == "0":
         return None
     try:
@@ -53,7 +53,7 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
         half_squares: (K,).
 
     Raises:
-        RuntimeError: :func:`library` gives none.
+        RuntimeError: :func:`library` returns None.
     """
     padding = -len(codebook) % LANES
     codes = torch.nn.functional.pad(codebook.T, (0, padding)).contiguous()  # D K
@@ -62,7 +62,7 @@ def search(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     out = torch.empty(len(features), dtype=torch.int64)
     loaded = library()
     if loaded is None:
-        raise RuntimeError("the compiled search is not available; ask library() first")
+        raise RuntimeError("the compiled search is not available; call library() first")
     loaded.wvq_nearest(
         *(tensor.data_ptr() for tensor in (features, codes, halves)),
         len(features),
@@ -82,8 +82,8 @@ def _loaded() -> ctypes.CDLL:
             return _open(_built(private_folder(folder), name, compiler))
         except OSError as error:  # not private, not writable, mounted without execution, or a damaged file
             logger.info("compiled code is not kept in %s: %s", folder, error)
-    with tempfile.TemporaryDirectory(prefix="wvq-native-") as passing:  # a loaded library needs its file no longer
-        return _open(_built(private_folder(Path(passing)), name, compiler))
+    with tempfile.TemporaryDirectory(prefix="wvq-native-") as temporary:  # a loaded library no longer needs its file
+        return _open(_built(private_folder(Path(temporary)), name, compiler))
 
 
 def _compiler() -> list[str]:
@@ -110,8 +110,8 @@ def _built(folder: Path, name: str, compiler: list[str]) -> Path:
             built = Path(partial) / name
             command = [*compiler, *FLAGS, str(SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=300)
-            built.chmod(0o700)  # whatever the umask lets others do
-            os.replace(built, path)  # whole or not at all, whichever process comes first
+            built.chmod(0o700)  # whatever the umask allows others
+            os.replace(built, path)  # complete or absent, whichever process comes first
     return path
 
 

@@ -20,7 +20,7 @@ _BLOCK = 16  # rows and codes of the smallest product in the tiled search
 def exact_float32(device_type: str) -> Iterator[None]:
     """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
     # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
-    cudnn: Any = torch.backends.cudnn  # what these two hold is put in place at import, unseen by torch's types
+    cudnn: Any = torch.backends.cudnn  # torch sets the attributes of these two at import, which its types do not show
     mkldnn: Any = torch.backends.mkldnn
     backends = (torch.backends.cuda.matmul, mkldnn.matmul, cudnn.conv, mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
@@ -81,8 +81,8 @@ def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: in
 
 
 def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.Tensor, tile_bytes: int) -> torch.Tensor:
-    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries take other routines,
-    # which round otherwise, and a feature's code would depend on how many others came with it.
+    # Rows and codes are padded to whole blocks: for a single row or a few codes the libraries use other routines,
+    # which round differently, and a feature's code would depend on how many others came with it.
     count, padding = len(features), -len(codebook) % _BLOCK
     features = F.pad(features, (0, 0, 0, -count % _BLOCK))
     codes = F.pad(codebook, (0, 0, 0, padding)).T
@@ -92,5 +92,5 @@ def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     codes_of_tiles = [features.new_empty(0, dtype=torch.int64)]
     for tile in features.split(rows) if count else ():
         codes_of_tiles.append(torch.addmm(half_squares, tile, codes, alpha=-1, out=scores[: len(tile)]).argmin(1))
-    # An infinite feature makes NaN of the padding: any code will do, but one that there is.
+    # An infinite feature makes NaN of the padding: any code will do, as long as it exists.
     return torch.cat(codes_of_tiles)[:count].clamp_max_(len(codebook) - 1)

@@ -22,7 +22,7 @@ class ProductQuantizer(Quantizer):
     error is their sum, utilization and perplexity are means. Source: Jegou et al. 2011.
 
     Args:
-        codebooks: of any method, all of one size.
+        codebooks: codebooks of one method, all of one size.
     """
 
     def __init__(self, codebooks: Iterable[Codebook]):

@@ -24,7 +24,7 @@ DECAY = Rule("in (0, 1)", lambda value: is_number(value) and 0 < value < 1)
 
 
 class DecayConfig(QuantizerConfig):
-    """What methods with running statistics of their codes need.
+    """Fields of methods with running statistics of their codes.
 
     Args:
         ema_decay: decay, in (0, 1), of the running statistics of "ema" and "online"; published values if None.
@@ -37,8 +37,8 @@ class EMAQuantizer(VectorQuantizer):
     """Codes are moving averages of their features: k-means on a stream (van den Oord et al. 2017, appendix A.1).
 
     size <- decay size + (1 - decay) n, sum <- decay sum + (1 - decay) sum of features, e = sum / size. The sizes start
-    at 0 and are smoothed after every step (Laplace), so that none stays 0. So a code without features is thrown out at
-    first, then shrinks towards the origin along its ray, and is found again if features lie on it.
+    at 0 and are smoothed after every step (Laplace), so that none stays 0. So a code without features moves out at
+    first, then shrinks towards the origin along its ray, and is used again if features lie on it.
     """
 
     name = "ema"
@@ -151,7 +151,7 @@ class LinearQuantizer(VectorQuantizer):
         return list(self.map.parameters())
 
     def _mapped(self) -> torch.Tensor:
-        # All codes at once, also for a lookup of few: a product of another size could round otherwise.
+        # All codes at once, also for a lookup of few: a product of another size could round differently.
         with torch.autocast(self.codebook.device.type, enabled=False):
             return self.map(self.codebook)
 

@@ -1,4 +1,4 @@
-"""All methods by name, and the quantizer that a config asks for."""
+"""All methods by name, and the quantizer that a config describes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def build_codebook(config: MethodsConfig) -> Codebook:
 
 
 def build_quantizer(config: MethodsConfig) -> Quantizer:
-    """The quantizer that a config asks for: a codebook, ``config.num_groups`` of them, or one at ``config.scales``."""
+    """The quantizer that a config describes: a codebook, ``config.num_groups`` of them, or one at ``config.scales``."""
     if config.scales:
         return MultiScaleQuantizer(config, build_codebook(config))
     if config.num_groups > 1:

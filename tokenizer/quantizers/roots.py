@@ -12,7 +12,7 @@ _GROWING, _SETTLING = 35, 6
 
 
 def iterates(matrix: torch.Tensor) -> bool:
-    """Whether roots of this matrix are iterated: elsewhere than on the CPU, where eigenvalues cost nothing to wait for.
+    """Whether roots of this matrix are iterated: not on the CPU, where waiting for eigenvalues costs nothing.
 
     Not in float32 (Apple's devices), whose rounding would be taken for small eigenvalues.
     """
@@ -35,7 +35,7 @@ def symmetric_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Args:
         matrix: (D, D) float64.
 
-    Source: Higham 2008, "Functions of Matrices", eq. 6.35 for the first phase; the second is ours.
+    Source: Higham 2008, "Functions of Matrices", eq. 6.35 for the first phase; the second is new here.
     """
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     norm = matrix.square().sum().sqrt().clamp_min(1e-150)

@@ -43,7 +43,7 @@ def _make_grid(levels: torch.Tensor) -> _Grid:
 
 
 class FSQConfig(QuantizerConfig):
-    """What finite scalar quantization needs.
+    """Fields of finite scalar quantization.
 
     Args:
         levels: levels of each dim of an "fsq" code; num_codes must be their product.
@@ -107,7 +107,7 @@ class FSQQuantizer(Codebook):
 
 
 class LFQConfig(QuantizerConfig):
-    """What lookup-free quantization needs.
+    """Fields of lookup-free quantization.
 
     Args:
         entropy_weight: weight of the entropy term in the loss; the published value if None.

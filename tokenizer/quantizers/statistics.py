@@ -35,7 +35,7 @@ class CodeStatistics:
     Args:
         num_codes: size K of a codebook.
         num_groups: number G of codebooks.
-        device: of the codes.
+        device: where the codes are.
         scales: sides of the maps that share a codebook, the last one that of the grid; none for one map.
     """
 
@@ -97,7 +97,7 @@ class CodeStatistics:
         features = tokens
         if self.scales:
             by_scale = _usage(self._counts.view(len(self.scales), -1))
-            features = by_scale[2][-1]  # the last scale has a code for each
+            features = by_scale[2][-1]  # the last scale has one code for each feature
         figures: dict[str, float | list[float]] = {
             "quantization_error": float(self.squared_error) / max(features, 1),
             "utilization": sum(used) / len(used),

@@ -19,7 +19,7 @@ import wvq
 from wvq.app import commands
 from wvq.app.failures import fail
 from wvq.app.recipes import QuickstartRecipe
-from wvq.errors import ConfigError, WVQError, near_match
+from wvq.errors import ConfigError, ProcessEnded, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
@@ -79,9 +79,9 @@ def _sample_arguments(parser: Parser) -> None:
 
 
 def _evaluation_arguments(parser: Parser, recipe: type[EvaluationRecipe], *others: str) -> None:
-    """The fields of a recipe: those that both have, then its own, but for ``others``, which are added elsewhere."""
+    """Add the fields that both recipes share, then those of ``recipe``; ``others`` are added elsewhere."""
     _recipe_arguments(EvaluationRecipe, resume=False)(parser)
-    parser.add_class_arguments(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
+    parser.add_recipe(recipe, skip={*EvaluationRecipe.__dataclass_fields__, *others})
 
 
 def _reconstruction_arguments(parser: Parser) -> None:
@@ -128,7 +128,7 @@ COMMANDS = {
                 commands.evaluate_compare),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
-        Command("info", "say what a folder or result file is", _info_arguments, commands.info),
+        Command("info", "describe a folder or result file", _info_arguments, commands.info),
     )
 }  # fmt: skip
 
@@ -208,6 +208,8 @@ def _run(arguments: list[str]) -> int:
             leave_processes()
     except WVQError as error:
         fail(program, error)
+    except ProcessEnded:  # which has said why
+        return 2
     except RunInterrupted as stop:
         again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
         print(f"\n{program}: {stop}{again}", file=sys.stderr)

@@ -22,12 +22,12 @@ from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 
 
 def quiet_libraries() -> None:
-    """Switch off other libraries' bars over single files; without a GPU, have Accelerate run on the CPU."""
+    """Switch off the progress bars of other libraries; without a GPU, make Accelerate run on the CPU."""
     import datasets
     import torch
     import transformers
 
-    # Apple's GPUs have no float64, in which distances and sums over data sets are taken.
+    # Apple's GPUs have no float64, in which distances and sums over data sets are computed.
     if torch.backends.mps.is_available() or not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
@@ -38,15 +38,15 @@ def quiet_libraries() -> None:
 
 def _data_options(data: DataConfig) -> str:
     """The fields that differ from their defaults, as options: the next stage must hold out the same pictures."""
-    plain = DataConfig()
+    defaults = DataConfig()
     changed = {field.name: getattr(data, field.name) for field in fields(data)}
-    changed = {name: value for name, value in changed.items() if value != getattr(plain, name) or name == "path"}
+    changed = {name: value for name, value in changed.items() if value != getattr(defaults, name) or name == "path"}
     options = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
     return " ".join(f"--data.{name} {shlex.quote(value)}" for name, value in options.items())
 
 
 def quickstart(values: Namespace) -> None:
-    """``wvq quickstart``."""
+    """Run ``wvq quickstart``."""
     quiet_libraries()
     from wvq.app.quickstart import run_quickstart
 
@@ -54,7 +54,7 @@ def quickstart(values: Namespace) -> None:
 
 
 def train_tokenizer(values: Namespace) -> None:
-    """``wvq train-tokenizer``."""
+    """Run ``wvq train-tokenizer``."""
     quiet_libraries()
     from wvq.distributed import is_main_process
     from wvq.tokenizer.train import train_tokenizer as train
@@ -68,7 +68,7 @@ def train_tokenizer(values: Namespace) -> None:
 
 
 def export_codes(values: Namespace) -> None:
-    """``wvq export-codes``."""
+    """Run ``wvq export-codes``."""
     quiet_libraries()
     from wvq.distributed import is_main_process
     from wvq.tokenizer.export import export_codes as export
@@ -86,7 +86,7 @@ def export_codes(values: Namespace) -> None:
 
 
 def train_generator(values: Namespace) -> None:
-    """``wvq train-generator``."""
+    """Run ``wvq train-generator``."""
     quiet_libraries()
     from wvq.distributed import is_main_process
     from wvq.pipelines.assemble import train_pipeline
@@ -99,7 +99,7 @@ def train_generator(values: Namespace) -> None:
 
 
 def sample(values: Namespace) -> None:
-    """``wvq sample``.
+    """Run ``wvq sample``.
 
     Raises:
         ConfigError: prompts from two places, or what the pipeline refuses.
@@ -154,7 +154,7 @@ def sampling_of(values: Namespace) -> dict[str, Any]:
 
 
 def evaluate_reconstruction(values: Namespace) -> None:
-    """``wvq evaluate reconstruction``."""
+    """Run ``wvq evaluate reconstruction``."""
     quiet_libraries()
     from wvq.eval.run import run_reconstruction_evaluation
 
@@ -163,7 +163,7 @@ def evaluate_reconstruction(values: Namespace) -> None:
 
 
 def evaluate_generation(values: Namespace) -> None:
-    """``wvq evaluate generation``."""
+    """Run ``wvq evaluate generation``."""
     quiet_libraries()
     from wvq.eval.run import run_generation_evaluation
 
@@ -172,14 +172,14 @@ def evaluate_generation(values: Namespace) -> None:
 
 
 def evaluate_compare(values: Namespace) -> None:
-    """``wvq evaluate compare``."""
+    """Run ``wvq evaluate compare``."""
     from wvq.eval.compare import compare_results
 
     print(compare_results(values.results))
 
 
 def study_atomic(values: Namespace) -> None:
-    """``wvq study atomic``."""
+    """Run ``wvq study atomic``."""
     from wvq.eval.atomic.study import run_study, study_table
 
     recipe = recipe_of(values, AtomicRecipe)
@@ -188,14 +188,14 @@ def study_atomic(values: Namespace) -> None:
 
 
 def info(values: Namespace) -> None:
-    """``wvq info``."""
+    """Run ``wvq info``."""
     from wvq.app.describe import describe
 
     print(describe(values.path))
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """A line for each number or text."""
+    """Print a line for each number or text."""
     scalars = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
     width = max(map(len, scalars), default=0) + 2
     for name, value in scalars.items():
@@ -203,7 +203,7 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 
 def print_result(result: dict, out: str | None) -> None:
-    """The figures of an evaluation, its floor and warnings, and where its files are; the main process prints them."""
+    """Print an evaluation's figures, floor, warnings and files; the main process alone prints."""
     from wvq.distributed import is_main_process
 
     if not is_main_process():

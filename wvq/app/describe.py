@@ -1,4 +1,4 @@
-"""Says in plain words what a folder or file of wvq is: a model, codes, a run, pictures, features, or a result."""
+"""Describes a folder or file of wvq: a model, codes, a run, pictures, features, or a result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from wvq.errors import CheckpointError, DataError
 from wvq.files.atomic import read_json
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
 from wvq.files.weight_files import verify_weights
-from wvq.models.pretrained import read_config
+from wvq.models.config import read_config
 from wvq.training.tracking import LOG_NAME
 
 
 def describe(path: str | Path) -> str:
-    """Several lines on what is at ``path``.
+    """Describe what is at ``path``, in several lines.
 
     Raises:
-        DataError: nothing is there, or nothing of ours.
-        CheckpointError, CacheError: it is ours, and damaged.
+        DataError: nothing is there, or it is not of wvq.
+        CheckpointError, CacheError: it is of wvq, but damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -153,7 +153,7 @@ def _picture(path: Path) -> str:
 
     settings = read_settings(path)
     if settings is None:
-        raise DataError(f"{path} is no picture of wvq sample: it says nothing of how it was made")
+        raise DataError(f"{path} is no picture of wvq sample: it holds no sampling settings")
     return _lines(f"{path}: sampled picture", settings)
 
 
@@ -165,8 +165,8 @@ def _samples(path: Path) -> str:
     sampling = job.get("sampling")
     if not isinstance(sampling, dict) or not isinstance(job.get("num_images"), int):
         raise DataError(f"{file} is no job of wvq sample")
-    plain = SamplingSettings().identity()
-    changed = [f"{name} {value}" for name, value in sampling.items() if value != plain.get(name)]
+    defaults = SamplingSettings().identity()
+    changed = [f"{name} {value}" for name, value in sampling.items() if value != defaults.get(name)]
     drawn = sum(file.name[:-4].isdigit() for file in path.glob("*.png"))
     rows = {
         "pictures": _part_of(drawn, job["num_images"]) + ("" if drawn >= job["num_images"] else "; --resume goes on"),

@@ -1,8 +1,8 @@
-"""How a command ends on bad input: with one line, which processes that were launched together say once.
+"""How a command ends on bad input: with one line, printed once for all processes that were launched together.
 
-A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with a traceback and exit code 1 of its own.
-That cannot be prevented from inside. But what it prints last is the reason that the first process to fail has left in
-the file named by ``TORCHELASTIC_ERROR_FILE``; so the line stands there too, in place of a hint at a missing traceback.
+A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with its own traceback and exit code 1.
+A process cannot prevent that. But the launcher ends with the reason that the first process to fail has left in the
+file named by ``TORCHELASTIC_ERROR_FILE``; so the line is written there too.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ def fail(program: str, problem: object) -> NoReturn:
         SystemExit: with code 2, always.
     """
     line = f"{program}: error: {one_line(problem)}"
-    if _is_first_to_say(line):
-        sys.stderr.write(line + "\n")  # whole: other processes write there too
+    if _is_first_to_print(line):
+        sys.stderr.write(line + "\n")  # in one write: other processes write there too
         sys.stderr.flush()
-    _tell_launcher(line)
+    _report_to_launcher(line)
     raise SystemExit(2)
 
 
-def _is_first_to_say(line: str) -> bool:
-    """Whether no other process that the same launcher has started on this machine has said it."""
+def _is_first_to_print(line: str) -> bool:
+    """Whether no other process that the same launcher has started on this machine has printed it."""
     file, rank = os.environ.get(_ERROR_FILE), os.environ.get("LOCAL_RANK", "")
     if not file:
         return True
     # The file is <attempt>/<local rank>/error.json in a folder that the launcher removes at its end.
-    said = Path(file).parent.parent / f"said-{hashlib.sha256(line.encode()).hexdigest()[:16]}"
+    marker = Path(file).parent.parent / f"printed-{hashlib.sha256(line.encode()).hexdigest()[:16]}"
     try:
-        with said.open("x") as opened:
+        with marker.open("x") as opened:
             opened.write(rank)
         return True
     except FileExistsError:
         with contextlib.suppress(OSError):  # the launcher has removed it meanwhile
-            return said.read_text() == rank  # the same process's second command
+            return marker.read_text() == rank  # the same process's second command
         return True
     except OSError:
         return True
 
 
-def _tell_launcher(line: str) -> None:
+def _report_to_launcher(line: str) -> None:
     file = os.environ.get(_ERROR_FILE)
     if not file:
         return
     # The form of torch.distributed.elastic, which shows what stands in place of the traceback.
     reason = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
-    with contextlib.suppress(OSError):  # the launcher then says that it knows nothing
-        write_text(file, json.dumps({"message": reason}))  # whole: the launcher may end this process meanwhile
+    with contextlib.suppress(OSError):  # the launcher then reports no reason
+        write_text(file, json.dumps({"message": reason}))  # at once: the launcher may end this process meanwhile

@@ -32,7 +32,7 @@ from wvq.tokenizer.train import train_tokenizer
 
 # Share of the training time that goes to the tokenizer.
 TOKENIZER_SHARE = 0.36
-# After minutes of training little guidance is best: more of it exaggerates what was learned by heart.
+# After minutes of training little guidance is best: more of it exaggerates what was memorised.
 SAMPLING = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)
 FEWEST = {"train": 8, "validation": 4}  # pictures that the evaluation can halve
 OPENMOJI_NOTE = (
@@ -52,7 +52,7 @@ def stage_recipes(recipe: QuickstartRecipe) -> tuple[TokenizerRecipe, ExportReci
         {"out": str(out), "codes": export.out, "tokenizer": tokenizer.out},
     )
     if recipe.data != "openmoji":
-        # Pictures of one's own: their classes are unknown, they have a frame worth cropping, and flips may spoil them.
+        # The user's own pictures: classes are unknown, there is a frame worth cropping, and flips may spoil them.
         tokenizer.data = DataConfig(path=recipe.data, image_size=tokenizer.data.image_size)
         export.data = replace(tokenizer.data)
     tokenizer.train.max_minutes = recipe.minutes * TOKENIZER_SHARE
@@ -62,7 +62,7 @@ def stage_recipes(recipe: QuickstartRecipe) -> tuple[TokenizerRecipe, ExportReci
 
 
 def text_condition(condition: ConditionConfig, has_captions: bool) -> ConditionConfig:
-    """The condition without text where the data has no captions or the text encoder cannot be had."""
+    """The condition without text where the data has no captions or the text encoder is not installed."""
     if not (condition.text and has_captions):
         return replace(condition, text=False)
     try:

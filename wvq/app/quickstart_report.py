@@ -41,7 +41,7 @@ PROMPTS = (
 def measure(
     pipe: ImageGenerationPipeline, images: ImageSplits, codes: dict[str, CodeDataset], seed: int
 ) -> dict[str, dict]:
-    """U and C over the whole data set, and the distances of reconstructions and samples where a network is there."""
+    """U and C over the whole data set; with a feature network, distances of reconstructions and samples too."""
     results = {"codes": whole_set_statistics(codes)}
     try:
         network = default_feature_network(device=pipe.device)
@@ -220,15 +220,15 @@ def _distances(report: Report, results: dict) -> None:
         report.text(f"Note: {note}.")
 
 
-def _shown(path: Path) -> Path:
-    """The path from here, if it lies below."""
+def _short_path(path: Path) -> Path:
+    """The path relative to the current folder, if it lies in it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _next_commands(report: Report, out: Path, pipe: ImageGenerationPipeline, prompts: list[str]) -> None:
     name, path = pipe.class_names[0] if pipe.class_names else None, shlex.quote(str(out))
     condition = f"--class {shlex.quote(name)}" if name else ""
-    lines = [] if sys.prefix == sys.base_prefix else [f"source {_shown(Path(sys.prefix))}/bin/activate"]
+    lines = [] if sys.prefix == sys.base_prefix else [f"source {_short_path(Path(sys.prefix))}/bin/activate"]
     lines += [f"wvq sample {path} {condition} --num_images 16 --out samples".replace("  ", " ")]
     if pipe.generator.config.text_dim:
         quoted = " ".join(shlex.quote(prompt) for prompt in prompts[:2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import SEED, Checker, interval
+from wvq.checks import SEED, TEXT, Checker, interval
 
 
 @dataclass
@@ -26,5 +26,6 @@ class QuickstartRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self)
+        check.each(TEXT, "out", "data")
         check.each(interval("(0, inf]"), "minutes")
         check.each(SEED, "seed")

@@ -1,7 +1,7 @@
 """Tables of codes on disk: Arrow files written piece by piece, rows read by their number from memory maps.
 
-A table is a folder that `datasets.load_from_disk` opens. Neither side holds more of it in memory than the rows that it
-is at: the writer one record batch, the reader those asked for.
+A table is a folder that `datasets.load_from_disk` opens. It is never in memory as a whole: the writer holds one record
+batch, the reader the rows requested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: dataset
         file: the Arrow file.
         batches: dicts with ``codes`` (B, T) int64 or of any shape that flattens to it, ``label`` (B ints) and
             ``caption`` (B lists of strings).
-        features: of :func:`row_features`.
+        features: columns, from :func:`row_features`.
 
     Returns:
         The number of rows.
@@ -58,15 +58,15 @@ def write_shard(file: Path, batches: Iterable[dict[str, Any]], features: dataset
 
 def _records(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of one piece and about ``ROWS_A_RECORD`` rows."""
-    held, rows = [], 0
+    waiting, rows = [], 0
     for table in tables:
-        held.append(table)
+        waiting.append(table)
         rows += len(table)
         if rows >= ROWS_A_RECORD:
-            yield pa.concat_tables(held).combine_chunks()
-            held, rows = [], 0
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _arrow_table(batch: dict[str, Any], features: datasets.Features) -> pa.Table:
@@ -82,14 +82,14 @@ def finish_table(folder: Path, files: Sequence[str], features: datasets.Features
     """Make a table of the files in a folder, in this order, without reading or copying them.
 
     Args:
-        folder: of the files.
+        folder: holds the files.
         files: their names.
-        features: of all of them.
-        fingerprint: what `datasets` knows the table by; the same for the same rows.
+        features: columns of all of them.
+        fingerprint: the table's key in `datasets`; the same for the same rows.
     """
     empty = datasets.Dataset(features.arrow_schema.empty_table(), fingerprint=fingerprint)
     with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as described:
-        empty.save_to_disk(described, num_shards=1)  # in the library's own words
+        empty.save_to_disk(described, num_shards=1)  # as the library itself writes them
         state = read_json(Path(described) / "state.json", OSError, f"{described} holds no state.json")
         write_json(folder / "state.json", state | {"_data_files": [{"filename": name} for name in files]})
         os.replace(Path(described) / "dataset_info.json", folder / "dataset_info.json")
@@ -99,13 +99,15 @@ class CodeTable:
     """Rows of a table, read in place.
 
     Args:
-        folder: of the table.
+        folder: holds the table.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException: it is missing, damaged or no table of codes.
     """
 
     def __init__(self, folder: Path):
+        for name in ("state.json", "dataset_info.json"):  # the library takes any JSON for an object
+            read_json(folder / name, OSError, f"{name} is missing")
         table = datasets.load_from_disk(str(folder), keep_in_memory=False).data
         self._captions = table.column("caption")
         pieces = [piece for piece in table.select(["codes", "label"]).to_batches() if len(piece)]

@@ -1,4 +1,4 @@
-"""The code cache: pictures as rows of codes, with a header that says which tokenizer, crops and classes made them.
+"""The code cache: pictures as rows of codes, with a header that names their tokenizer, crops and classes.
 
 A cache is a folder with an Arrow table (written and read by `datasets`, memory-mapped) and ``header.json``. Row
 ``i * num_crops + c`` holds crop c of picture i; training and validation pictures are two tables.
@@ -28,7 +28,7 @@ SPLITS = ("train", "validation")
 
 @dataclass
 class CodeHeader:
-    """What a code cache was made of.
+    """What a code cache holds, and how it was made.
 
     Args:
         tokenizer_hash: SHA-256 of the tokenizer's weights and config that make the codes; in caches of earlier versions
@@ -93,7 +93,7 @@ class CodeHeader:
         return header
 
     def check(self) -> None:
-        """Raise ConfigError, naming the field, if a value is none that an export writes."""
+        """Raise ConfigError, naming the field, if a value is not one that an export writes."""
         check = Checker(self)
         check.each(TEXT, "tokenizer_hash", "source", "library_version")
         check.each(integer(), "num_codes", "image_size", "num_crops")
@@ -151,7 +151,7 @@ class CodeDataset(Dataset[dict[str, torch.Tensor]]):
     Args:
         folder: the cache.
         split: ``train`` or ``validation``.
-        seed: of the choice of crops.
+        seed: decides the choice of crops.
 
     Raises:
         CacheError: the folder is no cache, or is damaged.
@@ -177,7 +177,7 @@ class CodeDataset(Dataset[dict[str, torch.Tensor]]):
             )
 
     def __reduce__(self) -> tuple[type[CodeDataset], tuple[Path, str, int]]:
-        return type(self), (self.folder, self.split, self.seed)  # opened anew where it is unpickled
+        return type(self), (self.folder, self.split, self.seed)  # opened again where it is unpickled
 
     def __len__(self) -> int:
         return len(self._table) // self.num_crops

@@ -32,7 +32,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     of workers, sees the same pixels again.
 
     An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
-    ``requested`` int, the index asked for.
+    ``requested`` int, the index that was requested.
 
     A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
     draws, and with ``unreadable`` set to ``skip``, another picture drawn at random from the seed and the pair takes its
@@ -65,7 +65,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         settings.check()
         self.table = table
         self.class_names = tuple(class_names)
-        self.settings = replace(settings)  # a later change of the caller's is none of this set
+        self.settings = replace(settings)  # a later change by the caller does not affect this set
         self.image_size, self.crop, self.unreadable = settings.image_size, settings.crop, settings.unreadable
         self.spread = False
         largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
@@ -112,10 +112,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return TEN * len(self.settings.crop_scales or (1,))
 
     def spread_versions(self) -> ImageDataset:
-        """The same pictures for training: under ``ten`` each begins with another crop.
+        """The same pictures for training: under ``ten`` each picture starts with a crop of its own.
 
         A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
-        Otherwise all pictures of pass p have crop p, as an export asks for.
+        Otherwise all pictures of pass p have crop p, as an export needs.
         """
         spread = copy.copy(self)
         spread.spread = True
@@ -134,7 +134,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
 
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
-        """The square picture of a key, with the index shown and the index asked for."""
+        """The square picture of a key, with the index shown and the index requested."""
         drawn = isinstance(key, tuple)
         if isinstance(key, tuple):
             position, requested = int(key[0]), self._checked(key[1])
@@ -174,7 +174,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return self.table.flippable is None or self.table.flippable[index]
 
     def _readable(self, position: int, requested: int) -> tuple[int, Image.Image]:
-        """The picture asked for, or else one drawn at random: the next in line would be seen twice as often."""
+        """The requested picture, or else one drawn at random: the next in line would be seen twice as often."""
         index, draws = requested, None
         for _ in range(MOST_DRAWS):
             try:
@@ -193,7 +193,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 @dataclass
 class ImageSplits:
-    """What :func:`load_images` returns.
+    """Result of :func:`load_images`: training and held-out pictures.
 
     Args:
         train: training pictures under the configured crop and flip.
@@ -226,14 +226,14 @@ def load_images(config: DataConfig) -> ImageSplits:
     config.check()
     inventory = Inventory()
     splits = read_source(config, inventory)
-    train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
+    train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
         held_out_as = f"{100 * config.validation_fraction:.3g}% of {'each class' if class_names else 'all'}"
     else:
-        raw_validation = _named_split(splits, validation_split, "validation_split")
+        raw_validation = _named_split(splits, validation_split, "data.validation_split")
         validation, _ = to_table(raw_validation, config, class_names)
         held_out_as = f"the split {validation_split}"
     if config.classes is not None:
@@ -242,7 +242,7 @@ def load_images(config: DataConfig) -> ImageSplits:
         validation, _ = keep_classes(validation, all_names, config.classes)
     for name, table in (("training", train), ("validation", validation)):
         if not len(table):
-            raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
+            raise DataError(f"data.path: {config.path} leaves no {name} pictures; check splits, classes and fraction")
 
     inventory.count(train, validation, class_names, held_out_as)
     warn_of_missing_captions(train, validation)

@@ -64,8 +64,8 @@ def read_folder(folder: str | Path, layout: str | None, inventory: Inventory) ->
           :data:`wvq.data.split_names.SPLIT_NAMES`): one split each, every one in one of the other layouts; without such
           sub-folders all is the split ``train``;
         - class folders: the class is the first folder's name, pictures may lie deeper; ids follow
-          :func:`wvq.data.tables.class_order`, and each class has pictures in at least one split: a folder without any,
-          be it empty, is an error and not a class lost;
+          :func:`wvq.data.tables.class_order`, and each class has pictures in at least one split: a folder without any
+          is an error, so that no class is lost;
         - pictures only: no classes.
 
     A folder that is alone and holds only folders stands for what is in it. Captions come from metadata files, and from

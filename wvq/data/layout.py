@@ -1,6 +1,6 @@
 """The layout of a picture's codes: what each place of the flat sequence in a code cache stands for.
 
-A layout is a dict of plain values, fit for JSON. Of h w grid, G codebooks and T codes a picture:
+A layout is a dict of plain values, as JSON holds them. For an h x w grid, G codebooks and T codes a picture:
 
     {"kind": "grid", "shapes": [[h, w]]}                              one code a position, row by row
     {"kind": "product", "shapes": [[h, w, G]]}                        the G codes of one position, then the next

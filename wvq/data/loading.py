@@ -32,7 +32,7 @@ class FileSet(PictureSet, Protocol):
 
     Attributes:
         unreadable: what happens then, ``skip`` or ``refuse``.
-        store: of the files, which knows why one could not be read.
+        store: decodes the files, and knows why one could not be read.
     """
 
     unreadable: str
@@ -73,7 +73,7 @@ def read_chunks(
         dataset: the pictures.
         chunks: the pictures of each; a loader process reads a whole one.
         device: where ``pixel_values`` go, through pinned memory where that is a GPU; all else stays on the CPU.
-        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes; :func:`wvq.hardware.loader_processes` decides if None.
 
     Yields:
         The items of a chunk, stacked (nothing if none could be read), and the file name and reason of each picture
@@ -126,13 +126,13 @@ def _stacked(
 
 def regrouped(parts: Iterable[dict[str, torch.Tensor]], size: int) -> Iterator[dict[str, torch.Tensor]]:
     """The rows of batches of any size in batches of ``size``, the last of which may be smaller."""
-    held: dict[str, torch.Tensor] = {}
+    waiting: dict[str, torch.Tensor] = {}
     for part in parts:
-        held = {name: torch.cat([held[name], values]) for name, values in part.items()} if held else part
-        count = len(next(iter(held.values())))
+        waiting = {name: torch.cat([waiting[name], values]) for name, values in part.items()} if waiting else part
+        count = len(next(iter(waiting.values())))
         for start in range(0, count - size + 1, size):
-            yield {name: values[start : start + size] for name, values in held.items()}
+            yield {name: values[start : start + size] for name, values in waiting.items()}
         rest = count % size
-        held = {name: values[count - rest :] for name, values in held.items()} if rest else {}
-    if held:
-        yield held
+        waiting = {name: values[count - rest :] for name, values in waiting.items()} if rest else {}
+    if waiting:
+        yield waiting

@@ -24,9 +24,9 @@ class Emoji:
         text: the emoji as a string.
         name: its English name, the caption.
         subgroup: Unicode's subgroup.
-        label: our class.
+        label: its class in this data set.
         group: shared by near twins (clock faces, women and men of one occupation, equal flags).
-        flippable: whether the mirrored drawing is still what the name says.
+        flippable: whether the mirrored drawing still fits the name.
     """
 
     text: str

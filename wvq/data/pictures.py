@@ -19,10 +19,10 @@ from wvq.errors import DataError, UnreadablePictureError, first_line
 
 # Sets whose decoded pictures fit are decoded once and kept; larger ones stay on disk and are decoded on each access.
 MEMORY_LIMIT_BYTES = 256 * 2**20
-# Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is where Pillow itself stops by
-# default; a program that lowers Pillow's own limit is obeyed, one that lifts it is not.
+# Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is Pillow's own default
+# limit; a lower limit set in Pillow counts as well, a higher one does not.
 MAX_PIXELS = 178_956_970
-# The machine's state and not the picture's: to leave such a picture out would make a run depend on the moment.
+# Errors of the machine, not of the picture: leaving such a picture out would make a run depend on the moment.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -106,8 +106,8 @@ class PictureStore:
         """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""
         with contextlib.suppress(UnreadablePictureError):
             self.prepared(index)
-        sound_again = picture_name(self.pictures, index), "unreadable for a while, now whole"
-        name, reason = self._failures.get(index, sound_again)
+        readable_again = picture_name(self.pictures, index), "unreadable for a while, readable now"
+        name, reason = self._failures.get(index, readable_again)
         return f"{name} ({reason})"
 
     def _read(self, index: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -140,7 +140,7 @@ class PictureStore:
 
 
 def picture_name(pictures: datasets.Dataset, index: int) -> str:
-    """What messages call a picture of a table: the name of its file, or its number."""
+    """Name of a picture of a table in messages: that of its file, or its number."""
     return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
 
 

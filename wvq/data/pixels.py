@@ -68,7 +68,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def largest_resize(size: int, min_fraction: float, scales: Sequence[float] = ()) -> int:
-    """Longest that any crop makes the shorter side before it cuts ``size`` pixels out of it."""
+    """Largest length, in pixels, to which any crop resizes the shorter side before it cuts ``size`` pixels out."""
     return max([math.ceil(size / min_fraction), *(int(size * scale) for scale in scales)])
 
 
@@ -134,7 +134,7 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
 
 def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
     """Pixels uint8 of any shape as float32 in [-1, 1], those of :func:`to_pixels` to the bit on every device."""
-    # By a tensor: on a GPU a plain number would be multiplied by its inverse, which rounds otherwise.
+    # By a tensor: a GPU divides by a plain number through its inverse, which rounds differently.
     return pixels.float().div_(torch.full((), 127.5, device=pixels.device)).sub_(1)
 
 
@@ -159,5 +159,5 @@ def save_png(image: Image.Image, file: str | Path, text: PngImagePlugin.PngInfo 
     with whole_file(file) as partial:
         try:
             image.save(partial, format="PNG", pnginfo=text)
-        except OSError as error:  # Pillow's does not say which file
+        except OSError as error:  # Pillow's error does not name the file
             raise OSError(error.errno, error.strerror or str(error), str(file)) from error

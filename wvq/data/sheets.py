@@ -1,4 +1,4 @@
-"""Sheets of pictures for the eye, with captions."""
+"""Contact sheets: many pictures in one, with captions or labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def image_grid(
         columns: pictures in a row.
         scale: whole-number enlargement, by pixel repetition.
         padding: white pixels around every picture.
-        captions: one short text for under each picture, cut to its width.
+        captions: one short text below each picture, cut to its width.
 
     Raises:
         DataError: no pictures, a number below one, or another number of captions than of pictures.

@@ -24,7 +24,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
     """The splits of ``config.path``, with pictures not yet decoded.
 
     ``openmoji`` is the built-in set. A path that exists is read from disk: a folder that holds parquet files as
-    parquet, another folder as pictures. Any other name that could be a Hub id is one.
+    parquet, another folder as pictures. Any other name that could be a Hub id is taken as one.
 
     Args:
         config: where the pictures are.
@@ -45,7 +45,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
     if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
         return _read_path(path, config, inventory)
     if not HUB_ID.fullmatch(config.path) or config.path.lower().endswith(PARQUET):
-        raise DataError(f"path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
+        raise DataError(f"data.path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
     return _read_hub(config.path, config.subset)
 
 
@@ -55,9 +55,9 @@ def _read_path(path: Path, config: DataConfig, inventory: Inventory) -> datasets
             return read_parquet_folder(path, config.layout, inventory)
         return read_folder(path, config.layout, inventory)
     if not path.is_file():
-        raise DataError(f"path: {path} is neither a file nor a folder")
+        raise DataError(f"data.path: {path} is neither a file nor a folder")
     if path.suffix.lower() != PARQUET:
-        raise DataError(f"path: {path} is a file but not parquet; give a folder of pictures or a .parquet file")
+        raise DataError(f"data.path: {path} is a file and not parquet; give a folder or a .parquet file")
     return read_parquet_file(path)
 
 
@@ -69,9 +69,9 @@ def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
         return datasets.load_dataset(name, subset)
     except ValueError as error:
         # An unknown or missing configuration: the message of `datasets` lists those that exist.
-        raise DataError(f"subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
+        raise DataError(f"data.subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
     except (OSError, RuntimeError) as error:
         raise DownloadError(
-            f"path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
+            f"data.path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
             f"({type(error).__name__}: {first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
         ) from error

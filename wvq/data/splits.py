@@ -51,7 +51,7 @@ def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float,
         places[members] = _places(groups[members], fraction, rng)
     if not np.isfinite(places).any():
         raise DataError(
-            f"validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
+            f"data.validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
             "classes; give more pictures of a class"
         )
     return (places < fraction) | (places == places.min())
@@ -95,5 +95,5 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
 
 
 def _place(path: object) -> object:
-    """A folder or file by its one whole path; any other source, such as a Hub id, as it is."""
+    """The resolved path of a folder or file; any other source, such as a Hub id, unchanged."""
     return expand_user(path).resolve() if isinstance(path, str) and path and expand_user(path).exists() else path

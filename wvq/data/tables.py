@@ -100,7 +100,7 @@ def to_table(
     try:
         pictures = raw.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last is Arrow's "Unsupported cast"
-        raise DataError(f"image_column: {image!r} does not hold pictures but {raw.features[image]}") from error
+        raise DataError(f"data.image_column: {image!r} does not hold pictures but {raw.features[image]}") from error
     labels, class_names = (None, ()) if label is None or class_names == () else _read_labels(raw, label, class_names)
     pictures = pictures if image == "image" else pictures.rename_column(image, "image")
     built_in = config.path == "openmoji" and {"group", "flippable"} <= raw.features.keys()
@@ -129,13 +129,13 @@ def _known_column(features: datasets.Features, name: str, field: str) -> str:
 
 def _image_column(features: datasets.Features, name: str | None) -> str:
     if name is not None:
-        return _known_column(features, name, "image_column")
+        return _known_column(features, name, "data.image_column")
     columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     columns = columns or [column for column, feature in features.items() if _holds_files(feature)]
     columns = [column for column in columns if column in ("image", "img")] or columns
     if len(columns) != 1:
         problem = f"several columns hold pictures ({', '.join(columns)})" if columns else "no column holds pictures"
-        raise DataError(f"image_column: {problem}; name one of {', '.join(features)}")
+        raise DataError(f"data.image_column: {problem}; name one of {', '.join(features)}")
     return columns[0]
 
 
@@ -147,18 +147,18 @@ def _holds_files(feature: object) -> bool:
 
 def _label_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
-        return _known_column(features, name, "label_column")
+        return _known_column(features, name, "data.label_column")
     columns = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if "label" in columns or (not columns and "label" in features):
         return "label"
     if len(columns) > 1:
-        raise DataError(f"label_column: several columns hold classes ({', '.join(columns)}); name one of them")
+        raise DataError(f"data.label_column: several columns hold classes ({', '.join(columns)}); name one of them")
     return columns[0] if columns else None
 
 
 def _caption_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
-        return _known_column(features, name, "caption_column")
+        return _known_column(features, name, "data.caption_column")
     return next((column for column in CAPTION_KEYS if column in features), None)
 
 
@@ -184,12 +184,12 @@ def _read_labels(
         own_names = tuple(class_order(known) if dtype.endswith("string") else map(str, sorted(known)))
         values = [None if value is None else str(value) for value in values]
     else:
-        raise DataError(f"label_column: {column!r} must hold class names or whole numbers, not {feature}")
+        raise DataError(f"data.label_column: {column!r} must hold class names or whole numbers, not {feature}")
     class_names = own_names if class_names is None else class_names
     ids = {name: index for index, name in enumerate(class_names)}
     unknown = sorted({value for value in values if value is not None} - ids.keys())
     if unknown:
-        raise DataError(f"label_column: class {unknown[0]!r} is in the validation split but not in the training split")
+        raise DataError(f"data.label_column: class {unknown[0]!r} is in the validation split but not in training")
     return [-1 if value is None else ids[value] for value in values], class_names
 
 
@@ -211,7 +211,7 @@ def _read_captions(raw: datasets.Dataset, column: str) -> list[tuple[str, ...]]:
         texts = tuple(text for text in (value if isinstance(value, list) else [value]) if text is not None)
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
-            raise DataError(f"caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
+            raise DataError(f"data.caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
         captions.append(texts or ("",))
     return captions
 
@@ -239,14 +239,14 @@ def keep_classes(
         DataError: the table has no classes, or a name is unknown or repeated.
     """
     if not class_names or table.labels is None:
-        raise DataError("classes: the data has no class column to choose from; set label_column or leave classes out")
+        raise DataError("data.classes: the data has no class column; set data.label_column or leave them out")
     for name in keep:
         if name not in class_names:
-            raise DataError(f"classes: the data has no class {name!r}{options(name, class_names)}")
+            raise DataError(f"data.classes: the data has no class {name!r}{options(name, class_names)}")
     if not keep or len(set(keep)) < len(keep):
-        raise DataError("classes must name at least one class, and none of them twice")
+        raise DataError("data.classes must name at least one class, and none of them twice")
     new_ids = {class_names.index(name): new_id for new_id, name in enumerate(keep)}
-    labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that go
+    labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that are dropped
     subset = table.select(index for index, label in enumerate(labels) if label is not None)
     subset.labels = [label for label in labels if label is not None]
     return subset, tuple(keep)

@@ -15,7 +15,7 @@ from wvq.data.loading import Attempts, FileSet, PictureSet, read_chunks, regroup
 from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 
-# More unreadable pictures than both are a broken data set and not a few broken files.
+# More unreadable pictures than both mean a broken data set, not a few broken files.
 MOST_COUNT, MOST_SHARE = 10, 0.05
 ENOUGH_DRAWN = 1_000  # fewer random pictures than this are too few to estimate a share of 5 %
 PROBED = 64
@@ -31,7 +31,7 @@ class Reading:
         dataset: an :class:`wvq.data.dataset.ImageDataset`, or another set of pictures.
         indices: which pictures, in this order; all if not given.
         limit: stop after this many readable pictures.
-        num_workers: loader processes; :func:`wvq.hardware.loader_processes` says how many if None.
+        num_workers: loader processes; :func:`wvq.hardware.loader_processes` decides if None.
 
     Attributes:
         used: indices of the pictures that were read, in order.
@@ -73,14 +73,14 @@ class Reading:
         """The same items, stacked, ``size`` at a time (the last ones may be fewer), the pixels on ``device``."""
         indices = list(map(int, self.indices))
         if isinstance(self.dataset, FileSet) and self.dataset.unreadable == "refuse":
-            indices = indices[: self.limit]  # nothing is left out, and those behind are not asked for
+            indices = indices[: self.limit]  # nothing is left out, so later ones need not be read
         chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
         return regrouped(self._chunks(chunks, device), size)
 
     def _chunks(self, chunks: list[list[int]], device: str | torch.device) -> Iterator[dict[str, torch.Tensor]]:
         with contextlib.closing(read_chunks(self.dataset, chunks, device, self.num_workers)) as batches:
             for chunk, (batch, left_out) in zip(chunks, batches, strict=True):
-                # What lies behind the last picture wanted was read ahead, and does not count.
+                # Pictures after the last one needed were read ahead, and do not count.
                 taken = [self._take(index, left_out.get(index)) for index in chunk if len(self.used) < self.limit]
                 if any(taken):
                     yield {name: values[: sum(taken)] for name, values in batch.items()}
@@ -105,16 +105,17 @@ class Reading:
 
 
 class DrawnPictures:
-    """Which pictures a training run asked for and could not have, by the batches that it got.
+    """The pictures that a training run requested and that could not be read, as its batches show them.
 
-    A batch holds ``requested`` and ``index``, so that loader processes need no way back. A picture counts once, however
-    often it is drawn.
+    A batch holds ``requested`` and ``index``, so that loader processes need not report back. A picture counts once,
+    however often it is drawn.
 
     Args:
         dataset: the training set; one that reads no files is not watched.
 
     Attributes:
-        found: file name and reason by index; of this process, of others at :meth:`merge`, and of a resumed run.
+        failures: file name and reason by index; of this process, after :meth:`merge` of the others too, and of the part
+            of a resumed run that came before.
     """
 
     def __init__(self, dataset: Dataset[Any]):
@@ -124,7 +125,7 @@ class DrawnPictures:
         self._drawn = 0
 
     def observe(self, batch: dict[str, Any]) -> None:
-        """Look at a batch on the CPU; warn of the first picture that was replaced.
+        """Count the replaced pictures of a batch on the CPU; warn of the first one.
 
         Raises:
             DataError: too many of the pictures drawn by this process cannot be read.
@@ -132,17 +133,17 @@ class DrawnPictures:
         if self.dataset is None:
             return
         self._drawn += len(batch["index"])
-        for asked, used in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
-            if asked == used or asked in self._own:
+        for requested, used in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
+            if requested == used or requested in self._own:
                 continue
-            self._own[asked] = self.dataset.store.failure(asked)
+            self._own[requested] = self.dataset.store.failure(requested)
             if not self.failures:
                 warnings.warn(
-                    f"{self._own[asked]} cannot be read: in training another picture takes its place, as for any "
+                    f"{self._own[requested]} cannot be read: in training another picture takes its place, as for any "
                     "other such file; their number is reported at the end",
                     stacklevel=2,
                 )
-            self.failures[asked] = self._own[asked]
+            self.failures[requested] = self._own[requested]
         # Each pass over the data is shuffled: what was drawn so far is a fair sample of the set.
         if self._drawn >= min(len(self.dataset), ENOUGH_DRAWN):
             refuse_too_many(self._own.values(), min(self._drawn, len(self.dataset)))

@@ -1,1 +1,1 @@
-"""Files and folders on disk: written whole, locked, named, read within bounds."""
+"""Files and folders on disk: complete or absent, locked, named, read within bounds."""

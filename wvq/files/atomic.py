@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what is in them."""
+"""Files and folders that are complete or absent, and what is in them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_json(file: str | Path, error: type[Exception], missing: str, limit: int
     Args:
         file: the file.
         error: what to raise.
-        missing: what to say when there is no such file.
+        missing: message when there is no such file.
         limit: most bytes that the file may have.
 
     Raises:
@@ -80,8 +80,8 @@ def file_sha256(file: str | Path) -> str:
 def whole_folder(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name ``target`` when the block ends well, and is removed when it does not.
 
-    Its own name holds the number of its process: what a killed one has left goes with the next call, and a folder of
-    another name is never touched.
+    Its name holds the number of its process: the next call removes what a killed process has left, and never touches
+    a folder of another name.
     """
     target = Path(target)
     _remove_abandoned(target)
@@ -98,7 +98,7 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the temporary folders of ``target`` whose processes, of this machine, are no more."""
+    """Remove the temporary folders of ``target`` whose processes, on this machine, have ended."""
     own_name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-{host_digest()}-[0-9a-f]{{8}}\.partial")
     for folder in target.parent.iterdir() if target.parent.is_dir() else ():
         named = own_name.fullmatch(folder.name)
@@ -127,8 +127,8 @@ def remove_files(folder: str | Path, names: re.Pattern[str]) -> None:
 def files_into(folder: str | Path) -> Iterator[Path]:
     """A temporary folder whose files replace those of ``folder`` one by one when the block ends well.
 
-    For a folder that holds other things too. Weights come last: whoever finds them finds the config that fits them.
-    Their checksums go first and come after them: a folder that is cut short in between has none, and no wrong ones.
+    For a folder that holds other things too. Weights come last, so that their config is always there. Their checksums
+    are removed first and written after them: a folder that is cut short has none, and no wrong ones.
     """
     folder = Path(folder)
 

@@ -1,4 +1,4 @@
-"""What files and folders are called that other rooms recognise."""
+"""Names of files and folders that several packages use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Whether other users of the machine could have put or changed a file: asked before compiled code is loaded.
+"""Whether other users of the machine could have written a file: checked before compiled code is loaded.
 
 The rule is that of OpenSSH's StrictModes: a file, its folder and every folder above belong to this user or to root, and
-nobody else may write there. A folder with the sticky bit (as ``/tmp``) may lie above: what we own in it stays ours.
+no other user may write there. A folder with the sticky bit (as ``/tmp``) may lie above: in it others cannot replace
+this user's files.
 """
 
 from __future__ import annotations

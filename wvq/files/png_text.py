@@ -1,7 +1,7 @@
 """A text of a PNG file, found by walking its chunks: no pixel is decoded, and no chunk but the one wanted is read.
 
-Pillow reads every chunk whole and decodes the picture to look for text behind it, and a made-up file can make both as
-large as it likes.
+Pillow reads every chunk as a whole and decodes the picture to look for text behind it, and a crafted file can make both
+arbitrarily large.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSON and YAML that anyone may have written: read up to a size, and whatever is wrong with it is one kind of error.
+"""Reads JSON and YAML from files that anyone may have written: up to a size, with one kind of error for any fault.
 
 Python's own parsers end in a RecursionError over deep nesting and fill memory from large files; PyYAML turns a few
 lines of aliases of aliases into values without end.
@@ -28,7 +28,7 @@ def read_text(file: str | Path, limit: int) -> str:
     """
     content = bytearray()
     with Path(file).open("rb") as opened:
-        # Piece by piece: a read of so many bytes takes the memory for all of them, however small the file is.
+        # Piece by piece: one read of ``limit`` bytes takes the memory for all of them, however small the file is.
         while len(content) <= limit and (piece := opened.read(_PIECE)):
             content += piece
     if len(content) > limit:

@@ -96,10 +96,6 @@ def _is_written_at_the_end(file: Path) -> bool:
     return file.name in names or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file.name) is not None
 
 
-# What a field stands for in runs that were started before there was the field, where that is not its default.
-_MEANT_BEFORE = {"condition.joint_dropout": 0.0}
-
-
 def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[str, Any]:
     """The recipe that a run was started with, as nested dicts; fields that came later have the value they stand for.
 
@@ -109,30 +105,31 @@ def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[s
     file = Path(folder) / RECIPE_NAME
     if not file.exists():
         raise ConfigError(f"{folder} holds no run to resume ({RECIPE_NAME} is missing); start it without --resume")
-    saved = read_recipe(file)
+    saved, defaults = read_recipe(file), asdict(recipe())
     for name in former_fields(recipe):
         group, _, field = name.rpartition(".")
         if isinstance(saved.get(group), dict):
             saved[group].pop(field, None)
-    return _completed(saved, asdict(recipe()))
+    for name, value in getattr(recipe, "LATER_FIELDS", {}).items():
+        group, _, field = name.rpartition(".")
+        defaults[group][field] = value
+    return _completed(saved, defaults)
 
 
 def former_fields(recipe: type) -> dict[str, Any]:
-    """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name."""
+    """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name.
+
+    A recipe class names them in ``FORMER_FIELDS``. Its ``LATER_FIELDS`` hold the values of newer fields in runs of
+    versions before them, where these are not the defaults.
+    """
     return getattr(recipe, "FORMER_FIELDS", {})
 
 
-def _completed(saved: Any, default: Any, name: str = "") -> Any:
-    if not isinstance(default, dict):
-        return _MEANT_BEFORE.get(name, default) if saved is _ABSENT else saved
-    values = {} if saved is _ABSENT else saved
-    if not isinstance(values, dict):
-        return values
-    prefix = f"{name}." if name else ""
-    return values | {key: _completed(values.get(key, _ABSENT), default[key], f"{prefix}{key}") for key in default}
-
-
-_ABSENT = object()
+def _completed(saved: Any, default: Any) -> Any:
+    """The saved values, and the default of each that is not there."""
+    if not isinstance(saved, dict) or not isinstance(default, dict):
+        return saved
+    return saved | {key: _completed(saved[key], value) if key in saved else value for key, value in default.items()}
 
 
 def finished_run(folder: str | Path) -> dict[str, Any] | None:
@@ -140,15 +137,15 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
     file = Path(folder) / "result.json"
     if not file.is_file() or not (Path(folder) / "model.safetensors").is_file():
         return None
-    result = read_json(file, ConfigError, f"{file} is gone")
+    result = read_json(file, ConfigError, f"{file} is missing")
     if result.get("cut_short", True):
         return None
     warnings.warn(f"the run in {folder} has come to its end: nothing is left to resume", stacklevel=3)
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
-# compute the same steps in another way, up to rounding; all else would make it another run.
+# A resumed run may take longer, log, save and load at other intervals, skip a picture that it had refused, and compute
+# the same steps in another way, up to rounding; any other change would make it another run.
 _FREE_ON_RESUME = {
     "out",
     "condition.text_cache",

@@ -15,7 +15,7 @@ from wvq.files.ownership import private_folder
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
-    """The path with the user's home in place of ``~``; as it is where there is no such user or home."""
+    """The path with the user's home in place of ``~``; unchanged where there is no such user or home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def code_folders(kind: str) -> Iterator[Path]:
-    """Where compiled code may be kept, best first; :func:`private_folder` makes one, or says why it cannot be used.
+    """Where compiled code may be kept, best first; :func:`private_folder` makes one, or raises.
 
     Args:
         kind: ``native`` or ``torch``.
@@ -50,7 +50,7 @@ def code_folders(kind: str) -> Iterator[Path]:
 def keep_torch_code_private() -> None:
     """Give torch.compile a folder of this user's own, unless TORCHINDUCTOR_CACHE_DIR names one.
 
-    By default it runs what it finds in the system's temporary folder under the user's name, whoever made it.
+    By default it runs what is in the system's temporary folder under the user's name, even if another user made it.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
@@ -66,13 +66,13 @@ def keep_torch_code_private() -> None:
 def _user_cache() -> Path | None:
     """``XDG_CACHE_HOME`` or ``~/.cache``; None for a user without a home.
 
-    It is made if need be, with mode 0700 as the XDG specification has it: many systems let a user's group write folders
-    that are made in passing, and compiled code is not kept in such a one.
+    It is made if need be, with mode 0700 as the XDG specification requires: on many systems the user's group may write
+    to a folder made with the default mode, and compiled code is not kept in such a folder.
     """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a number without an entry among the users, as containers have
         return None
-    with contextlib.suppress(OSError):  # said by whoever writes there
+    with contextlib.suppress(OSError):  # reported by the code that writes there
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder

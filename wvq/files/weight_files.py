@@ -1,7 +1,7 @@
 """Weight files of model folders: written with their SHA-256 beside them, which is compared when they are loaded.
 
-Safetensors has no checksum of its own, so that a flipped bit among the weights would go unnoticed. Hashing takes
-some .6 seconds a GB (one core of an AMD EPYC).
+Safetensors has no checksum of its own, so a flipped bit among the weights would not be noticed. Hashing takes
+about .6 seconds a GB (one core of an AMD EPYC).
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def _would_be_loaded(folder: Path) -> set[str]:
     """
     names = {name for name in (_WEIGHTS, _INDEX) if (folder / name).exists()}
     config = folder / "config.json"
-    values = read_json(config, CheckpointError, f"{config} is gone") if config.is_file() else {}
+    values = read_json(config, CheckpointError, f"{config} is missing") if config.is_file() else {}
     if isinstance(named := values.get("transformers_weights"), str):
         names.add(named)
     for name in [name for name in names if name.endswith(".json") and (folder / name).is_file()]:
-        names |= _shards(read_json(folder / name, CheckpointError, f"{folder / name} is gone"))
+        names |= _shards(read_json(folder / name, CheckpointError, f"{folder / name} is missing"))
     return names

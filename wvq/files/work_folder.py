@@ -1,4 +1,4 @@
-"""The working folder of a task that can be stopped and go on: a file in it says what its contents depend on."""
+"""The working folder of a task that can be stopped and go on: a file in it records what its contents depend on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wvq.files.stage_folder import differences, former_identity
 def claim_work_folder(
     folder: str | Path, identity: Mapping, *, task: str, output: str, former: Mapping | None = None
 ) -> None:
-    """Make the working folder of a task, or take up what the same task has left there. One process calls it.
+    """Make the working folder of a task, or go on with what the same task has left there. One process calls it.
 
     Args:
         folder: new, empty, or left by a task of the same ``identity``. Hidden files in it do not count.
         identity: what the contents depend on; written to the folder's identity file.
         task: what messages call the task, such as ``an export``.
-        output: what the user may choose another one of, such as ``output folder``.
-        former: what earlier versions wrote in the place of some values of ``identity``; accepted, with a warning.
+        output: what messages ask the user to choose another one of, such as ``output folder``.
+        former: what earlier versions wrote instead of some values of ``identity``; accepted, with a warning.
 
     Raises:
         ConfigError: the folder holds something else, or what a task of another identity has left.
@@ -36,7 +36,7 @@ def claim_work_folder(
             raise ConfigError(f"{folder} holds other files; move them away, or choose another {output}")
         write_json(file, expected)
         return
-    saved = read_json(file, ConfigError, f"{file} is gone")
+    saved = read_json(file, ConfigError, f"{file} is missing")
     before = {name: saved.get(name) for name in expected}
     old = {name for name, value in accepted.items() if before[name] == value != expected[name]}
     if old:

@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wvq.checks import POSITIVE, interval
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
+from wvq.models.reading import DAMAGES, resolve_folder, why_unloadable
 
 if TYPE_CHECKING:  # an optional dependency
     from efficientnet_lite_pytorch import EfficientNet
@@ -70,7 +72,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
     place for; both would be used without a warning.
 
     Args:
-        model_class: of transformers, such as ``AutoModel``.
+        model_class: class of transformers, such as ``AutoModel``.
         path: folder or Hub id; weights as safetensors.
         kind: what messages call it.
         unused: parts of names of weights that are not used here, and may be missing.
@@ -80,8 +82,6 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             some in a part of the model that the config has no place for.
         DownloadError: the Hub id cannot be reached.
     """
-    from wvq.models.pretrained import DAMAGES, resolve_folder
-
     folder = resolve_folder(path, kind)
     verify_weights(folder)
     try:
@@ -89,7 +89,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, trust_remote_code=False
         )
     except (SafetensorError, *DAMAGES) as error:
-        raise CheckpointError(f"{folder} does not load as a {kind} ({first_line(error)})") from error
+        raise CheckpointError(f"{folder} does not load as a {kind} ({why_unloadable(folder, error)})") from error
     problems = {
         "missing": [name for name in info["missing_keys"] if not any(part in name for part in unused)],
         "more than its config has a place for": surplus_weights(model, info["unexpected_keys"], unused),
@@ -107,7 +107,7 @@ def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[s
     Heads for other tasks lie outside of the model's parts, and do not count.
 
     Args:
-        model: of transformers.
+        model: a model of transformers.
         unexpected: names of weights for which the model has no place.
         unused: parts of names of weights that are not used here.
     """
@@ -130,7 +130,7 @@ class VisionBackbone(nn.Module):
         layers: which hidden states, 0 being the embeddings; four spread over the depth if None.
 
     Raises:
-        CheckpointError: no such folder, or it holds no vision model that is whole.
+        CheckpointError: no such folder, or it holds no complete vision model.
         DownloadError: the Hub id cannot be reached.
         ConfigError: a layer is out of range.
     """
@@ -162,6 +162,7 @@ class VisionBackbone(nn.Module):
         self.channels = [maps[layer].shape[1] for layer in self.layers]
 
     def train(self, mode: bool = True) -> VisionBackbone:
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
@@ -185,8 +186,12 @@ def _token_map(tokens: Tensor) -> Tensor:
 def _normalization(folder: Path) -> tuple[list[float], list[float]]:
     file = folder / "preprocessor_config.json"
     values = read_json(file, CheckpointError, f"{file} is missing") if file.is_file() else {}
-    imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    return values.get("image_mean", imagenet[0]), values.get("image_std", imagenet[1])
+    imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    mean, std = (values.get(name, default) for name, default in imagenet.items())
+    for name, numbers, rule in (("image_mean", mean, interval("(-inf, inf)")), ("image_std", std, POSITIVE)):
+        if not isinstance(numbers, list) or len(numbers) != 3 or not all(map(rule.holds, numbers)):
+            raise CheckpointError(f"{file}: {name} must be three numbers, each {rule.expected}, got {numbers!r}")
+    return mean, std
 
 
 def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:

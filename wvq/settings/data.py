@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, Checker, integer, interval, is_number, one_of, or_null
+from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, one_of, or_null
 from wvq.errors import ConfigError
 
 CROPS = ("random", "ten", "center")
@@ -36,8 +36,8 @@ class DataConfig:
         crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
             or ``center`` (validation is always centre).
         min_crop_fraction: smallest share of the shorter side that a random crop keeps, or that of a corner, in (0, 1].
-        crop_scales: of ``ten``, in place of ``min_crop_fraction``: the crops are taken from the picture's central
-            square of each of so many times ``image_size`` pixels, ten from each; numbers of at least 1.
+        crop_scales: of ``ten``, in place of ``min_crop_fraction``: ten crops are taken from each central square of
+            the picture of so many times ``image_size`` pixels; numbers of at least 1.
         flip: mirror training pictures at random.
         seed: seed of the hold-out and of the random crops.
         unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
@@ -66,6 +66,8 @@ class DataConfig:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
+        check.each(TEXT, "path", "train_split")
+        check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
         check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
         check.each(integer(), "image_size")

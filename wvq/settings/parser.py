@@ -29,18 +29,26 @@ class Parser(ArgumentParser):
     Args:
         program: the command, for its help.
         description: what it does, for its help.
+
+    Attributes:
+        former_fields: of the recipe, see :func:`wvq.files.stage_folder.former_fields`.
     """
 
     def __init__(self, program: str | None = None, description: str | None = None):
-        # Without abbreviations: --minute would be taken for --minutes, and a wrong name go unseen.
+        # Without abbreviations: --minute would be taken for --minutes, and a wrong name not be noticed.
         super().__init__(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
-        self._former_fields: dict[str, Any] = {}
+        self.former_fields: dict[str, Any] = {}
 
-    def add_recipe(self, recipe: type[DataclassInstance]) -> None:
-        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version."""
-        self.add_class_arguments(recipe)
-        self._former_fields = former_fields(recipe)
-        for name in self._former_fields:
+    def add_recipe(self, recipe: type[DataclassInstance], skip: Iterable[str] = ()) -> None:
+        """Add the fields of a recipe as options, and hidden, those that it had in an earlier version.
+
+        Args:
+            recipe: the class.
+            skip: fields that are added elsewhere.
+        """
+        self.add_class_arguments(recipe, skip=set(skip))
+        self.former_fields = former_fields(recipe)
+        for name in self.former_fields:
             self.add_argument(f"--{name}", type=float | str | None, default=SUPPRESS, help=SUPPRESS)
 
     def parse(self, words: Sequence[str]) -> Namespace:
@@ -64,12 +72,12 @@ class Parser(ArgumentParser):
         return self.parse_args(completed)
 
     def build(self, values: Namespace) -> Namespace:
-        """The values with each group as the dataclass that it stands for.
+        """The values, with each group of settings as its dataclass.
 
         Raises:
             ConfigError: a group holds something other than fields.
         """
-        for name, default in self._former_fields.items():
+        for name, default in self.former_fields.items():
             if name in values and (value := values.pop(name)) != default:
                 warnings.warn(f"{name} {value} is a setting of the tokenizer and does nothing here", stacklevel=2)
         for name in self._group_names():
@@ -86,7 +94,7 @@ class Parser(ArgumentParser):
         It does so for a ``class_path`` anywhere, by a dotted name and within free fields too.
         """
         if not os.path.isfile(recipe):  # a long value is no error, as for pathlib
-            return  # jsonargparse says so
+            return  # jsonargparse reports it
         values = read_recipe(recipe)
         if "config" in values:
             raise ConfigError(f"recipe {recipe}: config is no field; a recipe cannot load another one")
@@ -99,7 +107,7 @@ class Parser(ArgumentParser):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, in one line.
+        """Raise a message of the parser as one line.
 
         Raises:
             ConfigError: always.
@@ -125,7 +133,7 @@ def _refuse_class(recipe: str, values: dict[str, Any]) -> None:
 
 
 def _class_named(values: Any, place: str = "") -> str | None:
-    """Dotted name of the first field in place of which a class is named; None if there is none."""
+    """Dotted name of the first field that names a class instead of holding fields; None if there is none."""
     if isinstance(values, list):
         return next(filter(None, (_class_named(value, place) for value in values)), None)
     if not isinstance(values, dict):
@@ -163,7 +171,7 @@ def recipe_file(name: str | Path) -> Path:
 
 
 def recipe_of(values: Namespace, recipe: type[Recipe], **given: Any) -> Recipe:
-    """The recipe whose fields are among the values, but for those that are given by name."""
+    """The recipe with its fields from the values, except those given by name."""
     return recipe(**{field.name: values[field.name] for field in fields(recipe) if field.name not in given}, **given)
 
 
@@ -185,7 +193,7 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
         group, _, key = name.rpartition(".")
         if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
             values[group][key] = value
-        elif name in values:
+        elif name in values or name in parser.former_fields:
             values[name] = value
         else:
             raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")

@@ -16,21 +16,21 @@ class TrainConfig:
         batch_size: pictures of one optimiser step, over all processes and accumulation steps together.
         gradient_accumulation_steps: parts that the batch of one process is cut into, to save memory. Statistics and
             alignment of a codebook, and LeCam's averages, are those of the whole batch; what is not linear in the
-            pictures, which is the entropy of ``lfq`` and the adaptive weight, is taken in each part.
+            pictures (the entropy of ``lfq``, the adaptive weight) is computed in each part.
         learning_rate: peak learning rate of the network.
         schedule: ``constant``, ``cosine`` or ``linear`` decay, from the end of the warm-up to that of the run.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
-        clip_norm: bound on the gradient norm of the network, and of a codebook with a rate of its own (0: none).
+        clip_norm: bound on the gradient norm of the network, and of a codebook with its own rate (0: none).
         ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; what the launcher says if None.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; the launcher's choice if None.
         max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or
             clock, whichever is further, so that a run cut short still ends at the final learning rate.
         log_every, evaluate_every, save_every: intervals in pictures; 0 leaves evaluation to the end, and saves none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         num_workers: loader processes of each rank.
-        channels_last: memory layout of convolutions; often faster, never another result than rounding.
+        channels_last: memory layout of convolutions; often faster; results differ by rounding only.
         compile: torch.compile of the network; faster on GPUs, after minutes of compilation.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory, a
             third more time.

@@ -16,7 +16,7 @@ from wvq.errors import ConfigError
 from wvq.settings.train import TrainConfig
 
 UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
-# While the first process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
+# While the main process writes a sharded run's weights and moments (37 GB of 3B) the others wait in the next gather.
 COLLECTIVE_LIMIT = timedelta(hours=1)
 
 
@@ -32,11 +32,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """The Accelerator of a run; device and number of processes come from the launcher.
 
     Raises:
-        ConfigError: the launcher asks for a way of training that is not supported.
+        ConfigError: the launcher requests a way of training that is not supported.
     """
     # A plugin, because the launcher's environment (1 if nothing is set) would override a plain number of steps.
     accumulation = GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False)
-    # Accelerate holds a process to the precision of its first run; the two stages may well differ.
+    # Accelerate keeps a process at the precision of its first run; the two stages may differ.
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -45,12 +45,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     )
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
-        raise ConfigError(f"the launcher asks for {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
-    if accelerator.is_fsdp2:  # whole states: torch's sharded ones are unpickled without restrictions
+        raise ConfigError(f"the launcher requests {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
+    if accelerator.is_fsdp2:  # full states: torch's sharded ones are unpickled without restrictions
         plugin = accelerator.state.fsdp_plugin
         plugin.state_dict_config = plugin.optim_state_dict_config = None
         plugin.set_state_dict_type("FULL_STATE_DICT")
-        if plugin.mixed_precision_policy is not None:  # what travels in half precision is the weights alone
+        if plugin.mixed_precision_policy is not None:  # only the weights travel in half precision
             in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **in_float32)
     return accelerator

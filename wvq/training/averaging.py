@@ -38,6 +38,6 @@ class ExponentialAverage(Generic[Model]):
         return {"updates": self.updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state that :meth:`state_dict` gave."""
+        """Restore the state that :meth:`state_dict` gave."""
         self.updates = state["updates"]
         self.model.load_state_dict(state["model"])

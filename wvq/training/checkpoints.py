@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one folder each, which appears whole or not at all; the last few are kept."""
+"""Checkpoints of a run: one folder each, complete or absent; the last few are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES
 
 CHECKPOINTS = "checkpoints"
 STATE_NAME = "run.pt"
@@ -43,13 +43,13 @@ def latest_checkpoint(folder: str | Path) -> Path:
 
 
 class Run(Protocol):
-    """What a run keeps beside the accelerator's models and optimisers: tensors, numbers and texts."""
+    """State that a run saves beside the accelerator's models and optimisers: tensors, numbers and texts."""
 
     def state_dict(self) -> dict:
-        """What is to be kept."""
+        """The state to save."""
 
     def load_state_dict(self, state: dict) -> None:
-        """Take it up again."""
+        """Restore a saved state."""
 
 
 def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, images_seen: int, keep: int) -> Path:
@@ -58,9 +58,9 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
     Args:
         accelerator: holds the models and optimisers.
         run: the rest.
-        folder: of the run's training.
+        folder: the run's training folder.
         images_seen: names the checkpoint.
-        keep: how many stay.
+        keep: how many checkpoints stay.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; the earlier checkpoints are untouched.
@@ -72,7 +72,7 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
     try:
         decided_by_first_process(lambda: _remove_partial(root))
         accelerator.save_state(str(partial))
-        state = run.state_dict()  # of all processes: it may gather from them
+        state = run.state_dict()  # in all processes: it may gather from them
         wait_for_all()
         if is_main_process():
             torch.save(state, partial / STATE_NAME)
@@ -80,7 +80,7 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
             partial.rename(target)
             for old in find_checkpoints(folder)[:-keep]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors hide a full disk in their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
         shutil.rmtree(partial, ignore_errors=True)
         saved = find_checkpoints(folder)
         rest = f"the last good one is {saved[-1]}; make room and resume" if saved else "none was saved before"
@@ -91,12 +91,12 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
 
 def _remove_partial(root: Path) -> None:
     for stale in root.glob("*.partial"):
-        if re.fullmatch(r"\d{12}\.partial", stale.name):  # and nothing that a user calls so
+        if re.fullmatch(r"\d{12}\.partial", stale.name):  # a folder of another name is the user's
             shutil.rmtree(stale)
 
 
 def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> None:
-    """Give a run what a checkpoint holds.
+    """Load a checkpoint into a run.
 
     Pickles are read by torch's restricted reader, which makes tensors and numbers and runs nothing. That is why the
     run's own state is none of Accelerate's registered objects: those it unpickles without restrictions.

@@ -25,13 +25,13 @@ def parameter_group(
     """One group of an optimiser.
 
     Args:
-        name: of the group's learning rate in the log.
+        name: name of the group's learning rate in the log.
         params: the parameters.
-        config: of the loop: learning rate and betas where none are given.
-        weight_decay: of AdamW.
-        lr: a peak learning rate of its own. Such a group is clipped alone, and stays at the rate if not ``scheduled``.
-        scheduled: whether a rate of its own follows the schedule.
-        betas: of AdamW.
+        config: settings of the loop; learning rate and betas where none are given.
+        weight_decay: AdamW's.
+        lr: the group's own peak learning rate. Such a group is clipped alone, and stays at it if not ``scheduled``.
+        scheduled: whether such a rate follows the schedule.
+        betas: AdamW's.
     """
     peak = config.learning_rate if lr is None else lr
     return {
@@ -83,8 +83,8 @@ class ModuleOptimizer:
         module: what trains, as Accelerate has prepared it.
         optimizer: over groups of :func:`parameter_group`. It is torch's own: Accelerate's wrapper would update the
             scaler, which all optimisers share, once for each of them, between unscaling and stepping.
-        config: of the loop.
-        skipped_name: what the number of steps left out is called in the log and in the result.
+        config: settings of the loop.
+        skipped_name: name of the number of steps left out, in the log and in the result.
 
     Attributes:
         skipped: number of steps left out; 0-d, on the device.
@@ -103,7 +103,7 @@ class ModuleOptimizer:
         """Step by the gradients and drop them; never waits for a GPU.
 
         Args:
-            scaler: what the losses were scaled by. Whoever calls updates it when all optimisers have stepped.
+            scaler: what the losses were scaled by. The caller updates it when all optimisers have stepped.
             progress, images_seen: where the step begins; see :func:`learning_rate_factor`.
 
         Returns:

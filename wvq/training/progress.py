@@ -59,12 +59,12 @@ class Progress:
         return round(self.images_seen / max(self.elapsed, 1e-9), 1)
 
     def is_over(self) -> bool:
-        """Whether the run has seen all its pictures or used up its time. All processes ask together."""
+        """Whether the run has seen all its pictures or used up its time. All processes call it together."""
         if self.images_seen >= self.config.images:
             return True
         if self.config.max_minutes is None:
             return False
-        if world_size() > 1:  # clocks differ: all processes follow the first one's, or they would part
+        if world_size() > 1:  # clocks differ: all follow the first process's, to stop at the same step
             self.elapsed = broadcast_object_list([self.elapsed])[0]
         return self.elapsed >= 60 * self.config.max_minutes
 
@@ -77,6 +77,6 @@ class Progress:
         return {"images_seen": self.images_seen, "elapsed": self.elapsed, "decay_start": self.decay_start}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up the state that :meth:`state_dict` gave."""
+        """Restore the state that :meth:`state_dict` gave."""
         self.images_seen, self.elapsed = state["images_seen"], state["elapsed"]
-        self.decay_start = state.get("decay_start", 0.0)  # before there was one, rates decayed from the start
+        self.decay_start = state.get("decay_start", 0.0)  # in earlier versions rates decayed from the start

@@ -14,27 +14,27 @@ from wvq.training.averaging import Model, average_decay
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole tensor; all processes call it, as it is gathered from them if it is sharded."""
+    """The whole tensor, gathered from all processes if it is sharded; all call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def skeleton(model: Model) -> Model:
-    """A copy of a model without its numbers: parameters and buffers are on the meta device and take no memory."""
+    """A copy of a model without its values: parameters and buffers are on the meta device and take no memory."""
     parameters = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     buffers = {id(b): b.detach().to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, parameters | buffers)  # what the memo holds is taken in place of a copy
+    return copy.deepcopy(model, parameters | buffers)  # deepcopy takes what the memo holds instead of making a copy
 
 
 class ShardedModel(Generic[Model]):
     """A sharded model's weights, or their moving average, and the whole model that is put together of them.
 
-    No process keeps a whole copy. To be evaluated it is gathered on each device, and goes when the caller lets go of
-    it; to be saved, or as part of a checkpoint, it is gathered tensor by tensor in the main process's memory.
+    No process keeps a whole copy. To be evaluated it is gathered on each device, and freed when the caller drops it;
+    to be saved, or as part of a checkpoint, it is gathered tensor by tensor in the main process's memory.
 
     Args:
         structure: :func:`skeleton` of the model before it was sharded.
         sharded: the model that trains.
-        decay: of the moving average; 0 for the weights themselves.
+        decay: decay of the moving average; 0 for the weights themselves.
         device: where the whole model is used.
     """
 
@@ -47,12 +47,12 @@ class ShardedModel(Generic[Model]):
 
     @property
     def model(self) -> Model:
-        """The whole model, new each time, in eval mode on each device; all processes ask for it together."""
+        """The whole model, new each time, in eval mode on each device; all processes request it together."""
         return self._put_together(self._gathered(self.device, everywhere=True))
 
     @property
     def model_of_main_process(self) -> Model | None:
-        """The whole model on the CPU of the main process, None in the others; all processes ask for it together."""
+        """The whole model on the CPU of the main process, None in the others; all processes request it together."""
         gathered = self._gathered(torch.device("cpu"), everywhere=False)
         return self._put_together(gathered) if is_main_process() else None
 
@@ -82,13 +82,13 @@ class ShardedModel(Generic[Model]):
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of an exact resume, whole in the main process. All processes ask together."""
+        """The state of an exact resume, whole in the main process. All processes call it together."""
         model = self.model_of_main_process if self.decay else None
         return {"updates": self.updates, "model": None if model is None else model.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state that :meth:`state_dict` gave; what the main process reads goes to all."""
+        """Restore the state that :meth:`state_dict` gave; what the main process reads goes to all."""
         self.updates = state["updates"]
         if not self.decay or state["model"] is None:
             return

@@ -1,4 +1,4 @@
-"""The frame of a training stage, the same for all: claim the folder, train in it, save what came of it."""
+"""The frame of a training stage, the same for all: claim the folder, train in it, save the result."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Stage:
     """A stage that holds its folder.
 
     Attributes:
-        out: the folder: of the trained model, its recipe and its result.
-        folder: within it, that of the run's log, pictures and checkpoints.
+        out: folder of the trained model, its recipe and its result.
+        folder: folder in it, of the run's log, pictures and checkpoints.
         resume: whether the run goes on with what is there.
         finished: the result of a resumed run that had come to its end before: nothing is left to train.
     """
@@ -38,8 +38,8 @@ class Stage:
         """Run the trainer, and save the model and the result; all processes end together.
 
         Args:
-            trainer: of the stage's model; its logs and checkpoints go into :attr:`folder`.
-            facts: what the result holds besides.
+            trainer: trains the stage's model; its logs and checkpoints go into :attr:`folder`.
+            facts: further fields of the result.
 
         Returns:
             What :meth:`Trainer.run` returns, and the facts; as saved in ``result.json``.

@@ -1,4 +1,4 @@
-"""What a stage brings to the training loop, and what a step of it gives."""
+"""The interface between a stage and the training loop, and the means of what its steps log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batch = dict[str, Any]  # tensors by name, and texts as lists
 
 @dataclass
 class StepLoss:
-    """What a task computes from one batch.
+    """Loss and figures of one batch.
 
     Attributes:
         loss: mean over the batch; 0-d.
@@ -36,11 +36,11 @@ class StepLoss:
 
 
 class Task(Generic[Model]):
-    """What a stage brings to the loop: the loss of its model, and how the model is measured, shown and saved.
+    """A stage's side of the training loop: the loss of its model, and how the model is measured, shown and saved.
 
     Attributes:
         name: shown beside the progress bar.
-        adversary: a module that trains against the model, with an optimiser of its own; None for none.
+        adversary: a module that trains against the model, with its own optimiser; None for none.
         stop: set by the loop; a long pass over data goes through ``stop.until_set``, so that a signal ends it.
     """
 
@@ -72,7 +72,7 @@ class Task(Generic[Model]):
         """Compute the loss of a batch.
 
         Args:
-            model: may be wrapped. Call its forward only: a method of the wrapped module would go past the averaging of
+            model: may be wrapped. Call its forward only: a method of the wrapped module would skip the averaging of
                 gradients over processes.
             batch: on the device.
             images_seen: training pictures before the step.
@@ -97,11 +97,11 @@ class Task(Generic[Model]):
         raise NotImplementedError
 
     def training_state(self, model: Model) -> dict[str, Any]:
-        """What an exact resume needs beside weights and optimisers."""
+        """State that an exact resume needs beside weights and optimisers."""
         return {}
 
     def load_training_state(self, model: Model, state: dict[str, Any], device: torch.device) -> None:
-        """Take up the state that :meth:`training_state` gave."""
+        """Restore the state that :meth:`training_state` gave."""
 
 
 class RunningMeans:
@@ -125,11 +125,11 @@ class RunningMeans:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of an exact resume. All processes ask together."""
+        """The state of an exact resume. All processes call it together."""
         return {"sums": gather_objects({name: value.cpu() for name, value in self.sums.items()}), "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up the state that :meth:`state_dict` gave; on another number of processes each takes up the mean."""
+        """Restore the state that :meth:`state_dict` gave; on another number of processes each takes the mean."""
         sums, self.counts = state["sums"], dict(state["counts"])
         if len(sums) == world_size():
             own = sums[process_rank()]

@@ -41,12 +41,12 @@ class RunLog:
         self._writer.add_image(name, np.asarray(picture), images, dataformats="HWC")
 
     def close(self) -> None:
-        """End the run in the trackers."""
+        """Close TensorBoard's file."""
         self._writer.close()
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Rows of a run's ``log.jsonl`` up to the first that is none, such as a last line cut short by a crash."""
+    """Rows of a run's ``log.jsonl`` up to the first invalid one, such as a last line cut short by a crash."""
     file = Path(folder) / LOG_NAME
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():

@@ -56,7 +56,7 @@ class Trainer(Generic[Model]):
         accelerator: made by :func:`wvq.training.acceleration.build_accelerator`.
 
     Attributes:
-        optimizers: of the model, then of the adversary.
+        optimizers: that of the model, then that of the adversary.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the number of processes.
@@ -123,15 +123,15 @@ class Trainer(Generic[Model]):
 
     @property
     def averaged_model(self) -> Model:
-        """The weights to evaluate and keep: the moving average where there is one. All processes ask together.
+        """The weights to evaluate and keep: the moving average where there is one. All processes request it together.
 
-        Of a sharded model this is a whole one on each device: let go of it soon.
+        Of a sharded model this is a whole one on each device: drop it soon.
         """
         return self.ema.model if self.ema else self.raw_model
 
     @property
     def model_to_save(self) -> Model | None:
-        """The averaged model in the main process, None in the others. All processes ask together."""
+        """The averaged model in the main process, None in the others. All processes request it together."""
         if isinstance(self.ema, ShardedModel):
             return self.ema.model_of_main_process
         return self.averaged_model if is_main_process() else None
@@ -139,12 +139,12 @@ class Trainer(Generic[Model]):
     # ---- the loop
 
     def run(self, resume: bool = False) -> dict[str, Any]:
-        """Train to the end (or to the wall clock's), evaluate, and return the last figures.
+        """Train until the pictures or the time are used up, evaluate, and return the last figures.
 
         Returns:
             The held-out figures, with ``images``, ``seconds``, ``images_per_second``, ``skipped_steps``, ``cut_short``
             (True if the clock and not the number of pictures ended the run), ``warnings`` and, where pictures are
-            decoded, ``unreadable_pictures``: training pictures asked for that could not be read.
+            decoded, ``unreadable_pictures``: training pictures that were requested and could not be read.
 
         Raises:
             RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, a few
@@ -211,7 +211,7 @@ class Trainer(Generic[Model]):
         raise RunInterrupted(f"stopped by {signal.Signals(number).name}; checkpoint saved in {saved}", number)
 
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches, with an eye on pictures that were replaced."""
+        """The same batches; counts the pictures in them that were replaced."""
         try:
             for batch in batches:
                 self.unreadable.observe(batch)
@@ -268,7 +268,7 @@ class Trainer(Generic[Model]):
         return figures
 
     def _moved(self, value: torch.Tensor | list[str]) -> torch.Tensor | list[str]:
-        """A part of a batch on the device; texts have no place there."""
+        """A part of a batch on the device; texts stay on the CPU."""
         return value.to(self.accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
     def _update(self) -> dict[str, torch.Tensor]:
@@ -323,7 +323,7 @@ class Trainer(Generic[Model]):
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs beside weights and optimisers. All processes ask together."""
+        """State that an exact resume needs beside weights and optimisers. All processes call it together."""
         return {
             **self.progress.state_dict(),
             "skipped": {optimizer.skipped_name: optimizer.skipped.cpu() for optimizer in self.optimizers},
@@ -336,7 +336,7 @@ class Trainer(Generic[Model]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state that :meth:`state_dict` gave."""
+        """Restore the state that :meth:`state_dict` gave."""
         device = self.accelerator.device
         self.progress.load_state_dict(state)
         self.warnings = state["warnings"]

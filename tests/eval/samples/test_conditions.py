@@ -92,6 +92,14 @@ def test_small_and_unbalanced_sets_are_warned_about(evaluate, pictures, picture_
     assert any("samples: N = 6 is below" in line for line in warnings)
 
 
+def test_prompts_for_a_pipeline_without_text_are_refused(evaluate, labelled, projection):
+    pipeline = FakePipeline()
+    pipeline.generator.config.text_dim = 0
+    with pytest.raises(ConfigError, match="prompts: this pipeline is not conditional on text; leave them out"):
+        evaluate(pipeline, labelled, 6, projection, prompts=["a cat"])
+    assert pipeline.calls == []
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

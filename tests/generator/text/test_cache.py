@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import index_captions, save_text_encoder
+from tests.tiny import index_captions
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.generator.text import cache as text_cache
 from wvq.generator.text.cache import BATCH, PartSizes, features_key
@@ -19,11 +19,6 @@ TEXTS = ["red circle", "", "blue cross", *[f"green {'square ' * (i % 3)}{i}" for
 
 def index(texts):
     return index_captions([(text,) for text in texts])
-
-
-@pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory):
-    return save_text_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture

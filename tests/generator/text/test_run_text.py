@@ -10,13 +10,7 @@ from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.settings.train import TrainConfig
-from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.training.trainer import Trainer
-
-
-@pytest.fixture
-def tokenizer(tiny_tokenizer_dir):
-    return WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.processes import run
+from tests.processes import run, run_ranks
 from wvq.app.failures import fail
 
 
@@ -52,15 +52,43 @@ def test_a_launcher_whose_folder_is_gone_is_no_hindrance(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("launcher", ["accelerate.commands.launch", "torch.distributed.run"])
-def test_two_processes_leave_their_line_once_and_last(launcher, tmp_path):
+def test_two_processes_leave_their_line_once_and_last(launcher):
     how = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     how = how if "accelerate" in launcher else ["--nproc_per_node", "2", "--master_port", "0"]
-    command = ["-m", launcher, *how, "-m", "wvq", "info", tmp_path / "nowhere"]
+    # An unknown option fails before torch is imported.
+    command = ["-m", launcher, *how, "-m", "wvq", "train-tokenizer", "--train.imges=1"]
     done = run(command, 240, {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1  # the launcher's own, whatever its processes ended with
-    line = f"wvq info: error: {tmp_path / 'nowhere'}: no such file or folder"
+    line = 'wvq train-tokenizer: error: unknown option train.imges (did you mean "train.images"?)'
     lines = done.stderr.splitlines()
     assert lines.count(line) == 1
     shown = [text for text in lines if text.strip("=")]
     assert shown[-1] == f"  traceback : {line}"
     assert "exitcode  : 2" in done.stderr
+
+
+ONE_RANK_FAILS = """
+import sys
+from wvq.app import cli
+from wvq.distributed import process_rank, processes, wait_for_all
+from wvq.errors import DataError
+
+def work(values):
+    processes()
+    wait_for_all()
+    if process_rank() == 1:
+        raise DataError("a picture is missing")
+    wait_for_all()
+
+command = cli.COMMANDS["info"]
+cli.COMMANDS["info"] = type(command)("info", command.help, command.add_arguments, work)
+sys.exit(cli.main(["info", "somewhere"]))
+"""
+
+
+def test_processes_that_wait_for_one_that_failed_end_quietly_with_its_code():
+    waiting, failing = run_ranks(["-c", ONE_RANK_FAILS])
+    assert (waiting.returncode, failing.returncode) == (2, 2)
+    assert "wvq info: error: a picture is missing" in failing.stderr.splitlines()
+    assert "rror" not in waiting.stderr
+    assert "Traceback" not in waiting.stderr

@@ -310,6 +310,14 @@ DAMAGES = {
     ),
     "no table": (lambda f: shutil.rmtree(f / "train"), "train cannot be read"),
     "no state": (lambda f: (f / "train" / "state.json").unlink(), "train cannot be read"),
+    "state that is no object": (
+        lambda f: (f / "train" / "state.json").write_text("[]"),
+        r"train cannot be read \(.*state.json must hold a JSON object\)",
+    ),
+    "description that is no object": (
+        lambda f: (f / "train" / "dataset_info.json").write_text("null"),
+        r"train cannot be read \(.*dataset_info.json must hold a JSON object\)",
+    ),
     "table cut short": (cut_table, "train cannot be read"),
     "table without codes": (
         lambda f: (

@@ -105,14 +105,16 @@ def test_a_layout_is_for_folders(path, tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(DataError, match=r"a\.zip is a file but not parquet"):
+    with pytest.raises(DataError, match=r"a\.zip is a file and not parquet"):
         read_source(DataConfig(path=str(tmp_path / "a.zip")), Inventory())
 
 
 def test_hub_id_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match=r"path: 'some-owner/some-pictures' is no folder here.*network") as caught:
+    with pytest.raises(
+        DownloadError, match=r"^data\.path: 'some-owner/some-pictures' is no folder here.*network"
+    ) as caught:
         read_source(DataConfig(path="some-owner/some-pictures"), Inventory())
     assert "\n" not in str(caught.value)
 
@@ -134,6 +136,6 @@ def test_hub_data_set_that_needs_a_subset(monkeypatch):
         raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
 
     monkeypatch.setattr(datasets, "load_dataset", fake_hub)
-    with pytest.raises(DataError, match=r"subset: owner/pictures .*\['a', 'b'\]") as caught:
+    with pytest.raises(DataError, match=r"^data\.subset: owner/pictures .*\['a', 'b'\]") as caught:
         read_source(DataConfig(path="owner/pictures"), Inventory())
     assert "\n" not in str(caught.value)

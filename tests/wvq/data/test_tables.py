@@ -74,7 +74,7 @@ class TestColumns:
         assert several.captions == ["x", ""]
         assert several.texts == [("x", "y"), ("",)]
         assert to_table(raw_table(captions=[["x", None, "y"]]), DataConfig())[0].texts == [("x", "y")]
-        with pytest.raises(DataError, match="caption_column: 'text' must hold texts, not int"):
+        with pytest.raises(DataError, match=r"^data\.caption_column: 'text' must hold texts, not int"):
             to_table(raw_table(text=[1]), DataConfig())
 
     def test_rows_without_a_picture_are_left_out_and_told(self):
@@ -106,13 +106,13 @@ class TestColumns:
             to_table(raw, DataConfig())
         with pytest.raises(DataError, match="no column holds pictures; name one of x"):
             to_table(datasets.Dataset.from_dict({"x": [1]}), DataConfig())
-        with pytest.raises(DataError, match="image_column: 'x' does not hold pictures"):
+        with pytest.raises(DataError, match=r"^data\.image_column: 'x' does not hold pictures"):
             to_table(datasets.Dataset.from_dict({"x": [1]}), DataConfig(image_column="x"))
         names = datasets.ClassLabel(names=["a"])
         raw = raw_table(fine=[0], coarse=[0]).cast_column("fine", names).cast_column("coarse", names)
         with pytest.raises(DataError, match=r"several columns hold classes \(fine, coarse\)"):
             to_table(raw, DataConfig())
-        with pytest.raises(DataError, match="label_column: 'score' must hold class names"):
+        with pytest.raises(DataError, match=r"^data\.label_column: 'score' must hold class names"):
             to_table(raw_table(score=[0.5]), DataConfig(label_column="score"))
 
 

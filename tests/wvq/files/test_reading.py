@@ -14,7 +14,7 @@ from wvq.files.names import RECIPE_NAME
 from wvq.files.reading import MAX_JSON_BYTES, parse_json, read_yaml
 from wvq.files.stage_folder import read_recipe
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.models.pretrained import read_config
+from wvq.models.config import read_config
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_file
 from wvq.tokenizer.configuration import WassersteinVQConfig

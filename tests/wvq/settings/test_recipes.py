@@ -1,14 +1,17 @@
 """Recipes: ranges of every field, YAML with overrides, one clear line for each mistake, and the shipped ones."""
 
+import contextlib
 import re
 from dataclasses import asdict, fields
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError
-from wvq.eval.recipes import EvaluationRecipe
+from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
@@ -156,6 +159,7 @@ def test_a_recipe_checks_its_groups(recipe, group):
     ("recipe", "message"),
     [
         (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
+        (GeneratorRecipe(train=TokenizerTrainConfig()), "^train must be a TrainConfig, got a TokenizerTrainConfig$"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
@@ -164,6 +168,51 @@ def test_a_recipe_checks_its_groups(recipe, group):
 def test_a_value_of_another_type_is_one_clear_error(recipe, message):
     with pytest.raises(ConfigError, match=message):
         recipe.check()
+
+
+KINDS_OF_VALUES = [None, [], {}, "a", 1.5, -1, True, object(), [object()], {1: 2}]
+RECIPES = {
+    kind: list(needed)
+    for kind, *needed in [
+        (TokenizerRecipe,),
+        (ExportRecipe,),
+        (GeneratorRecipe,),
+        (QuickstartRecipe,),
+        (AtomicRecipe,),
+        (ReconstructionEvaluation, "tokenizer"),
+        (GenerationEvaluation, "pipeline"),
+        *((kind,) for kind in GROUPS),
+    ]
+}
+
+
+def _is(value, kind):
+    """Whether a value is of an annotated type; a number may stand for a float, a tuple for a list."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list | tuple) and all(_is(one, get_args(kind)[0]) for one in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is(key, get_args(kind)[0]) for key in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return kind is Any or type(value) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, field.name) for kind in RECIPES for field in fields(kind)], ids=lambda x: str(x)
+)
+def test_a_field_takes_values_of_its_type_alone(kind, name):
+    """Any other value is one line that names the field."""
+    given = dict.fromkeys(RECIPES[kind], "somewhere")
+    for value in KINDS_OF_VALUES:
+        recipe = kind(**given | {name: value})
+        if _is(value, get_type_hints(kind)[name]):
+            with contextlib.suppress(ConfigError):  # it may be out of range
+                recipe.check()
+        else:
+            with pytest.raises(ConfigError, match=rf"^(\w+\.)?{name} must be .*, got .*$"):
+                recipe.check()
 
 
 # ---- YAML
@@ -343,6 +392,18 @@ FORMER = "train:\n  images: 10\n  codebook_learning_rate: null\n  codebook_sched
 def test_a_recipe_of_an_earlier_version_is_read_without_the_fields_that_did_nothing(write, recwarn):
     assert load_recipe(GeneratorRecipe, write(FORMER)).train == TrainConfig(images=10)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("value", [0.02, None])
+def test_an_override_of_a_field_that_did_nothing_is_taken_as_in_the_file(write, recwarn, value):
+    overrides = {"train.codebook_learning_rate": value, "train.images": 10}
+    assert load_recipe(GeneratorRecipe, write("out: here\n"), overrides).train == TrainConfig(images=10)
+    said = [str(warning.message) for warning in recwarn.list]
+    assert said == (
+        []
+        if value is None
+        else ["train.codebook_learning_rate 0.02 is a setting of the tokenizer and does nothing here"]
+    )
 
 
 def test_a_value_that_did_nothing_is_said_to_do_nothing(write):
