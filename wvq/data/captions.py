@@ -115,13 +115,11 @@ class Notes:
         if not texts:
             return []
         pictures = {name for listing in listings for name in listing.pictures}
-        stems = {
-            id(listing): {os.path.splitext(picture)[0]: picture for picture in listing.pictures} for listing, _ in texts
-        }
+        stems = {os.path.splitext(path)[0]: path for listing in listings for path in listing.picture_paths()}
         suspects, looked_into = [], 0
         for listing, name in texts:
-            if picture := stems[id(listing)].get(os.path.splitext(name)[0]):
-                suspicious = caption_of(self.about(os.path.join(listing.path, picture))) is None
+            if picture := stems.get(os.path.splitext(os.path.join(listing.path, name))[0]):
+                suspicious = caption_of(self.about(picture)) is None
             elif _LIKE_CAPTIONS.match(name):
                 suspicious = True
             else:

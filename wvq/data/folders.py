@@ -135,29 +135,44 @@ def _split_folders(top: Listing, layout: str | None, inventory: Inventory) -> di
     named = [name for names in by_split.values() for name in names]
     others = {name: list(walk(os.path.join(top.path, name))) for name in top.folders if name not in named}
     filled = [name for name, listings in others.items() if any(listing.pictures for listing in listings)]
-    if layout is None and filled and len(by_split) == 1:
+    inner = [list_folder(os.path.join(top.path, name)) for name in named]
+    of_classes = any(listing.folders and not listing.pictures for listing in inner)
+    if layout is None and filled and len(by_split) == 1 and not of_classes:
         inventory.remark(f"{first_names(named)} {'is a class' if len(named) == 1 else 'are classes'} and no split")
         return {}
-    splits = " and ".join(f"{name}/" for name in named)
-    if layout is None and filled:
-        raise DataError(
-            f"{top.path}: {splits} are named after splits, {first_names(filled)} not: with --data.layout splits "
-            f"they are the splits, and the rest is left out; with --data.layout classes all are classes"
-        )
-    if layout is None and top.pictures:
-        raise DataError(
-            f"{top.path}: {first_names(top.pictures)} beside {splits}: with --data.layout splits the pictures "
-            "outside of these are left out; with --data.layout plain all pictures are one set without classes"
-        )
+    if layout is None and (doubt := _doubt(top, named, filled)):
+        raise DataError(f"{top.path}: {doubt}")
     if two := next((names for names in by_split.values() if len(names) > 1), None):
         raise DataError(f"{top.path} has two folders for one split: {', '.join(two)}; keep one of them")
     inventory.remark(", ".join(f"{split} in {shown(names[0])}/" for split, names in by_split.items()))
     for listing in (top, *(listing for name in filled for listing in others[name])):
         _leave_out(listing, "pictures outside of the splits", inventory)
-    for listing in (listing for name in others.keys() - set(filled) for listing in others[name]):
+    for listing in (listing for name in others if name not in filled for listing in others[name]):
         for name in listing.others:
             inventory.pass_over(name)
     return {split: names[0] for split, names in by_split.items()}
+
+
+def _doubt(top: Listing, named: list[str], filled: list[str]) -> str | None:
+    """Two ways to understand folders of which some are named after splits; None if there is one.
+
+    Args:
+        top: the folder that holds them.
+        named: those named after splits.
+        filled: the others that hold pictures.
+    """
+    splits = " and ".join(f"{shown(name)}/" for name in named)
+    if filled:
+        return (
+            f"{splits} {'is' if len(named) == 1 else 'are'} named like splits, {first_names(filled)} not: with "
+            "--data.layout splits the rest is left out, with --data.layout classes all are classes"
+        )
+    if top.pictures:
+        return (
+            f"{first_names(top.pictures)} beside {splits}: with --data.layout splits the pictures outside of these are "
+            "left out, with --data.layout plain all pictures are one set without classes"
+        )
+    return None
 
 
 def _part(top: Listing, rows: list[Row], layout: str | None, inventory: Inventory) -> _Part:

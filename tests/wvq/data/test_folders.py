@@ -181,7 +181,7 @@ class TestDoubt:
     def test_splits_beside_another_folder(self, tmp_path):
         for name in ("train/a", "val/a", "extra/b"):
             draw(tmp_path / name / "1.png")
-        with pytest.raises(DataError, match=r"train/ and val/ are named after splits, extra not: .*splits .*classes"):
+        with pytest.raises(DataError, match=r"train/ and val/ are named like splits, extra not: .*splits .*classes"):
             read(tmp_path)
         inventory = Inventory()
         splits = read(tmp_path, "splits", inventory)
@@ -190,6 +190,14 @@ class TestDoubt:
         assert read(tmp_path, "classes")["train"].features["label"].names == ["extra", "train", "val"]
         plain = read(tmp_path, "plain")["train"]
         assert (len(plain), plain.column_names) == (3, ["image"])
+
+    def test_one_split_of_classes_beside_another_folder(self, tmp_path):
+        for name in ("train/a", "train/b", "extra/a"):
+            draw(tmp_path / name / "1.png")
+        with pytest.raises(DataError, match=r"train/ is named like splits, extra not: .*splits .*classes"):
+            read(tmp_path)
+        assert list(read(tmp_path, "splits")) == ["train"]
+        assert read(tmp_path, "classes")["train"].features["label"].names == ["extra", "train"]
 
     def test_pictures_beside_splits(self, tmp_path):
         for name in ("train/1.png", "val/1.png", "stray.png"):

@@ -80,7 +80,7 @@ def test_broken_parquet(tmp_path):
         "a/b/c",
         "pets.parquet",
         "PETS.PARQUET",
-        "x" * 300,
+        "/" + "x" * 300,
     ],
 )
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
