@@ -29,7 +29,7 @@ from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call
 from wvq.pipelines.folders import part_folder, read_sampling, write_pipeline
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
-from wvq.pipelines.model_card import CARD_NAME, model_card, rename
+from wvq.pipelines.model_card import CARD_NAME, model_card, rename, with_sampling
 from wvq.pipelines.output import OUTPUT_TYPES, ImagePipelineOutput, Images, OutputType, as_type
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -202,7 +202,7 @@ class ImageGenerationPipeline:
         Args:
             folder: new or existing folder.
             card: text of ``README.md``; if None, the one that the pipeline was loaded or last saved with, or else one
-                made from the configs.
+                made from the configs. Its line on the sampling defaults becomes that of ``sampling``.
 
         Raises:
             CheckpointError: the folder holds a part that is another one, or a README or index that is no pipeline's; or
@@ -215,7 +215,7 @@ class ImageGenerationPipeline:
             require_tokenizer(self.generator.config, self.tokenizer)
         if not self.ignore_text_encoder_mismatch:
             require_text_encoder(self.generator.config, self.text_encoder)
-        card = card or self.card or model_card(self)
+        card = with_sampling(card or self.card or model_card(self), self.sampling)
         write_pipeline(Path(folder), self.tokenizer, self.generator, self.text_encoder, self.sampling, card)
         self.card = card
 
