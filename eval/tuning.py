@@ -172,14 +172,7 @@ def search_sampling(
     plan = condition_plan(config, dataset, indices, classes, prompts, most_images)
     samples = [Samples(pipeline, most_images, plan, settings, seed, ROUND) for settings in candidates]
     views = [_View(feature_network) for _ in candidates]
-    count, longest = 0, 0.0
-    with tqdm(total=most_images * len(samples), desc="sampling settings", unit="img", disable=not progress) as bar:
-        while count < most_images and (not count or time.perf_counter() - started + longest <= max_seconds):
-            before, run = time.perf_counter(), range(count, min(count + ROUND, most_images))
-            for one, view in zip(samples, views, strict=True):
-                view.add(one.draw(run).images)
-                bar.update(len(run))
-            count, longest = run.stop, max(longest, time.perf_counter() - before)
+    count = _draw(samples, views, max_seconds, progress)
     real_features = torch.cat([_features(feature_network, part) for part in real[:count].split(ROUND)])
     limit = blank_below(contrast(real))
     trials = [
@@ -197,8 +190,8 @@ def choose(trials: Sequence[Trial], real_blank: float, metric: str = "distance")
     """The trial with the lowest distance among those that are not blank too often, and the reason in one sentence.
 
     Blank may be a share of ``MARGIN`` more of the samples than of the real pictures; where it is more in all trials,
-    those with the fewest are compared. Of distances within ``TIE`` of the lowest the one with the fewest repeated
-    samples is taken, and of equals the first.
+    those with the fewest are compared. Of distances within ``TIE`` of the lowest the one with the most variety is
+    taken: with the fewest blank and repeated samples, and of equals the first.
 
     Args:
         trials: at least one, the freest setting first.
@@ -209,13 +202,26 @@ def choose(trials: Sequence[Trial], real_blank: float, metric: str = "distance")
     sound = [trial for trial in trials if trial.blank <= limit]
     lowest = min(trial.distance for trial in sound)
     tied = [trial for trial in sound if trial.distance <= lowest + TIE * abs(lowest)]
-    chosen = min(tied, key=lambda trial: trial.repeated)
+    chosen = min(tied, key=lambda trial: trial.blank + trial.repeated)
     which = f"of the {len(sound)} of {len(trials)} settings with at most {limit:.1%} blank samples"
     if limit > real_blank + MARGIN:
         which = f"of the settings with the fewest blank samples ({limit:.1%}; all draw too many)"
     if len(tied) == 1:
         return chosen, f"lowest {metric} {which}"
-    return chosen, f"fewest repeated samples, then the freest, among the lowest {metric} (within {TIE:.0%}) {which}"
+    return chosen, f"fewest blank and repeated samples among the lowest {metric} (within {TIE:.0%}) {which}"
+
+
+def _draw(samples: Sequence[Samples], views: Sequence[_View], max_seconds: float, progress: bool) -> int:
+    """Draw as many samples of each setting into its view as there is time for; returns how many those are."""
+    started, longest, count, most = time.perf_counter(), 0.0, 0, samples[0].num_images
+    with tqdm(total=most * len(samples), desc="sampling settings", unit="img", disable=not progress) as bar:
+        while count < most and (not count or time.perf_counter() - started + longest <= max_seconds):
+            before, run = time.perf_counter(), range(count, min(count + ROUND, most))
+            for one, view in zip(samples, views, strict=True):
+                view.add(one.draw(run).images)
+                bar.update(len(run))
+            count, longest = run.stop, max(longest, time.perf_counter() - before)
+    return count
 
 
 class _View:

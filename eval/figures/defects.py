@@ -34,8 +34,8 @@ def blank_below(real_contrast: Tensor) -> float:
 
 def small_pictures(images: Tensor) -> Tensor:
     """Uint8 pictures (B, 3, H, W) as rows of float32 pixels, at most 64 pixels a side."""
-    sides = [min(side, _SIDE) for side in images.shape[-2:]]
-    return F.adaptive_avg_pool2d(images.float(), sides).flatten(1)
+    height, width = (min(side, _SIDE) for side in images.shape[-2:])
+    return F.adaptive_avg_pool2d(images.float(), (height, width)).flatten(1)
 
 
 def defects(contrasts: Tensor, pictures: Tensor, blank_limit: float) -> tuple[float, float]:

@@ -61,12 +61,19 @@ def test_where_all_draw_too_many_the_fewest_count():
     assert "fewest blank samples (40.0%; all draw too many)" in reason
 
 
-@pytest.mark.parametrize(("repeated", "expected"), [((0.2, 0.0, 0.1), 1), ((0.1, 0.1, 0.1), 0)])
-def test_ties_go_to_more_variety(repeated, expected):
-    trials = [*map(trial, (0.202, 0.207, 0.2), (0, 0, 0), repeated), trial(0.22)]
+@pytest.mark.parametrize(
+    ("blank", "repeated", "expected"),
+    [
+        ((0, 0, 0), (0.2, 0.05, 0.1), 1),
+        ((0.02, 0.02, 0), (0, 0, 0.01), 2),
+        ((0, 0, 0), (0.1, 0.1, 0.1), 0),
+    ],
+)
+def test_ties_go_to_more_variety(blank, repeated, expected):
+    trials = [*map(trial, (0.202, 0.207, 0.2), blank, repeated), trial(0.22)]
     chosen, reason = choose(trials, 0.0)
     assert chosen is trials[expected]
-    assert reason.startswith("fewest repeated samples, then the freest, among the lowest distance (within 5%)")
+    assert reason.startswith("fewest blank and repeated samples among the lowest distance (within 5%)")
 
 
 def test_a_tie_below_zero_is_one_of_the_same_share():
@@ -98,7 +105,7 @@ def test_the_clock_ends_it_after_whole_rounds(labelled, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     assert search(Artist(), labelled, max_seconds=0).num_images == tuning.ROUND
-    # The clock moves on by one with each look, twice a round and once before it.
+    # The clock moves on by one with each look: three times a round, of which the work itself takes one.
     assert search(Artist(), labelled, max_seconds=5).num_images == 2 * tuning.ROUND
 
 

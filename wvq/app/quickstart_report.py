@@ -223,7 +223,7 @@ def _sampling(report: Report, search: SamplingSearch | None) -> None:
         f"compared with {search.num_reference} training pictures. Blank: nearly of one colour. Repeated: looks the "
         f"same as another one. A setting may draw {MARGIN:.0%} more blank samples than there are blank training "
         f"pictures; of such settings the lowest {search.metric} wins, and of those within {TIE:.0%} of it the one with "
-        "the fewest repeated samples.",
+        "the fewest blank and repeated samples, then the freest.",
     )
     head, rows = search.table()
     report.table(rows, [*head[:-1], "choice"])
