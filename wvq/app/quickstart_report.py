@@ -33,6 +33,7 @@ from wvq.training.tracking import read_log
 
 MOST_CLASSES = 16  # rows of the sheet
 SAMPLES = 420  # for the distances; the floor needs as many pictures twice
+FEWEST_PROMPTS = 8  # rows of the sheet, where there are as many captions
 PROMPTS = (
     "red apple", "red heart", "blue heart", "thumbs up", "victory hand", "smiling face with sunglasses", "banana",
     "red circle", "keycap: 7", "three o'clock", "flag: Japan", "flag: France",
@@ -149,9 +150,11 @@ def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int
 
 
 def shown_prompts(train: ImageDataset) -> list[str]:
-    """Captions of the training pictures to draw: well-known ones, or the first."""
+    """Captions of the training pictures to draw: well-known ones, filled up with the first of the others."""
     captions = list(dict.fromkeys(caption for caption in train.captions or () if caption))
-    return [prompt for prompt in PROMPTS if prompt in captions] or captions[:8]
+    known = [prompt for prompt in PROMPTS if prompt in captions]
+    others = [caption for caption in captions if caption not in known]
+    return [*known, *others[: max(0, FEWEST_PROMPTS - len(known))]]
 
 
 def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:

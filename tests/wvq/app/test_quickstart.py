@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from PIL import Image
 from tests.tiny import CLASS_NAMES, save_text_encoder, tiny_stage_recipes
 from wvq.app import quickstart
 from wvq.app.quickstart import run_quickstart, stage_recipes, text_condition
+from wvq.app.quickstart_report import PROMPTS, shown_prompts
 from wvq.app.recipes import QuickstartRecipe
+from wvq.data.codes import CodeHeader
 from wvq.errors import ConfigError, DataError
 from wvq.eval.tuning import CANDIDATES, ROUND
 from wvq.generator.recipes import ConditionConfig
@@ -26,20 +29,25 @@ def encoder_dir(tmp_path_factory):
 
 @pytest.fixture
 def tiny_stages(monkeypatch):
-    """A function that makes the quick start train tiny models for a few steps, with the given text encoder."""
+    """A function that makes the quick start train tiny models for a few steps, with the given text encoder, and search
+    among the fewest samples.
+    """
 
-    return lambda text_encoder: monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(text_encoder))
+    def make_tiny(text_encoder) -> None:
+        monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(text_encoder))
+        monkeypatch.setattr(quickstart, "SEARCH_SHARE", 0)
+
+    return make_tiny
 
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """The quick start as without a feature network, with the fewest samples in its search."""
+    """The quick start as without a feature network."""
 
     def missing(**options):
         raise ConfigError("efficientnet_lite0 is not installed")
 
     monkeypatch.setattr(quickstart, "default_feature_network", missing)
-    monkeypatch.setattr(quickstart, "SEARCH_SHARE", 0)
 
 
 def run(pictures, out, **changes) -> str:
@@ -135,6 +143,20 @@ def test_captions_without_classes(caption_folder, tiny_stages, encoder_dir, no_n
     assert ImageGenerationPipeline.from_pretrained(tmp_path / "run").class_names == []
 
 
+def test_more_is_held_out_of_few_pictures_in_many_classes(picture_folder, tiny_stages, no_network, tmp_path):
+    files = sorted(picture_folder.rglob("*.png"))
+    for number, file in enumerate(files[:36]):
+        target = tmp_path / "many" / f"class {number // 3}"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target / f"{number}.png")
+    tiny_stages("./nowhere")
+    html = run(tmp_path / "many", tmp_path / "run")
+    assert "Held out: 20% of each class, as a tenth would be too few to measure on." in html
+    held_out = CodeHeader.read(tmp_path / "run" / "codes").num_images["validation"]
+    assert f"{36 - held_out} training and {held_out} held-out pictures" in html
+    assert held_out > 4
+
+
 def test_one_class_of_few_pictures(picture_folder, tiny_stages, no_network, tmp_path):
     shutil.copytree(picture_folder / "circle", tmp_path / "one" / "circle")
     shutil.copytree(picture_folder / "cross", tmp_path / "one" / "circle" / "more")
@@ -168,7 +190,7 @@ def test_an_occupied_folder_is_refused(picture_folder, tmp_path):
     ("per_class", "message"),
     [
         (1, "nothing can be held out of 3 pictures"),
-        (4, r"few: 11 training and 1 held-out pictures are too few; .* about 40 pictures in all"),
+        (4, r"few: 11 training and 1 held-out pictures are too few; .* about 25 pictures in all"),
     ],
 )
 def test_too_few_pictures_are_refused_before_training(per_class, message, picture_folder, tmp_path):
@@ -203,6 +225,17 @@ def test_own_pictures_are_cropped_and_not_flipped(tmp_path):
     assert tokenizer.data == export.data
     assert (tokenizer.data.path, tokenizer.data.flip, tokenizer.data.classes) == (str(tmp_path), False, None)
     assert tokenizer.data.image_size == stage_recipes(QuickstartRecipe())[0].data.image_size
+
+
+def test_shown_prompts_are_well_known_ones_filled_up_with_others():
+    def shown(captions) -> list[str]:
+        return shown_prompts(SimpleNamespace(captions=captions))
+
+    others = [f"drawing {number}" for number in range(20)]
+    assert shown([*others, "banana", "", "banana"]) == ["banana", *others[:7]]
+    assert shown([*others, *PROMPTS]) == list(PROMPTS)
+    assert shown(["one"]) == ["one"]
+    assert shown(None) == []
 
 
 def test_text_is_left_out_where_there_are_no_captions(encoder_dir):
