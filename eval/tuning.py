@@ -48,7 +48,7 @@ CANDIDATES = (
 )
 ROUND = 32  # samples of each setting between two looks at the clock
 MOST_IMAGES = 256  # samples of a setting: enough to rank them
-MARGIN = 0.03  # of samples that may be blank beside the share of the real pictures that are
+MARGIN = 0.02  # share of samples that may be blank beyond that of the real pictures
 TIE = 0.05  # distances that differ by less than this share count as equal
 
 

@@ -224,9 +224,9 @@ def _sampling(report: Report, search: SamplingSearch | None) -> None:
         "Sampling settings",
         f"{search.num_images} samples of each setting, under the same conditions and from the same seeds, were "
         f"compared with {search.num_reference} training pictures. Blank: nearly of one colour. Repeated: looks the "
-        f"same as another one. A setting may draw {MARGIN:.0%} more blank samples than there are blank training "
-        f"pictures; of such settings the lowest {search.metric} wins, and of those within {TIE:.0%} of it the one with "
-        "the fewest blank and repeated samples, then the freest.",
+        f"same as another one. A setting may draw {100 * MARGIN:g} points more blank samples than there are blank "
+        f"training pictures; of such settings the lowest {search.metric} wins, and of those within {TIE:.0%} of it "
+        "the one with the fewest blank and repeated samples, then the freest.",
     )
     head, rows = search.table()
     report.table(rows, [*head[:-1], "choice"])
