@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from typing_extensions import Self, Unpack
 
+from wvq.checks import PATH
 from wvq.errors import ConfigError, WVQError
 from wvq.files.user_folders import expand_user
 from wvq.generator.modeling import ImageCodeTransformer
@@ -37,7 +38,7 @@ from wvq.models.saving_options import (
 )
 from wvq.pipelines.folders import Part, part_folder, read_sampling, write_pipeline
 from wvq.pipelines.matching import require_sizes, require_text_encoder, require_tokenizer
-from wvq.pipelines.model_card import CARD_NAME, model_card, rename
+from wvq.pipelines.model_card import CARD_NAME, model_card, rename, with_sampling
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 
@@ -237,7 +238,7 @@ class PipelineParts:
         Args:
             folder: new or existing folder.
             card: text of ``README.md``; if None, the one that the pipeline was loaded or last saved with, or else one
-                made from the configs.
+                made from the configs. Its line on the sampling defaults becomes that of ``sampling``.
             push_to_hub: upload the pipeline too, by :meth:`push_to_hub`.
             options: size of a weight file, and the options of the upload.
 
@@ -252,7 +253,8 @@ class PipelineParts:
         if self.generator.reduced:
             raise ConfigError(f"a pipeline cannot be saved with {self.generator.reduced} weights; load it without")
         self.require_matching_parts()
-        card, target = card or self.card or model_card(self), expand_user(folder)
+        card = with_sampling(card or self.card or model_card(self), self.sampling)
+        target = expand_user(folder, "folder", PATH)
         write_pipeline(target, self.components, self.sampling, card, **shards)
         self.card = card
         if self.tokenizer.config.cast_hashes:

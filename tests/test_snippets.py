@@ -75,6 +75,7 @@ def place(things, random_inception_file, lpips_file, tmp_path, monkeypatch):
 def _tiny_settings(things, monkeypatch):
     """Of what no option makes small: a preset, and the quick start."""
     monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(things["encoder"]))
+    monkeypatch.setattr(quickstart, "SEARCH_SHARE", 0)
     preset = dataclasses.replace(presets.find_preset("llamagen_b_256"), num_images=9, image_size=16)
     monkeypatch.setitem(presets.PRESETS, "llamagen_b_256", preset)
 

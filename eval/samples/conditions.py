@@ -101,6 +101,15 @@ def check_conditions(
     return classes
 
 
+def reference_choice(config: ImageCodeTransformerConfig) -> tuple[str | None, str | None]:
+    """Classes and prompts by which samples are drawn under the conditions of the reference: its classes where the model
+    has classes, or else its captions where it has text.
+    """
+    if config.num_classes:
+        return "reference", None
+    return None, "reference" if config.text_dim else None
+
+
 def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[str] | None) -> None:
     if prompts is None:
         return

@@ -448,6 +448,18 @@ def test_the_example_of_the_card_runs(pipe, class_pipe, saved, tiny_tokenizer_di
         assert isinstance(scope["images"][0], Image.Image)
 
 
+def test_a_pipeline_saved_with_other_sampling_settings_says_so_in_its_card(copied):
+    pipe = ImageGenerationPipeline.from_pretrained(copied)
+    before = (copied / "README.md").read_text().splitlines()
+    pipe.sampling = pipe.sampling.updated(temperature=0.35)
+    pipe.save_pretrained(copied)
+    after = (copied / "README.md").read_text().splitlines()
+    [(old, new)] = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert old.startswith("- sampling defaults: ")
+    assert '"temperature": 0.35' in new
+    assert ImageGenerationPipeline.from_pretrained(copied).sampling == pipe.sampling
+
+
 def test_the_card_names_data_licence_and_figures(pipe):
     results = {"tokenizer": {"psnr_rgb": 21.5, "cut_short": False, "data": "text"}}
     card = ModelCard(model_card(pipe, data="Drawn shapes.", licence="mit", results=results))

@@ -14,8 +14,7 @@ from wvq.data.codes import CodeDataset
 from wvq.data.dataset import ImageDataset, ImageSplits
 from wvq.data.sheets import labelled_rows
 from wvq.data.unreadable import Reading
-from wvq.errors import WVQError
-from wvq.eval.features.networks import default_feature_network
+from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.figures.comparison import AT_FLOOR_N
 from wvq.eval.figures.distances import nearest_neighbours
 from wvq.eval.generation import evaluate_generation
@@ -24,6 +23,8 @@ from wvq.eval.report.page import Block, Report
 from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
 from wvq.eval.report.sheets import enlargement, neighbour_sheets, sample_sheet
 from wvq.eval.report.summary import metric_rows
+from wvq.eval.samples.conditions import reference_choice
+from wvq.eval.tuning import MARGIN, TIE, SamplingSearch
 from wvq.files.names import TRAINING
 from wvq.generator.conditioning import class_list
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -33,6 +34,7 @@ from wvq.training.tracking import read_log
 
 MOST_CLASSES = 16  # rows of the sheet
 SAMPLES = 420  # for the distances; the floor needs as many pictures twice
+FEWEST_PROMPTS = 8  # rows of the sheet, where there are as many captions
 PROMPTS = (
     "red apple", "red heart", "blue heart", "thumbs up", "victory hand", "smiling face with sunglasses", "banana",
     "red circle", "keycap: 7", "three o'clock", "flag: Japan", "flag: France",
@@ -40,20 +42,21 @@ PROMPTS = (
 
 
 def measure(
-    pipe: ImageGenerationPipeline, images: ImageSplits, codes: dict[str, CodeDataset], seed: int
+    pipe: ImageGenerationPipeline,
+    images: ImageSplits,
+    codes: dict[str, CodeDataset],
+    seed: int,
+    network: FeatureNetwork | None,
 ) -> dict[str, dict]:
     """U and C over the whole data set; with a feature network, distances of reconstructions and samples too."""
     results = {"codes": whole_set_statistics(codes)}
-    try:
-        network = default_feature_network(device=pipe.device)
-    except WVQError as error:
-        print(f"distances between distributions are left out: {error}")
+    if network is None:
         return results
     results["reconstruction"] = evaluate_reconstruction(pipe.tokenizer, images.validation, network)
     count = min(SAMPLES, len(images.train) // 2)
-    conditions = {"classes": "reference"} if pipe.class_names else {"classes": None}
+    classes, prompts = reference_choice(pipe.generator.config)
     results["generation"] = evaluate_generation(
-        pipe, images.train, count, seed=seed, feature_network=network, **conditions, **vars(pipe.sampling)
+        pipe, images.train, count, classes, prompts, seed, feature_network=network, **vars(pipe.sampling)
     )
     return results
 
@@ -77,8 +80,19 @@ def write_report(
     codes: dict[str, CodeDataset],
     results: dict,
     recipe: QuickstartRecipe,
+    search: SamplingSearch | None,
 ) -> Path:
-    """Write ``report.html`` beside ``samples.png``, ``prompts.png`` and ``reconstructions.png``."""
+    """Write ``report.html`` beside ``samples.png``, ``prompts.png`` and ``reconstructions.png``.
+
+    Args:
+        out: folder of the run.
+        pipe: what it trained.
+        images: pictures that it trained on and held out.
+        codes: their codes.
+        results: its figures by stage.
+        recipe: its settings.
+        search: how the sampling settings were chosen; None if they are fixed.
+    """
     tokenizer, generator = results["tokenizer"], results["generator"]
     usage = results["codes"]
     report = Report("wvq quick start", _subtitle(images, pipe, results))
@@ -102,11 +116,14 @@ def write_report(
             ("Generator loss", f"{generator['loss']:.2f}", f"nats a code; unigram {generator['unigram_entropy']:.2f}"),
         ]
     )
+    for decision in results["decisions"]:
+        report.text(f"{decision[0].upper()}{decision[1:]}.")
     _samples(report, out, pipe, recipe.seed)
     _prompts(report, out, pipe, images.train, recipe.seed)
     _reconstructions(report, out, pipe, images.validation)
     _neighbours(report, pipe, images.train, recipe.seed)
     _curves(report, out, results)
+    _sampling(report, search)
     _distances(report, results)
     _next_commands(report, out, pipe, shown_prompts(images.train))
     file = out / "report.html"
@@ -136,9 +153,11 @@ def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int
 
 
 def shown_prompts(train: ImageDataset) -> list[str]:
-    """Captions of the training pictures to draw: well-known ones, or the first."""
+    """Captions of the training pictures to draw: well-known ones, filled up with the first of the others."""
     captions = list(dict.fromkeys(caption for caption in train.captions or () if caption))
-    return [prompt for prompt in PROMPTS if prompt in captions] or captions[:8]
+    known = [prompt for prompt in PROMPTS if prompt in captions]
+    others = [caption for caption in captions if caption not in known]
+    return [*known, *others[: max(0, FEWEST_PROMPTS - len(known))]]
 
 
 def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
@@ -198,6 +217,23 @@ def _curves(report: Report, out: Path, results: dict) -> None:
             (code_histogram(results["codes"]["counts"]), "codes of the whole data set"),
         ]
     )
+
+
+def _sampling(report: Report, search: SamplingSearch | None) -> None:
+    """How the sampling settings were chosen, with the figures of all that were tried."""
+    if search is None:
+        return
+    report.section(
+        "Sampling settings",
+        f"{search.num_images} samples of each setting, under the same conditions and from the same seeds, were "
+        f"compared with {search.num_reference} training pictures. Blank: nearly of one colour. Repeated: looks the "
+        f"same as another one. A setting may draw {100 * MARGIN:g} points more blank samples than there are blank "
+        f"training pictures; of such settings the lowest {search.metric} wins, and of those within {TIE:.0%} of it "
+        "the one with the fewest blank and repeated samples, then the freest.",
+    )
+    head, rows = search.table()
+    report.table(rows, [*head[:-1], "choice"])
+    report.text(f"Chosen: {search.reason}. The pipeline keeps these settings; options of `wvq sample` replace them.")
 
 
 def _distances(report: Report, results: dict) -> None:

@@ -14,7 +14,8 @@ class QuickstartRecipe:
     Args:
         out: run folder; a pipeline that from_pretrained loads, with ``report.html``.
         data: ``openmoji``, or a folder of your own pictures (class folders, or metadata.jsonl with captions).
-        minutes: wall-clock bound on the training steps of both stages together; evaluation adds about a minute.
+        minutes: wall-clock bound on the training steps of both stages together; evaluation adds about a minute, and
+            with your own pictures the search for sampling settings about a tenth of it.
         seed: start of weights, data order and samples.
     """
 

@@ -35,7 +35,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.
         DownloadError: the Hub cannot be reached or has no such data set.
     """
-    path = expand_user(config.path)
+    path = expand_user(config.path, "data.path")
     built_in = config.path == "openmoji"
     if config.layout is not None and (built_in or not os.path.isdir(path)):
         raise ConfigError(f"data.layout says what the folders of a path are, and {config.path!r} is no folder here")

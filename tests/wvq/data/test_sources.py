@@ -71,12 +71,10 @@ def test_broken_parquet(tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        "",
         "/no/such/folder",
         "./pets",
         "../pets",
         "~/no-such",
-        "~no-such-user/pets",
         "a/b/c",
         "pets.parquet",
         "PETS.PARQUET",
@@ -86,6 +84,12 @@ def test_broken_parquet(tmp_path):
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(DataError, match="is no file or folder"):
+        read_source(DataConfig(path=path), Inventory())
+
+
+@pytest.mark.parametrize(("path", "why"), [("", "it is empty"), ("~no-such-user/pets", "has no home folder here")])
+def test_a_path_that_is_none_is_one_line(path, why):
+    with pytest.raises(ConfigError, match=f"^data.path must be a path or a name, .*{why}"):
         read_source(DataConfig(path=path), Inventory())
 
 
