@@ -16,7 +16,8 @@ from typing_extensions import Self
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.atomic import read_json
-from wvq.files.names import INDEX_NAME
+from wvq.files.fingerprint import DataFingerprint
+from wvq.files.names import FINGERPRINT_NAME, INDEX_NAME
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.models.config import StrictConfig
@@ -75,9 +76,11 @@ class StrictPreTrainedModel(PreTrainedModel):
 
     Attributes:
         kind: what users call it.
+        data_fingerprint: the pictures that it was trained on, as its folder says; None where it does not.
     """
 
     kind: ClassVar[str] = "model"
+    data_fingerprint: DataFingerprint | None = None
 
     if TYPE_CHECKING:  # the library's decorator hides what the method takes and returns
 
@@ -129,6 +132,7 @@ class StrictPreTrainedModel(PreTrainedModel):
             if keys := sorted(map(str, info.get(problem) or ())):
                 names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
                 raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({names})")
+        model.data_fingerprint = DataFingerprint.read(folder)
         return loaded if wants_info else model
 
     def save_pretrained(  # type: ignore[override]  # more options than these go by name
@@ -139,7 +143,9 @@ class StrictPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save as transformers does, with the SHA-256 of the weight files beside them; all files or none.
+        """Save as transformers does, with the SHA-256 of the weight files and the fingerprint of the data beside them.
+
+        All files are written, or none.
 
         Args:
             save_directory: the folder.
@@ -156,6 +162,10 @@ class StrictPreTrainedModel(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "commit_message") if name in kwargs}
         with written_weights(Path(save_directory)) as partial:
             super().save_pretrained(partial, state_dict=state_dict, **kwargs)
+            if self.data_fingerprint is not None:
+                self.data_fingerprint.save(partial)
+        if self.data_fingerprint is None:  # that of another model may lie there
+            (Path(save_directory) / FINGERPRINT_NAME).unlink(missing_ok=True)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
