@@ -18,8 +18,6 @@ from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 from wvq.tokenizer.train import train_tokenizer
 from wvq.training.checkpoints import find_checkpoints
 
-CLASSES = ("circle", "cross", "square")
-
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -61,13 +59,12 @@ def stop_before_the_end(out):
 
 def change(pictures):
     """Twelve training pictures are new, three are gone."""
-    write_pictures(pictures.parent / "more", per_class=4, seed=2)
-    for name in CLASSES:
-        for number in range(4):
-            (pictures.parent / "more" / name / f"{number:02d}.png").rename(
-                pictures / "train" / name / f"new{number}.png"
-            )
-        (pictures / "train" / name / "00.png").unlink()
+    more = pictures.parent / "more"
+    write_pictures(more, per_class=4, seed=2)
+    for file in more.rglob("*.png"):
+        file.rename(pictures / "train" / file.parent.name / f"new{file.name}")
+    for file in pictures.glob("train/*/00.png"):
+        file.unlink()
 
 
 CHANGED = "was trained on other pictures: 12 of 69 training pictures are new, 3 are gone"
