@@ -145,7 +145,7 @@ def test_a_resumed_run_whose_pictures_are_held_out_otherwise_is_refused(make, pi
     before = (tmp_path / "tokenizer" / "data_fingerprint.json").read_bytes()
     mixed = (
         r"tokenizer was trained on \d+ of these 14 held-out pictures and held out \d+ of these 55 training pictures "
-        r"\(\d+ of 55 training pictures are new, \d+ are gone\): restore the files, or accept it with "
+        r"\(12 of 69 pictures are new, 3 are gone\): restore the files, or accept it with "
         "--data.ignore_mixed_split true$"
     )
     with pytest.raises(ConfigError, match=mixed):

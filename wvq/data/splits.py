@@ -9,7 +9,7 @@ import numpy as np
 
 from wvq.data.tables import PictureTable
 from wvq.errors import ConfigError, DataError
-from wvq.files.fingerprint import DataFingerprint, changed_pictures, mixed_pictures, same_pictures
+from wvq.files.fingerprint import DataFingerprint, changed_data, changed_pictures, mixed_pictures, same_pictures
 from wvq.files.names import RECIPE_NAME
 from wvq.files.stage_folder import read_recipe
 from wvq.files.user_folders import expand_user
@@ -114,13 +114,13 @@ def check_held_out(
         return None
     if data is not None and data.ignore_mixed_split:
         return f"{run} {mixed}"
-    same = same_pictures(before, now)
-    changed = changed_pictures(before, now) or "the training pictures are the same"
-    problem = f"{run} {mixed} ({'the same pictures, held out otherwise' if same else changed})"
+    problem = f"{run} {mixed} ({changed_data(before, now)})"
     if data is None:
         raise ConfigError(f"{problem}: restore the codes that it was started with, or start another run")
-    split = _other_split(run, data, moved=True) if same else None
-    remedy = split[1] if split else "hold out the same" if same else "restore the files"
+    remedy = "restore the files"
+    if same_pictures(before, now):
+        split = _other_split(run, data, moved=True)
+        remedy = split[1] if split else "set --data.seed and what else decides the hold-out as there"
     raise ConfigError(f"{problem}: {remedy}, or accept it with --data.ignore_mixed_split true")
 
 

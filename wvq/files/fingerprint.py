@@ -181,20 +181,35 @@ class DataFingerprint:
 
 def changed_pictures(before: DataFingerprint, now: DataFingerprint) -> str | None:
     """How the training pictures differ, in counts; None if they are the same."""
-    if before.train.digest == now.train.digest:
-        return None
-    about = "" if before.train.is_exact and now.train.is_exact else "about "
-    new, gone = number_new(before.train, now.train), number_new(now.train, before.train)
-    if not new and not gone:  # none among the known ids
-        return f"a few of {now.train.count:,} training pictures are others"
+    changes = _changes(before.train, now.train, "training pictures")
     otherwise = ", the same pictures held out otherwise" if same_pictures(before, now) else ""
-    return f"{about}{new:,} of {now.train.count:,} training pictures are new, {gone:,} are gone{otherwise}"
+    return changes and changes + otherwise
+
+
+def changed_data(before: DataFingerprint, now: DataFingerprint) -> str:
+    """How the pictures differ, however they are held out, in counts."""
+    if same_pictures(before, now):
+        return "the same pictures, held out otherwise"
+    changes = _changes(before.train.joined(before.validation), now.train.joined(now.validation), "pictures")
+    return changes or "no picture is new or gone"
 
 
 def same_pictures(before: DataFingerprint, now: DataFingerprint) -> bool:
     """Whether training and held-out pictures together are the same, as far as their ids are known."""
+    if before.train.count + before.validation.count != now.train.count + now.validation.count:
+        return False
     known = known_ids(before.train, before.validation, now.train, now.validation)
     return np.array_equal(np.union1d(*known[:2]), np.union1d(*known[2:]))
+
+
+def _changes(before: PictureSketch, now: PictureSketch, what: str) -> str | None:
+    if before.digest == now.digest:
+        return None
+    about = "" if before.is_exact and now.is_exact else "about "
+    new, gone = number_new(before, now), number_new(now, before)
+    if not new and not gone:  # none among the known ids
+        return f"a few of {now.count:,} {what} are others"
+    return f"{about}{new:,} of {now.count:,} {what} are new, {gone:,} are gone"
 
 
 def mixed_pictures(before: DataFingerprint, now: DataFingerprint, resumed: bool = False) -> str | None:
