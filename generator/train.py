@@ -3,8 +3,8 @@
     wvq train-generator --config configs/openmoji_32/generator.yaml --codes runs/codes --tokenizer runs/tokenizer
     accelerate launch --num_processes 8 --mixed_precision bf16 -m wvq train-generator --config ...
 
-A run writes into <out>/generator: the model (config.json, model.safetensors), recipe.yaml, result.json, and training/
-with log.jsonl, TensorBoard files, sample sheets and checkpoints.
+A run writes into <out>/generator: the model (config.json, model.safetensors), recipe.yaml, data_fingerprint.json,
+result.json, and training/ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
 def _fingerprint(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> DataFingerprint | None:
     """The fingerprint of the cache, after a warning if the tokenizer was trained on other pictures.
 
-    Held-out pictures that it was trained on are no error here: the export has refused them, unless it was told to go
-    on, or the tokenizer's decoder was refined since.
+    Held-out pictures that it was trained on are no error here: the export has refused them, unless it was to accept
+    them, or the tokenizer's decoder was refined since.
     """
     fingerprint, before = DataFingerprint.read(recipe.codes), tokenizer.data_fingerprint
     if fingerprint is not None and before is not None:

@@ -4,7 +4,8 @@
     accelerate launch --num_processes 8 --mixed_precision bf16 -m wvq train-tokenizer --config ...
 
 A run writes into --out: the tokenizer (config.json, model.safetensors, preprocessor_config.json), recipe.yaml,
-result.json, and training/ with log.jsonl, TensorBoard files, reconstruction sheets and checkpoints.
+data_fingerprint.json, result.json, and training/ with log.jsonl, TensorBoard files, reconstruction sheets and
+checkpoints.
 """
 
 from __future__ import annotations

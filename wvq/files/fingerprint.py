@@ -223,11 +223,18 @@ def mixed_pictures(before: DataFingerprint, now: DataFingerprint, resumed: bool 
         resumed: also count training pictures that were held out before.
     """
     parts = []
-    held_out, trained_on, held_out_before = known_ids(now.validation, before.trained_on, before.validation)
-    if mixed := _scaled(np.isin(held_out, np.setdiff1d(trained_on, held_out_before)), now.validation):
-        parts.append(f"was trained on {mixed:,} of these {now.validation.count:,} held-out pictures")
-    if resumed:
-        train, held_out_before, trained_on = known_ids(now.train, before.validation, before.trained_on)
-        if mixed := _scaled(np.isin(train, np.setdiff1d(held_out_before, trained_on)), now.train):
-            parts.append(f"held out {mixed:,} of these {now.train.count:,} training pictures")
+    trained_on = before.trained_on
+    mixed = _number_passed(now.validation, trained_on, before.validation)
+    if mixed is not None:
+        parts.append(f"was trained on {mixed} of these {now.validation.count:,} held-out pictures")
+    if resumed and (mixed := _number_passed(now.train, before.validation, trained_on)) is not None:
+        parts.append(f"held out {mixed} of these {now.train.count:,} training pictures")
     return " and ".join(parts) or None
+
+
+def _number_passed(now: PictureSketch, other_side: PictureSketch, own_side: PictureSketch) -> str | None:
+    """How many pictures were on the other side before, and not on this one too; None for none."""
+    known, others, own = known_ids(now, other_side, own_side)
+    number = _scaled(np.isin(known, np.setdiff1d(others, own)), now)
+    about = "" if now.is_exact and other_side.is_exact and own_side.is_exact else "about "
+    return f"{about}{number:,}" if number else None

@@ -155,6 +155,8 @@ def test_what_is_said_of_large_sets_is_an_estimate(large):
     one_less = DataFingerprint(numbered(range(unknown), range(unknown + 1, LARGE)), held_out)
     assert changed_pictures(one_less, before) == f"a few of {LARGE:,} training pictures are others"
     assert changed_pictures(before, before) is None
+    held_out = DataFingerprint(numbered(range(LARGE, LARGE + 9)), numbered(range(100_000, 100_000 + 5_000)))
+    assert mixed_pictures(before, held_out) == "was trained on about 5,000 of these 5,000 held-out pictures"
 
 
 def test_pictures_that_are_only_held_out_otherwise_are_the_same():
