@@ -1,8 +1,8 @@
 """The code cache: pictures as rows of codes, with a header that names their tokenizer, crops and classes.
 
 A cache is a folder with an Arrow table (written and read by `datasets`, memory-mapped) and ``header.json``. Row
-``i * num_crops + c`` holds crop c of picture i; training and validation pictures are two tables. Which pictures they are
-stands in ``data_fingerprint.json``.
+``i * num_crops + c`` holds crop c of picture i; training and validation pictures are two tables.
+``data_fingerprint.json`` says which pictures they are.
 """
 
 from __future__ import annotations

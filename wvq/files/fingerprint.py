@@ -222,12 +222,10 @@ def mixed_pictures(before: DataFingerprint, now: DataFingerprint, resumed: bool 
         now: of what goes on with it, or measures it.
         resumed: also count training pictures that were held out before.
     """
-    parts = []
-    trained_on = before.trained_on
-    mixed = _number_passed(now.validation, trained_on, before.validation)
-    if mixed is not None:
+    parts, trained_on = [], before.trained_on
+    if mixed := _number_passed(now.validation, trained_on, before.validation):
         parts.append(f"was trained on {mixed} of these {now.validation.count:,} held-out pictures")
-    if resumed and (mixed := _number_passed(now.train, before.validation, trained_on)) is not None:
+    if resumed and (mixed := _number_passed(now.train, before.validation, trained_on)):
         parts.append(f"held out {mixed} of these {now.train.count:,} training pictures")
     return " and ".join(parts) or None
 
