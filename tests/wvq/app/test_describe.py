@@ -34,7 +34,7 @@ def test_a_tokenizer(tiny_tokenizer_dir):
     text = describe(tiny_tokenizer_dir)
     result = json.loads((tiny_tokenizer_dir / "result.json").read_text())
     for part in (
-        "image tokenizer", "16 x 16 px", "4 x 4 a picture, K = 32, D = 4", "sliced", "circle, cross, square",
+        "image tokenizer", "16 x 16 px", "4 x 4 a picture, K = 32, D = 4", "sliced", "0: circle, 1: cross, 2: square",
         f"psnr_rgb {result['psnr_rgb']:.4g}", "640 pictures",
     ):  # fmt: skip
         assert part in text, part
@@ -75,7 +75,7 @@ def test_a_code_cache(tiny_codes_dir):
     header = json.loads((tiny_codes_dir / "header.json").read_text())
     for part in (
         "code cache", "48 train, 12 validation", "2 a training picture", "4 x 4 a picture, K = 32",
-        "circle, cross, square", header["tokenizer_hash"][:12],
+        "0: circle, 1: cross, 2: square", header["tokenizer_hash"][:12],
     ):  # fmt: skip
         assert part in text, part
     assert any(line.split() == ["captions", "yes"] for line in text.splitlines())
