@@ -139,7 +139,11 @@ def sample(values: Namespace) -> None:
 
 
 def prompt_lines(file: str) -> list[str]:
-    """Prompts of a text file, one a line; blank lines do not count."""
+    """Prompts of a text file, one a line, which end at a line feed alone; blank lines do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, is in another encoding than UTF-8 or UTF-16, or holds no prompts.
+    """
     path = expand_user(file, "prompt_file", PATH)
     try:
         lines = read_plain_text(path).split("\n")

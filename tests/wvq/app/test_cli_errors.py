@@ -329,3 +329,13 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
     assert main(["info", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251"])
+def test_a_terminal_that_lacks_characters_shows_their_codes(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "wvq", "info", "нет ☃"]
+    done = subprocess.run(command, capture_output=True, timeout=120, env=environment)
+    name = "нет" if encoding == "cp1251" else r"\u043d\u0435\u0442"
+    line = f"wvq info: error: {name} \\u2603: no such file or folder\n"
+    assert (done.returncode, done.stderr.decode(encoding)) == (2, line)
