@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wvq.checks import require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.pictures import PictureFeatures
@@ -21,6 +21,7 @@ from wvq.eval.recipes import RESIZE, check_clip
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
+from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -80,7 +81,8 @@ def evaluate_generation(
         cannot be read; others were taken instead, as far as there are any.
 
     Raises:
-        ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
+        ConfigError: unknown classes, a count that cannot be balanced, a condition that the pipeline does not have, or
+            ``resize`` for pictures that are not square.
         DataError: fewer than four pictures on a side, too many that cannot be read, or no captions or classes in the
             data where they are requested.
         RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
@@ -91,6 +93,9 @@ def evaluate_generation(
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
     require("resize", resize, RESIZE)
+    size = pipeline.tokenizer.config.image_size
+    if resize is not None and not isinstance(size, int):
+        raise ConfigError(f"resize makes squares, and this pipeline draws {size_text(size)} px; leave it out")
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:

@@ -23,6 +23,7 @@ from wvq.eval.real.kinds import FEWEST, require_kind
 from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
+from wvq.settings.size import size_text
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -82,7 +83,8 @@ def evaluate_reconstruction(
         raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
     if dataset.image_size != tokenizer.config.image_size:
         raise DataError(
-            f"image_size: the pictures have {dataset.image_size} px, the tokenizer needs {tokenizer.config.image_size}"
+            f"image_size: the pictures have {size_text(dataset.image_size)} px, the tokenizer needs "
+            f"{size_text(tokenizer.config.image_size)}"
         )
     if device is not None:
         torch.nn.Module.to(tokenizer, device)

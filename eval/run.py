@@ -36,6 +36,7 @@ from wvq.eval.sweeps import parse_sweep
 from wvq.models.pretrained import resolve_folder
 from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.settings.size import Size, size_text
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -61,7 +62,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     _check_place(recipe.out)
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
-    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
     dataset = _part(load_images(recipe.data), recipe.kind)
     result = evaluate_reconstruction(
         tokenizer,
@@ -76,8 +77,8 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         cache=usable_cache(),
         num_workers=recipe.num_workers,
     )
-    if warning := other_split(recipe.tokenizer, recipe.data):
-        result["warnings"].append(warning)
+    warnings = other_split(recipe.tokenizer, recipe.data), tokenizer.config.other_fit(recipe.data, recipe.tokenizer)
+    result["warnings"] += filter(None, warnings)
     result["settings"] |= {"tokenizer": recipe.tokenizer, "data": recipe.data.path}
     _save(recipe.out, result, lambda: reconstruction_blocks(tokenizer, dataset), [work])
     return result
@@ -133,6 +134,8 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
 
     works = [_work(recipe.out), *(_work(recipe.out, f".{field}-{step}") for step in steps)]
     result = measure(recipe.sampling, works[0], recipe.save_samples)
+    if not recipe.reference and (warning := tokenizer.other_fit(recipe.data, recipe.pipeline)):
+        result["warnings"].append(warning)
     result["settings"] |= {"pipeline": recipe.pipeline, "data": recipe.reference or recipe.data.path, **published}
     if steps:
         swept = [measure(recipe.sampling | {field: step}, work) for step, work in zip(steps, works[1:], strict=True)]
@@ -150,7 +153,7 @@ def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
     return max(num_classes, NUM_IMAGES - NUM_IMAGES % num_classes) if balanced else NUM_IMAGES
 
 
-def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
+def _published(recipe: GenerationEvaluation, image_size: Size) -> dict[str, Any]:
     """The settings of a result that name its preset.
 
     Raises:
@@ -160,11 +163,13 @@ def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
         return {}
     preset = find_preset(recipe.preset)
     if image_size != preset.image_size:
-        raise ConfigError(f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {image_size} px")
+        raise ConfigError(
+            f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {size_text(image_size)} px"
+        )
     return {"preset": recipe.preset, "published": preset.published}
 
 
-def _reference(recipe: GenerationEvaluation, image_size: int) -> Reference:
+def _reference(recipe: GenerationEvaluation, image_size: Size) -> Reference:
     """The real pictures that samples of a size are compared with."""
     if recipe.reference:
         return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())

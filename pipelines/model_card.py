@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
 from wvq.plain_output import one_line
+from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -75,7 +76,7 @@ def model_card(
         call = 'prompt="..."'
     parameters = sum(p.numel() for p in pipeline.generator.parameters()) / 1e6
     model = [
-        f"- tokenizer: {tokenizer.image_size} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
+        f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
         f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
         f"- generator: {generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
         f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",

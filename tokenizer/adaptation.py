@@ -43,8 +43,9 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         source = WassersteinVQModel.from_pretrained(recipe.start)
     except (CheckpointError, DownloadError) as error:
         raise type(error)(f"start: {error}") from error
-    if warning := other_split(recipe.start, recipe.data):
-        warnings.warn(warning, stacklevel=2)
+    for warning in (other_split(recipe.start, recipe.data), source.config.other_fit(recipe.data, recipe.start)):
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
     fields = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
     if recipe.model.get("quantizer", fields["quantizer"]) != fields["quantizer"]:
         fields = {name: value for name, value in fields.items() if name not in WassersteinVQConfig.fields_of_method()}

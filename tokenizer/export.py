@@ -58,9 +58,13 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     refuse_data_folder(recipe.out, recipe.data.path)
     decided_by_first_process(lambda: refuse_occupied(recipe.out, "files"))
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
-    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
-    if is_main_process() and (warning := other_split(recipe.tokenizer, recipe.data)):
-        warnings.warn(warning, stacklevel=2)
+    tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
+    for warning in (
+        other_split(recipe.tokenizer, recipe.data),
+        tokenizer.config.other_fit(recipe.data, recipe.tokenizer),
+    ):
+        if warning is not None and is_main_process():
+            warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
@@ -71,7 +75,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         image_size=tokenizer.config.image_size,
         crop_recipe={
             "train": _crop_recipe(images.train, recipe.num_crops),
-            "validation": "center",
+            "validation": images.validation.crop_recipe,
         },
         num_crops=recipe.num_crops,
         class_names=list(images.class_names),
@@ -103,9 +107,9 @@ def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDat
 
 
 def _crop_recipe(dataset: ImageDataset, num_crops: int) -> str:
-    if num_crops == 1 or dataset.crop == "ten":
-        return "center" if num_crops == 1 else dataset.crop_recipe
-    return f"center, then {dataset.crop_recipe}"
+    if num_crops == 1:
+        return dataset.with_crop(crop="center", flip=False).crop_recipe
+    return dataset.crop_recipe if dataset.crop == "ten" else f"center, then {dataset.crop_recipe}"
 
 
 def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader) -> None:
@@ -164,7 +168,7 @@ def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
 
 
 class Versions(Dataset):
-    """Pictures in all their crops; an item is a dict of ``pixel_values`` uint8 (crops, 3, S, S), ``label``, ``index``.
+    """Pictures in all their crops; an item is a dict of ``pixel_values`` uint8 (crops, 3, H, W), ``label``, ``index``.
 
     Args:
         dataset: the pictures of a split.

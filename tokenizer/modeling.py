@@ -24,6 +24,7 @@ from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, model_hash, weights_hash
 from wvq.precision import no_float16
+from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
@@ -337,10 +338,11 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return self
 
     def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        size, channels = self.config.image_size, self.config.in_channels
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
+        size = self.config.image_size
+        expected = (self.config.in_channels, *height_width(size))
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise DataError(
-                f"pixel_values must be (B, {channels}, {size}, {size}) for this tokenizer, "
+                f"pixel_values must be (B, {', '.join(map(str, expected))}) for this tokenizer, "
                 f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
             )
         features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
@@ -358,7 +360,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Codes of pictures.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1], H = W = ``config.image_size``.
+            pixel_values: (B, C, H, W) in [-1, 1], H and W those of ``config.image_size``.
 
         Raises:
             DataError: the pictures have another size.

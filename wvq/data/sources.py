@@ -29,7 +29,7 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
         DownloadError: the Hub cannot be reached or has no such data set.
     """
     if config.path == "openmoji":
-        size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
+        size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
     path = expand_user(config.path)
     if config.path and path.exists():

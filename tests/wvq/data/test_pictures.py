@@ -33,10 +33,10 @@ def png(width, height, bit_depth, colour_type, rows: bytes):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def store(*files, largest_side=8):
+def store(*files, largest=8, inside=False):
     rows = [{"bytes": content, "path": f"{index}.png"} for index, content in enumerate(files)]
     table = datasets.Dataset.from_list([{"image": row} for row in rows])
-    return PictureStore(table, largest_side)
+    return PictureStore(table, largest, inside)
 
 
 def rgb(content):
