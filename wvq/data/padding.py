@@ -12,42 +12,38 @@ from wvq.settings.size import Size, height_width
 
 
 def center_pad(image: Image.Image, size: Size, color: str) -> Image.Image:
-    """The picture in the middle, as large as it fits. Returns an RGB picture of the size.
+    """The picture in the middle, as large as it fits. Returns an RGB picture of a size.
 
     Args:
         image: the picture.
         size: in pixels.
         color: what fills the rest: ``auto``, ``white`` or ``edge`` (:class:`wvq.settings.data.DataConfig`).
     """
-    image = resize_to(to_rgb(image), height_width(size), inside=True)
-    right, down = _room(image, size)
-    return _fill(image, size, right // 2, down // 2, color)
+    return _placed(image, size, height_width(size), (0, 0), color)
 
 
 def random_pad(
     image: Image.Image, size: Size, min_fraction: float, color: str, rng: np.random.Generator
 ) -> Image.Image:
-    """The picture at a random place, between ``min_fraction`` of and as large as it fits; other arguments as above.
-
-    Draws three numbers from ``rng``.
+    """The picture in the middle of a box that has between ``min_fraction`` and all of the size's sides and lies at a
+    random place, so that it moves as far as a random crop moves it. Returns an RGB picture; draws three numbers from
+    ``rng``.
     """
-    shorter_side = int(rng.integers(_smallest_shorter_side(size, min_fraction), min(height_width(size)) + 1))
-    image = resize_to(to_rgb(image), with_shorter_side(size, shorter_side), inside=True)
-    right, down = _room(image, size)
-    left = int(rng.integers(right + 1))
-    return _fill(image, size, left, int(rng.integers(down + 1)), color)
+    height, width = height_width(size)
+    shorter_side = int(rng.integers(_smallest_shorter_side(size, min_fraction), min(height, width) + 1))
+    box = with_shorter_side(size, shorter_side)
+    left = int(rng.integers(width - box[1] + 1))
+    return _placed(image, size, box, (left, int(rng.integers(height - box[0] + 1))), color)
 
 
 def ten_pad(image: Image.Image, size: Size, fraction: float, color: str, version: int) -> Image.Image:
-    """Version 0..9 of a picture: in the middle, as large as it fits; ``fraction`` as large in the four corners; and the
-    mirror images of these five. Other arguments as above.
+    """Version 0..9 of a picture: that of :func:`center_pad`; the picture in the middle of a box of ``fraction`` of the
+    size's sides in each of the four corners; and the mirror images of these five. Returns an RGB picture.
     """
-    if version % (TEN // 2) == 0:
-        image = center_pad(image, size, color)
-    else:
-        box = with_shorter_side(size, _smallest_shorter_side(size, fraction))
-        image = resize_to(to_rgb(image), box, inside=True)
-        image = _fill(image, size, *corner(version, *_room(image, size)), color)
+    height, width = height_width(size)
+    smaller = with_shorter_side(size, _smallest_shorter_side(size, fraction))
+    box = (height, width) if version % (TEN // 2) == 0 else smaller
+    image = _placed(image, size, box, corner(version, width - box[1], height - box[0]), color)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if version >= TEN // 2 else image
 
 
@@ -67,18 +63,15 @@ def _smallest_shorter_side(size: Size, min_fraction: float) -> int:
     return math.ceil(min(height_width(size)) * min_fraction)
 
 
-def _room(image: Image.Image, size: Size) -> tuple[int, int]:
-    """How far a picture can be moved to the right and down within a size."""
+def _placed(image: Image.Image, size: Size, box: tuple[int, int], corner: tuple[int, int], color: str) -> Image.Image:
+    """The picture in the middle of a box (height, width) of a canvas; ``corner`` is the box's left and top."""
+    image = resize_to(to_rgb(image), box, inside=True)
     height, width = height_width(size)
-    return width - image.width, height - image.height
-
-
-def _fill(image: Image.Image, size: Size, left: int, top: int, color: str) -> Image.Image:
-    right, down = _room(image, size)
+    left = corner[0] + (box[1] - image.width) // 2
+    top = corner[1] + (box[0] - image.height) // 2
     if color == "edge":
-        margins = (top, down - top), (left, right - left), (0, 0)
+        margins = (top, height - top - image.height), (left, width - left - image.width), (0, 0)
         return Image.fromarray(np.pad(np.asarray(image), margins, mode="edge"))
-    height, width = height_width(size)
     canvas = Image.new("RGB", (width, height), ground(image) if color == "auto" else color)
     canvas.paste(image, (left, top))
     return canvas

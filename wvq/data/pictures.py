@@ -127,7 +127,8 @@ class PictureStore:
         # Resized to cover the box, the picture has max(height x its width, width x its height)^2 / its pixels.
         covering = max(height * image.width, width * image.height) ** 2
         if not self.inside and covering > MAX_PIXELS * image.width * image.height:
-            raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
+            shape = f"{image.width} x {image.height} pixels"
+            raise DataError(f"{shape}: too narrow to be enlarged to the image size and cropped; take data.fit pad")
         return halve(to_rgb(image), self.largest, self.inside)
 
     def _estimate_bytes(self) -> float:

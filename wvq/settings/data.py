@@ -36,10 +36,11 @@ class DataConfig:
             whole picture to fit inside, and fills the rest.
         pad_color: what ``pad`` fills with: ``auto``, the median colour of the picture's border; ``white``; or
             ``edge``, its outermost pixels repeated.
-        crop: where training looks: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of
-            these; or ``center`` (validation is always centre). With ``pad`` the whole picture goes to these places.
+        crop: what training sees: ``random`` parts; ``ten``: in turn the centre, the four corners and the mirror images
+            of these; or ``center`` (validation is always centre). With ``pad`` these are the places that the whole
+            picture goes to.
         min_crop_fraction: smallest share of the sides that a random crop keeps, or that of a corner, in (0, 1]; with
-            ``pad`` the smallest share of the largest scale.
+            ``pad`` the smallest share of the sides that the picture is scaled to fit.
         crop_scales: of ``ten`` with ``crop``, in place of ``min_crop_fraction``: ten crops are taken from each central
             part of the picture of so many times ``image_size`` pixels; numbers of at least 1.
         flip: mirror training pictures at random.

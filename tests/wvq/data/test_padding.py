@@ -93,6 +93,21 @@ def test_random_pads_move_and_shrink_within_bounds():
     assert len(set(boxes)) > 50
 
 
+def test_a_picture_of_another_shape_moves_no_further_than_its_box():
+    image = Image.new("RGB", (10, 60), RED)
+    middles = []
+    for seed in range(200):
+        left, _, right, _ = box(random_pad(image, 32, 0.75, "white", np.random.default_rng(seed)))
+        middles.append((left + right) / 2)
+    assert 11 <= min(middles) < 13
+    assert 19 < max(middles) <= 21
+    assert random_pad(image, 32, 1.0, "auto", np.random.default_rng(0)).tobytes() == (
+        center_pad(image, 32, "auto").tobytes()
+    )
+    left, _, right, _ = box(ten_pad(image, 32, 0.75, "white", 2))
+    assert 19 < (left + right) / 2 <= 21
+
+
 def test_ten_pads_are_the_middle_the_corners_and_their_mirror_images():
     image = Image.new("RGB", (60, 60), RED)
     image.paste(BLUE, (0, 0, 30, 60))
