@@ -6,12 +6,13 @@ Every stage runs through the same functions as its own command; the settings are
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from wvq.app.fit import choose_fit
 from wvq.app.quickstart_report import measure, write_report
 from wvq.app.recipes import QuickstartRecipe
 from wvq.app.terminal import show
@@ -90,6 +91,11 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     refuse_occupied(out, "a run")
     tokenizer_recipe, export_recipe, generator_recipe = stage_recipes(recipe)
     images = load_images(tokenizer_recipe.data)
+    fit = choose_fit(images.train, recipe.fit)
+    if fit.fit == "pad":
+        for data in (tokenizer_recipe.data, export_recipe.data):
+            data.fit, data.pad_color = fit.fit, fit.pad_color
+        images = load_images(tokenizer_recipe.data)
     generator_recipe.condition = text_condition(generator_recipe.condition, images.train.captions is not None)
     sizes = {"train": len(images.train), "validation": len(images.validation)}
     if any(sizes[split] < least for split, least in FEWEST.items()):
@@ -98,8 +104,9 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
             f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 40 pictures in all"
         )
     print(f"{images.source}: {sizes['train']:,} training and {sizes['validation']:,} held-out pictures")
+    print(fit.reason)
 
-    results: dict[str, Any] = {"tokenizer": train_tokenizer(tokenizer_recipe)}
+    results: dict[str, Any] = {"fit": asdict(fit), "tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)
     built_in = recipe.data == "openmoji"
     results["generator"], pipe = train_pipeline(

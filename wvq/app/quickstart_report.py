@@ -118,7 +118,8 @@ def _subtitle(images: ImageSplits, pipe: ImageGenerationPipeline, results: dict)
     parameters = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (pipe.tokenizer, pipe.generator)]
     minutes = results["seconds"] / 60
     return (
-        f"{images.source}: {len(images.train):,} training and {len(images.validation):,} held-out pictures. Tokenizer "
+        f"{images.source}: {len(images.train):,} training and {len(images.validation):,} held-out pictures. "
+        f"{results['fit']['reason']} Tokenizer "
         f"{parameters[0]:.2f} M, generator {parameters[1]:.2f} M parameters. {minutes:.1f} minutes in all."
     )
 

@@ -7,14 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.drawings import write_letters
 from tests.tiny import CLASS_NAMES, save_text_encoder, tiny_stage_recipes
 from wvq.app import quickstart
 from wvq.app.quickstart import run_quickstart, stage_recipes, text_condition
 from wvq.app.quickstart_report import whole_set_statistics
 from wvq.app.recipes import QuickstartRecipe
+from wvq.data.codes import CodeHeader
 from wvq.errors import ConfigError, DataError
 from wvq.generator.recipes import ConditionConfig
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.tokenizer.processing import ImageProcessor
 from wvq.training.tracking import read_log
 
 
@@ -73,6 +76,22 @@ def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, t
     assert {"reconstruction", "generation"} <= set(results)
     assert str(out / "samples.png") in capsys.readouterr().out
     assert {row["kind"] for row in read_log(out / "generator" / "training")} == {"train", "validation"}
+
+
+def test_drawings_of_odd_shapes_are_shown_whole(tiny_stages, tmp_path, monkeypatch, capsys):
+    tiny_stages("./nowhere")
+    monkeypatch.setattr(quickstart, "measure", only_codes)
+    write_letters(tmp_path / "letters")
+    html = run(tmp_path / "letters", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["fit"]
+    assert (result["fit"], result["pad_color"]) == ("pad", "white")
+    assert result["reason"] in html
+    assert result["reason"] in capsys.readouterr().out
+    assert ImageProcessor.from_pretrained(tmp_path / "run" / "tokenizer").fit == "pad"
+    assert CodeHeader.read(tmp_path / "run" / "codes").crop_recipe["validation"] == "center, pad(white)"
+    html = run(tmp_path / "letters", tmp_path / "cropped", fit="crop")
+    assert "cropped to their centre: as requested" in html
+    assert ImageProcessor.from_pretrained(tmp_path / "cropped" / "tokenizer").fit == "crop"
 
 
 def test_without_a_text_encoder_it_trains_on_classes(caption_folder, tiny_stages, tmp_path, capsys, monkeypatch):

@@ -100,6 +100,7 @@ OUT_OF_RANGE = [
     (ObjectiveConfig, "objective.order_anneal", [0.5]),
     (QuickstartRecipe, "minutes", 0.0),
     (QuickstartRecipe, "seed", -1),
+    (QuickstartRecipe, "fit", "stretch"),
 ]
 
 
