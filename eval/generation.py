@@ -93,8 +93,7 @@ def evaluate_generation(
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
     require("resize", resize, RESIZE)
-    size = pipeline.tokenizer.config.image_size
-    if resize is not None and not isinstance(size, int):
+    if resize is not None and not isinstance(size := pipeline.tokenizer.config.image_size, int):
         raise ConfigError(f"resize makes squares, and this pipeline draws {size_text(size)} px; leave it out")
     settings = pipeline.sampling.updated(**sampling)
 

@@ -76,5 +76,5 @@ def picture_digests(images: Tensor) -> list[bytes]:
 
 def evaluation_view(dataset: ImageDataset) -> ImageDataset:
     """The data set under the one crop, or pad, that evaluations use: centre, no flip."""
-    centred = dataset.crop == "center" and not dataset.settings.flip
-    return dataset if centred else dataset.with_crop(crop="center", flip=False)
+    crop, *_ = dataset.crop_recipe.split(", pad")
+    return dataset if crop == "center" else dataset.with_crop(crop="center", flip=False)
