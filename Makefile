@@ -2,6 +2,7 @@
 PYTHON ?= python3
 OUT ?= runs/openmoji
 # Processes that share the tests, a thread each; the tests of a file stay together, since they share what they prepare.
+# Files come in the order in which they are collected (tests/conftest.py): the long ones first.
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ quickstart: $(STAMP)
 	$(BIN)/wvq quickstart --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 study: $(STAMP)
 	$(BIN)/python -m pytest -m study

@@ -56,7 +56,10 @@ class UniformStart(SlicedWassersteinQuantizer):
         VectorQuantizer.reset_codebook(self)
 
 
-QUANTIZERS |= {"vanilla_narrow_start": NarrowStart, "sliced_uniform_start": UniformStart}
+ABLATIONS: dict[str, type[VectorQuantizer]] = {
+    "vanilla_narrow_start": NarrowStart,
+    "sliced_uniform_start": UniformStart,
+}
 
 
 @dataclass
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of cells")
     parser.add_argument("--complete", action="store_true", help="only add what finished cells lack")
     arguments = parser.parse_args()
+    QUANTIZERS.update(ABLATIONS)  # here, so that importing this module leaves the registry unchanged
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     cells = [cell for name in arguments.sets for cell in SETS[name]]
     cells = [cell for cell in cells if not arguments.only or cell.name in arguments.only]

@@ -13,6 +13,7 @@ from wvq.eval.figures.metrics import is_better_higher
 from wvq.eval.report.markdown import markdown_table
 from wvq.eval.report.results import is_result
 from wvq.files.atomic import read_json
+from wvq.files.user_folders import expand_user
 from wvq.generator.sampling_settings import SamplingSettings
 
 # What a figure depends on beside the model. Sampling settings belong to the model: they may differ, and are shown.
@@ -49,6 +50,7 @@ def compare_results(files: Sequence[str | Path]) -> str:
     """
     if len(files) < 2:
         raise DataError("compare needs at least two results")
+    files = [expand_user(file, "results") for file in files]
     results = [_read(file) for file in files]
     problems = []
     for name in PROTOCOL:

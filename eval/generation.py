@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wvq.checks import require
+from wvq.checks import PATH, integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import ConfigError, DataError
@@ -21,6 +21,8 @@ from wvq.eval.recipes import RESIZE, check_clip
 from wvq.eval.report.results import make_result
 from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warnings
 from wvq.eval.samples.drawing import Samples, Saving
+from wvq.files.user_folders import expand_user
+from wvq.pipelines.conditions import check_call
 from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def evaluate_generation(
             for a cache of features, or for several evaluations against the same pictures.
         num_images: number of samples.
         classes: ``balanced`` (every class equally often), ``reference`` (the classes of the reference pictures; those
-            without a class are passed over, for captions too),
+            without a class are skipped, for captions too),
             a list of names or ids to draw equally often, None for no class, or ``auto``: balanced where the pipeline
             has classes and no prompts are given.
         prompts: texts, repeated in turn; ``reference`` for the captions of the reference pictures; or None.
@@ -77,7 +79,7 @@ def evaluate_generation(
         sampling: fields of :class:`SamplingSettings`; the pipeline's own where None or left out.
 
     Returns:
-        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures passed over because they
+        A result dict, see :mod:`wvq.eval.report.results`, with ``num_unreadable``, pictures skipped because they
         cannot be read; others were taken instead, as far as there are any.
 
     Raises:
@@ -87,12 +89,15 @@ def evaluate_generation(
             data where they are requested.
         RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
     """
+    save_samples = None if save_samples is None else expand_user(save_samples, "save_samples", PATH)
     real, network = as_reference(reference), feature_network or default_feature_network()
     real.check(network)
+    seed, batch_size = check_call(seed, batch_size)
+    num_images = require("num_images", num_images, integer(0))
     if num_images < FEWEST:
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
-    require("resize", resize, RESIZE)
+    resize = require("resize", resize, RESIZE)
     if resize is not None and not isinstance(size := pipeline.tokenizer.config.image_size, int):
         raise ConfigError(f"resize makes squares, and this pipeline draws {size_text(size)} px; leave it out")
     settings = pipeline.sampling.updated(**sampling)
@@ -119,12 +124,12 @@ def evaluate_generation(
             if clip is not None:
                 result["metrics"]["clip_score"] = float(shards.read(("numbers", "clip"))[0]["clip"].double().mean())
             if saving.archive and save_samples is not None:
-                write_archive(save_samples, shards.pictures(), num_images, plan.by_id(pipeline))
+                write_archive(save_samples, shards.pictures(), num_images, plan.ids)
         return gather_objects(result)[0]
 
 
 def _identity(samples: Samples, network: FeatureNetwork, save_samples: str | Path | None) -> dict[str, Any]:
-    """What the files of a working folder depend on."""
+    """All that the files of a working folder depend on."""
     return {
         **samples.identity,
         "feature_network": network.name,

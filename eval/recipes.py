@@ -9,15 +9,19 @@ from typing import Any, ClassVar
 from wvq.checks import (
     FIELDS,
     FLAG,
+    PATH,
     SAMPLE_SEED,
     SEED,
+    SOURCE,
     TEXT,
     Checker,
     Rule,
+    as_integer,
     check_groups,
     integer,
     interval,
     is_integer,
+    list_of,
     or_null,
 )
 from wvq.errors import ConfigError
@@ -33,13 +37,15 @@ CLASSES = ("auto", "balanced", "reference", "none")
 PROMPTS = ("reference",)
 # The side that samples are brought to.
 RESIZE = Rule(
-    f"from 1 to {MOST_PIXELS:,} pixels", lambda side: side is None or (is_integer(side) and side <= MOST_PIXELS)
+    f"from 1 to {MOST_PIXELS:,} pixels",
+    lambda side: side is None or (is_integer(side) and side <= MOST_PIXELS),
+    as_integer,
 )
 
 
 @dataclass
 class EvaluationRecipe:
-    """What both evaluations share: the pictures that a model is compared with, and the network that compares them.
+    """Fields of both evaluations: the pictures that a model is compared with, and the network that compares them.
 
     Args:
         data: the pictures: the held-out ones for a tokenizer, the training ones for a generator.
@@ -52,6 +58,7 @@ class EvaluationRecipe:
         num_workers: loader processes of each process; if None, on a GPU as many as there are cores for each (at most
             16), and none on a CPU.
         out: JSON file for the result.
+        overwrite: measure again where ``out`` holds a result already, and write over it.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -62,13 +69,15 @@ class EvaluationRecipe:
     inception_weights: str | None = None
     num_workers: int | None = None
     out: str | None = None
+    overwrite: bool = False
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         check_groups(self)
         check = Checker(self)
-        check.each(or_null(TEXT), "reference", "reference_kind", "inception_weights", "out")
-        check.each(FLAG, "force_reference")
+        check.each(or_null(TEXT), "reference_kind")
+        check.each(or_null(PATH), "reference", "inception_weights", "out")
+        check.each(FLAG, "force_reference", "overwrite")
         check.one_of("feature_network", (None, *FEATURE_NETWORKS))
         check.each(or_null(integer(0)), "num_workers")
         if self.out is not None and Path(self.out).suffix in (".md", ".html", ".npz"):
@@ -82,8 +91,8 @@ class ReconstructionEvaluation(EvaluationRecipe):
     """The evaluation of a tokenizer on held-out pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
-            :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out,
+            overwrite: as in :class:`EvaluationRecipe`.
         tokenizer: tokenizer folder or Hub id.
         lpips: file with torchvision's VGG-16 weights, or ``download``: also measure LPIPS.
         batch_size: pictures at once.
@@ -104,8 +113,9 @@ class ReconstructionEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
         check = Checker(self)
-        check.each(TEXT, "tokenizer")
-        check.each(or_null(TEXT), "lpips", "device")
+        check.each(SOURCE, "tokenizer")
+        check.each(or_null(PATH), "lpips")
+        check.each(or_null(TEXT), "device")
         check.each(integer(), "batch_size")
         if self.reference:
             raise ConfigError("reference: reconstructions need the pictures themselves; give --data.path")
@@ -117,8 +127,8 @@ class GenerationEvaluation(EvaluationRecipe):
     """The evaluation of a pipeline's samples against real pictures.
 
     Args:
-        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out: as in
-            :class:`EvaluationRecipe`.
+        data, reference, reference_kind, force_reference, feature_network, inception_weights, num_workers, out,
+            overwrite: as in :class:`EvaluationRecipe`.
         pipeline: pipeline folder or Hub id.
         preset: protocol of a published figure, such as llamagen_b_256.
         num_images: samples; 1000 if not given.
@@ -135,7 +145,7 @@ class GenerationEvaluation(EvaluationRecipe):
         device: cpu, cuda, ...; the best there is if not given.
     """
 
-    # Of the tokenizer's evaluation, with which a recipe file may be shared.
+    # A field of the tokenizer's evaluation; both may share a recipe file.
     FORMER_FIELDS: ClassVar[dict[str, Any]] = {"lpips": None}
 
     pipeline: str
@@ -173,8 +183,10 @@ class GenerationEvaluation(EvaluationRecipe):
         """Raise ConfigError, naming the field, if a value is out of range or does not go with another."""
         super().check()
         check = Checker(self)
-        check.each(TEXT, "pipeline")
-        check.each(or_null(TEXT), "preset", "clip", "sweep", "save_samples", "weights", "device")
+        check.each(SOURCE, "pipeline")
+        check.each(or_null(SOURCE), "clip")
+        check.each(or_null(PATH), "save_samples")
+        check.each(or_null(TEXT), "preset", "sweep", "weights", "device")
         check.each(or_null(integer(FEWEST)), "num_images")
         check.one_of("classes", (None, *CLASSES))
         check.one_of("prompts", (None, *PROMPTS))
@@ -244,22 +256,13 @@ class AtomicRecipe:
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range; each cell checks its own."""
         check = Checker(self)
-        check.each(TEXT, "out")
+        check.each(PATH, "out")
         check.each(or_null(TEXT), "preset")
-        check.each(_several("names", TEXT), "quantizers", "distributions")
-        numbers = _several("numbers", interval("(-inf, inf)"))
+        check.each(or_null(list_of(TEXT, "a list of one or more names")), "quantizers", "distributions")
+        numbers = or_null(list_of(interval("(-inf, inf)"), "a list of one or more numbers"))
         check.each(numbers, "shifts", "separations", "target_scales", "code_scales")
         sizes = ("num_codes", "code_dim", "num_features", "evaluation_features", "num_projections")
         check.each(or_null(integer()), *sizes)
         check.each(or_null(integer(0)), "steps")
         check.each(SEED, "seed")
         check.each(FLAG, "progress")
-
-
-def _several(kind: str, rule: Rule) -> Rule:
-    """None, or a list of one or more values, each of which a rule accepts."""
-
-    def holds(value: object) -> bool:
-        return isinstance(value, list) and len(value) > 0 and all(map(rule.holds, value))
-
-    return or_null(Rule(f"a list of one or more {kind}", holds))

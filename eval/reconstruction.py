@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
+from wvq.checks import SAMPLE_SEED, integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
@@ -23,7 +24,7 @@ from wvq.eval.real.kinds import FEWEST, require_kind
 from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
-from wvq.settings.size import size_text
+from wvq.settings.size import Size, size_text
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -79,46 +80,27 @@ def evaluate_reconstruction(
             The pass before it, for E, U, C, PSNR and the like, is made again.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
-    if len(dataset) < FEWEST:
-        raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
-    if dataset.image_size != tokenizer.config.image_size:
-        raise DataError(
-            f"image_size: the pictures have {size_text(dataset.image_size)} px, the tokenizer needs "
-            f"{size_text(tokenizer.config.image_size)}"
-        )
+    seed, batch_size = require("seed", seed, SAMPLE_SEED), require("batch_size", batch_size, integer())
+    _check_pictures(dataset, tokenizer.config.image_size)
     if device is not None:
         torch.nn.Module.to(tokenizer, device)
     tokenizer.eval()
     network = feature_network or default_feature_network(device=tokenizer.device)
     view = evaluation_view(dataset)
+    workers = loader_processes(tokenizer.device.type, num_workers)
     with working_folder(work) as folder:
-        workers = loader_processes(tokenizer.device.type, num_workers)
-        figures = dict(
-            evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips, num_workers=workers)
-        )
-        num_images, num_tokens, num_unreadable = (
-            int(figures.pop(name)) for name in ("num_images", "num_tokens", "num_unreadable")
-        )
-        if num_images < FEWEST:
-            raise DataError(
-                f"reconstruction needs at least {FEWEST} held-out pictures that can be read, not {num_images}"
-            )
+        figures, counts = _picture_figures(tokenizer, view, batch_size, progress, lpips, workers)
         real = dataset_features(
             view, network, reference_kind, batch_size, cache=cache, progress=progress, num_workers=workers
         )
         former = {"tokenizer_weights": weights_hash(tokenizer)}
         identity = _identity(tokenizer, former["tokenizer_weights"], real)
         shards = FeatureShards(folder, identity | network_settings(network, view.image_size), work is not None, former)
-
-        def read(runs: list[range]) -> Iterator[torch.Tensor]:
-            chunks = [[real.indices[number] for number in run] for run in runs]
-            return read_all(view, chunks, tokenizer.device, workers)
-
-        label = "reconstructions" if progress else None
-        stream_features(_reconstructing(tokenizer), range(num_images), network, shards, batch_size, label, read=read)
+        _stream_reconstructions(tokenizer, view, real, network, shards, batch_size, progress, workers)
         result = None
         if is_main_process():
-            comparison = _compare(network, collected(shards, view.crop_recipe, num_images), real, seed)
+            drawn = collected(shards, view.crop_recipe, real.num_images)
+            comparison = _compare(network, drawn, real, seed)
             comparison.metrics = figures | comparison.metrics
             settings = {
                 "seed": seed,
@@ -129,13 +111,62 @@ def evaluate_reconstruction(
                 **network_settings(network, view.image_size),
             }
             warnings = _warnings(network, comparison, real, bool(forced))
-            result = make_result("reconstruction", comparison, settings, warnings)
-            result |= {"num_tokens": num_tokens, "num_unreadable": num_unreadable}
+            result = make_result("reconstruction", comparison, settings, warnings) | counts
         return gather_objects(result)[0]
 
 
+def _check_pictures(dataset: ImageDataset, image_size: Size) -> None:
+    """Refuse too few pictures, and those of another size than the tokenizer's."""
+    if len(dataset) < FEWEST:
+        raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
+    if dataset.image_size != image_size:
+        sizes = size_text(dataset.image_size), size_text(image_size)
+        raise DataError(f"image_size: the pictures have {sizes[0]} px, the tokenizer needs {sizes[1]}")
+
+
+def _picture_figures(
+    tokenizer: WassersteinVQModel,
+    view: ImageDataset,
+    batch_size: int,
+    progress: bool,
+    lpips: torch.nn.Module | None,
+    workers: int,
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Figures of codes and of pictures one by one, and what a result says of the counts behind them."""
+    figures = dict(evaluate_tokenizer(tokenizer, view, batch_size, progress=progress, lpips=lpips, num_workers=workers))
+    num_images = int(figures.pop("num_images"))
+    if num_images < FEWEST:
+        raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures that can be read, not {num_images}")
+    return figures, {name: int(figures.pop(name)) for name in ("num_tokens", "num_unreadable")}
+
+
+def _stream_reconstructions(
+    tokenizer: WassersteinVQModel,
+    view: ImageDataset,
+    real: PictureFeatures,
+    network: FeatureNetwork,
+    shards: FeatureShards,
+    batch_size: int,
+    progress: bool,
+    workers: int,
+) -> None:
+    """Leave the features of the reconstructions of the real pictures that could be read."""
+
+    def read(runs: list[range]) -> Iterator[torch.Tensor]:
+        chunks = [[real.indices[number] for number in run] for run in runs]
+        return read_all(view, chunks, tokenizer.device, workers)
+
+    @torch.inference_mode()
+    def draw(run: range, pixels: torch.Tensor) -> Batch:
+        codes = tokenizer.encode(pixels).codes
+        return Batch(to_uint8(tokenizer.decode_codes(codes)), list(run))
+
+    label = "reconstructions" if progress else None
+    stream_features(draw, range(real.num_images), network, shards, batch_size, label, read=read)
+
+
 def _identity(tokenizer: WassersteinVQModel, weights: str, real: PictureFeatures) -> dict[str, str | int]:
-    """What the reconstructions depend on."""
+    """All that the reconstructions depend on."""
     return {
         "tokenizer_weights": model_hash(tokenizer, weights=weights),
         "pictures": real.sha256,
@@ -156,7 +187,7 @@ def _tokenizer_settings(tokenizer: WassersteinVQModel, identity: Mapping[str, st
 
 
 def _warnings(network: FeatureNetwork, comparison: Comparison, real: PictureFeatures, forced: bool) -> list[str]:
-    """What a reader of the figures must know of the pictures and their numbers."""
+    """Warnings for a reader of the figures, about the pictures and their numbers."""
     return [
         *(["the pictures are training pictures: not comparable with published figures"] if forced else []),
         *real.warnings,
@@ -182,14 +213,3 @@ def _compare(network: FeatureNetwork, drawn: PictureFeatures, real: PictureFeatu
 def _named(metrics: dict[str, float]) -> dict[str, float]:
     """The field's names for distances of reconstructions from their originals over Inception features."""
     return {{"fid": "rfid", "kid": "rkid"}.get(name, name): value for name, value in metrics.items()}
-
-
-def _reconstructing(tokenizer: WassersteinVQModel) -> Callable[[range, torch.Tensor], Batch]:
-    """Gives the reconstructions of pictures."""
-
-    @torch.inference_mode()
-    def draw(run: range, pixels: torch.Tensor) -> Batch:
-        codes = tokenizer.encode(pixels).codes
-        return Batch(to_uint8(tokenizer.decode_codes(codes)), list(run))
-
-    return draw

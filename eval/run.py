@@ -30,12 +30,13 @@ from wvq.eval.recipes import EvaluationRecipe, GenerationEvaluation, Reconstruct
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
 from wvq.eval.report.results import write_result
-from wvq.eval.report.summary import Block, refuse_foreign_files, write_summary
+from wvq.eval.report.summary import Block, refuse_foreign_files, summary_files, write_summary
 from wvq.eval.samples.conditions import check_conditions
 from wvq.eval.sweeps import parse_sweep
 from wvq.models.pretrained import resolve_folder
 from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.settings.data import DataConfig
 from wvq.settings.size import Size, size_text
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -59,11 +60,13 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         RunInterrupted: SIGTERM or Ctrl-C came; the same recipe goes on from there.
     """
     recipe.check()
-    _check_place(recipe.out)
+    _check_place(recipe.out, recipe.overwrite)
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
-    dataset = _part(load_images(recipe.data), recipe.kind)
+    images = load_images(recipe.data)
+    images.inventory.show()
+    dataset = _part(images, recipe.kind)
     result = evaluate_reconstruction(
         tokenizer,
         dataset,
@@ -102,11 +105,12 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     recipe.check()
     recipe = with_preset(recipe)
     field, steps = parse_sweep(recipe.sweep) if recipe.sweep is not None else ("", [])
-    _check_place(recipe.out)
+    _check_place(recipe.out, recipe.overwrite)
     device = usable_device(recipe.device)
     folder = resolve_folder(recipe.pipeline, "pipeline")
     tokenizer, generator = read_configs(folder)
     published = _published(recipe, tokenizer.image_size)
+    _require_image_size(recipe, tokenizer.image_size)
     num_images = _num_images(recipe, generator.num_classes)
     check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
     pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
@@ -169,11 +173,26 @@ def _published(recipe: GenerationEvaluation, image_size: Size) -> dict[str, Any]
     return {"preset": recipe.preset, "published": preset.published}
 
 
+def _require_image_size(recipe: GenerationEvaluation, image_size: Size) -> None:
+    """Refuse a size of the real pictures that is given and is not that of the samples, which they are read at.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    size = recipe.resize or image_size
+    if recipe.reference is None and recipe.data.size not in (DataConfig.image_size, image_size, size):
+        raise ConfigError(
+            f"data.image_size is {recipe.data.size}, and real pictures are read at the size of the samples, "
+            f"{size_text(size)} px; leave it out (--resize brings samples to another size)"
+        )
+
+
 def _reference(recipe: GenerationEvaluation, image_size: Size) -> Reference:
     """The real pictures that samples of a size are compared with."""
     if recipe.reference:
         return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())
     images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    images.inventory.show()
     dataset = _part(images, recipe.kind)
     return DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
 
@@ -194,16 +213,21 @@ def _lpips(weights: str | None, device: str) -> LPIPS | None:
     return LPIPS(None if weights == "download" else weights, option="--lpips").to(device) if weights else None
 
 
-def _check_place(out: str | None) -> None:
-    """Refuse a result file that would overwrite something else."""
-    if out is not None:
-        if Path(out).is_dir():
-            raise ConfigError(f"out: {out} is a folder; name a JSON file")
-        refuse_foreign_files(out)
+def _check_place(out: str | None, overwrite: bool) -> None:
+    """Refuse a result file that would overwrite something else, or a finished result without ``overwrite``."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise ConfigError(f"out: {out} is a folder; name a JSON file")
+    refuse_foreign_files(out)
+    there = [file for file in (Path(out), *summary_files(out)) if file.exists()]
+    # An evaluation that was stopped has left its working folder, also one that had begun to write over a result.
+    if there and not overwrite and not Path(f"{out}.partial").exists():
+        raise ConfigError(f"out: {there[0]} is the result of an evaluation; choose another name, or give --overwrite")
 
 
 def _work(out: str | None, name: str = "") -> str | None:
-    """Where an evaluation keeps what it has drawn so far."""
+    """Working folder of an evaluation: holds what it has drawn so far."""
     return None if out is None else f"{out}{name}.partial"
 
 

@@ -5,7 +5,8 @@ Shapes: B pictures, P prefix tokens, L text tokens, E dims of the text encoder, 
 
 from __future__ import annotations
 
-import operator
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex
@@ -13,6 +14,7 @@ from typing import SupportsIndex
 import torch
 from torch import nn
 
+from wvq.checks import as_integer
 from wvq.errors import ConfigError, near_match
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.initialization import set_init_scale
@@ -24,7 +26,7 @@ NULL_CLASS = -1
 
 @dataclass
 class Condition:
-    """What a batch of pictures is conditioned on; a missing part is null.
+    """The condition of a batch of pictures; a missing part is null.
 
     Attributes:
         class_labels: (B,) int64, -1 for null.
@@ -179,7 +181,7 @@ class ConditionEmbedder(nn.Module):
 
 
 def class_ids(labels: Iterable[str | SupportsIndex], class_names: Sequence[str], num_classes: int) -> list[int]:
-    """Ids of classes given by name or id.
+    """Ids of classes given by name or id. An integer is an id; a text is a name first, and else a number that is an id.
 
     Args:
         labels: names or ids.
@@ -189,16 +191,43 @@ def class_ids(labels: Iterable[str | SupportsIndex], class_names: Sequence[str],
     Raises:
         ConfigError: a name that does not exist (the near match is named), an id out of range, or neither.
     """
+    ids_by_name = {name: number for number, name in reversed([*enumerate(class_names)])}
     ids = []
     for label in labels:
-        if isinstance(label, str) and label not in class_names:
+        number = ids_by_name.get(label, _written_id(label)) if isinstance(label, str) else as_integer(label)
+        if number is None and isinstance(label, str):
             known = f"; classes: {', '.join(class_names[:12])}" if class_names else "; this model has no class names"
             raise ConfigError(f'class "{label}" is unknown{near_match(label, class_names)}{known}')
-        try:
-            number = class_names.index(label) if isinstance(label, str) else operator.index(label)
-        except TypeError:
-            raise ConfigError(f"a class is a name or an id, got {label!r}") from None
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ConfigError(f"a class is a name or an id, got {label!r}")
         if not 0 <= number < num_classes:
             raise ConfigError(f"class id {number} is out of range: this model has {num_classes} classes, from 0")
         ids.append(number)
     return ids
+
+
+def warn_of_numbers_as_names(labels: Iterable[str | SupportsIndex], class_names: Sequence[str]) -> None:
+    """Warn if a text among the labels names one class and is the id of another one: the name counts.
+
+    Args:
+        labels: names or ids, as a user gives them.
+        class_names: names in order of their ids.
+    """
+    doubtful = []
+    for label in dict.fromkeys(label for label in labels if isinstance(label, str) and label in class_names):
+        number = _written_id(label)
+        if number is not None and number < len(class_names) and class_names[number] != label:
+            doubtful.append(f'"{label}" is the class of that name, not the one with that id ("{class_names[number]}")')
+    if doubtful:
+        others = f" ({len(doubtful) - 1} more are alike)" if doubtful[1:] else ""
+        warnings.warn(f"{doubtful[0]}{others}; give an id as an integer in Python, or the other name", stacklevel=2)
+
+
+def class_list(class_names: Iterable[str]) -> list[str]:
+    """The classes for a reader: each name behind its id, by which it can be asked for as well."""
+    return [f"{number}: {name}" for number, name in enumerate(class_names)]
+
+
+def _written_id(label: str) -> int | None:
+    """The id that a text is if it is no name; None if it is no number."""
+    return int(label) if re.fullmatch("[0-9]{1,18}", label) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wvq.checks import FLAG, NAMES, POSITIVE, Checker, Rule, at_most, integer, interval, is_integer, one_of, or_null
+from wvq.checks import FLAG, NAMES, POSITIVE, Checker, at_most, integer, interval, list_of, one_of, or_null
 from wvq.errors import ConfigError, near_match
 from wvq.generator.text.families import TEXT_PADDINGS
 from wvq.models.config import StrictConfig, option
@@ -18,7 +18,7 @@ GENERATOR_SIZES = {
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
 }
 HEADS = ("zero", "normal", "tied")
-GRID = Rule("two integers of at least 1", lambda g: isinstance(g, list) and len(g) == 2 and all(map(is_integer, g)))
+GRID = list_of(integer(), "two integers of at least 1", 2)
 
 
 class ImageCodeTransformerConfig(StrictConfig):

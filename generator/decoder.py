@@ -52,7 +52,7 @@ class GuidedDecoder:
 
         Args:
             codes: (B, T) int64; those before ``start`` are final, those from there to ``end`` may be guesses.
-            start: first position. What was read of guesses from here on is forgotten.
+            start: first position. What was read of guesses from here on is dropped.
             end: one after the last position.
 
         Returns:

@@ -27,7 +27,7 @@ from wvq.generator.conditioning import Condition, ConditionEmbedder
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.initialization import init_scale, set_init_scale
 from wvq.generator.linear import Projection
-from wvq.models.pretrained import GIVEN, StrictPreTrainedModel
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes
 
 
 @lru_cache(maxsize=16)
@@ -319,8 +319,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
         Raises:
             ConfigError: codes of another number, or an order that the model cannot follow.
+            DataError: codes that are no integers, or on another device.
         """
-        codes = codes.flatten(1)
+        codes = as_codes(codes, self.code_embedding.weight.device).flatten(1)
         if order is not None:
             if not self.config.target_positions:
                 raise ConfigError("order needs a model with target_positions: true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wvq.checks import FIELDS, FLAG, TEXT, Checker, check_groups, integer, interval, is_number, or_null
+from wvq.checks import FIELDS, FLAG, PATH, SOURCE, Checker, check_groups, integer, interval, list_of, number, or_null
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe gives none
@@ -23,9 +23,9 @@ class ConditionConfig:
         text_length: tokens of a caption; longer ones are cut.
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
-        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition: what
-            guidance contrasts with is a picture without any condition, which dropouts of .1 each show in 1% of
-            pictures. If None, .1, or in a resumed run what it was started with.
+        joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition:
+            guidance contrasts with pictures without any condition, and dropouts of .1 each leave only 1% of these.
+            If None, .1, or in a resumed run what it was started with.
         text_cache: where the captions' features lie in training: ``disk``, beside the codes, for all later runs, where
             they take 2 bytes a value and token; ``memory``, as much in each process; ``none``, nowhere: each step
             encodes its captions, and the encoder stays on the device.
@@ -44,7 +44,7 @@ class ConditionConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "condition")
         check.each(FLAG, "classes", "text")
-        check.each(TEXT, "text_encoder")
+        check.each(SOURCE, "text_encoder")
         check.each(integer(), "text_length")
         check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
         check.each(or_null(interval("[0, 1)")), "joint_dropout")
@@ -53,7 +53,7 @@ class ConditionConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What the generator learns from.
+    """The generator's objective: its loss and the order of the codes.
 
     Args:
         label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
@@ -71,22 +71,14 @@ class ObjectiveConfig:
         check = Checker(self, "objective")
         check.each(interval("[0, 1)"), "label_smoothing")
         check.each(interval("[0, 1]"), "random_order")
-        check(
-            "order_anneal",
-            "two shares of the run, 0 <= start < end <= 1",
-            _are_shares,
-        )
+        shares = "two shares of the run, 0 <= start < end <= 1"
+        check.each(list_of(number(), shares, 2), "order_anneal")
+        check("order_anneal", shares, lambda value: value[0] < value[1] <= 1)
 
     def random_share(self, progress: float) -> float:
         """Share of pictures in random order when this share of the run is over."""
         start, end = self.order_anneal
         return self.random_order * min(1.0, max(0.0, (end - progress) / (end - start)))
-
-
-def _are_shares(value: object) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(is_number, value)):
-        return False
-    return value[0] < value[1] <= 1
 
 
 @dataclass
@@ -109,7 +101,7 @@ class GeneratorRecipe:
         "train.codebook_schedule": "constant",
         "train.final_alignment": 1.0,
     }
-    # Runs that were started before there was the field dropped classes and captions each on their own.
+    # Runs of versions before this field dropped classes and captions each on their own.
     LATER_FIELDS: ClassVar[dict[str, Any]] = {"condition.joint_dropout": 0.0}
 
     out: str = "runs/pipeline"
@@ -124,5 +116,6 @@ class GeneratorRecipe:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
         check = Checker(self)
-        check.each(TEXT, "out", "codes", "tokenizer")
+        check.each(PATH, "out", "codes")
+        check.each(SOURCE, "tokenizer")
         check.each(FIELDS, "model")

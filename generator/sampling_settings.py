@@ -7,13 +7,13 @@ jobs and results, presets and sweeps. Imports nothing heavy.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
-from wvq.checks import Checker, is_integer, is_number
+from wvq.checks import FLAG, POSITIVE, Checker, Rule, integer, interval, list_of, number, one_of
 from wvq.errors import ConfigError, near_match
 from wvq.generator.guidance import SCHEDULES, guidance_scales
 
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 def setting(
     default: Value,
     help: str,
-    holds: Callable[[Any], bool],
+    rule: Rule,
     expected: str,
     choices: Sequence[str] = (),
     later: bool = False,
@@ -35,21 +35,24 @@ def setting(
     Args:
         default: the value where none is given.
         help: its text in ``--help``.
-        holds: whether a value is in range.
-        expected: the range in words, after "must be".
+        rule: what a value must be.
+        expected: that in words, after "must be".
         choices: allowed names, of which an error shows the nearest.
         later: the setting came after version 0.1 was in use: jobs and results do not name it at its default, so that
             what was begun without it goes on.
     """
     return field(
         default=default,
-        metadata={"help": help, "holds": holds, "expected": expected, "choices": choices, "later": later},
+        metadata={"help": help, "rule": rule, "expected": expected, "choices": choices, "later": later},
     )
 
 
-def _is_interval(value: Any) -> bool:
-    two = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
-    return two and value[0] < value[1] <= 1
+_SHARES = list_of(number(), "two shares", 2)
+_INTERVAL = Rule(
+    "a rising pair",
+    lambda value: isinstance(value, tuple) and _SHARES.holds(list(value)) and value[0] < value[1] <= 1,
+    lambda value: tuple(_SHARES.plain(value)) if isinstance(value, list | tuple) else value,
+)
 
 
 @dataclass(frozen=True)
@@ -77,48 +80,40 @@ class SamplingSettings:
         ConfigError: a value is out of range.
     """
 
-    guidance_scale: float = setting(
-        1.0, "1 is off; the pipeline's own if not given", is_number, "at least 0 (1 is off)"
-    )
-    temperature: float = setting(
-        1.0, "0 takes the likeliest code", is_number, "at least 0 (0 takes the likeliest code)"
-    )
-    top_k: int = setting(
-        0, "0 keeps all codes", lambda k: is_integer(k, 0), "an integer of at least 0 (0 keeps all codes)"
-    )
-    top_p: float = setting(
-        1.0, "in (0, 1]; 1 keeps all codes", lambda p: is_number(p) and 0 < p <= 1, "in (0, 1] (1 keeps all codes)"
-    )
+    guidance_scale: float = setting(1.0, "1 is off; the pipeline's own if not given", number(), "at least 0 (1 is off)")
+    temperature: float = setting(1.0, "0 takes the likeliest code", number(), "at least 0 (0 takes the likeliest code)")
+    top_k: int = setting(0, "0 keeps all codes", integer(0), "an integer of at least 0 (0 keeps all codes)")
+    top_p: float = setting(1.0, "in (0, 1]; 1 keeps all codes", interval("(0, 1]"), "in (0, 1] (1 keeps all codes)")
     min_p: float = setting(
         0.0,
         "share of the best code's probability; 0 keeps all",
-        lambda p: is_number(p) and p <= 1,
+        interval("[0, 1]"),
         "in [0, 1] (0 keeps all codes)",
     )
     guidance_schedule: str = setting(
         "constant",
         f"{', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}",
-        SCHEDULES.__contains__,
+        one_of(SCHEDULES),
         f"one of {', '.join(SCHEDULES)}",
         choices=SCHEDULES,
     )
-    guidance_power: float = setting(2.0, "of power_cosine", lambda p: is_number(p) and p > 0, "a number above 0")
+    guidance_power: float = setting(2.0, "of power_cosine", POSITIVE, "a number above 0")
     guidance_interval: tuple[float, float] = setting(
         (0.0, 1.0),
         "start and end of guidance, 0 to 1",
-        _is_interval,
+        _INTERVAL,
         "two shares of the picture, 0 <= start < end <= 1",
     )
     window: int = setting(
         0,
         "codes checked in one pass; 0 draws one code a pass",
-        lambda size: is_integer(size, 0),
+        integer(0),
         "an integer of at least 0 (0 draws one code a pass)",
     )
     deterministic: bool = setting(
         False,
         "the same pictures to the bit whatever the batch; slower",
-        lambda on: isinstance(on, bool),
+        FLAG,
         "true or false",
         later=True,
     )
@@ -126,10 +121,9 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         check = Checker(self, "")
         for one in fields(self):
-            value, rule = getattr(self, one.name), one.metadata
-            if isinstance(value, list):  # from JSON, YAML or the command line
-                object.__setattr__(self, one.name, tuple(value))
-            check(one.name, rule["expected"] + near_match(str(value), rule["choices"]), rule["holds"])
+            rule, choices = one.metadata["rule"], one.metadata["choices"]
+            expected = one.metadata["expected"] + near_match(str(getattr(self, one.name)), choices)
+            check.each(rule._replace(expected=expected), one.name)
 
     def updated(self, **given: Unpack[SamplingOptions]) -> SamplingSettings:
         """These settings, with those of ``given`` that are not None in their place.

@@ -54,7 +54,7 @@ class _Codebook(Protocol):
 
 
 class Tokenizer(Decoder, Protocol):
-    """What a run uses of the tokenizer that made its codes; its class is unknown here: no stage imports the other."""
+    """The tokenizer that made a run's codes; a protocol, since no stage imports the other."""
 
     @property
     def config(self) -> _Sizes:
@@ -89,6 +89,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
     recipe.check()
     train, validation = (CodeDataset(recipe.codes, split, recipe.train.seed) for split in ("train", "validation"))
     check_cache(train.header, tokenizer, recipe)
+    if is_main_process():
+        print(train.header.summary())
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out) / "generator"
     text_encoder = build_text_encoder(

@@ -41,6 +41,7 @@ def train_pipeline(
             pipeline's.
         ConfigError, CacheError, DataError: see :func:`train_generator`.
     """
+    recipe.check()
     header = CodeHeader.read(recipe.codes)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer)
     # Other parts there would stop the saving after the training.

@@ -1,16 +1,17 @@
-"""What each picture of a call is conditioned on: from the lists that a user gives to the tensors of the generator."""
+"""Conditions of the pictures of a call: from the lists that a user gives to the tensors of the generator."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
 
 import torch
 
-from wvq.checks import SAMPLE_SEED, integer, is_integer, require
+from wvq.checks import SAMPLE_SEED, Rule, as_integer, integer, is_integer, require
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids
+from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids, warn_of_numbers_as_names
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.text.encoder import TextEncoder
 
@@ -46,11 +47,12 @@ def requested(
     prompt: Prompts = None,
     num_images: int | None = None,
 ) -> Requested:
-    """Serve the conditions in order, each as often as the others.
+    """Repeat the conditions in order, each equally often.
 
     Args:
         config: config of the generator.
-        class_labels: a name or id, or several; None for the null class.
+        class_labels: a name or id, or several; None for the null class. An integer is an id; a text is a name first,
+            and else a number that is an id.
         prompt: a text or several; None for the null text. With classes too, both must be as many, or one.
         num_images: pictures in all; one a condition if None.
 
@@ -64,20 +66,28 @@ def requested(
         raise ConfigError("class_labels are given, but this model has no classes; use a prompt or no condition")
     if prompts is not None and not config.text_dim:
         raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
+    for text in prompts or []:
+        if re.search("[\ud800-\udfff]", text):  # what Python makes of bytes of the command line that are not UTF-8
+            raise ConfigError(f"prompt {text!r} holds bytes that are no UTF-8 text; write it in UTF-8")
     lengths = {
         name: len(values) for name, values in (("class_labels", labels), ("prompt", prompts)) if values is not None
     }
     if empty := [name for name, length in lengths.items() if not length]:
         raise ConfigError(f"{empty[0]} is an empty list; leave it out for no condition")
-    ids = None if labels is None else class_ids(labels, config.class_names, config.num_classes)
+    ids = None
+    if labels is not None:
+        warn_of_numbers_as_names(labels, config.class_names)
+        ids = class_ids(labels, config.class_names, config.num_classes)
     count = max(lengths.values(), default=1)
     for name, length in lengths.items():
         if length not in (1, count):
             raise ConfigError(f"{name} has {length} entries where the other condition has {count}")
-    num_images = count if num_images is None else num_images
-    if not is_integer(num_images) or num_images % count:
-        raise ConfigError(f"num_images must be a positive multiple of the {count} condition(s), got {num_images!r}")
-    each = num_images // count
+    whole = Rule(
+        f"a positive multiple of the {count} condition(s)",
+        lambda number: is_integer(number) and number % count == 0,
+        as_integer,
+    )
+    each = require("num_images", count if num_images is None else num_images, whole) // count
     return Requested(_spread(ids, count, each), _spread(prompts, count, each))
 
 
@@ -113,24 +123,24 @@ def condition_of(
     return condition
 
 
-def check_call(seed: int, batch_size: int) -> None:
-    """Check what every way of sampling takes.
+def check_call(seed: int, batch_size: int) -> tuple[int, int]:
+    """Check what every way of sampling takes; returns both as Python's integers.
 
     Raises:
         ConfigError: a seed out of range, or a batch size below 1.
     """
-    require("seed", seed, SAMPLE_SEED)
-    require("batch_size", batch_size, integer())
+    return require("seed", seed, SAMPLE_SEED), require("batch_size", batch_size, integer())
 
 
 def _spread(values: list[Value] | None, count: int, each: int) -> list[Value | None]:
-    """``count`` values, each repeated; a single one, or None in place of a list, stands for all."""
+    """``count`` values, each repeated; a single one, or None instead of a list, is used for all."""
     given: list[Value | None] = list(values) if values else [None]
     return [value for value in given * (count // len(given)) for _ in range(each)]
 
 
 def _is_label(value: object) -> TypeGuard[ClassLabel]:
-    return isinstance(value, str | SupportsIndex)
+    plain = as_integer(value)
+    return isinstance(plain, str | int) and not isinstance(plain, bool)
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -140,7 +150,9 @@ def _is_text(value: object) -> TypeGuard[str]:
 def _as_list(values: object, fits: Callable[[object], TypeGuard[Value]], message: str) -> list[Value] | None:
     if values is None:
         return None
-    several = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    several: list[object] = [values]
+    if isinstance(values, Iterable) and not isinstance(values, str) and getattr(values, "ndim", None) != 0:
+        several = list(values)
     fitting = [value for value in several if fits(value)]
     if len(fitting) < len(several):
         raise ConfigError(f"{message}, got {values!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
@@ -34,35 +35,33 @@ Part: TypeAlias = WassersteinVQModel | ImageCodeTransformer | TextEncoder
 
 def write_pipeline(
     folder: Path,
-    tokenizer: WassersteinVQModel,
-    generator: ImageCodeTransformer,
-    text_encoder: TextEncoder | None,
+    components: Mapping[str, Part | None],
     sampling: SamplingSettings,
     card: str,
+    max_shard_size: int | str | None = None,
 ) -> None:
     """Write a folder for each part, the model card, and last the index; a part that is there already stays.
 
     Args:
         folder: new or existing folder.
-        tokenizer, generator, text_encoder: the parts.
+        components: the parts by name.
         sampling: settings that a call uses where it gives none.
         card: text of the model card.
+        max_shard_size: largest weight file; as of transformers if None.
 
     Raises:
         CheckpointError: the folder holds another part, or a README or index that is no pipeline's.
     """
     refuse_foreign_files(folder, card)
-    parts: dict[str, Part] = {"tokenizer": tokenizer, "generator": generator}
-    if text_encoder is not None:
-        parts["text_encoder"] = text_encoder
+    parts = {name: part for name, part in components.items() if part is not None}
     # All are checked before any is written.
     missing = {name: part for name, part in parts.items() if not already_holds(folder, name, part)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in missing.items():
         with whole_folder(folder / name) as partial:
-            part.save_pretrained(partial)
-            if part is tokenizer:
-                ImageProcessor.of_tokenizer(tokenizer.config).save_pretrained(partial)
+            part.save_pretrained(partial, max_shard_size=max_shard_size)
+            if isinstance(part, WassersteinVQModel):
+                ImageProcessor.of_tokenizer(part.config).save_pretrained(partial)
     write_text(folder / CARD_NAME, card)
     index = {"_class_name": PIPELINE_CLASS, "wvq_version": wvq.__version__}
     named = {name: own if name in parts else None for name, own in PARTS.items()}
@@ -83,6 +82,11 @@ def already_holds(folder: str | Path, name: str, part: Part) -> bool:
             raise CheckpointError(f"{target} already holds another {name}; choose another folder")
         return True
     saved = type(part).from_pretrained(target)
+    if saved.dtype != part.dtype:
+        kinds = [str(one.dtype).removeprefix("torch.") for one in (saved, part)]
+        raise CheckpointError(
+            f"{target} already holds a {name} in {kinds[0]}, and this one is in {kinds[1]}; choose another folder"
+        )
     if weights_hash(saved) != weights_hash(part):
         raise CheckpointError(f"{target} already holds another {name}; choose another folder")
     for field in sorted(part.config.fields()):
@@ -168,5 +172,5 @@ def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransforme
 def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
     try:
         return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
-    except ConfigError:  # it does not even read texts of this length
+    except ConfigError:  # it cannot read texts of this length
         return False

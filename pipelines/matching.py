@@ -51,15 +51,15 @@ def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: Wasserst
 
     Args:
         generator: its config.
-        tokenizer: in the type that it was saved in.
+        tokenizer: cast to another type since then, or not.
 
     Raises:
-        CheckpointError: it is another one, or its weights were cast.
+        CheckpointError: it is another one.
     """
     if generator.tokenizer_hash and not tokenizer.made(generator.tokenizer_hash):
         raise CheckpointError(
-            "the tokenizer is not the one that the generator was trained with, or its weights were cast to another "
-            "type; restore it, or pass ignore_tokenizer_mismatch=True"
+            "the tokenizer is not the one that the generator was trained with; restore it, or pass "
+            "ignore_tokenizer_mismatch=True"
         )
 
 

@@ -11,14 +11,17 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
+from wvq.generator.conditioning import class_list
 from wvq.plain_output import one_line
 from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
-    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.generator.sampling_settings import SamplingSettings
+    from wvq.pipelines.parts import PipelineParts
 
 CARD_NAME = "README.md"
 _LIBRARY = "wvq"  # as the card's metadata name it
+_SAMPLING = "- sampling defaults: "
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -50,7 +53,7 @@ images = pipe({{ call }}, seed=0).images
 
 
 def model_card(
-    pipeline: ImageGenerationPipeline,
+    pipeline: PipelineParts,
     name: str = "path/to/this/folder",
     title: str = "wvq image generation pipeline",
     data: str = "The card was written without a note on the data.",
@@ -79,10 +82,10 @@ def model_card(
         f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
         f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
         f"- generator: {generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
-        f"- sampling defaults: `{json.dumps(vars(pipeline.sampling))}`",
+        _sampling_line(pipeline.sampling),
     ]
     if generator.class_names:
-        model.append(f"- classes: {', '.join(map(one_line, generator.class_names))}")
+        model.append(f"- classes: {', '.join(map(one_line, class_list(generator.class_names)))}")
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
@@ -108,6 +111,16 @@ def is_model_card(text: str) -> bool:
 def rename(card: str, name: str) -> str:
     """The card with another folder or Hub id in its example."""
     return re.sub(r'(ImageGenerationPipeline\.from_pretrained\()"[^"\n]*"', lambda m: f'{m[1]}"{name}"', card)
+
+
+def with_sampling(card: str, sampling: SamplingSettings) -> str:
+    """The card with these sampling defaults in the line that names them, if it has one."""
+    line = _sampling_line(sampling)
+    return "\n".join(line if before.startswith(_SAMPLING) else before for before in card.split("\n"))
+
+
+def _sampling_line(sampling: SamplingSettings) -> str:
+    return f"{_SAMPLING}`{json.dumps(vars(sampling))}`"
 
 
 def _table(results: dict[str, dict]) -> str:

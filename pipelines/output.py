@@ -1,19 +1,14 @@
-"""What a pipeline returns: pictures of the requested type, their codes and their seeds."""
+"""The output of a pipeline: pictures of the requested type, their codes and their seeds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 
-from wvq.data.pixels import uint8_to_pil
+from wvq.tokenizer.picture_formats import Images
 
-OutputType: TypeAlias = Literal["pil", "np", "pt"]
-OUTPUT_TYPES = get_args(OutputType)
-Images: TypeAlias = list[Image.Image] | np.ndarray | torch.Tensor
 ImagesOfType = TypeVar("ImagesOfType", bound=Images, covariant=True)
 
 
@@ -30,12 +25,3 @@ class ImagePipelineOutput(Generic[ImagesOfType]):
     images: ImagesOfType
     codes: torch.Tensor
     seeds: list[int]
-
-
-def as_type(pictures: torch.Tensor, output_type: OutputType) -> Images:
-    """Pictures (N, 3, H, W), float for ``pt`` and else uint8, as :class:`ImagePipelineOutput` has them."""
-    if output_type == "pt":
-        return pictures
-    if output_type == "np":
-        return pictures.permute(0, 2, 3, 1).numpy()
-    return uint8_to_pil(pictures)

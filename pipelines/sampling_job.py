@@ -13,6 +13,7 @@ from tqdm import tqdm
 from typing_extensions import Unpack
 
 import wvq
+from wvq.checks import PATH
 from wvq.data.pictures import read_picture
 from wvq.data.pixels import save_png
 from wvq.data.sheets import image_grid
@@ -24,6 +25,7 @@ from wvq.files.names import JOB_NAME, MAX_JOB_BYTES
 from wvq.files.png_text import png_text
 from wvq.files.reading import parse_json
 from wvq.files.stage_folder import former_identity, refuse_occupied
+from wvq.files.user_folders import expand_user
 from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.interruption import stop_on_signal
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, requested
@@ -74,8 +76,8 @@ def sample_to_folder(
             or a job with other settings.
         RunInterrupted: SIGTERM or Ctrl-C came; the pictures drawn so far are complete.
     """
-    check_call(seed, batch_size)
-    state, out = processes(), Path(out)
+    seed, batch_size = check_call(seed, batch_size)
+    state, out = processes(), expand_user(out, "out", PATH)
     settings = pipe.sampling.updated(**sampling)
     request = requested(pipe.generator.config, class_labels, prompt, num_images)
     require_room(pipe, min(settings.whole_batch(batch_size), len(request)), settings)  # before the folder is claimed

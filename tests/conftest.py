@@ -18,6 +18,7 @@ import transformers
 from torchvision.models import vgg
 
 from tests.drawings import write_pictures
+from tests.processes import Program, run, run_ranks, start_server
 from tests.stand_ins import PictureSet, ProjectionNetwork, draw_pictures
 from tests.vision import vgg_file
 from wvq.eval.features.networks import load_feature_network
@@ -25,6 +26,21 @@ from wvq.settings.data import DataConfig
 from wvq.tokenizer.recipes import ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
 transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_configure(config):
+    """The processes that share the tests share the server that forks programs too: it takes seconds to start."""
+    if config.getoption("numprocesses", None):
+        start_server()
+
+
+def pytest_collection_modifyitems(items):
+    """First the files that start programs: they take longest, and would leave one process alone at the end."""
+
+    def starts_programs(item) -> bool:
+        return any(value is start for value in vars(item.module).values() for start in (Program, run, run_ranks))
+
+    items.sort(key=starts_programs, reverse=True)  # stable: what is equal keeps its order
 
 
 def pytest_unconfigure():

@@ -2,9 +2,9 @@
 
     python fork_server.py 5
 
-The number is the descriptor of a socket. Each message on it brings three more: of a connection over which the program
-is described and reported, and of the files for its output and errors. The program is a process like any other, run as
-`python` would run it, and ends as an interpreter ends. The server ends when the socket is closed.
+The number is the descriptor of a listening socket. Each connection to it brings three more: of a connection over which
+the program is described and reported, and of the files for its output and errors. The program is a process like any
+other, run as `python` would run it, and ends as an interpreter ends. The server ends when its input does.
 """
 
 import gc
@@ -12,6 +12,7 @@ import importlib
 import os
 import pkgutil
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -35,16 +36,18 @@ def import_everything() -> None:
     assert threading.active_count() == 1, "a thread would be missing in every fork"
 
 
-def serve(messages: socket.socket) -> None:
-    """Start a program for each message, until there are no more."""
+def serve(listener: socket.socket) -> None:
+    """Start a program for each connection, until the process that has started the server is at its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch a program
-    messages.sendall(b"!")
     while True:
-        message, files, *_ = socket.recv_fds(messages, 1, 3)
-        if not message:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
             return
-        if os.fork() == 0:
-            messages.close()
+        client, _ = listener.accept()
+        _, files, *_ = socket.recv_fds(client, 1, 3)
+        client.close()
+        if files and os.fork() == 0:
+            listener.close()
             watch(Connection(files[0]), *files[1:])
         for file in files:
             os.close(file)

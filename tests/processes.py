@@ -5,8 +5,8 @@ What must be a fresh interpreter, such as a test of what an import loads, is sta
 
 import atexit
 import contextlib
-import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,21 +19,29 @@ from pathlib import Path
 SERVER = Path(__file__).with_name("fork_server.py")
 
 
-@functools.cache
-def _server() -> socket.socket:
-    """The socket of a server that lives as long as this process."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, str(SERVER), str(theirs.fileno())]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    theirs.close()
+ADDRESS = "WVQ_TEST_FORK_SERVER"  # variable with the path of the server's socket, for the processes that share it
+
+
+def start_server() -> str:
+    """The address of a server that lives as long as this process, or of the one that a parent of it has started."""
+    if ADDRESS in os.environ:
+        return os.environ[ADDRESS]
+    folder = tempfile.mkdtemp()  # closed to other users
+    address = os.path.join(folder, "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)  # who comes while it still imports, waits
+        command = [sys.executable, str(SERVER), str(listener.fileno())]
+        process = subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.PIPE)
 
     def stop():
-        ours.close()
+        process.stdin.close()
         process.wait()
+        shutil.rmtree(folder)
 
     atexit.register(stop)
-    assert ours.recv(1), "the server could not import the package"
-    return ours
+    os.environ[ADDRESS] = address
+    return address
 
 
 class Program:
@@ -52,7 +60,9 @@ class Program:
         self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._connection, theirs = Pipe()
         files = [file.fileno() for file in (theirs, self._output, self._errors)]
-        socket.send_fds(_server(), [b"!"], files)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(start_server())
+            socket.send_fds(server, [b"!"], files)
         theirs.close()
         self._connection.send((self.arguments, {**os.environ, **(variables or {})}, os.getcwd()))
         self.pid = self._connection.recv()

@@ -95,6 +95,11 @@ class FakePipeline:
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []
 
+    @property
+    def names(self):
+        """Names of the classes that it was asked for."""
+        return [self.class_names[label] for label in self.labels]
+
     def former_hashes(self):
         return {"generator": "a", "tokenizer": "b"}
 

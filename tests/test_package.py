@@ -221,7 +221,7 @@ def test_no_module_and_no_room_leads_back_to_itself():
 
 
 def test_the_walk_over_imports_sees_them():
-    imported = imports(ROOT / "pipelines" / "image_generation.py")
+    imported = imports(ROOT / "pipelines" / "parts.py")
     assert {"wvq.generator.modeling", "wvq.tokenizer.modeling", "wvq.errors"} <= imported
     assert {floor(module) for module in modules() if not module.startswith(("wvq.configs", "wvq.assets"))} == set(
         FLOORS

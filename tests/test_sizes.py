@@ -133,6 +133,9 @@ def test_samples_of_another_shape(run):
     assert [image.size for image in pipe(**call).images] == [(24, 16)] * 4
     again = ImageGenerationPipeline.from_pretrained(out)
     assert np.array_equal(again(**call, output_type="np").images, pipe(**call, output_type="np").images)
+    assert pipe(**call, height=16, width=24).images[0].size == (24, 16)
+    with pytest.raises(ConfigError, match="16"):
+        pipe(**call, height=24, width=16)
     fixed = torch.full((4, 6), -1)
     fixed[:2] = output.codes[0, :2]
     continued = pipe(**call, fixed_codes=fixed)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from wvq.checks import FLAG, NAMES, Checker, Rule, at_most, integer, interval, is_number, one_of, or_null
+from typing import Any
+
+from wvq.checks import FLAG, NAMES, POSITIVE, Checker, Rule, at_most, integer, interval, list_of, one_of, or_null
 from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
 from wvq.models.config import option
 from wvq.settings.data import FITS, PAD_COLORS, DataConfig
-from wvq.settings.size import SIZE, Size, as_size, height_width
+from wvq.settings.size import SIZE, Size, height_width
 from wvq.tokenizer.quantizers.registry import MethodsConfig
 
-MULTIPLIERS = Rule(
-    "a list of positive numbers",
-    lambda value: isinstance(value, list) and len(value) > 0 and all(is_number(v) and v > 0 for v in value),
-)
+MULTIPLIERS = list_of(POSITIVE, "a list of positive numbers")
 NOT_TOO_MANY = Rule("a list of at most 32 numbers", lambda value: len(value) <= 32)
 
 
@@ -37,6 +36,8 @@ class WassersteinVQConfig(MethodsConfig):
         fit, pad_color: how the training pictures got their size (:class:`wvq.settings.data.DataConfig`), so that later
             stages can tell when theirs get it in another way.
         class_names: names of the classes of the training data, for reference only.
+        cast_hashes: of weights that a cast has rounded: the hash of those that make codes as they were trained, and as
+            they are since; see :meth:`WassersteinVQModel.made`.
         quantizer, ...: the fields of the quantizers (:class:`MethodsConfig`), each declared beside its method.
 
     Raises:
@@ -58,10 +59,10 @@ class WassersteinVQConfig(MethodsConfig):
     fit: str = option("crop", one_of(FITS), identity=False)
     pad_color: str = option("auto", one_of(PAD_COLORS), identity=False)
     class_names: list[str] = option([], NAMES, identity=False)
+    cast_hashes: list[str] | None = option(None, or_null(NAMES), identity=False)
 
     def complete(self, check: Checker) -> None:
         super().complete(check)
-        self.image_size = as_size("image_size", self.image_size)
         factor = self.downsampling
         expected = f"a multiple of the downsampling factor {factor}" + (
             "" if isinstance(self.image_size, int) else " in height and width"
@@ -72,6 +73,13 @@ class WassersteinVQConfig(MethodsConfig):
             which = "" if self.grid[0] == self.grid[1] else "shorter "
             expected = f"a list that ends on {side}, the {which}side of the grid of codes"
             check("scales", expected, lambda scales: scales[-1] == side)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        for name, default in (("cast_hashes", None), ("fit", "crop"), ("pad_color", "auto")):
+            if values[name] == default:
+                del values[name]  # the version before, which does not know it, then reads the file
+        return values
 
     def require_image_size(self, data: DataConfig, tokenizer: str) -> None:
         """Raise DataError if the pictures of a recipe do not have the size that ``tokenizer`` (its path) takes."""
@@ -112,7 +120,7 @@ class WassersteinVQConfig(MethodsConfig):
 
     @property
     def code_layout(self) -> dict:
-        """What the codes of a picture stand for (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
+        """Layout of a picture's codes (:mod:`wvq.data.layout`), as in ``header.json`` of a cache."""
         return make_layout(self.grid, self.num_groups, self.scales)
 
     @property

@@ -22,7 +22,7 @@ class Discriminator(nn.Module):
     """Logits of pictures: high for real ones."""
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """What ``judge`` takes, from pictures (B, 3, H, W) in [-1, 1]."""
+        """Features for :meth:`judge`, from pictures (B, 3, H, W) in [-1, 1]."""
         raise NotImplementedError
 
     def judge(self, features: list[torch.Tensor]) -> torch.Tensor:

@@ -66,6 +66,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         if warning is not None and is_main_process():
             warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
+    images.inventory.show()
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
         tokenizer_hash=tokenizer.codes_hash(),
@@ -99,7 +100,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
 
 
 def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
-    """What the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
+    """All that the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
     names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
     identity = {name: getattr(header, name) for name in names}
     identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name != "unreadable"}

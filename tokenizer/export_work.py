@@ -16,7 +16,7 @@ from wvq.files.names import IDENTITY_NAME
 from wvq.files.work_folder import claim_work_folder
 
 FEWEST, MOST = 64, 1024  # pictures of a file
-_FILES = 64  # of a set whose files are neither the smallest nor the largest
+_FILES = 64  # that a set is cut into, as far as these bounds allow
 _OWN = re.compile(
     r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
 )

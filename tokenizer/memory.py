@@ -27,4 +27,5 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
             values = max(values, 9 * width)  # the input, four times as large as it, and convolved
         peak = max(peak, values * positions)
         positions *= 4
-    return batch * peak * bytes_per_value
+    vectors = config.code_dim * math.prod(config.grid) * 4  # of the codes, in float32 whatever the network's type
+    return batch * (peak * bytes_per_value + vectors)

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
-from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, model_hash, weights_hash
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
 from wvq.precision import no_float16
 from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -201,12 +201,22 @@ class Projector(nn.Module):
         return F.linear(vectors, self.out_weight, self.out_bias)
 
 
+def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What moves a tensor as ``fn`` does, in the type that it has."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return move
+
+
 PARTS = ("encoder", "quantizer", "decoder")
 
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """What :meth:`WassersteinVQModel.encode` returns.
+    """Output of :meth:`WassersteinVQModel.encode`.
 
     Attributes:
         codes: (B, h, w) int64 in [0, K); (B, h, w, G) of a product quantizer, flat (B, T) of a multi-scale one.
@@ -221,7 +231,7 @@ class EncoderOutput(ModelOutput):
 
 @dataclass
 class TokenizerOutput(ModelOutput):
-    """What a forward pass of :class:`WassersteinVQModel` returns.
+    """Output of a forward pass of :class:`WassersteinVQModel`.
 
     Attributes:
         reconstruction: (B, C, H, W), not clamped, so that its gradient is never cut.
@@ -255,6 +265,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    cast_when_loaded = True  # the hash of the weights as they were saved is kept
     # Codes are compared in float32 whatever the dtype of the network: see nearest.py.
     _keep_in_fp32_modules_strict = ["quantizer"]
 
@@ -297,14 +309,37 @@ class WassersteinVQModel(StrictPreTrainedModel):
     def made(self, codes_hash: str) -> bool:
         """Whether codes are this tokenizer's, by the hash in the header of a cache or in the config of a generator.
 
-        Those of earlier versions hold a hash of the weights alone; it is accepted too, and then a later
-        change of the config is not noticed.
+        Codes that were made before a cast to another type still are: they stand for the same vectors. A picture's codes
+        may be others in places after it. Headers and configs of earlier versions hold a hash of the weights alone; it
+        is accepted too, and then a later change of the config is not noticed.
         """
-        weights = self._codes_weights_hash()
-        return codes_hash in (weights, model_hash(self, weights=weights))
+        now = self._codes_weights_hash()
+        weights = {now, self._before_casts(now)}
+        return codes_hash in weights | {model_hash(self, weights=one) for one in weights}
 
     def _codes_weights_hash(self) -> str:
         return weights_hash(self, without=("decoder.", "projector.out_"))
+
+    def _before_casts(self, now: str) -> str:
+        """The hash of the weights that make codes as they were before any cast, by their hash now.
+
+        Weights that were trained since the cast are known as they are now.
+        """
+        trained, cast = self.config.cast_hashes or (now, now)
+        return trained if cast == now else now
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> WassersteinVQModel:
+        """As of torch, behind ``to``, ``half`` and the like; a cast spares the quantizer, and is recorded."""
+        weight = next(self.encoder.parameters())
+        casts = fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).dtype != weight.dtype
+        trained = self._before_casts(self._codes_weights_hash()) if casts else ""
+        for child in self.children() if recurse else ():
+            child._apply(_without_cast(fn) if child is self.quantizer else fn)
+        super()._apply(fn, recurse=False)
+        if casts:
+            now = self._codes_weights_hash()
+            self.config.cast_hashes = None if now == trained else [trained, now]
+        return self
 
     def freeze(self, parts: Iterable[str]) -> None:
         """Leave parts unchanged in training, and keep them in eval mode.
@@ -338,6 +373,11 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return self
 
     def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        weight = next(self.encoder.parameters())
+        if not pixel_values.is_floating_point():
+            raise DataError(f"pixel_values are {pixel_values.dtype}, not floats in [-1, 1]; ImageProcessor makes them")
+        require_device("pixel_values", pixel_values, weight.device)
+        pixel_values = pixel_values.to(weight.dtype)
         size = self.config.image_size
         expected = (self.config.in_channels, *height_width(size))
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
@@ -360,10 +400,10 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Codes of pictures.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1], H and W those of ``config.image_size``.
+            pixel_values: (B, C, H, W) in [-1, 1], H and W those of ``config.image_size``; of any floating type.
 
         Raises:
-            DataError: the pictures have another size.
+            DataError: the pictures have another size, are integers, or are on another device.
         """
         features = self._features(pixel_values)
         codes = self.quantizer.encode(features)
@@ -383,7 +423,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 of it stands for is in ``config.code_layout``.
 
         Raises:
-            DataError: codes of another shape; on the CPU also codes outside of [0, K).
+            DataError: codes of another shape or device, or no integers; on the CPU also codes outside of [0, K).
         """
         return self.decode(rearrange(self.quantizer.lookup(self._codes_to_decode(codes)), "b h w d -> b d h w"))
 
@@ -396,6 +436,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
 
     def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        codes = as_codes(codes, next(self.decoder.parameters()).device)
         codes = unflatten_codes(codes, self.config.code_layout)
         if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
             lowest, highest = codes.min().item(), codes.max().item()
@@ -407,12 +448,12 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Reconstruct pictures, with all that the training loss needs.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1].
+            pixel_values: (B, C, H, W) in [-1, 1], of any floating type.
             update_statistics: pass True in training steps only; the alignment then counts the batch in its window, if
                 the quantizer is not frozen.
 
         Raises:
-            DataError: the pictures have another size.
+            DataError: the pictures have another size, are integers, or are on another device.
         """
         update_statistics = update_statistics and "quantizer" not in self.frozen
         output = self.quantizer(self._features(pixel_values), update_statistics=update_statistics)

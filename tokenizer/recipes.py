@@ -9,13 +9,16 @@ from typing import Any
 from wvq.checks import (
     FIELDS,
     FLAG,
+    PATH,
     POSITIVE,
+    SOURCE,
     TEXT,
     Checker,
     check_groups,
     integer,
     interval,
     is_integer,
+    list_of,
     number,
     or_null,
 )
@@ -54,12 +57,13 @@ class LossConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "loss")
         check.each(number(), "l1_weight", "l2_weight", "perceptual_weight")
+        check.each(SOURCE, "perceptual_network")
         check(
             "perceptual_network",
             f"one of {', '.join(PERCEPTUAL_NETWORKS)}, or the folder or Hub id of a vision model",
             _is_perceptual_network,
         )
-        check.each(or_null(TEXT), "perceptual_weights")
+        check.each(or_null(PATH), "perceptual_weights")
         if self.perceptual_weights is not None and self.perceptual_network != "lpips":
             raise ConfigError("loss.perceptual_weights goes with loss.perceptual_network lpips; leave one of them out")
         if not self.l1_weight + self.l2_weight + self.perceptual_weight:
@@ -120,7 +124,7 @@ class DiscriminatorConfig:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "discriminator")
         check.one_of("network", DISCRIMINATORS)
-        check.each(TEXT, "backbone")
+        check.each(SOURCE, "backbone")
         check.one_of("loss", ADVERSARIAL_LOSSES)
         check.each(integer(), "base_channels", "num_layers", "r1_interval")
         check.each(integer(0), "start_images", "ramp_images")
@@ -129,16 +133,13 @@ class DiscriminatorConfig:
         check.each(or_null(POSITIVE), "learning_rate")
         check.each(interval("[0, 1)"), "beta1", "beta2")
         check.each(FLAG, "adaptive_weight", "augment")
+        check.each(integer(0), "generator_start_images")
         check(
             "generator_start_images",
             f"at least start_images ({self.start_images:,}): the discriminator trains before it judges",
             lambda value: is_integer(value, self.start_images),
         )
-        check("backbone_layers", "at least one layer, or null", _are_layers)
-
-
-def _are_layers(value: object) -> bool:
-    return value is None or (isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer, value)))
+        check.each(or_null(list_of(integer(), "at least one layer")), "backbone_layers")
 
 
 @dataclass
@@ -195,8 +196,9 @@ class TokenizerRecipe:
         """Raise ConfigError, naming the field, if a value is out of range or must come from the data."""
         check_groups(self)
         check = Checker(self)
-        check.each(TEXT, "out", "freeze")
-        check.each(or_null(TEXT), "start")
+        check.each(PATH, "out")
+        check.each(TEXT, "freeze")
+        check.each(or_null(SOURCE), "start")
         check.each(FIELDS, "model")
         for name, origin in FROM_DATA.items():
             if name in self.model:
@@ -229,7 +231,8 @@ class ExportRecipe:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check_groups(self)
         check = Checker(self)
-        check.each(TEXT, "out", "tokenizer")
+        check.each(PATH, "out")
+        check.each(SOURCE, "tokenizer")
         check.each(integer(), "num_crops", "batch_size")
         check.each(or_null(integer(0)), "num_workers")
         versions = 10 * len(self.data.crop_scales or (1,))

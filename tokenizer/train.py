@@ -40,6 +40,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
     images = load_images(recipe.data)
+    images.inventory.show()
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_fsdp2:
         raise ConfigError("a tokenizer is too small to shard; start it with --multi_gpu instead of --use_fsdp")

@@ -1,4 +1,4 @@
-"""How a run uses its codebook, counted over the training pictures themselves, and the alarm when it collapses."""
+"""How a run uses its codebook, counted over the training pictures themselves, and the warning when it collapses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CodebookUsage:
         self.counts.scatter_add_(1, rows, torch.ones_like(rows))
 
     def report(self, accelerator: Accelerator, images_seen: int, warm: float) -> tuple[dict[str, float], str | None]:
-        """Utilization and perplexity since the last report, and once, after ``warm`` pictures, a collapse alarm."""
+        """Utilization and perplexity since the last report; once, after ``warm`` pictures, a warning of collapse."""
         if self.counts is None:
             return {}, None
         counts = accelerator.reduce(self.counts, "sum")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+import os
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, SupportsIndex
 
 from wvq.errors import ConfigError, near_match
 
@@ -12,26 +17,33 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
 class Rule(NamedTuple):
-    """What a value must be.
+    """A rule for a value: in words, as a test, and the plain form that the value is brought to before.
 
     Attributes:
         expected: in words, after "must be".
         holds: whether a value of any type is that.
+        plain: gives the one form of what can be written in several, such as Python's integer for NumPy's or 1e5; any
+            other value unchanged, for ``holds`` to refuse. A ValueError holds the reason why there is none.
     """
 
     expected: str
     holds: Callable[[Any], bool]
+    plain: Callable[[Any], Any] = _unchanged
 
 
 def integer(minimum: int = 1) -> Rule:
     """An integer of at least ``minimum``."""
-    return Rule(f"an integer of at least {minimum}", lambda value: is_integer(value, minimum))
+    return Rule(f"an integer of at least {minimum}", lambda value: is_integer(value, minimum), as_integer)
 
 
 def number(minimum: float = 0) -> Rule:
     """A finite number of at least ``minimum``."""
-    return Rule(f"a number of at least {minimum}", lambda value: is_number(value, minimum))
+    return Rule(f"a number of at least {minimum}", lambda value: is_number(value, minimum), as_number)
 
 
 def interval(text: str) -> Rule:
@@ -44,7 +56,7 @@ def interval(text: str) -> Rule:
         above = low <= value if text[0] == "[" else low < value
         return above and (value <= high if text[-1] == "]" else value < high)
 
-    return Rule(f"in {text}", holds)
+    return Rule(f"in {text}", holds, as_number)
 
 
 def at_most(limit: int) -> Rule:
@@ -60,21 +72,138 @@ def one_of(options: Iterable[object]) -> Rule:
 
 def or_null(rule: Rule) -> Rule:
     """None, or what a rule allows."""
-    return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
+    return Rule(
+        f"{rule.expected}, or null",
+        lambda value: value is None or rule.holds(value),
+        lambda value: None if value is None else rule.plain(value),
+    )
 
 
-POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
-SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32)
+def list_of(rule: Rule, expected: str, count: int | None = None) -> Rule:
+    """A list of one or more values, each of which a rule allows.
+
+    Args:
+        rule: that of each value.
+        expected: the list in words.
+        count: how many values it has; any number if None.
+    """
+
+    def holds(values: object) -> bool:
+        if not isinstance(values, list) or len(values) != (count or max(1, len(values))):
+            return False
+        return all(map(rule.holds, values))
+
+    def plain(values: object) -> object:
+        values = as_list(values)
+        return list(map(rule.plain, values)) if isinstance(values, list) else values
+
+    return Rule(expected, holds, plain)
+
+
+def is_integer(value: object, minimum: int = 1) -> bool:
+    """Whether a value is an integer, no boolean, of at least ``minimum``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_number(value: object, minimum: float = 0.0) -> bool:
+    """Whether a value is a finite number, no boolean, of at least ``minimum``."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
+
+
+def as_list(value: object) -> object:
+    """Tuples and lists as a new list; any other value unchanged, for a check to refuse."""
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def as_number(value: object) -> object:
+    """A number of NumPy, PyTorch or another library as Python's own; any other value unchanged."""
+    if isinstance(value, bool | str) or _dims(value) or _is_boolean_of_a_library(value):
+        return value
+    if isinstance(value, SupportsIndex):
+        with suppress(TypeError):  # a tensor has the method whatever it holds
+            return operator.index(value)
+    return float(value) if isinstance(value, SupportsFloat) else value
+
+
+def as_integer(value: object) -> object:
+    """A whole number, also as a float or of another library, as Python's integer; any other value unchanged."""
+    plain = as_number(value)
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+
+
+def _as_flag(value: object) -> object:
+    return bool(value) if _is_boolean_of_a_library(value) and not _dims(value) else value
+
+
+def _dims(value: object) -> int:
+    """Dims of an array or tensor; 0 of anything else."""
+    return len(getattr(value, "shape", ()))
+
+
+def _is_boolean_of_a_library(value: object) -> bool:
+    return str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+
+
+def _as_fields(value: object) -> object:
+    """Numbers of other libraries in fields that are checked later as Python's own: a recipe is saved before."""
+    if isinstance(value, dict):
+        return {key: _as_fields(one) for key, one in value.items()}
+    return list(map(_as_fields, value)) if isinstance(value, list | tuple) else as_number(value)
+
+
+def _as_source(value: object) -> object:
+    """A path with the user's home in place of ``~`` and without a slash at its end; a name or URL as it is."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        return value
+    if not text.strip():
+        raise ValueError("it is empty")
+    if "\0" in text:
+        raise ValueError("it holds a NUL character")
+    if text.lower().startswith("file:"):
+        raise ValueError(f"write {re.sub('^file:(//)?', '', text, flags=re.IGNORECASE)}")
+    if _URL.match(text):
+        return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError("this user has no home folder here; write ./~ for a name that begins so")
+    plain = str(PurePath(expanded))
+    if plain.startswith("~"):  # it was written ./~ and must not be taken for a home later
+        return os.path.abspath(plain)
+    return f"./{plain}" if expanded.startswith("./") and plain != "." else plain  # with ./ it is no Hub id
+
+
+def _as_path(value: object) -> object:
+    plain = _as_source(value)
+    if isinstance(plain, str) and _URL.match(plain):
+        raise ValueError("it is a URL; give a file or folder of this machine")
+    return plain
+
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0, as_number)
+SEED = Rule("an integer in [0, 2**32)", lambda value: is_integer(value, 0) and value < 2**32, as_integer)
 # Of the first sample; those of the others follow, and a random generator's seed has 64 bits.
-SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0) and value < 2**63)
-FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+SAMPLE_SEED = Rule("an integer in [0, 2**63)", lambda value: is_integer(value, 0) and value < 2**63, as_integer)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool), _as_flag)
 TEXT = Rule("a text", lambda value: isinstance(value, str))
-NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
-FIELDS = Rule("fields by name", lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value))
+# A file or folder of this machine. Where it enters, it takes its one form: a function that is given it needs no other.
+PATH = Rule("a path", lambda value: isinstance(value, str), _as_path)
+# A file or folder, or a name by which something can be fetched, such as a Hub id.
+SOURCE = Rule("a path or a name", lambda value: isinstance(value, str), _as_source)
+NAMES = Rule(
+    "a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), as_list
+)
+FIELDS = Rule(
+    "fields by name", lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value), _as_fields
+)
 
 
 class Checker:
-    """Checks fields of one object; the first value that breaks its rule is a ConfigError that names the field.
+    """Checks fields of one object, and leaves each in its plain form.
+
+    The first value that breaks its rule is a ConfigError that names the field.
 
     Args:
         settings: the object.
@@ -99,7 +228,10 @@ class Checker:
             ConfigError: one of them is something else.
         """
         for name in names:
-            require(f"{self.prefix}{name}", getattr(self.settings, name), rule)
+            value = getattr(self.settings, name)
+            plain = require(f"{self.prefix}{name}", value, rule)
+            if plain is not value:
+                object.__setattr__(self.settings, name, plain)  # also of a frozen dataclass
 
     def one_of(self, name: str, options: Iterable[object]) -> None:
         """Check that a field is one of some names; the message says which one is near.
@@ -111,14 +243,19 @@ class Checker:
         self(name, rule.expected + near_match(str(getattr(self.settings, name)), options), rule.holds)
 
 
-def require(name: str, value: object, rule: Rule) -> None:
-    """Check one value that is no field of an object.
+def require(name: str, value: object, rule: Rule) -> Any:
+    """Check one value that is no field of an object; returns its plain form.
 
     Raises:
         ConfigError: it breaks the rule; the message calls it by ``name``.
     """
-    if not rule.holds(value):
+    try:
+        plain = rule.plain(value)
+    except ValueError as reason:
+        raise ConfigError(f"{name} must be {rule.expected}, got {value!r}: {reason}") from None
+    if not rule.holds(plain):
         raise ConfigError(f"{name} must be {rule.expected}, got {value!r}")
+    return plain
 
 
 def check_groups(recipe: DataclassInstance) -> None:
@@ -135,18 +272,3 @@ def check_groups(recipe: DataclassInstance) -> None:
             if type(group) is not kind:
                 raise ConfigError(f"{field.name} must be a {kind.__name__}, got a {type(group).__name__}")
             group.check()
-
-
-def is_integer(value: object, minimum: int = 1) -> bool:
-    """Whether a value is an integer, no boolean, of at least ``minimum``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def is_number(value: object, minimum: float = 0.0) -> bool:
-    """Whether a value is a finite number, no boolean, of at least ``minimum``."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value < float("inf")
-
-
-def as_list(value: object) -> object:
-    """Tuples and lists as a new list; any other value unchanged, for a check to refuse."""
-    return list(value) if isinstance(value, list | tuple) else value

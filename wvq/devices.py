@@ -10,6 +10,22 @@ from wvq.distributed import processes
 from wvq.errors import ConfigError, first_line
 
 
+def named_device(value: torch.device | str | int, setting: str = "device") -> torch.device:
+    """A device by its name or number, after a look whether it can be used.
+
+    Args:
+        value: the device.
+        setting: what messages call it.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    try:
+        return torch.empty(0, device=value).device
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise ConfigError(f'{setting} "{value}" cannot be used here ({first_line(error)})') from error
+
+
 def usable_device(name: str | None = None) -> str:
     """The device to use: the one of that name, or the best available for None.
 
@@ -17,11 +33,9 @@ def usable_device(name: str | None = None) -> str:
         ConfigError: it cannot be used here.
     """
     if name is not None:
-        try:
-            device_asked = torch.device(name)
-            torch.ones(1, device=device_asked).item()  # of "meta", which torch also knows, there are no values
-        except (RuntimeError, AssertionError, ImportError) as error:
-            raise ConfigError(f'device "{name}" cannot be used here ({first_line(error)})') from error
+        device_asked = named_device(name)
+        if device_asked.type == "meta":  # torch knows it, but its tensors hold no values
+            raise ConfigError(f'device "{name}" cannot be used here (nothing is computed on it)')
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has its own device
         device = processes().device
         if name is not None and device_asked.type != device.type:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from wvq.errors import WVQError
+from wvq.errors import ProcessEnded, WVQError
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def wait_for_all() -> None:
     """Wait until every process has come here, however long one of them works; signals are handled meanwhile.
 
     Raises:
-        RuntimeError: another process has ended.
+        ProcessEnded: another process has ended.
     """
     if world_size() > 1:
         _finish(dist.barrier(_patient_group(), async_op=True))
@@ -72,11 +72,14 @@ def wait_for_all() -> None:
 def _finish(work: dist.Work) -> None:
     while not work.is_completed():
         time.sleep(_POLL)
-    work.wait()  # raises what went wrong
+    try:
+        work.wait()  # raises what went wrong
+    except RuntimeError as error:
+        raise ProcessEnded("another process of the run has ended") from error
 
 
 def largest_later(values: list[float]) -> Callable[[], list[float]]:
-    """Begin to find the largest of each value over all processes; what is returned waits for the answer and gives it.
+    """Start to find the largest of each value over all processes; the function returned waits for the answer.
 
     Work goes on until then, on a GPU too.
     """

@@ -1,4 +1,4 @@
-"""What a figure was measured on, how tensors get there, and how many processes read pictures beside it."""
+"""The hardware of a run: its description for results, transfers to its device, its number of loader processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loader_processes(device: str, requested: int | None = None) -> int:
     Raises:
         ConfigError: a negative number.
     """
-    require("num_workers", requested, or_null(integer(0)))
+    requested = require("num_workers", requested, or_null(integer(0)))
     if requested is not None or device == "cpu":
         return requested or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

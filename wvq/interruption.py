@@ -43,7 +43,7 @@ class StopRequest:
     signal = 0
 
     def until_set(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of a pass that all processes make, each over its own; no more of them once a signal has come.
+        """The items of a pass that all processes make, each over its own items; ends early once a signal has come.
 
         At the end each waits for the others, for as long as it takes.
 

@@ -28,7 +28,7 @@ def available_memory(device: torch.device) -> int | None:
 def group_memory(own: Path = OWN_GROUPS, root: Path = CGROUPS) -> list[int]:
     """Bytes left in each control group with a limit, from the process's own up; containers and Slurm set such limits.
 
-    A page of a file that is only kept for another read does not count as taken.
+    Pages of files that the system only caches do not count as used.
 
     Args:
         own: the process's groups, as Linux lists them (``/proc/self/cgroup``).

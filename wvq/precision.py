@@ -8,7 +8,7 @@ import torch
 
 
 def no_float16(tensor: torch.Tensor) -> AbstractContextManager:
-    """Autocast off where it would be to float16, whose range unscaled gradients and sums over a batch leave."""
+    """Autocast off where it would use float16: unscaled gradients and sums over a batch exceed its range."""
     kind = tensor.device.type
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         return torch.autocast(kind, enabled=False)

@@ -30,7 +30,7 @@ _CHUNK = 50_000  # features of one evaluation batch
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a method's codes are trained in the study.
+    """Training settings of a method's codes in the study.
 
     Attributes:
         learning_rate: learning rate of the codebook.
@@ -118,7 +118,7 @@ class AtomicCell:
 
     @property
     def name(self) -> str:
-        """What the cell is, as a file name: the main axes, and every other field that is not at its default."""
+        """Name of the cell's file: the main axes, and every other field that is not at its default."""
         parts = [self.distribution, self.quantizer]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

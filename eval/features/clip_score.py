@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wvq.data.pixels import uint8_to_pil
-from wvq.errors import CheckpointError, WVQError, first_line
+from wvq.errors import CheckpointError, WVQError
 from wvq.models.networks import load_frozen
-from wvq.models.pretrained import DAMAGES, weights_hash
+from wvq.models.pretrained import weights_hash
+from wvq.models.reading import DAMAGES, why_unloadable
 
 
 class CLIPScore:
@@ -38,7 +39,8 @@ class CLIPScore:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             self.processor = AutoImageProcessor.from_pretrained(folder, **options)
         except DAMAGES as error:
-            raise CheckpointError(f"clip: the processors of {folder} cannot be loaded ({first_line(error)})") from error
+            reason = why_unloadable(folder, error)
+            raise CheckpointError(f"clip: the processors of {folder} cannot be loaded ({reason})") from error
         # transformers makes a tokenizer without words where its files are missing.
         if not any((folder / name).is_file() for name in self.tokenizer.vocab_files_names.values()):
             raise CheckpointError(f"clip: {folder} lacks the files of its tokenizer; download the model again")

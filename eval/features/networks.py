@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wvq.checks import PATH
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, near_match
 from wvq.eval.features.names import EFFICIENTNET_LITE0, FEATURE_NETWORKS, INCEPTION
+from wvq.files.user_folders import expand_user
 from wvq.models.networks import efficientnet_lite0, read_state_dict
 from wvq.settings.size import Size, height_width
 
@@ -186,9 +188,9 @@ def load_feature_network(
     if name not in FEATURE_NETWORKS:
         known = ", ".join(FEATURE_NETWORKS)
         raise ConfigError(f'feature_network "{name}" is unknown{near_match(name, FEATURE_NETWORKS)}; one of {known}')
-    if weights is not None and not Path(weights).is_file():
-        raise CheckpointError(f"feature network {name!r}: weight file {str(weights)!r} does not exist")
-    file = None if weights is None else Path(weights)
+    file = None if weights is None else expand_user(weights, "weights", PATH)
+    if file is not None and not file.is_file():
+        raise CheckpointError(f"feature network {name!r}: weight file {str(file)!r} does not exist")
     network = InceptionNetwork(file or _download_inception()) if name == INCEPTION else EfficientNetLite0(file)
     return network.requires_grad_(False).eval().to(device)
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.checks import require
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
@@ -33,7 +34,7 @@ from wvq.files.locks import sole_run
 from wvq.files.names import IDENTITY_NAME
 from wvq.files.work_folder import claim_work_folder
 from wvq.interruption import stop_on_signal
-from wvq.settings.size import Size, as_size, size_of
+from wvq.settings.size import SIZE, Size, size_of
 
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
@@ -150,7 +151,7 @@ def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Siz
         for name, value in tensors.items():
             if _sha256(value) != metadata.get(name):
                 raise SafetensorError(f"{name} is not what was written")
-        return tensors, as_size("image_size", json.loads(metadata["image_size"]))
+        return tensors, require("image_size", json.loads(metadata["image_size"]), SIZE)
     except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
         raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 

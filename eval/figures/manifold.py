@@ -22,7 +22,7 @@ _TILE = 1_000
 
 
 class Neighbourhoods(NamedTuple):
-    """How two sets lie in each other's neighbourhoods.
+    """Figures of two sets that lie in each other's neighbourhoods.
 
     Attributes:
         precision: share of samples within the ball of some real picture (k = 3).

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wvq.checks import PATH
 from wvq.errors import DataError
 from wvq.eval.figures.distances import Moments
 from wvq.eval.real.npz import RowReader, StoredArray, readable, stored_arrays
 from wvq.files.atomic import file_sha256, whole_file
+from wvq.files.user_folders import expand_user
 from wvq.settings.size import size_of
 
 _NAMES = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
@@ -83,7 +85,7 @@ def read_archive(file: str | Path) -> ReferenceArchive:
         DataError: the file is missing, damaged, or holds neither statistics nor pictures of the right shape; or more
             is declared than the file can hold, statistics of more than 8,192 dims, or pictures of more than 4,096 px.
     """
-    file = Path(file)
+    file = expand_user(file, "reference", PATH)
     try:
         arrays = stored_arrays(file, _NAMES)
         with readable(file):

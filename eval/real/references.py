@@ -70,11 +70,11 @@ class Reference(ABC):
 
     @abstractmethod
     def _identity(self, pool: PictureFeatures) -> dict[str, object]:
-        """What the reference is, for a result's settings."""
+        """Identity of the reference, for a result's settings."""
 
     @abstractmethod
     def _count_warnings(self, comparison: Comparison, pool: PictureFeatures) -> list[str]:
-        """What a reader must know of the numbers of pictures."""
+        """Warnings about the numbers of pictures."""
 
     def pool(
         self, network: FeatureNetwork, num_images: int, batch_size: int = 64, progress: bool = True
@@ -97,7 +97,7 @@ class Reference(ABC):
     def warnings(
         self, network: FeatureNetwork, samples: PictureFeatures, pool: PictureFeatures, comparison: Comparison
     ) -> list[str]:
-        """What a reader of the figures must know of the pictures, their numbers and their sizes."""
+        """Warnings for a reader of the figures, about the pictures, their numbers and their sizes."""
         small = small_sample_warnings(
             network.dim, samples=samples.num_images, floor=comparison.num_floor or network.dim
         )

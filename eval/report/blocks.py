@@ -59,8 +59,8 @@ def generation_blocks(
         text = "The first samples under their prompts, none picked."
     else:
         by_class = settings["classes"] is not None
-        names = _shown_classes(pipeline) if by_class else []
-        images, codes, sheet = sample_sheet(pipeline, names, PER_CLASS, settings["seed"], **sampling)
+        num_classes = min(CLASSES, pipeline.generator.config.num_classes) if by_class else 0
+        images, codes, sheet = sample_sheet(pipeline, num_classes, PER_CLASS, settings["seed"], **sampling)
         text = "One class a row, the first seeds, none picked." if by_class else "The first seeds, none picked."
     blocks = [Block("Samples", text, [(sheet, "samples")])]
     if dataset is not None and pool is not None:
@@ -76,11 +76,6 @@ def generation_blocks(
     return blocks
 
 
-def _shown_classes(pipeline: ImageGenerationPipeline) -> list[str] | list[int]:
-    """The first classes, by name where they have names."""
-    return list(pipeline.class_names)[:CLASSES] or list(range(min(CLASSES, pipeline.generator.config.num_classes)))
-
-
 def _by_prompt(
     pipeline: ImageGenerationPipeline,
     result: dict[str, Any],
@@ -91,7 +86,8 @@ def _by_prompt(
     """Pictures, codes and sheet of the first samples that were measured, each over its prompt."""
     settings, count = result["settings"], result["num_images"]
     indices = [] if pool is None else pool.indices[:count]
-    plan = condition_plan(pipeline, dataset, indices, settings["classes"], settings["prompts"], count)
+    classes, prompts = settings["classes"], settings["prompts"]
+    plan = condition_plan(pipeline.generator.config, dataset, indices, classes, prompts, count)
     conditions = plan.part(range(min(PROMPTED, count)))
     output = pipeline(**conditions, seed=settings["seed"], output_type="pt", **sampling)
     scale = 2 * enlargement(max(output.images.shape[-2:]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wvq.data.pixels import to_pil
 from wvq.data.sheets import labelled_rows
+from wvq.generator.conditioning import class_list
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -19,18 +20,18 @@ ROWS = 4  # of samples without classes
 
 
 def enlargement(side: int, smallest: int = 64) -> int:
-    """How many times pictures of a (longer) side in pixels are enlarged, so that small ones can be seen."""
+    """Whole-number enlargement of pictures by their longer side in pixels, so that small ones can be seen."""
     return max(1, smallest // side)
 
 
 def sample_sheet(
-    pipeline: ImageGenerationPipeline, names: Sequence[str | int], columns: int, seed: int, **sampling: Any
+    pipeline: ImageGenerationPipeline, num_classes: int, columns: int, seed: int, **sampling: Any
 ) -> tuple[Tensor, Tensor, Image.Image]:
-    """The first samples of each class, one row each; without classes, rows of the first samples.
+    """The first samples of each class, one row each with id and name; without classes, rows of the first samples.
 
     Args:
         pipeline: draws them.
-        names: classes by name or id; none for samples without a class.
+        num_classes: how many classes, from the first; 0 for samples without a class.
         columns: samples in a row.
         seed: seed of the first sample of each class.
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
@@ -38,14 +39,16 @@ def sample_sheet(
     Returns:
         Pictures (N, 3, H, W) in [-1, 1], their codes, and the sheet.
     """
-    calls: list[dict[str, Any]] = [{"class_labels": name, "seed": seed} for name in names]
+    calls: list[dict[str, Any]] = [{"class_labels": number, "seed": seed} for number in range(num_classes)]
     # Without classes one call after the other, each with the next seeds.
     calls = calls or [{"seed": seed + columns * row} for row in range(ROWS)]
     drawn = [pipeline(**call, num_images=columns, output_type="pt", **sampling) for call in calls]
-    labels = [str(name) for name in names] or [""] * len(drawn)
+    named = class_list(pipeline.class_names[:num_classes])
+    labels = (named or [str(number) for number in range(num_classes)]) or [""] * len(drawn)
     rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
     images, codes = (torch.cat(parts) for parts in zip(*((o.images, o.codes) for o in drawn), strict=True))
-    return images, codes, labelled_rows(rows, enlargement(max(images.shape[-2:])), label_width=110 if names else 0)
+    scale = enlargement(max(images.shape[-2:]))
+    return images, codes, labelled_rows(rows, scale, label_width=110 if num_classes else 0)
 
 
 def neighbour_sheets(samples: Tensor, nearest: Sequence[Tensor]) -> list[tuple[Image.Image, str]]:

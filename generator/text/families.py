@@ -8,9 +8,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from wvq.errors import CheckpointError, first_line
+from wvq.errors import CheckpointError
 from wvq.models.networks import surplus_weights
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES, why_unloadable
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def load_text_model(folder: Path) -> tuple[TextFamily, Any, Any]:
     except CheckpointError:
         raise
     except (SafetensorError, *DAMAGES) as error:
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
+        reason = why_unloadable(folder, error)
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({reason})") from error
     _check_complete(folder, tokenizer, info["missing_keys"])
     if surplus := sorted(surplus_weights(model, info["unexpected_keys"], ("pooler",))):
         raise CheckpointError(
@@ -103,7 +104,8 @@ def _load_tokenizer(folder: Path, **options):
     try:
         return AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # tokenizers raises no narrower one over a damaged file
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({first_line(error)})") from error
+        reason = why_unloadable(folder, error)
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({reason})") from error
 
 
 def _family(folder: Path, model_type: str | None) -> TextFamily:

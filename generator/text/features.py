@@ -141,7 +141,7 @@ def _at_work(encoder: TextEncoder, device: torch.device | str) -> Iterator[None]
 def _encoded(
     parts: Sequence[int], texts: CaptionIndex, encoder: TextEncoder, sizes: PartSizes
 ) -> Iterator[tuple[int, EncodedPart]]:
-    """Parts with their features; of many warnings of captions that are cut, one is passed on."""
+    """Parts with their features; warns once of captions that are cut."""
     cut: list[str] = []
     total = sum(len(sizes.rows(part)) for part in parts)
     hidden = not is_main_process() or sizes.parts < 2

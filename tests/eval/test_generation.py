@@ -1,5 +1,6 @@
 """Pipeline evaluation: equal N, floors, references, warnings, stops and refusals."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_other_pictures_are_taken_for_unreadable_ones(evaluate, labelled, projec
     assert (result["num_images"], result["num_reference"], result["num_floor"]) == (10, 10, 10)
     assert (whole["num_unreadable"], result["num_unreadable"]) == (0, 2)
     assert pipeline.prompts == [labelled.captions[index] for index in order[1:11]]
-    assert pipeline.labels == [CLASSES[labelled.labels[index]] for index in order[1:11]]
+    assert pipeline.names == [CLASSES[labelled.labels[index]] for index in order[1:11]]
     assert any(line.startswith("2 of 22 pictures cannot be read: ") for line in result["warnings"])
 
 
@@ -88,6 +89,13 @@ def test_a_forced_reference_marks_the_result(evaluate, labelled, projection):
     assert (reference["kind"], reference["forced"]) == ("validation", True)
     assert any("validation pictures: not comparable" in line for line in result["warnings"])
     assert "forced" not in evaluate(FakePipeline(), labelled, 6, projection)["settings"]["reference"]
+
+
+def test_numbers_of_numpy_are_numbers(evaluate, labelled, projection):
+    result = evaluate(FakePipeline(), labelled, np.int64(6), projection, seed=np.int64(3))
+    assert json.loads(json.dumps(result)) == json.loads(
+        json.dumps(evaluate(FakePipeline(), labelled, 6, projection, seed=3))
+    )
 
 
 def test_a_stopped_evaluation_goes_on_and_ends_alike(evaluate, labelled, projection, tmp_path):

@@ -1,11 +1,12 @@
 """Conditions: null and dropping, class ids, and text projections fitted to odd captions."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests.tiny import TEXT_DIM, make_generator
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition, class_ids
+from wvq.generator.conditioning import Condition, class_ids, warn_of_numbers_as_names
 
 
 def batch(count: int = 4) -> Condition:
@@ -142,7 +143,7 @@ def test_class_id_out_of_range(number):
         class_ids([number], [], 3)
 
 
-@pytest.mark.parametrize("label", [1.5, None, ["cross"]])
+@pytest.mark.parametrize("label", [1.5, None, ["cross"], True, np.bool_(True)])
 def test_a_class_of_another_type_is_an_error(label):
     with pytest.raises(ConfigError, match="a class is a name or an id"):
         class_ids([label], ["circle", "cross", "square"], 3)
@@ -158,3 +159,37 @@ def test_captions_that_are_all_the_same_or_empty_leave_the_projections_finite(ma
     model.condition.fit_text([(torch.ones(4, 5, TEXT_DIM), torch.full((4, 5), mask))] * 2)
     assert torch.equal(model.condition.text_bias.weight, before)
     assert all(p.isfinite().all() for p in model.condition.parameters())
+
+
+NUMBERED = ["0", "1", "10", "2"]  # as folders named by numbers are sorted as texts
+
+
+def test_a_text_is_a_name_first_and_else_an_id():
+    assert class_ids(["10", "2", "3", "007"], NUMBERED, 12) == [2, 3, 3, 7]
+    assert class_ids(["1", "2"], ["circle", "cross", "square"], 3) == [1, 2]
+    assert class_ids(["2"], [], 3) == [2]
+    with pytest.raises(ConfigError, match="class id 12 is out of range: this model has 12 classes, from 0"):
+        class_ids(["12"], NUMBERED, 12)
+    for label in ("1.0", "-1", " 1", "²", "1e0"):
+        with pytest.raises(ConfigError, match="is unknown"):
+            class_ids([label], NUMBERED, 12)
+
+
+@pytest.mark.parametrize("label", [2, 2.0, np.int64(2), np.int32(2), torch.tensor(2), np.array(2)])
+def test_an_integer_is_an_id_of_whatever_library(label):
+    assert class_ids([label], NUMBERED, 12) == [2]
+
+
+def test_a_name_that_is_the_id_of_another_class_is_warned_of_once():
+    with pytest.warns(UserWarning, match="class of that name") as caught:
+        warn_of_numbers_as_names(["10", "10", "2", "1", 2, "square"], [*NUMBERED, *"abcdef", "ten"])
+    assert [str(warning.message) for warning in caught] == [
+        '"10" is the class of that name, not the one with that id ("ten") (1 more are alike); '
+        "give an id as an integer in Python, or the other name"
+    ]
+
+
+@pytest.mark.parametrize("labels", [["0", "1"], ["10"], [2], ["circle"]])
+def test_where_both_readings_agree_nothing_is_warned_of(labels, recwarn):
+    warn_of_numbers_as_names(labels, NUMBERED)
+    assert not recwarn

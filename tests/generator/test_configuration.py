@@ -39,7 +39,7 @@ def test_unknown_size_names_the_near_match():
     ("field", "value"),
     [
         ("num_codes", 0),
-        ("num_codes", 32.0),
+        ("num_codes", 32.5),
         ("num_codes", True),
         ("hidden_size", "64"),
         ("num_layers", 0),
@@ -50,7 +50,7 @@ def test_unknown_size_names_the_near_match():
         ("grid", 4),
         ("grid", [4]),
         ("grid", [4, 0]),
-        ("grid", [4, 4.0]),
+        ("grid", [4, 4.5]),
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("token_dropout", "none"),

@@ -3,10 +3,13 @@
 from dataclasses import asdict, dataclass, fields
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 from tests.tiny import make_pipeline
 from wvq.app import cli, commands
+from wvq.checks import FLAG, Rule, interval, one_of
 from wvq.errors import ConfigError
 from wvq.eval import sweeps
 from wvq.generator.sampling_settings import FIXED_ROWS, SamplingOptions, SamplingSettings, setting
@@ -91,12 +94,10 @@ ORDERS = ("rows", "spiral")
 class Wider(SamplingSettings):
     """With a setting of each form that an option can have."""
 
-    typical_p: float = setting(1.0, "in (0, 1]; 1 is off", lambda p: 0 < p <= 1, "in (0, 1] (1 is off)", later=True)
-    order: str = setting(
-        "rows", "rows or spiral", ("rows", "spiral").__contains__, "rows or spiral", ("rows", "spiral")
-    )
-    crop: tuple[int, int] = setting((0, 0), "two numbers", lambda two: len(two) == 2, "two numbers")
-    draft: bool = setting(False, "quick pictures", lambda on: isinstance(on, bool), "true or false")
+    typical_p: float = setting(1.0, "in (0, 1]; 1 is off", interval("(0, 1]"), "in (0, 1] (1 is off)", later=True)
+    order: str = setting("rows", "rows or spiral", one_of(("rows", "spiral")), "rows or spiral", ("rows", "spiral"))
+    crop: tuple[int, int] = setting((0, 0), "two numbers", Rule("two", lambda two: len(two) == 2, tuple), "two numbers")
+    draft: bool = setting(False, "quick pictures", FLAG, "true or false")
 
 
 GIVEN = {"typical_p": 0.5, "order": "spiral", "crop": (1, 2), "draft": True}
@@ -114,7 +115,7 @@ def test_the_command_line_has_an_option_for_a_new_field(command, wider):
     parser = Parser()
     cli.COMMANDS[command].add_arguments(parser)
     assert "in (0, 1]; 1 is off (type:" in " ".join(parser.format_help().split())
-    values = parser.parse_args(["folder", "--typical_p=0.5", "--order", "spiral", "--crop", "1", "2", "--draft"])
+    values = parser.parse(["folder", "--typical_p=0.5", "--order", "spiral", "--crop", "1", "2", "--draft"])
     given = commands.sampling_of(values)
     assert {name: value for name, value in given.items() if value is not None} == GIVEN | {"crop": [1, 2]}
     assert wider.updated(**given) == Wider(**GIVEN)
@@ -146,3 +147,9 @@ def test_a_call_a_job_and_a_saved_pipeline_have_a_new_field(tiny_tokenizer_dir, 
 
 def test_a_sweep_takes_a_new_field(wider):
     assert sweeps.parse_sweep("typical_p=0.25:0.75:0.25") == ("typical_p", [0.25, 0.5, 0.75])
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    settings = SamplingSettings(top_k=np.int64(5), temperature=np.float32(0.5), window=torch.tensor(4))
+    assert settings == SamplingSettings(top_k=5, temperature=0.5, window=4)
+    assert settings.identity() == SamplingSettings(top_k=5, temperature=0.5, window=4).identity()

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tests.tiny import CLASS_NAMES, make_pipeline
 from wvq import ImageProcessor
-from wvq.errors import CheckpointError, DownloadError
+from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card
@@ -84,12 +85,129 @@ def test_saving_that_was_cut_short_before_the_index_goes_on(class_pipe, tmp_path
         assert (folder / "model_index.json").exists()
 
 
-def test_dtype(saved):
-    half = ImageGenerationPipeline.from_pretrained(saved, dtype=torch.bfloat16)
-    assert half.generator.dtype == torch.bfloat16
-    images = half(class_labels=[0, 1], prompt="red", seed=0, output_type="pt").images
+DRAWN = {"class_labels": [0, 1], "prompt": "red", "seed": 0, "output_type": "pt"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtype_and_the_folder_that_is_saved_in_it(dtype, saved, tmp_path):
+    half = ImageGenerationPipeline.from_pretrained(saved, torch_dtype=dtype)
+    assert (half.dtype, half.tokenizer.dtype, half.tokenizer.quantizer.codebook.dtype) == (dtype, dtype, torch.float32)
+    images = half(**DRAWN).images
     assert images.dtype == torch.float32
     assert images.isfinite().all()
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.warns(UserWarning, match=f"the tokenizer is saved in {kind}: it may give a picture other codes in"):
+        half.save_pretrained(tmp_path / "half")
+    for again in (
+        ImageGenerationPipeline.from_pretrained(tmp_path / "half"),
+        ImageGenerationPipeline.from_pretrained(saved).to(dtype),
+        ImageGenerationPipeline.from_pretrained(saved).to("cpu", kind),
+    ):
+        assert (again.dtype, again.tokenizer.dtype) == (dtype, dtype)
+        assert torch.equal(again(**DRAWN).images, images)
+    with pytest.raises(CheckpointError, match=f"holds a tokenizer in float32, and this one is in {kind}; choose"):
+        half.save_pretrained(saved)
+
+
+def test_a_folder_in_float32_of_rounded_weights_loads_too(saved, tmp_path):
+    with pytest.warns(UserWarning, match="other codes in places"):
+        ImageGenerationPipeline.from_pretrained(saved, dtype="bfloat16").save_pretrained(tmp_path / "half")
+    whole = ImageGenerationPipeline.from_pretrained(tmp_path / "half", dtype="float32")
+    with pytest.warns(UserWarning, match="the tokenizer is saved in float32: it may give a picture other codes"):
+        whole.save_pretrained(tmp_path / "whole")
+    again = ImageGenerationPipeline.from_pretrained(tmp_path / "whole")
+    assert again.dtype == torch.float32
+    assert torch.equal(again(**DRAWN).images, whole(**DRAWN).images)
+
+
+def test_a_cast_and_back_is_the_pipeline_that_was_trained(saved, tmp_path, recwarn):
+    pipe = ImageGenerationPipeline.from_pretrained(saved).to(torch.float64).to(torch.float32)
+    pipe.save_pretrained(tmp_path / "again")
+    assert not [str(one.message) for one in recwarn if "other codes" in str(one.message)]
+    assert ImageGenerationPipeline.from_pretrained(tmp_path / "again").weights_hashes() == pipe.weights_hashes()
+
+
+def test_a_folder_of_shards(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "p", max_shard_size="5KB", safe_serialization=True)
+    for part in ("tokenizer", "generator", "text_encoder"):
+        assert (tmp_path / "p" / part / "model.safetensors.index.json").is_file()
+        assert not (tmp_path / "p" / part / "model.safetensors").exists()
+    again = ImageGenerationPipeline.from_pretrained(tmp_path, subfolder="p")
+    assert again.weights_hashes() == pipe.weights_hashes()
+    shard = min((tmp_path / "p" / "generator").glob("*-00002-*"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"{shard.name} is not the file that was saved"):
+        ImageGenerationPipeline.from_pretrained(tmp_path / "p")
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"wieghts": "int8"},
+            r'Pipeline.from_pretrained takes no "wieghts" \(did you mean "weights"\?\)',
+        ),
+        ({"variant": "fp16"}, "variant='fp16' is not possible here: one set of weights is saved; .* dtype="),
+        ({"safety_checker": object()}, "safety_checker=.* is not possible here: a pipeline has no such part"),
+        ({"tokenizer": object()}, "tokenizer=.*: make ImageGenerationPipeline\\(tokenizer, generator, text_encoder\\)"),
+        ({"custom_pipeline": "x"}, "custom_pipeline='x' is not possible here: no code that comes with a model is run"),
+        ({"quantization_config": {}}, 'quantization_config={} is not possible here: a pipeline takes weights="int8"'),
+        ({"proxies": {"https": "x"}}, "proxies=.*: set HTTPS_PROXY"),
+        ({"device_map": "abacus"}, 'device_map "abacus" cannot be used here'),
+        ({"torch_dtype": "bf16"}, r'torch_dtype must be one of .* \(did you mean "bfloat16"\?\)'),
+        ({"torch_dtype": "bfloat16", "weights": "int8"}, "only a float32 model can be reduced"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(options, message, saved):
+    with pytest.raises(ConfigError, match=message) as caught:
+        ImageGenerationPipeline.from_pretrained(saved, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_options_that_ask_for_what_is_done_anyway_are_accepted(saved, pipe):
+    hub = {"revision": "main", "use_auth_token": True, "cache_dir": None, "local_files_only": True}
+    nothing = {"use_safetensors": True, "low_cpu_mem_usage": False, "trust_remote_code": False, "variant": None}
+    options = {**hub, **nothing, "safety_checker": None, "device_map": {"": "cpu"}, "torch_dtype": "auto"}
+    again = ImageGenerationPipeline.from_pretrained(saved, **options)
+    assert again.weights_hashes() == pipe.weights_hashes()
+
+
+def test_a_sub_folder_without_a_pipeline_is_one_line(saved):
+    with pytest.raises(CheckpointError, match="holds no folder nowhere; check subfolder"):
+        ImageGenerationPipeline.from_pretrained(saved, subfolder="nowhere")
+    with pytest.raises(CheckpointError, match=r"model_index\.json is missing"):
+        ImageGenerationPipeline.from_pretrained(saved, subfolder="generator")
+
+
+def test_parts_by_name_make_the_same_pipeline(saved):
+    pipe = ImageGenerationPipeline.from_pretrained(saved)
+    assert list(pipe.components) == ["tokenizer", "generator", "text_encoder"]
+    again = ImageGenerationPipeline(**pipe.components, sampling=pipe.sampling)
+    assert torch.equal(again(**DRAWN).codes, pipe(**DRAWN).codes)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ((torch.float16, torch.bfloat16), {}, r"to\(\) takes one dtype, got torch.float16 and torch.bfloat16"),
+        (("cpu",), {"device": "cpu"}, r"to\(\) takes one device, got 'cpu' and 'cpu'"),
+        (("abacus",), {}, 'device "abacus" cannot be used here'),
+        ((torch.int8,), {}, "dtype must be one of float32, .*, got torch.int8"),
+    ],
+)
+def test_a_wrong_device_or_dtype_is_one_line(given, options, message, saved):
+    with pytest.raises(ConfigError, match=message):
+        ImageGenerationPipeline.from_pretrained(saved).to(*given, **options)
+
+
+def test_reduced_weights_are_not_cast(saved):
+    pipe = ImageGenerationPipeline.from_pretrained(saved, weights="bf16")
+    with pytest.raises(ConfigError, match="bf16 weights cannot be cast; load the pipeline without weights"):
+        pipe.to(dtype=torch.float16)
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "generator", "text_encoder", "model_index.json"])
@@ -210,52 +328,96 @@ def test_push_without_network_is_one_line(class_pipe):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_push_uploads_the_pipeline_and_nothing_else(pipe, saved, monkeypatch):
-    calls = []
+class Api:
+    """In place of the Hub client: records its calls, and looks at what is uploaded."""
 
-    class Api:
-        def __init__(self, token=None):
-            calls.append(("token", token))
+    def __init__(self, token=None):
+        self.calls.append(("token", token))
 
-        def create_repo(self, repo_id, private, exist_ok):
-            calls.append(("create", repo_id, private, exist_ok))
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create", repo_id, options))
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
 
-        def upload_folder(self, repo_id, folder_path):
-            again = ImageGenerationPipeline.from_pretrained(folder_path)
-            calls.append(("upload", repo_id, again(class_labels=0, seed=0).codes))
-            calls.append({p.relative_to(folder_path).as_posix() for p in Path(folder_path).rglob("*") if p.is_file()})
-            calls.append((Path(folder_path) / "README.md").read_text())
-            return "https://huggingface.co/someone/pipeline/commit/1"
+    def create_branch(self, repo_id, **options):
+        self.calls.append(("branch", repo_id, options))
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    def upload_folder(self, repo_id, folder_path, **options):
+        folder = Path(folder_path)
+        self.calls.append(("upload", repo_id, options))
+        self.files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        self.uploaded(ImageGenerationPipeline.from_pretrained(folder), self.files)
+        return "https://huggingface.co/someone/pipeline/commit/1"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The calls of the Hub client, and the pipeline and the files that were uploaded."""
+    record = SimpleNamespace(calls=[], pipeline=None, files={})
+
+    def uploaded(pipeline, files):
+        record.pipeline, record.files = pipeline, files
+
+    api = type("RecordingApi", (Api,), {"calls": record.calls, "uploaded": staticmethod(uploaded)})
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    return record
+
+
+def test_push_uploads_the_pipeline_and_nothing_else(pipe, saved, hub):
     address = pipe.push_to_hub("someone/pipeline", private=True, token="secret")
     assert address == "https://huggingface.co/someone/pipeline/commit/1"
-    assert calls[:2] == [("token", "secret"), ("create", "someone/pipeline", True, True)]
-    assert calls[2][:2] == ("upload", "someone/pipeline")
-    assert torch.equal(calls[2][2], pipe(class_labels=0, seed=0).codes)
-    assert calls[3] == {p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()}
-    assert 'from_pretrained("someone/pipeline")' in calls[4]
+    assert hub.calls == [
+        ("token", "secret"),
+        ("create", "someone/pipeline", {"private": True, "exist_ok": True}),
+        ("upload", "someone/pipeline", {"revision": None}),
+    ]
+    assert torch.equal(hub.pipeline(class_labels=0, seed=0).codes, pipe(class_labels=0, seed=0).codes)
+    assert set(hub.files) == {p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()}
+    assert b'from_pretrained("someone/pipeline")' in hub.files["README.md"]
 
 
-def test_a_pushed_pipeline_keeps_the_card_of_its_folder(copied, monkeypatch):
+def test_push_passes_on_the_options_of_the_commit(pipe, hub, tmp_path):
+    commit = {"commit_message": "First", "commit_description": "Drawn", "create_pr": True}
+    options = {"repo_id": "mine", "revision": "dev", "token": "t", "max_shard_size": "5KB", **commit}
+    pipe.save_pretrained(tmp_path / "p", push_to_hub=True, **options)
+    assert (tmp_path / "p" / "model_index.json").is_file()
+    assert hub.calls == [
+        ("token", "t"),
+        ("create", "mine", {"private": None, "exist_ok": True}),
+        ("branch", "me/mine", {"branch": "dev", "exist_ok": True}),
+        ("upload", "me/mine", {"revision": "dev", **commit}),
+    ]
+    assert "generator/model.safetensors.index.json" in hub.files
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"safe_serialization": False}, "safe_serialization=False is not possible here"),
+        ({"max_shard_size": "5 apples"}, "max_shard_size must be a number of bytes"),
+        ({"commit_mesage": "x"}, r'takes no "commit_mesage" \(did you mean "commit_message"\?\)'),
+        ({"private": True}, "private is of the upload; give push_to_hub=True too, or leave it out"),
+    ],
+)
+def test_a_wrong_option_of_saving_is_one_line_and_writes_nothing(options, message, pipe, hub, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        pipe.save_pretrained(tmp_path / "p", **options)
+    assert not (tmp_path / "p").exists()
+    assert not hub.calls
+
+
+def test_a_wrong_option_of_a_push_is_one_line(pipe, hub):
+    with pytest.raises(ConfigError, match=r'push_to_hub takes no "comit_message" \(did you mean "commit_message"\?\)'):
+        pipe.push_to_hub("someone/pipeline", comit_message="x")
+    assert not hub.calls
+
+
+def test_a_pushed_pipeline_keeps_the_card_of_its_folder(copied, hub):
     card = model_card(ImageGenerationPipeline.from_pretrained(copied), data="Shapes, drawn.", licence="mit")
     (copied / "README.md").write_text(card)
-    found = []
-
-    class Api:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, *args, **options):
-            pass
-
-        def upload_folder(self, repo_id, folder_path):
-            found.append(ModelCard.load(f"{folder_path}/README.md"))
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     ImageGenerationPipeline.from_pretrained(copied).push_to_hub("someone/pipeline")
-    assert found[0].data.license == "mit"
-    assert "Shapes, drawn." in found[0].text
+    pushed = ModelCard(hub.files["README.md"].decode())
+    assert pushed.data.license == "mit"
+    assert "Shapes, drawn." in pushed.text
 
 
 # ---- model card
@@ -265,7 +427,7 @@ def test_the_card_is_read_by_the_hub_client(saved):
     card = ModelCard.load(saved / "README.md")
     assert card.data.library_name == "wvq"
     assert card.data.pipeline_tag == "text-to-image"
-    for text in ("class and text-conditional", "circle, cross, square", "K = 32", '"guidance_scale": 1.5'):
+    for text in ("class and text-conditional", "0: circle, 1: cross, 2: square", "K = 32", '"guidance_scale": 1.5'):
         assert text in card.text
 
 
@@ -284,6 +446,18 @@ def test_the_example_of_the_card_runs(pipe, class_pipe, saved, tiny_tokenizer_di
         scope = {}
         exec(code, scope)
         assert isinstance(scope["images"][0], Image.Image)
+
+
+def test_a_pipeline_saved_with_other_sampling_settings_says_so_in_its_card(copied):
+    pipe = ImageGenerationPipeline.from_pretrained(copied)
+    before = (copied / "README.md").read_text().splitlines()
+    pipe.sampling = pipe.sampling.updated(temperature=0.35)
+    pipe.save_pretrained(copied)
+    after = (copied / "README.md").read_text().splitlines()
+    [(old, new)] = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert old.startswith("- sampling defaults: ")
+    assert '"temperature": 0.35' in new
+    assert ImageGenerationPipeline.from_pretrained(copied).sampling == pipe.sampling
 
 
 def test_the_card_names_data_licence_and_figures(pipe):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, WVQError
 from wvq.files.names import CHECKSUMS_NAME
+from wvq.models.pretrained import weights_hash
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -226,6 +227,79 @@ def test_bfloat16_leaves_the_codebook_in_float32(saved):
     assert loaded.decode_codes(encoded.codes).dtype == torch.bfloat16
     assert torch.equal(loaded.decode(encoded.quantized), loaded.decode_codes(encoded.codes))
     assert loaded(pixels).reconstruction.dtype == torch.bfloat16
+
+
+CASTS = {
+    "loaded": lambda model, folder, dtype: WassersteinVQModel.from_pretrained(folder, dtype=dtype),
+    "to": lambda model, folder, dtype: WassersteinVQModel.from_pretrained(folder).to(dtype),
+    "to by name": lambda model, folder, dtype: WassersteinVQModel.from_pretrained(folder).to("cpu", dtype=dtype),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_cast_keeps_the_codebook_and_what_codes_were_made_before(cast, dtype, saved, tmp_path):
+    model, folder = saved
+    half = CASTS[cast](model, folder, dtype)
+    assert half.dtype == dtype
+    assert torch.equal(half.quantizer.codebook, model.quantizer.codebook)
+    trained = weights_hash(model, without=("decoder.", "projector.out_"))  # as headers of earlier versions have it
+    half.save_pretrained(tmp_path / "half")
+    again = WassersteinVQModel.from_pretrained(tmp_path / "half")
+    for one in (half, again, again.to(torch.float32)):
+        assert one.made(model.codes_hash())
+        assert one.made(trained)
+        assert one.made(one.codes_hash())
+    assert not model.made(half.codes_hash())
+    with torch.no_grad():
+        next(half.encoder.parameters()).add_(1)
+    assert not half.made(model.codes_hash())  # trained since
+    assert half.to(torch.float64).made(CASTS["to"](model, folder, dtype).codes_hash()) is False
+
+
+def test_half_and_float_are_casts(saved):
+    model, folder = saved
+    half = WassersteinVQModel.from_pretrained(folder).half()
+    assert (half.dtype, half.quantizer.codebook.dtype) == (torch.float16, torch.float32)
+    assert half.config.cast_hashes is not None
+    assert half.float().made(model.codes_hash())
+    assert WassersteinVQModel.from_pretrained(folder).double().float().config.cast_hashes is None  # nothing was lost
+
+
+def test_a_tokenizer_without_a_cast_is_saved_as_before(saved):
+    assert "cast_hashes" not in json.loads((saved[1] / "config.json").read_text())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("of_model", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_pictures", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_pictures_of_any_floating_type_are_taken(of_model, of_pictures, saved):
+    model = WassersteinVQModel.from_pretrained(saved[1], dtype=of_model)
+    pixels = pictures().to(of_pictures)
+    codes = model.encode(pixels).codes
+    assert torch.equal(codes, model.encode(pixels.to(of_model)).codes)
+    assert torch.equal(model(pixels).codes, codes)
+
+
+def test_pictures_in_bytes_or_on_another_device_are_one_clear_error(saved):
+    model, _ = saved
+    with pytest.raises(DataError, match=r"pixel_values are torch.uint8, not floats in \[-1, 1\]; ImageProcessor makes"):
+        model.encode(torch.zeros(pictures().shape, dtype=torch.uint8))
+    with pytest.raises(DataError, match="pixel_values are on meta, the model is on cpu; move them with"):
+        model(pictures().to("meta"))
+    with pytest.raises(DataError, match="codes are on meta, the model is on cpu"):
+        model.decode_codes(torch.zeros(1, *model.config.grid, dtype=torch.int64, device="meta"))
+    with pytest.raises(DataError, match=r"codes must be integers, got torch\.float32"):
+        model.decode_codes(torch.zeros(1, *model.config.grid))
+
+
+@torch.no_grad()
+def test_codes_of_any_integer_type_are_decoded(saved):
+    model, _ = saved
+    codes = model.encode(pictures()).codes
+    for dtype in (torch.int32, torch.uint16, torch.uint8):
+        assert torch.equal(model.decode_codes(codes.to(dtype)), model.decode_codes(codes))
 
 
 @pytest.mark.parametrize("wrong", [-1, 32])

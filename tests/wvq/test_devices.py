@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wvq.devices import usable_device
+from wvq.devices import named_device, usable_device
 from wvq.errors import ConfigError
 
 
@@ -24,3 +24,11 @@ def test_a_device_that_cannot_compute_here_is_one_line(name):
     with pytest.raises(ConfigError, match=f'device "{name}" cannot be used here') as error:
         usable_device(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_device_by_name_number_or_itself():
+    assert named_device("cpu") == named_device(torch.device("cpu")) == torch.device("cpu")
+    for wrong in ("abacus", "cuda:99", 99, 1.5, "cpu:x"):
+        with pytest.raises(ConfigError, match=f'device_map "{wrong}" cannot be used here') as caught:
+            named_device(wrong, "device_map")
+        assert "\n" not in str(caught.value)

@@ -68,7 +68,7 @@ class DistanceQuantizer(AlignedQuantizer):
 
 
 class WindowConfig(QuantizerConfig):
-    """What a window over recent features needs.
+    """Fields of a window over recent features.
 
     Args:
         window_size: number of recent features whose moments "wasserstein" and "affine" match.
@@ -107,7 +107,7 @@ class WassersteinQuantizer(WindowedQuantizer, DistanceQuantizer):
 
 
 class SlicedConfig(QuantizerConfig):
-    """What the sliced alignment needs.
+    """Fields of the sliced alignment.
 
     Args:
         num_projections: random directions per step of the "sliced" alignment.
@@ -133,7 +133,7 @@ class SlicedWassersteinQuantizer(DistanceQuantizer):
 
 
 class MMDConfig(QuantizerConfig):
-    """What the maximum mean discrepancy needs.
+    """Fields of the maximum mean discrepancy.
 
     Args:
         num_samples: features, and codes, per step that the "mmd" alignment compares.
@@ -161,7 +161,7 @@ class MMDQuantizer(DistanceQuantizer):
 
 
 class AffineConfig(WindowConfig):
-    """What the affine map needs.
+    """Fields of the affine map.
 
     Args:
         affine_interval: steps from one affine map of the "affine" codebook to the next.

@@ -53,7 +53,7 @@ class QuantizerConfig(StrictConfig):
 
 @dataclass
 class QuantizerOutput:
-    """What a quantizer returns.
+    """Output of a quantizer.
 
     Attributes:
         quantized: features replaced by their codes' vectors, shape of the features, with the estimator's gradient.
@@ -168,14 +168,14 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def training_state(self) -> dict[str, Any]:
-        """What an exact resume needs beside the weights."""
+        """State that an exact resume needs beside the weights."""
 
     @abstractmethod
     def load_training_state(self, state: dict[str, Any], device: torch.device) -> None:
         """Restore the state that :meth:`training_state` gave."""
 
     def measurements(self, device: torch.device) -> list[Measurement]:
-        """What an evaluation measures of this quantizer beside E, U and C."""
+        """Measurements of an evaluation that this quantizer has beside E, U and C."""
         return []
 
     def _require_finite(self, features: torch.Tensor, update_statistics: bool = False) -> None:

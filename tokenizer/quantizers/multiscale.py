@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, Rule, integer, is_integer, is_number, or_null
+from wvq.checks import Checker, Rule, integer, interval, list_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
@@ -25,18 +25,12 @@ from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, Quantizer
 from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
-
-def _rises(scales: Any) -> bool:
-    integers = isinstance(scales, list) and len(scales) > 0 and all(map(is_integer, scales))
-    return integers and all(coarse < fine for coarse, fine in pairwise(scales))
-
-
-RISING = Rule("a rising list of integers of at least 1", _rises)
-RATIO = Rule("in (0, 1]", lambda value: is_number(value) and 0 < value <= 1)
+SCALES = list_of(integer(), "a rising list of integers of at least 1")
+RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 
 
 class MultiScaleConfig(QuantizerConfig):
-    """The fields of several scales.
+    """Fields of several scales.
 
     Args:
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; of a grid that is not
@@ -45,9 +39,9 @@ class MultiScaleConfig(QuantizerConfig):
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
 
-    scales: list[int] | None = option(None, or_null(RISING))
+    scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
-    scale_conv_ratio: float = option(0.5, RATIO)
+    scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
     @property
     def scale_shapes(self) -> list[tuple[int, int]]:
@@ -140,7 +134,7 @@ class MultiScaleQuantizer(Quantizer):
 
     @torch.no_grad()
     def residuals(self, features: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
-        """What each scale quantized, (B r c, D), when features (B, h, w, D) in the codes' space became codes (B, T)."""
+        """Residual (B r c, D) that each scale quantized, for prepared features (B, h, w, D) and their codes (B, T)."""
         coarser = [torch.zeros_like(features), *self.lookup_scales(codes)[:-1]]
         residuals = [_channels_first(features - maps) for maps in coarser]
         return [self._tokens(residual, shape) for residual, shape in zip(residuals, self.shapes, strict=True)]
@@ -205,7 +199,7 @@ class MultiScaleQuantizer(Quantizer):
         return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
 
     def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
-        """What vectors (B r c, D) of a scale add to the quantized features, (B, D, h, w)."""
+        """Contribution (B, D, h, w) of a scale's vectors (B r c, D) to the quantized features."""
         shape, grid = self.shapes[index], self.shapes[-1]
         maps = _channels_first(vectors.view(-1, *shape, self.dim))
         if shape != grid:

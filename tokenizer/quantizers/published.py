@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from wvq.checks import Rule, is_number, or_null
+from wvq.checks import interval, or_null
 from wvq.distributed import gather_rows, sum_over_processes
 from wvq.models.config import option
 from wvq.tokenizer.quantizers.interface import QuantizerConfig
@@ -20,11 +20,11 @@ from wvq.tokenizer.quantizers.nearest import nearest_codes
 from wvq.tokenizer.quantizers.statistics import code_counts
 from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 
-DECAY = Rule("in (0, 1)", lambda value: is_number(value) and 0 < value < 1)
+DECAY = interval("(0, 1)")
 
 
 class DecayConfig(QuantizerConfig):
-    """The fields of methods with running statistics of their codes.
+    """Fields of methods with running statistics of their codes.
 
     Args:
         ema_decay: decay, in (0, 1), of the running statistics of "ema" and "online"; published values if None.

@@ -11,17 +11,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from wvq.checks import Rule, is_integer, or_null
+from wvq.checks import integer, list_of, or_null
 from wvq.distributed import sum_over_processes, world_size
 from wvq.errors import ConfigError
 from wvq.models.config import option
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import WEIGHT, QuantizerConfig
 
-LEVELS = Rule(
-    "a list of integers of at least 2",
-    lambda value: isinstance(value, list) and len(value) > 0 and all(is_integer(levels, 2) for levels in value),
-)
+LEVELS = list_of(integer(2), "a list of integers of at least 2")
 
 
 class _Grid(NamedTuple):
@@ -43,7 +40,7 @@ def _make_grid(levels: torch.Tensor) -> _Grid:
 
 
 class FSQConfig(QuantizerConfig):
-    """What finite scalar quantization needs.
+    """Fields of finite scalar quantization.
 
     Args:
         levels: levels of each dim of an "fsq" code; num_codes must be their product.
@@ -107,7 +104,7 @@ class FSQQuantizer(Codebook):
 
 
 class LFQConfig(QuantizerConfig):
-    """What lookup-free quantization needs.
+    """Fields of lookup-free quantization.
 
     Args:
         entropy_weight: weight of the entropy term in the loss; the published value if None.

@@ -19,7 +19,7 @@ import wvq
 from wvq.app import commands
 from wvq.app.failures import fail
 from wvq.app.recipes import QuickstartRecipe
-from wvq.errors import ConfigError, WVQError, near_match
+from wvq.errors import ConfigError, ProcessEnded, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
@@ -45,7 +45,7 @@ def _recipe_arguments(recipe: type, resume: bool) -> Callable[[Parser], None]:
             "--config", action="config", help="recipe: a YAML file, or a shipped one such as openmoji_32/tokenizer"
         )
         if resume:
-            parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+            parser.add_argument("--resume", type=bool, default=False, help="continue the run in the output folder")
         parser.add_recipe(recipe)
 
     return add
@@ -56,9 +56,7 @@ def _sampling_arguments(parser: Parser) -> None:
     for field in fields(SamplingSettings):
         kind = kinds[field.name]
         form: dict[str, Any] = {"type": kind | None}
-        if kind is bool:
-            form = {"action": "store_true", "default": None}
-        elif get_origin(kind) is tuple:
+        if get_origin(kind) is tuple:
             form = {"type": get_args(kind)[0], "nargs": len(get_args(kind))}
         parser.add_argument(f"--{field.name}", help=field.metadata["help"], **form)
     parser.add_argument("--weights", type=str | None, help="bf16 or int8: faster sampling, nearly the same codes")
@@ -74,7 +72,7 @@ def _sample_arguments(parser: Parser) -> None:
     parser.add_argument("--prompt_file", type=str | None, help="text file with a prompt a line")
     parser.add_argument("--num_images", type=int | None, help="pictures in all; one a condition if not given")
     parser.add_argument("--out", type=str, default="samples", help="new folder for the pictures and their sheet")
-    parser.add_argument("--resume", action="store_true", help="go on with the job in the output folder")
+    parser.add_argument("--resume", type=bool, default=False, help="go on with the job in the output folder")
     _sampling_arguments(parser)
 
 
@@ -208,6 +206,8 @@ def _run(arguments: list[str]) -> int:
             leave_processes()
     except WVQError as error:
         fail(program, error)
+    except ProcessEnded:  # which has said why
+        return 2
     except RunInterrupted as stop:
         again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
         print(f"\n{program}: {stop}{again}", file=sys.stderr)

@@ -6,14 +6,16 @@ import json
 import os
 import shlex
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from wvq.app.recipes import QuickstartRecipe
+from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.files.plain_text import read_plain_text
+from wvq.files.user_folders import expand_user
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
@@ -80,7 +82,8 @@ def export_codes(values: Namespace) -> None:
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
     if header.layout["kind"] == "grid":
-        print(f"next: wvq train-generator --tokenizer {recipe.tokenizer} --codes {recipe.out}")
+        tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
+        print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
     else:
         print(f"no generator is trained over {header.layout['kind']} codes yet")
 
@@ -112,15 +115,15 @@ def sample(values: Namespace) -> None:
 
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
-    prompts = _prompt_lines(values.prompt_file) if values.prompt_file else values.prompt
+    prompts = _prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
+    out = expand_user(values.out, "out", PATH)  # before the pipeline is loaded
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=usable_device(values.device), weights=values.weights
     )
-    classes = [int(name) if name.isdigit() and name not in pipe.class_names else name for name in values.classes or []]
     files = sample_to_folder(
         pipe,
-        values.out,
-        class_labels=classes or None,
+        out,
+        class_labels=values.classes,
         prompt=prompts,
         num_images=values.num_images,
         seed=values.seed,
@@ -132,19 +135,21 @@ def sample(values: Namespace) -> None:
     if is_main_process():
         if values.temperature == 0:
             print("temperature 0: the likeliest code each time, whatever the seed")
-        print(f"{len(files)} pictures in {values.out}, the first ones on {Path(values.out) / SHEET_NAME}")
+        print(f"{len(files)} pictures in {out}, the first ones on {out / SHEET_NAME}")
 
 
 def _prompt_lines(file: str) -> list[str]:
     """Prompts of a text file, one a line; blank lines do not count."""
+    path = expand_user(file, "prompt_file", PATH)
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"prompt_file: {file} cannot be read ({reason})") from error
+        lines = read_plain_text(path).split("\n")
+    except OSError as error:
+        raise ConfigError(f"prompt_file: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"prompt_file: {path}: {error}") from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ConfigError(f"prompt_file: {file} holds no prompts; write one a line")
+        raise ConfigError(f"prompt_file: {path} holds no prompts; write one a line")
     return prompts
 
 

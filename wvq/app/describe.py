@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wvq.checks import is_number
@@ -11,8 +11,10 @@ from wvq.data.layout import layout_text
 from wvq.errors import CheckpointError, DataError
 from wvq.files.atomic import read_json
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
+from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
-from wvq.models.pretrained import read_config
+from wvq.generator.conditioning import class_list
+from wvq.models.config import read_config
 from wvq.settings.size import height_width, is_size, size_text
 from wvq.training.tracking import LOG_NAME
 
@@ -24,7 +26,7 @@ def describe(path: str | Path) -> str:
         DataError: nothing is there, or it is not of wvq.
         CheckpointError, CacheError: it is of wvq, but damaged.
     """
-    path = Path(path)
+    path = expand_user(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
@@ -78,7 +80,7 @@ def _tokenizer(path: Path) -> str:
             "pictures": f"{height} x {width} px" + (f", padded ({config.pad_color})" if config.fit == "pad" else ""),
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
             "quantizer": config.quantizer,
-            "trained on": ", ".join(config.class_names),
+            "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
             **_measured(path),
         },
@@ -97,11 +99,16 @@ def _generator(path: Path) -> str:
             "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
             "codes": f"{config.grid[0]} x {config.grid[1]} a picture, K = {config.num_codes:,}",
             "conditions": " and ".join(conditions) or "none",
-            "classes": ", ".join(config.class_names),
+            "classes": _classes(config.class_names, config.num_classes),
             "weights": _averaging(config.averaging_decay),
             **_measured(path),
         },
     )
+
+
+def _classes(names: Sequence[str], count: int = 0) -> str:
+    """The classes with their ids; of ``count`` classes without names, the ids."""
+    return ", ".join(class_list(names)) or (f"ids 0 to {count - 1:,}, without names" if count else "")
 
 
 def _averaging(decay: float | None) -> str | None:
@@ -131,7 +138,7 @@ def _cache(path: Path) -> str:
             "versions": f"{header.num_crops} a training picture ({header.crop_recipe.get('train')})",
             "codes": f"{layout_text(header.layout)}, K = {header.num_codes:,}",
             "source": header.source,
-            "classes": ", ".join(header.class_names),
+            "classes": _classes(header.class_names),
             "captions": "yes" if header.has_captions else "no",
             "rows decode at": ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items()),
             "tokenizer": f"{header.tokenizer_hash[:12]}...",

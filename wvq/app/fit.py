@@ -29,7 +29,7 @@ class FitChoice:
     Args:
         fit: ``crop`` or ``pad``.
         pad_color: what ``pad`` fills with, as in :class:`wvq.settings.data.DataConfig`.
-        reason: a sentence for terminal and report.
+        reason: a line for terminal and report.
     """
 
     fit: str
@@ -61,13 +61,13 @@ def choose_fit(dataset: ImageDataset, requested: str | None = None) -> FitChoice
     if grounds:
         seen += f", {len(plain)} of them on a plain ground"
     fit = "pad" if grounds and len(grounds) >= CUT * num_pictures and 2 * len(plain) >= len(grounds) else "crop"
-    fit, why = requested or fit, f"as requested ({seen})" if requested else seen
+    fit, why = requested or fit, f", as requested; {seen}" if requested else f"; {seen}"
     if fit == "crop":
-        return FitChoice(fit, "auto", f"Pictures of other shapes are cropped to their centre: {why}.")
+        return FitChoice(fit, "auto", f"fit: crop{why}")
     white = sum(min(color) >= WHITE for color in plain)
     if plain and white >= ALL_WHITE * len(plain):
-        return FitChoice(fit, "white", f"Pictures of other shapes are shown whole on white: {why}.")
-    return FitChoice(fit, "auto", f"Pictures of other shapes are shown whole on the colour of their border: {why}.")
+        return FitChoice(fit, "white", f"fit: pad with white{why}")
+    return FitChoice(fit, "auto", f"fit: pad with the colour of each picture's border{why}")
 
 
 def _is_cut(picture: Image.Image, size: Size) -> bool:

@@ -14,8 +14,7 @@ from wvq.data.codes import CodeDataset
 from wvq.data.dataset import ImageDataset, ImageSplits
 from wvq.data.sheets import labelled_rows
 from wvq.data.unreadable import Reading
-from wvq.errors import WVQError
-from wvq.eval.features.networks import default_feature_network
+from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.figures.comparison import AT_FLOOR_N
 from wvq.eval.figures.distances import nearest_neighbours
 from wvq.eval.generation import evaluate_generation
@@ -24,7 +23,10 @@ from wvq.eval.report.page import Block, Report
 from wvq.eval.report.plots import code_histogram, loss_curves, metric_curves
 from wvq.eval.report.sheets import enlargement, neighbour_sheets, sample_sheet
 from wvq.eval.report.summary import metric_rows
+from wvq.eval.samples.conditions import reference_choice
+from wvq.eval.tuning import MARGIN, TIE, SamplingSearch
 from wvq.files.names import TRAINING
+from wvq.generator.conditioning import class_list
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.size import height_width
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
@@ -33,6 +35,7 @@ from wvq.training.tracking import read_log
 
 MOST_CLASSES = 16  # rows of the sheet
 SAMPLES = 420  # for the distances; the floor needs as many pictures twice
+FEWEST_PROMPTS = 8  # rows of the sheet, where there are as many captions
 PROMPTS = (
     "red apple", "red heart", "blue heart", "thumbs up", "victory hand", "smiling face with sunglasses", "banana",
     "red circle", "keycap: 7", "three o'clock", "flag: Japan", "flag: France",
@@ -40,20 +43,21 @@ PROMPTS = (
 
 
 def measure(
-    pipe: ImageGenerationPipeline, images: ImageSplits, codes: dict[str, CodeDataset], seed: int
+    pipe: ImageGenerationPipeline,
+    images: ImageSplits,
+    codes: dict[str, CodeDataset],
+    seed: int,
+    network: FeatureNetwork | None,
 ) -> dict[str, dict]:
     """U and C over the whole data set; with a feature network, distances of reconstructions and samples too."""
     results = {"codes": whole_set_statistics(codes)}
-    try:
-        network = default_feature_network(device=pipe.device)
-    except WVQError as error:
-        print(f"distances between distributions are left out: {error}")
+    if network is None:
         return results
     results["reconstruction"] = evaluate_reconstruction(pipe.tokenizer, images.validation, network)
     count = min(SAMPLES, len(images.train) // 2)
-    conditions = {"classes": "reference"} if pipe.class_names else {"classes": None}
+    classes, prompts = reference_choice(pipe.generator.config)
     results["generation"] = evaluate_generation(
-        pipe, images.train, count, seed=seed, feature_network=network, **conditions, **vars(pipe.sampling)
+        pipe, images.train, count, classes, prompts, seed, feature_network=network, **vars(pipe.sampling)
     )
     return results
 
@@ -77,8 +81,19 @@ def write_report(
     codes: dict[str, CodeDataset],
     results: dict,
     recipe: QuickstartRecipe,
+    search: SamplingSearch | None,
 ) -> Path:
-    """Write ``report.html`` beside ``samples.png``, ``prompts.png`` and ``reconstructions.png``."""
+    """Write ``report.html`` beside ``samples.png``, ``prompts.png`` and ``reconstructions.png``.
+
+    Args:
+        out: folder of the run.
+        pipe: what it trained.
+        images: pictures that it trained on and held out.
+        codes: their codes.
+        results: its figures by stage.
+        recipe: its settings.
+        search: how the sampling settings were chosen; None if they are fixed.
+    """
     tokenizer, generator = results["tokenizer"], results["generator"]
     usage = results["codes"]
     report = Report("wvq quick start", _subtitle(images, pipe, results))
@@ -102,11 +117,14 @@ def write_report(
             ("Generator loss", f"{generator['loss']:.2f}", f"nats a code; unigram {generator['unigram_entropy']:.2f}"),
         ]
     )
+    for decision in results["decisions"]:
+        report.text(f"{decision[0].upper()}{decision[1:]}.")
     _samples(report, out, pipe, recipe.seed)
     _prompts(report, out, pipe, images.train, recipe.seed)
     _reconstructions(report, out, pipe, images.validation)
     _neighbours(report, pipe, images.train, recipe.seed)
     _curves(report, out, results)
+    _sampling(report, search)
     _distances(report, results)
     _next_commands(report, out, pipe, shown_prompts(images.train))
     file = out / "report.html"
@@ -118,26 +136,29 @@ def _subtitle(images: ImageSplits, pipe: ImageGenerationPipeline, results: dict)
     parameters = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (pipe.tokenizer, pipe.generator)]
     minutes = results["seconds"] / 60
     return (
-        f"{images.source}: {len(images.train):,} training and {len(images.validation):,} held-out pictures. "
-        f"{results['fit']['reason']} Tokenizer "
+        f"{images.source}: {len(images.train):,} training and {len(images.validation):,} held-out pictures. Tokenizer "
         f"{parameters[0]:.2f} M, generator {parameters[1]:.2f} M parameters. {minutes:.1f} minutes in all."
     )
 
 
 def _samples(report: Report, out: Path, pipe: ImageGenerationPipeline, seed: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in vars(pipe.sampling).items())
-    names = pipe.class_names[:MOST_CLASSES]
-    _, _, sheet = sample_sheet(pipe, names, 12, seed)
+    num_classes = min(MOST_CLASSES, len(pipe.class_names))
+    _, _, sheet = sample_sheet(pipe, num_classes, 12, seed)
     sheet.save(out / "samples.png")
-    caption = "by class: one row each, no text given" if names else "without a condition"
+    caption = "by class: one row each, no text given" if num_classes else "without a condition"
     text = f"What this model draws: the first seeds, none picked. Sampling: {settings}."
+    if num_classes:
+        text += f" Classes, by id: {', '.join(class_list(pipe.class_names))}."
     report.block(Block("Samples", text, [(sheet, caption)]))
 
 
 def shown_prompts(train: ImageDataset) -> list[str]:
-    """Captions of the training pictures to draw: well-known ones, or the first."""
+    """Captions of the training pictures to draw: well-known ones, filled up with the first of the others."""
     captions = list(dict.fromkeys(caption for caption in train.captions or () if caption))
-    return [prompt for prompt in PROMPTS if prompt in captions] or captions[:8]
+    known = [prompt for prompt in PROMPTS if prompt in captions]
+    others = [caption for caption in captions if caption not in known]
+    return [*known, *others[: max(0, FEWEST_PROMPTS - len(known))]]
 
 
 def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
@@ -159,8 +180,8 @@ def _reconstructions(report: Report, out: Path, pipe: ImageGenerationPipeline, v
 
 def _neighbours(report: Report, pipe: ImageGenerationPipeline, train: ImageDataset, seed: int) -> None:
     """Samples beside the training pictures that they resemble most: shows copies, if there are any."""
-    names = pipe.class_names[:8]
-    labels = [names[i % len(names)] for i in range(8)] if names else None
+    num_classes = min(8, len(pipe.class_names))
+    labels = [i % num_classes for i in range(8)] if num_classes else None
     samples = pipe(class_labels=labels, num_images=8, seed=seed, output_type="pt").images
     view = train.with_crop(crop="center", flip=False)
     real = torch.stack([item["pixel_values"] for item in Reading(view)])
@@ -197,6 +218,23 @@ def _curves(report: Report, out: Path, results: dict) -> None:
             (code_histogram(results["codes"]["counts"]), "codes of the whole data set"),
         ]
     )
+
+
+def _sampling(report: Report, search: SamplingSearch | None) -> None:
+    """How the sampling settings were chosen, with the figures of all that were tried."""
+    if search is None:
+        return
+    report.section(
+        "Sampling settings",
+        f"{search.num_images} samples of each setting, under the same conditions and from the same seeds, were "
+        f"compared with {search.num_reference} training pictures. Blank: nearly of one colour. Repeated: looks the "
+        f"same as another one. A setting may draw {100 * MARGIN:g} points more blank samples than there are blank "
+        f"training pictures; of such settings the lowest {search.metric} wins, and of those within {TIE:.0%} of it "
+        "the one with the fewest blank and repeated samples, then the freest.",
+    )
+    head, rows = search.table()
+    report.table(rows, [*head[:-1], "choice"])
+    report.text(f"Chosen: {search.reason}. The pipeline keeps these settings; options of `wvq sample` replace them.")
 
 
 def _distances(report: Report, results: dict) -> None:

@@ -32,6 +32,16 @@ def as_blocks(picture: Image.Image, columns: int) -> str:
 
 
 def show(picture: Image.Image) -> None:
-    """Print a picture if the output is a terminal that takes colours; else do nothing."""
-    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ:
+    """Print a picture if the output is a terminal that takes colours and half blocks; else do nothing."""
+    takes_colours = os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ
+    if sys.stdout.isatty() and takes_colours and _has_blocks(sys.stdout.encoding):
         print(as_blocks(picture, shutil.get_terminal_size().columns - 1), file=behind(sys.stdout))
+
+
+def _has_blocks(encoding: str | None) -> bool:
+    """Whether an encoding has the half block, which ASCII and the encodings of one byte lack."""
+    try:
+        "▀".encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -106,6 +106,8 @@ class CodeTable:
     """
 
     def __init__(self, folder: Path):
+        for name in ("state.json", "dataset_info.json"):  # the library takes any JSON for an object
+            read_json(folder / name, OSError, f"{name} is missing")
         table = datasets.load_from_disk(str(folder), keep_in_memory=False).data
         self._captions = table.column("caption")
         pieces = [piece for piece in table.select(["codes", "label"]).to_batches() if len(piece)]

@@ -16,11 +16,12 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from wvq.checks import FLAG, TEXT, Checker, integer, is_integer
+from wvq.checks import FLAG, PATH, TEXT, Checker, integer, is_integer
 from wvq.data.code_tables import CodeTable
 from wvq.data.layout import is_layout, sequence_length
 from wvq.errors import CacheError, ConfigError, first_line, near_match
 from wvq.files.atomic import read_json, write_json
+from wvq.files.user_folders import expand_user
 from wvq.settings.size import SIZE, Size
 
 HEADER_NAME = "header.json"
@@ -76,7 +77,8 @@ class CodeHeader:
         Raises:
             CacheError: no cache is there, or its header is damaged.
         """
-        file = Path(folder) / HEADER_NAME
+        folder = expand_user(folder, "codes", PATH)
+        file = folder / HEADER_NAME
         values = read_json(
             file, CacheError, f"{folder} is no code cache ({HEADER_NAME} is missing); make one with export-codes"
         )
@@ -118,6 +120,16 @@ class CodeHeader:
         """Codes of one picture, the length of a row."""
         return sequence_length(self.layout)
 
+    def summary(self) -> str:
+        """How many pictures, classes and captions there are, in one line."""
+        train, validation = (self.num_images[split] for split in SPLITS)
+        crops = f" in {self.num_crops} crops each" if self.num_crops > 1 else ""
+        classes = f"{len(self.class_names):,} class{'es' if len(self.class_names) > 1 else ''}"
+        return (
+            f"codes: {train:,} training pictures{crops}, {validation:,} held out; "
+            f"{classes if self.class_names else 'no classes'}; {'captions' if self.has_captions else 'no captions'}"
+        )
+
 
 def _is_grid(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_integer, value))
@@ -151,7 +163,7 @@ class CodeDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, folder: str | Path, split: str = "train", seed: int = 0):
         self.header = CodeHeader.read(folder)
-        self.folder, self.split = Path(folder), split
+        self.folder, self.split = expand_user(folder, "codes", PATH), split
         self.seed = seed
         self.num_crops = self.header.num_crops if split == "train" else 1
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from wvq.data.inventory import Inventory
 from wvq.data.padding import center_pad, random_pad, ten_pad
 from wvq.data.pictures import PictureStore
 from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
@@ -114,7 +115,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return TEN * len(self.settings.crop_scales or (1,))
 
     def spread_versions(self) -> ImageDataset:
-        """The same pictures for training: under ``ten`` each begins with another crop.
+        """The same pictures for training: under ``ten`` each picture starts with a crop of its own.
 
         A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
         Otherwise all pictures of pass p have crop p, as an export needs.
@@ -217,19 +218,21 @@ def _largest(settings: DataConfig) -> tuple[tuple[int, int], bool]:
 
 @dataclass
 class ImageSplits:
-    """What :func:`load_images` returns.
+    """Result of :func:`load_images`: training and held-out pictures.
 
     Args:
         train: training pictures under the configured crop and flip.
         validation: held-out pictures, centre crop, never flipped.
         class_names: names by label id; empty if the data is unlabelled.
         source: what was read, for cache headers and model cards.
+        inventory: how it was understood, how much there is, and what was passed over.
     """
 
     train: ImageDataset
     validation: ImageDataset
     class_names: tuple[str, ...]
     source: str
+    inventory: Inventory
 
 
 def load_images(config: DataConfig) -> ImageSplits:
@@ -246,23 +249,27 @@ def load_images(config: DataConfig) -> ImageSplits:
         DownloadError: a Hub id that cannot be reached.
     """
     config.check()
-    splits = read_source(config)
-    train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
+    inventory = Inventory()
+    splits = read_source(config, inventory)
+    train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+        held_out_as = f"{100 * config.validation_fraction:.3g}% of {'each class' if class_names else 'all'}"
     else:
-        raw_validation = _named_split(splits, validation_split, "validation_split")
+        raw_validation = _named_split(splits, validation_split, "data.validation_split")
         validation, _ = to_table(raw_validation, config, class_names)
+        held_out_as = f"the split {validation_split}"
     if config.classes is not None:
         all_names = class_names
         train, class_names = keep_classes(train, all_names, config.classes)
         validation, _ = keep_classes(validation, all_names, config.classes)
     for name, table in (("training", train), ("validation", validation)):
         if not len(table):
-            raise DataError(f"path: {config.path} leaves no {name} pictures; check the splits, classes and fraction")
+            raise DataError(f"data.path: {config.path} leaves no {name} pictures; check splits, classes and fraction")
 
+    inventory.count(train, validation, class_names, held_out_as)
     warn_of_missing_captions(train, validation)
     centred = replace(config, crop="center", flip=False, crop_scales=None)
     images = ImageSplits(
@@ -270,6 +277,7 @@ def load_images(config: DataConfig) -> ImageSplits:
         validation=ImageDataset(validation, class_names, centred),
         class_names=class_names,
         source=config.path if config.subset is None else f"{config.path}/{config.subset}",
+        inventory=inventory,
     )
     for dataset in (images.train, images.validation):
         probe(dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ def decode(encoded: dict[str, Any]) -> Image.Image:
         if content is None and (path is None or "://" in path):
             image = datasets.Image().decode_example(encoded)
         else:
+            if content is None and os.path.exists(path) and not os.path.isfile(path):
+                raise DataError(
+                    "no file but a pipe, a device or a folder"
+                )  # to open a pipe would wait for its other end
             image = Image.open(path if content is None else io.BytesIO(content))
         too_large = image.width * image.height > MAX_PIXELS
     except Image.DecompressionBombError:
@@ -145,7 +150,7 @@ class PictureStore:
 
 
 def picture_name(pictures: datasets.Dataset, index: int) -> str:
-    """What messages call a picture of a table: the name of its file, or its number."""
+    """Name of a picture of a table in messages: that of its file, or its number."""
     return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
 
 

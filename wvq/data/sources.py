@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from wvq.data.folders import read_folder
+from wvq.data.inventory import Inventory
 from wvq.data.openmoji import load_openmoji
+from wvq.data.parquet import PARQUET, holds_parquet, read_parquet_file, read_parquet_folder
 from wvq.data.pixels import largest_resize
-from wvq.errors import DataError, DownloadError, first_line
+from wvq.errors import ConfigError, DataError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def read_source(config: DataConfig) -> datasets.DatasetDict:
+def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDict:
     """The splits of ``config.path``, with pictures not yet decoded.
 
     ``openmoji`` is the built-in set. A path that exists is read from disk: a folder that holds parquet files as
     parquet, another folder as pictures. Any other name that could be a Hub id is taken as one.
 
+    Args:
+        config: where the pictures are.
+        inventory: receives how the source was understood, and what was passed over.
+
     Raises:
+        ConfigError: ``layout`` for what is no folder.
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.
         DownloadError: the Hub cannot be reached or has no such data set.
     """
-    if config.path == "openmoji":
+    path = expand_user(config.path, "data.path")
+    built_in = config.path == "openmoji"
+    if config.layout is not None and (built_in or not os.path.isdir(path)):
+        raise ConfigError(f"data.layout says what the folders of a path are, and {config.path!r} is no folder here")
+    if built_in:
         size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
-    path = expand_user(config.path)
-    if config.path and path.exists():
-        return _read_path(path)
-    if not HUB_ID.fullmatch(config.path) or config.path.endswith(".parquet"):
-        raise DataError(f"path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
+    if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
+        return _read_path(path, config, inventory)
+    if not HUB_ID.fullmatch(config.path) or config.path.lower().endswith(PARQUET):
+        raise DataError(f"data.path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
     return _read_hub(config.path, config.subset)
 
 
-def _read_path(path: Path) -> datasets.DatasetDict:
-    if path.is_file():
-        if path.suffix != ".parquet":
-            raise DataError(f"path: {path} is a file but not parquet; give a folder of pictures or a .parquet file")
-        return _read_parquet(path, data_files={"train": str(path)})
-    # No deeper: a folder of a million pictures would be walked for nothing.
-    if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
-        return _read_parquet(path, data_dir=str(path))
-    return read_folder(path)
+def _read_path(path: Path, config: DataConfig, inventory: Inventory) -> datasets.DatasetDict:
+    if path.is_dir():
+        if holds_parquet(path, config.image_column):
+            return read_parquet_folder(path, config.layout, inventory)
+        return read_folder(path, config.layout, inventory)
+    if not path.is_file():
+        raise DataError(f"data.path: {path} is neither a file nor a folder")
+    if path.suffix.lower() != PARQUET:
+        raise DataError(f"data.path: {path} is a file and not parquet; give a folder or a .parquet file")
+    return read_parquet_file(path)
 
 
 # Nothing that comes with a data set is run: `datasets` has known no loading scripts since 4.0, and no option for them.
-
-
-def _read_parquet(path: Path, **where: Any) -> datasets.DatasetDict:
-    try:
-        return datasets.load_dataset("parquet", **where)
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise DataError(f"{path} cannot be read as parquet: {first_line(cause)}") from error
 
 
 def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
@@ -66,9 +69,9 @@ def _read_hub(name: str, subset: str | None) -> datasets.DatasetDict:
         return datasets.load_dataset(name, subset)
     except ValueError as error:
         # An unknown or missing configuration: the message of `datasets` lists those that exist.
-        raise DataError(f"subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
+        raise DataError(f"data.subset: {name} does not have {subset!r}: {' '.join(str(error).split())}") from error
     except (OSError, RuntimeError) as error:
         raise DownloadError(
-            f"path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
+            f"data.path: {name!r} is no folder here, and the Hub data set of this name cannot be loaded "
             f"({type(error).__name__}: {first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
         ) from error

@@ -15,7 +15,16 @@ from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
 
 # Fields of DataConfig that decide which pictures are held out.
-_OF_THE_SPLIT = ("subset", "train_split", "validation_split", "validation_fraction", "label_column", "classes", "seed")
+_OF_THE_SPLIT = (
+    "subset",
+    "layout",
+    "train_split",
+    "validation_split",
+    "validation_fraction",
+    "label_column",
+    "classes",
+    "seed",
+)
 
 
 def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float, seed: int) -> np.ndarray:
@@ -42,7 +51,7 @@ def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float,
         places[members] = _places(groups[members], fraction, rng)
     if not np.isfinite(places).any():
         raise DataError(
-            f"validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
+            f"data.validation_fraction: nothing can be held out of {len(table)} pictures in {len(class_names)} "
             "classes; give more pictures of a class"
         )
     return (places < fraction) | (places == places.min())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import TypeVar
 import datasets
 import numpy as np
 
+from wvq.data.metadata import CAPTION_KEYS
 from wvq.data.pictures import picture_name
 from wvq.distributed import is_main_process
 from wvq.errors import DataError, near_match
 from wvq.settings.data import DataConfig
 
 T = TypeVar("T")
+_WHOLE_NUMBER = re.compile(r"[0-9]+")
 
 
 @dataclass
@@ -97,7 +100,7 @@ def to_table(
     try:
         pictures = raw.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last is Arrow's "Unsupported cast"
-        raise DataError(f"image_column: {image!r} does not hold pictures but {raw.features[image]}") from error
+        raise DataError(f"data.image_column: {image!r} does not hold pictures but {raw.features[image]}") from error
     labels, class_names = (None, ()) if label is None or class_names == () else _read_labels(raw, label, class_names)
     pictures = pictures if image == "image" else pictures.rename_column(image, "image")
     built_in = config.path == "openmoji" and {"group", "flippable"} <= raw.features.keys()
@@ -126,13 +129,13 @@ def _known_column(features: datasets.Features, name: str, field: str) -> str:
 
 def _image_column(features: datasets.Features, name: str | None) -> str:
     if name is not None:
-        return _known_column(features, name, "image_column")
+        return _known_column(features, name, "data.image_column")
     columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     columns = columns or [column for column, feature in features.items() if _holds_files(feature)]
     columns = [column for column in columns if column in ("image", "img")] or columns
     if len(columns) != 1:
         problem = f"several columns hold pictures ({', '.join(columns)})" if columns else "no column holds pictures"
-        raise DataError(f"image_column: {problem}; name one of {', '.join(features)}")
+        raise DataError(f"data.image_column: {problem}; name one of {', '.join(features)}")
     return columns[0]
 
 
@@ -144,19 +147,27 @@ def _holds_files(feature: object) -> bool:
 
 def _label_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
-        return _known_column(features, name, "label_column")
+        return _known_column(features, name, "data.label_column")
     columns = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if "label" in columns or (not columns and "label" in features):
         return "label"
     if len(columns) > 1:
-        raise DataError(f"label_column: several columns hold classes ({', '.join(columns)}); name one of them")
+        raise DataError(f"data.label_column: several columns hold classes ({', '.join(columns)}); name one of them")
     return columns[0] if columns else None
 
 
 def _caption_column(features: datasets.Features, name: str | None) -> str | None:
     if name is not None:
-        return _known_column(features, name, "caption_column")
-    return next((column for column in ("caption", "captions", "text") if column in features), None)
+        return _known_column(features, name, "data.caption_column")
+    return next((column for column in CAPTION_KEYS if column in features), None)
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Class names in the order of their ids: as numbers where all are whole numbers, and otherwise as texts."""
+    names = sorted(names)
+    if not all(map(_WHOLE_NUMBER.fullmatch, names)):
+        return names
+    return sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
 
 
 def _read_labels(
@@ -169,15 +180,16 @@ def _read_labels(
         # -1 stands for "unlabelled" in the test splits of many data sets.
         values = [None if value is None or value < 0 else own_names[value] for value in values]
     elif isinstance(feature, datasets.Value) and (dtype.startswith(("int", "uint")) or dtype.endswith("string")):
-        own_names = tuple(str(value) for value in sorted({value for value in values if value is not None}))
+        known = {value for value in values if value is not None}
+        own_names = tuple(class_order(known) if dtype.endswith("string") else map(str, sorted(known)))
         values = [None if value is None else str(value) for value in values]
     else:
-        raise DataError(f"label_column: {column!r} must hold class names or whole numbers, not {feature}")
+        raise DataError(f"data.label_column: {column!r} must hold class names or whole numbers, not {feature}")
     class_names = own_names if class_names is None else class_names
     ids = {name: index for index, name in enumerate(class_names)}
     unknown = sorted({value for value in values if value is not None} - ids.keys())
     if unknown:
-        raise DataError(f"label_column: class {unknown[0]!r} is in the validation split but not in the training split")
+        raise DataError(f"data.label_column: class {unknown[0]!r} is in the validation split but not in training")
     return [-1 if value is None else ids[value] for value in values], class_names
 
 
@@ -199,7 +211,7 @@ def _read_captions(raw: datasets.Dataset, column: str) -> list[tuple[str, ...]]:
         texts = tuple(text for text in (value if isinstance(value, list) else [value]) if text is not None)
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
-            raise DataError(f"caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
+            raise DataError(f"data.caption_column: {column!r} must hold texts, not {type(wrong).__name__}")
         captions.append(texts or ("",))
     return captions
 
@@ -227,12 +239,12 @@ def keep_classes(
         DataError: the table has no classes, or a name is unknown or repeated.
     """
     if not class_names or table.labels is None:
-        raise DataError("classes: the data has no class column to choose from; set label_column or leave classes out")
+        raise DataError("data.classes: the data has no class column; set data.label_column or leave them out")
     for name in keep:
         if name not in class_names:
-            raise DataError(f"classes: the data has no class {name!r}{options(name, class_names)}")
+            raise DataError(f"data.classes: the data has no class {name!r}{options(name, class_names)}")
     if not keep or len(set(keep)) < len(keep):
-        raise DataError("classes must name at least one class, and none of them twice")
+        raise DataError("data.classes must name at least one class, and none of them twice")
     new_ids = {class_names.index(name): new_id for new_id, name in enumerate(keep)}
     labels = [new_ids.get(label) for label in table.labels]  # None for the pictures that are dropped
     subset = table.select(index for index, label in enumerate(labels) if label is not None)

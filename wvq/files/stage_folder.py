@@ -75,7 +75,11 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
     values = asdict(recipe)
     if resume:
         before = recipe_of_run(folder, type(recipe))
-        changes = {name: f"{name} ({old!r}, now {new!r})" for name, (old, new) in differences(before, values).items()}
+        changes = {
+            name: f"{name} ({old!r}, now {new!r})"
+            for name, (old, new) in differences(before, values).items()
+            if not _are_one_path(old, new)
+        }
         if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if taken := [change for name, change in changes.items() if name != "out"]:
@@ -89,6 +93,16 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
     write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     (folder / TRAINING).mkdir(parents=True, exist_ok=True)
     return folder / TRAINING
+
+
+def _are_one_path(before: object, after: object) -> bool:
+    """Whether two texts are forms of one path: versions before 0.2 saved a path as it was written."""
+    if not (isinstance(before, str) and isinstance(after, str)):
+        return False
+    try:
+        return expand_user(before) == expand_user(after)
+    except ConfigError:
+        return False
 
 
 def _is_written_at_the_end(file: Path) -> bool:
@@ -119,8 +133,8 @@ def recipe_of_run(folder: str | Path, recipe: type[DataclassInstance]) -> dict[s
 def former_fields(recipe: type) -> dict[str, Any]:
     """Fields that a recipe of this kind had in an earlier version, where they did nothing: defaults by dotted name.
 
-    A recipe class names them in ``FORMER_FIELDS``. In ``LATER_FIELDS`` it says what runs that were started before there
-    was a field meant by it, where that is not its default.
+    A recipe class names them in ``FORMER_FIELDS``. Its ``LATER_FIELDS`` hold the values of newer fields in runs of
+    versions before them, where these are not the defaults.
     """
     return getattr(recipe, "FORMER_FIELDS", {})
 
@@ -144,8 +158,8 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
     return result
 
 
-# A resumed run may take longer, log, save and load in another rhythm, go on past a picture that it had refused, and
-# compute the same steps in another way, up to rounding; all else would make it another run.
+# A resumed run may take longer, log, save and load at other intervals, skip a picture that it had refused, and compute
+# the same steps in another way, up to rounding; any other change would make it another run.
 _FREE_ON_RESUME = {
     "out",
     "condition.text_cache",

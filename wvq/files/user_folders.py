@@ -11,15 +11,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from wvq.checks import PATH, SOURCE, Rule, require
 from wvq.files.ownership import private_folder
 
 
-def expand_user(path: str | os.PathLike[str]) -> Path:
-    """The path with the user's home in place of ``~``; unchanged where there is no such user or home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+def expand_user(path: str | os.PathLike[str], name: str = "path", rule: Rule = SOURCE) -> Path:
+    """A path as a caller writes it, in its one form (:data:`wvq.checks.PATH`): with the user's home in place of ``~``.
+
+    Args:
+        path: the path.
+        name: what messages call it.
+        rule: PATH where something is written or must lie on this machine.
+
+    Raises:
+        ConfigError: it is empty, a URL where none can be, or names the home of a user that is not here.
+    """
+    return Path(require(name, path, rule))
 
 
 def cache_folder() -> Path:
@@ -28,8 +35,8 @@ def cache_folder() -> Path:
     Raises:
         FileNotFoundError: the former is not set, and the user has no home.
     """
-    if own := os.environ.get("WVQ_CACHE"):
-        return Path(own)
+    if own := _own_cache():
+        return own
     if cache := _user_cache():
         return cache / "wvq"
     raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
@@ -41,8 +48,8 @@ def code_folders(kind: str) -> Iterator[Path]:
     Args:
         kind: ``native`` or ``torch``.
     """
-    if own := os.environ.get("WVQ_CACHE"):
-        yield Path(own) / kind  # not in the folder itself, which users may share
+    if own := _own_cache():
+        yield own / kind  # not in the folder itself, which users may share
     if cache := _user_cache():
         yield cache / f"wvq-{kind}"  # not in `wvq`, which others may be allowed to write
 
@@ -61,6 +68,12 @@ def keep_torch_code_private() -> None:
     temporary = tempfile.mkdtemp(prefix="wvq-torch-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
+
+
+def _own_cache() -> Path | None:
+    """The folder that ``WVQ_CACHE`` names; a shell does not replace ``~`` within quotes."""
+    own = os.environ.get("WVQ_CACHE")
+    return expand_user(own, "WVQ_CACHE", PATH) if own else None
 
 
 def _user_cache() -> Path | None:

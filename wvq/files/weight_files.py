@@ -1,7 +1,7 @@
 """Weight files of model folders: written with their SHA-256 beside them, which is compared when they are loaded.
 
 Safetensors has no checksum of its own, so a flipped bit among the weights would not be noticed. Hashing takes
-some .6 seconds a GB (one core of an AMD EPYC).
+about .6 seconds a GB (one core of an AMD EPYC).
 """
 
 from __future__ import annotations

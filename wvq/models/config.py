@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import os
+from pathlib import Path
+from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig
+from typing_extensions import Self
 
 from wvq.checks import Checker, Rule, as_list, interval, or_null
-from wvq.errors import ConfigError, near_match
+from wvq.errors import CheckpointError, ConfigError, first_line, near_match
+from wvq.files.atomic import read_json
+from wvq.models.loading_options import HubOptions, refuse_others, take_hub_options
+from wvq.models.reading import DAMAGES, resolve_folder
+
+Config = TypeVar("Config", bound="StrictConfig")
 
 # Keys that transformers itself writes into a config.json beside the fields of its configs.
 _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "torch_dtype", "_commit_hash"} | {
@@ -60,7 +68,7 @@ class StrictConfig(PreTrainedConfig):
         for field in (field for field in dataclasses.fields(self) if "rules" in field.metadata):
             setattr(self, field.name, as_list(getattr(self, field.name)))
             for rule in field.metadata["rules"]:
-                check(field.name, rule.expected, rule.holds)
+                check.each(rule, field.name)
         self.complete(check)
         super().__post_init__(**kwargs)
 
@@ -73,6 +81,38 @@ class StrictConfig(PreTrainedConfig):
         Raises:
             ConfigError: fields that do not fit each other.
         """
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the options of the Hub client go by name
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+    ) -> Self:
+        """Read the config of a model folder or Hub id.
+
+        Args:
+            pretrained_model_name_or_path: the folder or Hub id.
+            options: those of :class:`HubOptions`; fields to change.
+
+        Raises:
+            ConfigError: an unknown option, or a value out of range.
+            CheckpointError: the file is missing, damaged or of another kind of model.
+            DownloadError: a Hub id that cannot be reached.
+        """
+        hub_options, changes = take_hub_options(options), cls.take_fields(options)
+        known = (*HubOptions.__annotations__, *cls.fields())
+        refuse_others(options, cls, known)
+        folder = resolve_folder(pretrained_model_name_or_path, "model", ("config.json",), **hub_options)
+        return read_config(cls, folder, **changes)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As of transformers, whose AutoConfig calls it; fields among the keywords are checked as those of the dict."""
+        return super().from_dict({**config_dict, **cls.take_fields(kwargs)}, **kwargs)
+
+    @classmethod
+    def take_fields(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Take the fields of this config out of a dict of options."""
+        names = [field.name for field in dataclasses.fields(cls) if "rules" in field.metadata]
+        return {name: options.pop(name) for name in names if name in options}
 
     @classmethod
     def fields(cls) -> list[str]:
@@ -105,3 +145,31 @@ class StrictConfig(PreTrainedConfig):
     def _own(cls) -> list[dataclasses.Field]:
         shared = {field.name for field in dataclasses.fields(StrictConfig)}
         return [field for field in dataclasses.fields(cls) if field.name not in shared]
+
+
+def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint: str = "", **changes: Any) -> Config:
+    """Read ``config.json`` of a model folder.
+
+    Args:
+        config_class: of the model.
+        folder: of the model.
+        hint: what to add if the file is missing.
+        changes: fields to change.
+
+    Raises:
+        CheckpointError: the file is missing, is no JSON object, or belongs to another kind of model.
+        ConfigError: a field is unknown or out of range.
+    """
+    file = Path(folder) / "config.json"
+    values = read_json(file, CheckpointError, f"{file} is missing: {folder} holds no {config_class.model_type}{hint}")
+    if values.get("model_type") != config_class.model_type:
+        raise CheckpointError(
+            f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
+        )
+    try:
+        config = config_class(**values)
+    except ConfigError:
+        raise
+    except DAMAGES as error:
+        raise CheckpointError(f"{file} holds a value that cannot be ({first_line(error)}); save it again") from error
+    return config_class(**{**values, **changes}) if changes else config

@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wvq.checks import POSITIVE, interval
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
+from wvq.models.reading import DAMAGES, resolve_folder, why_unloadable
 
 if TYPE_CHECKING:  # an optional dependency
     from efficientnet_lite_pytorch import EfficientNet
@@ -80,8 +82,6 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             some in a part of the model that the config has no place for.
         DownloadError: the Hub id cannot be reached.
     """
-    from wvq.models.pretrained import DAMAGES, resolve_folder
-
     folder = resolve_folder(path, kind)
     verify_weights(folder)
     try:
@@ -89,7 +89,7 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, trust_remote_code=False
         )
     except (SafetensorError, *DAMAGES) as error:
-        raise CheckpointError(f"{folder} does not load as a {kind} ({first_line(error)})") from error
+        raise CheckpointError(f"{folder} does not load as a {kind} ({why_unloadable(folder, error)})") from error
     problems = {
         "missing": [name for name in info["missing_keys"] if not any(part in name for part in unused)],
         "more than its config has a place for": surplus_weights(model, info["unexpected_keys"], unused),
@@ -188,8 +188,12 @@ def _token_map(tokens: Tensor) -> Tensor:
 def _normalization(folder: Path) -> tuple[list[float], list[float]]:
     file = folder / "preprocessor_config.json"
     values = read_json(file, CheckpointError, f"{file} is missing") if file.is_file() else {}
-    imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    return values.get("image_mean", imagenet[0]), values.get("image_std", imagenet[1])
+    imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    mean, std = (values.get(name, default) for name, default in imagenet.items())
+    for name, numbers, rule in (("image_mean", mean, interval("(-inf, inf)")), ("image_std", std, POSITIVE)):
+        if not isinstance(numbers, list) or len(numbers) != 3 or not all(map(rule.holds, numbers)):
+            raise CheckpointError(f"{file}: {name} must be three numbers, each {rule.expected}, got {numbers!r}")
+    return mean, std
 
 
 def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:

@@ -5,69 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
-from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
-from wvq.files.atomic import read_json
+from wvq.checks import PATH, one_of, or_null, require
+from wvq.errors import CheckpointError, ConfigError, DataError, WVQError, first_line
 from wvq.files.names import INDEX_NAME
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
-from wvq.models.config import StrictConfig
+from wvq.models.config import StrictConfig, read_config
+from wvq.models.loading_options import (
+    Device,
+    LoadingOptions,
+    refuse_others,
+    take_device,
+    take_dtype,
+    take_hub_options,
+)
+from wvq.models.reading import DAMAGES, resolve_folder
+from wvq.models.saving_options import (
+    ModelPushOptions,
+    SavingOptions,
+    not_pushed,
+    require_push_options,
+    take_saving_options,
+)
 
-Config = TypeVar("Config", bound=StrictConfig)
 Model = TypeVar("Model", bound="StrictPreTrainedModel")
 
 # Default of a field of a model's output that is always given: transformers wants None for each, whatever its type.
 GIVEN: Any = None
-# Weights as safetensors only, and what configs, tokenizers of text encoders and model cards need.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
-# What transformers raises over values that it would never write into a file.
-DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
-
-
-def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of the Hub client out of a dict, and return them."""
-    names = ("revision", "token", "cache_dir", "local_files_only")
-    return {name: options.pop(name) for name in names if name in options}
-
-
-def resolve_folder(path: str | os.PathLike[str], kind: str, **hub_options: Any) -> Path:
-    """Return the local folder behind a path or a Hub id (downloaded through huggingface_hub).
-
-    Args:
-        path: the folder or Hub id.
-        kind: what it holds, for the error.
-        hub_options: for the Hub client.
-
-    Raises:
-        CheckpointError: a local path that does not exist or is no folder.
-        DownloadError: a Hub id that cannot be reached or does not exist.
-    """
-    folder = expand_user(path)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file, not a {kind} folder")
-    text = str(path)
-    if Path(text).parent.is_dir() and text.count("/") == 1:
-        raise CheckpointError(f"{text}: no such {kind} folder; check the path")
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise CheckpointError(f"{text}: no such {kind} folder, and not a Hub id of the form owner/name")
-    try:
-        return Path(huggingface_hub.snapshot_download(text, allow_patterns=_HUB_FILES, **hub_options))
-    except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
-        raise DownloadError(
-            f'"{text}" is no local folder and could not be fetched from the Hub '
-            f"({type(error).__name__}: {first_line(error)}); "
-            f"check the name and the network, or pass a local {kind} folder"
-        ) from error
+# Options of transformers that from_pretrained of a model passes on as they are.
+_PASSED_ON = ("key_mapping", "disable_mmap")
+# What the parts of transformers give each other.
+_INTERNAL = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs")
 
 
 class StrictPreTrainedModel(PreTrainedModel):
@@ -75,9 +50,11 @@ class StrictPreTrainedModel(PreTrainedModel):
 
     Attributes:
         kind: what users call it.
+        cast_when_loaded: load weights in the type of their file, and cast them then, by ``to``.
     """
 
     kind: ClassVar[str] = "model"
+    cast_when_loaded: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # the library's decorator hides what the method takes and returns
 
@@ -86,50 +63,88 @@ class StrictPreTrainedModel(PreTrainedModel):
     config_class: type[StrictConfig]
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # by name alone: a model takes nothing but its config
         cls: type[Model],
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
-        *model_args: Any,
-        subfolder: str = "",
-        **kwargs: Any,
+        *,
+        device: Device | None = None,
+        dtype: torch.dtype | str | None = None,
+        config: StrictConfig | str | os.PathLike[str] | None = None,
+        attn_implementation: str | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
     ) -> Model:
         """Load config and weights from a folder or a Hub id, in eval mode.
 
         Args:
             pretrained_model_name_or_path: the folder or Hub id.
-            model_args: as in transformers.
-            subfolder: where in the folder the model lies.
-            kwargs: as in transformers; with ``output_loading_info`` the model comes in a pair with that information.
+            device: where to put the weights, such as ``"cuda"``, or ``"auto"`` for the best there is; the CPU if None.
+            dtype: a floating type or its name (``"bfloat16"``); ``"auto"`` and None leave the weights as saved.
+            config: in place of the folder's own; or the folder or Hub id of one.
+            attn_implementation: ``sdpa`` or ``eager``; for both, torch takes the fastest kernel.
+            output_loading_info: return the model in a pair with what transformers reports of the loading.
+            options: those of :class:`LoadingOptions`; ``key_mapping`` and ``disable_mmap`` as of transformers; fields
+                of the config to change.
 
         Raises:
+            ConfigError: an unknown option, one that asks for what is not done here, or a config that is given and that
+                the weights do not fit.
             CheckpointError: missing, unexpected, wrongly shaped or damaged weights or config.
             DownloadError: a Hub id that cannot be reached.
         """
-        if pretrained_model_name_or_path is None:
-            raise CheckpointError(f"from_pretrained needs the folder or Hub id of a {cls.kind}, got None")
-        hub_options = take_hub_options(kwargs)
-        folder = resolve_folder(pretrained_model_name_or_path, cls.kind, **hub_options) / subfolder
-        if "config" not in kwargs:
+        options |= {"device": device, "dtype": dtype}
+        hub_options, kind, target = take_hub_options(options), take_dtype(options), take_device(options)
+        changes = cls.config_class.take_fields(options)
+        passed_on = {name: options.pop(name) for name in _PASSED_ON if name in options}
+        internal = {name: options.pop(name) for name in _INTERNAL if name in options}
+        own = ("device", "dtype", "config", "attn_implementation", "output_loading_info", *_PASSED_ON)
+        known = (*own, *LoadingOptions.__annotations__, *cls.config_class.fields())
+        refuse_others(options, cls, known)
+        require("attn_implementation", attn_implementation, or_null(one_of(("sdpa", "eager"))))
+
+        folder = resolve_folder(pretrained_model_name_or_path, cls.kind, **hub_options)
+        # AutoModel, which alone gives the last of these, has read the config that it gives from the folder.
+        of_caller = bool(changes) or (config is not None and "adapter_kwargs" not in internal)
+        if config is None:
             hint = f"; it is a pipeline: give {folder}/{cls.kind}" if (folder / INDEX_NAME).exists() else ""
-            kwargs["config"] = read_config(cls.config_class, folder, hint)
+            config = read_config(cls.config_class, folder, hint, **changes)
+        elif not isinstance(config, StrictConfig):
+            config = cls.config_class.from_pretrained(config, **changes)
+        elif not isinstance(config, cls.config_class):
+            raise ConfigError(f"config must be a {cls.config_class.__name__}, got a {type(config).__name__}")
+        elif changes:
+            raise ConfigError(f"config and {min(changes)} are both given; set {min(changes)} in the config")
         verify_weights(folder)
-        wants_info = kwargs.pop("output_loading_info", False)
+        if target is not None:
+            passed_on["device_map"] = {"": target}
+        if kind is not None and not cls.cast_when_loaded:
+            passed_on["dtype"] = kind
         try:
             loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
-                folder, *model_args, output_loading_info=True, use_safetensors=True, local_files_only=True, **kwargs
+                folder,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # an error below, which names them
+                use_safetensors=True,
+                local_files_only=True,
+                **passed_on,
             )
             model, info = loaded
-        except ConfigError:
+        except (ConfigError, torch.OutOfMemoryError):  # nothing is wrong with the files
             raise
         except (SafetensorError, *DAMAGES) as error:
             raise CheckpointError(
                 f"{folder}: weights cannot be loaded ({first_line(error)}); save or download them again"
             ) from error
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if keys := sorted(map(str, info.get(problem) or ())):
-                names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-                raise CheckpointError(f"{folder}: weights do not fit the config: {len(keys)} {problem[:-5]} ({names})")
-        return loaded if wants_info else model
+        if problem := _misfit(info):
+            if of_caller:
+                raise ConfigError(f"{folder}: weights do not fit the config given: {problem}")
+            raise CheckpointError(f"{folder}: weights do not fit the config: {problem}")
+        for name in cls._keep_in_fp32_modules_strict or ():  # transformers does so under 16-bit types alone
+            model.get_submodule(name).float()
+        if cls.cast_when_loaded and kind is not None:
+            model.to(kind)
+        return loaded if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]  # more options than these go by name
         self,
@@ -137,7 +152,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         is_main_process: bool = True,
         state_dict: dict[str, Any] | None = None,
         push_to_hub: bool = False,
-        **kwargs: Any,
+        **options: Unpack[SavingOptions],
     ) -> None:
         """Save as transformers does, with the SHA-256 of the weight files beside them; all files or none.
 
@@ -145,45 +160,82 @@ class StrictPreTrainedModel(PreTrainedModel):
             save_directory: the folder.
             is_main_process: whether this process saves; the others do nothing.
             state_dict: the weights, if not the model's own.
-            push_to_hub: upload the folder too.
-            kwargs: as in transformers.
+            push_to_hub: upload the model too, by :meth:`push_to_hub`.
+            options: size of a weight file, and the options of the upload.
 
         Raises:
+            ConfigError: an unknown option, or one that asks for what is not done here.
             CheckpointError: the disk is full or cannot be written.
+            DownloadError: the Hub cannot be reached.
         """
+        shards, upload = take_saving_options(options, f"{type(self).__name__}.save_pretrained", push_to_hub)
         if not is_main_process:
             return
-        hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "commit_message") if name in kwargs}
-        with written_weights(Path(save_directory)) as partial:
-            super().save_pretrained(partial, state_dict=state_dict, **kwargs)
+        folder = expand_user(save_directory, "save_directory", PATH)
+        with written_weights(folder) as partial:
+            super().save_pretrained(partial, state_dict=state_dict, **shards)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+            self.push_to_hub(upload.pop("repo_id", folder.name), **upload, **shards)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> str:  # type: ignore[override]  # checked
+        """Save the model and upload it to the Hugging Face Hub; returns the address of the commit.
+
+        Args:
+            repo_id: owner/name; the repository is made if it is not there.
+            options: as of transformers.
+
+        Raises:
+            ConfigError: an unknown option.
+            CheckpointError: the disk is full or cannot be written.
+            DownloadError: the Hub cannot be reached.
+        """
+        require_push_options(options, f"{type(self).__name__}.push_to_hub", ModelPushOptions.__annotations__)
+        try:
+            # The library's decorator hides that it is a method.
+            return str(super().push_to_hub(repo_id, **options))  # type: ignore[arg-type]
+        except WVQError:
+            raise
+        except Exception as error:  # of many kinds
+            raise not_pushed(repo_id, error) from error
 
 
-def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint: str = "") -> Config:
-    """Read ``config.json`` of a model folder.
+def _misfit(info: dict[str, Any]) -> str | None:
+    """The first kind of weights that do not fit a model, by what transformers reports of the loading."""
+    for kind in ("missing", "unexpected", "mismatched"):
+        keys = info.get(f"{kind}_keys") or ()
+        # Those of another shape come with both shapes.
+        names = sorted(
+            key if isinstance(key, str) else f"{key[0]}, {tuple(key[1])} in place of {tuple(key[2])}" for key in keys
+        )
+        if names:
+            return f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return None
 
-    Args:
-        config_class: config class of the model.
-        folder: folder of the model.
-        hint: what to add if the file is missing.
+
+def require_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Check that an input of a model is where its weights are.
 
     Raises:
-        CheckpointError: the file is missing, is no JSON object, or belongs to another kind of model.
-        ConfigError: a field is unknown or out of range.
+        DataError: it is on another device; the message calls it by ``name``.
     """
-    file = Path(folder) / "config.json"
-    values = read_json(file, CheckpointError, f"{file} is missing: {folder} holds no {config_class.model_type}{hint}")
-    if values.get("model_type") != config_class.model_type:
-        raise CheckpointError(
-            f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
-        )
-    try:
-        return config_class(**values)
-    except ConfigError:
-        raise
-    except DAMAGES as error:
-        raise CheckpointError(f"{file} holds an impossible value ({first_line(error)}); save it again") from error
+    if tensor.device != device:
+        raise DataError(f"{name} are on {tensor.device}, the model is on {device}; move them with .to(model.device)")
+
+
+def as_codes(codes: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Codes of any integer type as int64.
+
+    Args:
+        codes: of any shape.
+        device: of the model that takes them.
+
+    Raises:
+        DataError: they are no integers, or on another device.
+    """
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        raise DataError(f"codes must be integers, got {codes.dtype}")
+    require_device("codes", codes, device)
+    return codes.long()
 
 
 @torch.no_grad()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, TEXT, Checker, integer, interval, is_number, or_null
+from wvq.checks import FLAG, NAMES, SOURCE, TEXT, Checker, integer, interval, list_of, number, one_of, or_null, require
 from wvq.errors import ConfigError
-from wvq.settings.size import SIZE, Size, as_size, written_size
+from wvq.settings.size import SIZE, Size
 
 CROPS = ("random", "ten", "center")
 FITS = ("crop", "pad")
 PAD_COLORS = ("auto", "white", "edge")
 UNREADABLE = ("skip", "refuse")
+LAYOUTS = ("classes", "splits", "plain")
 
 
 @dataclass
@@ -21,6 +22,10 @@ class DataConfig:
     Args:
         path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
         subset: configuration name of a Hub data set that has several.
+        layout: what the folders in ``path`` are: ``classes``; ``splits``, such as train and val; or ``plain``: all
+            pictures at any depth are one set without classes. Where it is not given the names decide, and where these
+            leave a doubt, the error says what each would read. Of several parquet files, ``splits`` takes those that
+            are named after a split, and ``plain`` all, for training.
         train_split: split to train on.
         validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
             or else ``validation_fraction`` of the training split.
@@ -52,6 +57,7 @@ class DataConfig:
 
     path: str = "openmoji"
     subset: str | None = None
+    layout: str | None = None
     train_split: str = "train"
     validation_split: str | None = None
     validation_fraction: float = 0.1
@@ -69,10 +75,6 @@ class DataConfig:
     seed: int = 0
     unreadable: str = "skip"
 
-    def __post_init__(self) -> None:
-        size = written_size(self.image_size)
-        self.image_size = size if isinstance(size, int | list | str) else self.image_size
-
     @property
     def size(self) -> Size:
         """``image_size`` as files hold it: the side of a square, or [height, width].
@@ -80,21 +82,23 @@ class DataConfig:
         Raises:
             ConfigError: it is neither.
         """
-        return as_size("data.image_size", self.image_size)
+        return require("data.image_size", self.image_size, SIZE)
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
-        check.each(TEXT, "path", "train_split")
+        check.each(SOURCE, "path")
+        check.each(TEXT, "train_split")
         check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
+        check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
         check.each(SIZE, "image_size")
         check.one_of("fit", FITS)
         check.one_of("pad_color", PAD_COLORS)
         check.one_of("crop", CROPS)
         check.each(interval("(0, 1]"), "min_crop_fraction")
-        check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
-        check("classes", "a list of names, or null", _are_names)
+        check.each(or_null(list_of(number(1), "one or more numbers of at least 1")), "crop_scales")
+        check.each(or_null(NAMES), "classes")
         check.each(FLAG, "flip")
         check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
@@ -104,15 +108,3 @@ class DataConfig:
             raise ConfigError("data.crop_scales cut into the picture; leave them out, or set data.fit to crop")
         if self.crop == "ten" and self.flip:
             raise ConfigError("data.flip: ten crops hold the mirror images already; set it to false")
-
-
-def _are_scales(value: object) -> bool:
-    if not isinstance(value, list | tuple):
-        return value is None
-    return len(value) > 0 and all(is_number(scale, 1) for scale in value)
-
-
-def _are_names(value: object) -> bool:
-    if not isinstance(value, list | tuple):
-        return value is None
-    return all(isinstance(name, str) for name in value)

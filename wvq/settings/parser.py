@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from argparse import SUPPRESS
-from collections.abc import Iterable, Sequence
+from argparse import SUPPRESS, Action
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from dataclasses import fields
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
+from wvq.checks import PATH, as_number
 from wvq.errors import ConfigError, near_match
 from wvq.files.stage_folder import former_fields, read_recipe
+from wvq.files.user_folders import expand_user
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,12 +70,21 @@ class Parser(ArgumentParser):
                 self._check_groups(value)
             elif word.startswith("--") and name in self._group_names() and os.path.isfile(value):
                 _refuse_class(value, {name: read_recipe(value)})
-        switches = {s for a in self._actions if getattr(a, "_typehint", None) is bool for s in a.option_strings}
+        kinds = {option: _kind(action) for action in self._actions for option in action.option_strings}
         completed = list(words)
-        for index in reversed([index for index, word in enumerate(words) if word in switches]):
-            if index + 1 == len(words) or words[index + 1].startswith("--"):
+        for index in reversed([index for index, word in enumerate(words) if bool in _choices(kinds.get(word))]):
+            following = words[index + 1] if index + 1 < len(words) else "--"
+            if following.startswith("--") or (following.lower() not in _FLAGS and self._get_positional_actions()):
                 completed.insert(index + 1, "true")
         return self.parse_args(completed)
+
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        """The values of an option on the command line, in the form of its type."""
+        return as_written(super()._get_values(action, arg_strings), _kind(action))
+
+    def _check_value_key(self, action: Action, value: Any, *others: Any, **more: Any) -> Any:
+        """The library's check of a value from a recipe file, after it took the form of the field's type."""
+        return super()._check_value_key(action, as_written(value, _kind(action)), *others, **more)
 
     def build(self, values: Namespace) -> Namespace:
         """The values, with each group of settings as its dataclass.
@@ -107,7 +122,7 @@ class Parser(ArgumentParser):
                 raise ConfigError(f"recipe {recipe}: {name} must hold fields by name, got {group!r}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong, in one line.
+        """Raise a message of the parser as one line.
 
         Raises:
             ConfigError: always.
@@ -123,8 +138,106 @@ class Parser(ArgumentParser):
             name = unknown.group(1) or unknown.group(2)
             name = f"{group.group(1)}.{name}" if group else name
             options = [s.lstrip("-") for a in self._actions for s in a.option_strings if a.dest != "help"]
-            line = f"unknown option {name}{near_match(name, options)}"
+            line = f"unknown option {name}{near_option(name, options)}"
         raise ConfigError(line)
+
+
+def _kind(action: Action) -> Any:
+    """The type of an option's values; None where it takes none."""
+    return getattr(action, "_typehint", action.type)
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; a type that is none as the only one."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_MOST_DIGITS = 40  # beyond every range; 1e999999999 would fill the memory
+
+
+def as_written(value: Any, kind: Any) -> Any:
+    """A number or a flag, as people write it in a shell or in YAML, in the form of a type.
+
+    A whole number may be written 100000, 1e5, 1E+5, 100_000 or 100000.0 (YAML 1.1 reads the second as a text), and a
+    flag true, yes, on or 1.
+
+    Args:
+        value: of any type.
+        kind: the type that an option or a field has.
+
+    Returns:
+        The value of that type; what cannot be read as one is unchanged, for the parser to refuse.
+    """
+    kinds = _choices(kind)
+    numbers = {one for of_list in kinds if get_origin(of_list) is list for one in get_args(of_list)} & {int, float}
+    if numbers and isinstance(value, str) and value.startswith("["):
+        value = value.strip("[]").split(",")
+    if isinstance(value, list):
+        return [_scalar(one, numbers or set(kinds)) for one in value]
+    return _scalar(value, set(kinds))
+
+
+def _scalar(value: Any, kinds: Set[Any]) -> Any:
+    value = as_number(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    text = str(value).strip()
+    if str in kinds or not isinstance(value, str | int | float) or not text:
+        return value
+    if bool in kinds:
+        return _FLAGS.get(text.lower(), value)
+    if int in kinds and not isinstance(value, bool):
+        with suppress(InvalidOperation):
+            number = Decimal(text)
+            if number.is_finite() and number.adjusted() < _MOST_DIGITS and number == number.to_integral_value():
+                return int(number)
+    if float in kinds and isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+# What other programs call an option, by the last part of its name here.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "epochs": "images",
+    "num_epochs": "images",
+    "num_train_epochs": "images",
+    "max_steps": "images",
+    "max_train_steps": "images",
+    "steps": "images",
+    "output": "out",
+    "output_dir": "out",
+    "outdir": "out",
+    "dataset": "data.path",
+    "data_dir": "data.path",
+    "data_path": "data.path",
+    "train_data_dir": "data.path",
+    "resolution": "image_size",
+    "res": "image_size",
+    "workers": "num_workers",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "n": "num_images",
+    "num_samples": "num_images",
+    "resume_from_checkpoint": "resume",
+}
+
+
+def near_option(name: str, options: Sequence[str]) -> str:
+    """``' (did you mean "train.learning_rate"?)'`` for an option that is unknown by this name, or an empty string.
+
+    An option of the name that it has elsewhere comes first, then one with the same or a near last part of its name.
+    """
+    leaf = name.rpartition(".")[2]
+    for wanted in (_ELSEWHERE.get(leaf, name), leaf):
+        same = [option for option in options if option == wanted or option.endswith(f".{wanted}")]
+        if same:  # the main group has the shortest name
+            return f' (did you mean "{min(same, key=len)}"?)'
+    if near := near_match(name, options):
+        return near
+    leaves = {option.rpartition(".")[2]: option for option in reversed(options)}
+    return next((f' (did you mean "{leaves[one]}"?)' for one in get_close_matches(leaf, leaves, 1)), "")
 
 
 def _refuse_class(recipe: str, values: dict[str, Any]) -> None:
@@ -160,9 +273,10 @@ def recipe_file(name: str | Path) -> Path:
     Raises:
         ConfigError: neither, or no recipe.
     """
-    if Path(name).is_file():
-        read_recipe(name)  # the parser's own messages on broken YAML do not name the file
-        return Path(name)
+    file = expand_user(name, "config", PATH)
+    if file.is_file():
+        read_recipe(file)  # the parser's own messages on broken YAML do not name the file
+        return file
     shipped = shipped_recipes()
     short = str(name).removesuffix(".yaml").removeprefix("configs/")
     if short not in shipped:
@@ -189,14 +303,15 @@ def load_recipe(recipe: type[Recipe], file: str | Path, overrides: dict[str, Any
         values = parser.parse([f"--config={path}"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    kinds = {action.dest: _kind(action) for action in parser._actions}
     for name, value in (overrides or {}).items():
         group, _, key = name.rpartition(".")
         if isinstance(values.get(group), dict):  # free fields, such as those of a model; the model's config checks them
             values[group][key] = value
         elif name in values or name in parser.former_fields:
-            values[name] = value
+            values[name] = as_written(value, kinds.get(name))
         else:
-            raise ConfigError(f"unknown option {name}{near_match(name, list(values.keys()))}")
+            raise ConfigError(f"unknown option {name}{near_option(name, list(values.keys()))}")
     try:
         parser.validate(values)
     except (TypeError, ValueError) as error:

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 from typing_extensions import TypeIs
 
-from wvq.checks import Rule, is_integer
-from wvq.errors import ConfigError
+from wvq.checks import Rule, as_integer, is_integer
 
 Size: TypeAlias = int | list[int]  # the side of a square in pixels, or [height, width]
 
@@ -19,32 +18,18 @@ def is_size(value: object) -> TypeIs[Size]:
     return is_integer(value) or (isinstance(value, list) and len(value) == 2 and all(map(is_integer, value)))
 
 
-SIZE = Rule("an integer of at least 1, or [height, width]", is_size)
-
-
-def written_size(value: object) -> object:
-    """A size as files hold it: a square is its side. Any value that is no size unchanged, for a check to refuse.
-
-    Args:
-        value: a size, a tuple, or a text such as ``256x384`` (height x width).
-    """
-    if isinstance(value, str) and (sides := re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value)):
-        value = list(map(int, sides.groups()))
+def _written(value: object) -> object:
+    """A size as files hold it: a square is its side, other sizes are lists; what is no size unchanged."""
+    if isinstance(value, str):
+        sides = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value)
+        value = list(map(int, sides.groups())) if sides else value
     if isinstance(value, list | tuple):
-        return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
-    return value
+        written = list(map(as_integer, value))
+        return written[0] if len(written) == 2 and written[0] == written[1] else written
+    return as_integer(value)
 
 
-def as_size(name: str, value: object) -> Size:
-    """A size in any of its forms, as files hold it.
-
-    Raises:
-        ConfigError: it is none; the message calls it by ``name``.
-    """
-    value = written_size(value)
-    if not is_size(value):
-        raise ConfigError(f"{name} must be {SIZE.expected}, got {value!r}")
-    return value
+SIZE = Rule("an integer of at least 1, or [height, width]", is_size, _written)
 
 
 def size_of(shape: Iterable[int]) -> Size:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
-from wvq.models.pretrained import DAMAGES
+from wvq.models.reading import DAMAGES
 
 CHECKPOINTS = "checkpoints"
 STATE_NAME = "run.pt"
@@ -43,7 +43,7 @@ def latest_checkpoint(folder: str | Path) -> Path:
 
 
 class Run(Protocol):
-    """What a run keeps beside the accelerator's models and optimisers: tensors, numbers and texts."""
+    """State that a run saves beside the accelerator's models and optimisers: tensors, numbers and texts."""
 
     def state_dict(self) -> dict:
         """The state to save."""

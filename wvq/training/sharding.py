@@ -19,7 +19,7 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def skeleton(model: Model) -> Model:
-    """A copy of a model without its numbers: parameters and buffers are on the meta device and take no memory."""
+    """A copy of a model without its values: parameters and buffers are on the meta device and take no memory."""
     parameters = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     buffers = {id(b): b.detach().to("meta") for b in model.buffers()}
     return copy.deepcopy(model, parameters | buffers)  # deepcopy takes what the memo holds instead of making a copy

@@ -21,7 +21,7 @@ Batch = dict[str, Any]  # tensors by name, and texts as lists
 
 @dataclass
 class StepLoss:
-    """What a task computes from one batch.
+    """Loss and figures of one batch.
 
     Attributes:
         loss: mean over the batch; 0-d.
@@ -36,7 +36,7 @@ class StepLoss:
 
 
 class Task(Generic[Model]):
-    """What a stage gives the training loop: the loss of its model, and how the model is measured, shown and saved.
+    """A stage's side of the training loop: the loss of its model, and how the model is measured, shown and saved.
 
     Attributes:
         name: shown beside the progress bar.
@@ -97,7 +97,7 @@ class Task(Generic[Model]):
         raise NotImplementedError
 
     def training_state(self, model: Model) -> dict[str, Any]:
-        """What an exact resume needs beside weights and optimisers."""
+        """State that an exact resume needs beside weights and optimisers."""
         return {}
 
     def load_training_state(self, model: Model, state: dict[str, Any], device: torch.device) -> None:

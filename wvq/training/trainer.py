@@ -323,7 +323,7 @@ class Trainer(Generic[Model]):
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs beside weights and optimisers. All processes call it together."""
+        """State that an exact resume needs beside weights and optimisers. All processes call it together."""
         return {
             **self.progress.state_dict(),
             "skipped": {optimizer.skipped_name: optimizer.skipped.cpu() for optimizer in self.optimizers},

@@ -101,3 +101,11 @@ def test_missing_processors_are_refused(pattern, clip_dir, tmp_path):
     for file in files:
         file.unlink()
     assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_a_config_that_is_no_object_is_named(name, clip_dir, tmp_path):
+    folder = shutil.copytree(clip_dir, tmp_path / "clip")
+    (folder / name).write_text("[]", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"^clip: .*\({name} must hold a JSON object\)$"):
+        CLIPScore(folder)

@@ -17,7 +17,7 @@ def drawing(class_names, asked):
         pictures = torch.rand(num_images, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         return SimpleNamespace(images=pictures, codes=torch.full((num_images, 2, 2), 5))
 
-    config = SimpleNamespace(num_classes=len(class_names), num_codes=8)
+    config = SimpleNamespace(num_classes=len(class_names), class_names=list(class_names), text_dim=8, num_codes=8)
     draw.class_names, draw.generator = class_names, SimpleNamespace(config=config)
     return draw
 

@@ -21,14 +21,14 @@ def test_classes_are_exactly_balanced(evaluate, labelled, projection):
 def test_chosen_classes_by_name_and_id(evaluate, labelled, projection):
     pipeline = FakePipeline()
     result = evaluate(pipeline, labelled, 8, projection, classes=["flags", 0])
-    assert Counter(pipeline.labels) == {"flags": 4, 0: 4}
+    assert Counter(pipeline.names) == {"flags": 4, "animals": 4}
     assert result["settings"]["classes"] == ["flags", 0]
 
 
 def test_reference_classes_are_matched_by_name(evaluate, labelled, projection):
     pipeline = FakePipeline(class_names=("food", "flags", "animals"))
     evaluate(pipeline, labelled, 30, projection, classes="reference")
-    assert Counter(pipeline.labels) == {"flags": 20, "animals": 5, "food": 5}
+    assert Counter(pipeline.names) == {"flags": 20, "animals": 5, "food": 5}
 
 
 def test_prompts_cycle_and_captions_can_serve(evaluate, labelled, projection):
@@ -59,7 +59,7 @@ def test_classes_and_captions_of_the_reference_are_of_the_same_pictures(
     result = evaluate(pipeline, partly_labelled, num_images, projection, **asked)
     assert len(pipeline.labels) == len(pipeline.prompts) == num_images
     shown = [CLASSES[partly_labelled.labels[int(prompt.split()[1])]] for prompt in pipeline.prompts]
-    assert pipeline.labels == shown
+    assert pipeline.names == shown
     assert not any("captions" in line for line in result["warnings"])
 
 

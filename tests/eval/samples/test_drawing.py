@@ -15,13 +15,13 @@ from wvq.eval.samples.drawing import Samples, resized
 
 def test_samples_do_not_depend_on_the_batch_size():
     pipeline = FakePipeline()
-    samples = Samples(pipeline, 7, Conditions(list("abcdefg"), None, None), pipeline.sampling, seed=2)
+    samples = Samples(pipeline, 7, Conditions(list("abcdefg"), list(range(7)), None, None), pipeline.sampling, seed=2)
     whole = samples.draw(range(7))
     assert whole.images.dtype == torch.uint8
     assert whole.numbers == list(range(7))
     parts = [samples.draw(range(start, min(start + 3, 7))) for start in (0, 3, 6)]
     assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
-    assert pipeline.labels == list("abcdefg") * 2
+    assert pipeline.labels == [*range(7), *range(7)]
 
 
 def test_settings_reach_the_pipeline_and_the_result(evaluate, labelled, projection):

@@ -49,6 +49,37 @@ def test_left_padding_inside_the_encoder_is_that_of_older_generators(encoder_dir
         TextEncoder(encoder_dir, 9, padding="both")
 
 
+def test_options_of_loading(encoder, encoder_dir):
+    hub = {"subfolder": encoder_dir.name, "revision": "main", "local_files_only": True}
+    again = TextEncoder(encoder_dir.parent, 5, device="auto", **hub, use_safetensors=True, trust_remote_code=False)
+    assert again.identity() == encoder.identity()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pading": "left"}, r'TextEncoder takes no "pading" \(did you mean "padding"\?\)'),
+        ({"trust_remote_code": True}, "trust_remote_code=True is not possible here: no code that comes with a model"),
+        ({"device": "abacus"}, 'device "abacus" cannot be used here'),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_blames_no_file(options, message, encoder_dir):
+    with pytest.raises(ConfigError, match=message) as caught:
+        TextEncoder(encoder_dir, 5, **options)
+    assert str(encoder_dir) not in str(caught.value)
+
+
+def test_an_encoder_in_several_files(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path, max_shard_size="1KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    assert TextEncoder(tmp_path, 5).identity() == encoder.identity()
+    shard = max(tmp_path.glob("model-*.safetensors"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"{shard.name} is not the file that was saved"):
+        TextEncoder(tmp_path, 5)
+
+
 def test_no_captions_give_no_features(encoder):
     features, mask = encoder.encode([])
     assert (features.shape, mask.shape) == ((0, 5, TEXT_DIM), (0, 5))

@@ -227,6 +227,15 @@ def test_a_damaged_tokenizer_is_one_line(content, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", ["[]", "null"])
+def test_a_config_that_is_no_object_is_named(name, content, tmp_path):
+    folder = save_encoder("bert", tmp_path / "encoder")
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=rf"encoder: .* cannot be loaded \({name} must hold a JSON object\)$"):
+        TextEncoder(folder, LENGTH)
+
+
 def test_another_kind_of_model_is_one_line_that_lists_the_known(tmp_path):
     folder = save_encoder("bert", tmp_path / "encoder")
     transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8).save_pretrained(folder)

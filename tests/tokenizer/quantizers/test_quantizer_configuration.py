@@ -36,7 +36,7 @@ def test_code_dim_is_a_multiple_of_num_groups(name):
 
 
 @pytest.mark.parametrize("field", ["num_groups", "code_dim", "window_size", "num_projections", "num_samples"])
-@pytest.mark.parametrize("value", [0, -1, 1.0, True])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_sizes_are_positive_integers(field, value):
     refused(field, "sliced", **{field: value})
 
@@ -94,7 +94,7 @@ def test_ema_decay_lies_between_zero_and_one(name, value):
     refused("ema_decay", name, ema_decay=value)
 
 
-@pytest.mark.parametrize("value", [[1, 4, 4], [4, 2, 2.0], [0, 4, 4], [], 16, "442", [True, 4, 4]])
+@pytest.mark.parametrize("value", [[1, 4, 4], [4, 2, 2.5], [0, 4, 4], [], 16, "442", [True, 4, 4]])
 def test_levels_are_integers_of_at_least_two(value):
     refused("levels", "fsq", levels=value)
 
@@ -126,7 +126,7 @@ GRID = {"image_size": 64, "scales": [1, 2, 4]}  # a grid of side 4
 
 @pytest.mark.parametrize(
     "value",
-    [[], [4, 2, 1], [1, 2, 2, 4], [0, 4], [1.0, 4], [True, 4], ["1", 4], 4, "124", [1, 2], [1, 2, 4, 5], [-1, 4]],
+    [[], [4, 2, 1], [1, 2, 2, 4], [0, 4], [1.5, 4], [True, 4], ["1", 4], 4, "124", [1, 2], [1, 2, 4, 5], [-1, 4]],
 )
 def test_scales_rise_to_the_side_of_the_grid(value):
     assert configure("sliced", **GRID).scales == [1, 2, 4]

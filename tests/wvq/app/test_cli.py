@@ -216,15 +216,20 @@ def test_the_whole_chain(picture_folder, tmp_path, capsys, fast_network):
     tokenizer, codes, out = tmp_path / "tokenizer", tmp_path / "codes", tmp_path / "pipeline"
     assert main(["train-tokenizer", *data, *TINY_TOKENIZER, f"--out={tokenizer}"]) == 0
     text = capsys.readouterr().out
+    read = "pictures: 48 training, 12 held out (20% of each class); 3 classes (circle, cross, square); no captions\n"
+    assert text.count(read) == 1
     assert "psnr_rgb" in text
     assert f"next: wvq export-codes --tokenizer {tokenizer}" in text
     assert main(["export-codes", *data, f"--tokenizer={tokenizer}", f"--out={codes}", "--num_crops=2"]) == 0
     text = capsys.readouterr().out
+    assert text.count(read) == 1
     assert "rows decode at PSNR train" in text
     assert f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}" in text
     chain = [f"--tokenizer={tokenizer}", f"--codes={codes}", f"--out={out}"]
     assert main(["train-generator", *chain, *TINY_GENERATOR]) == 0
-    assert f"next: wvq sample {out}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.count("codes: 48 training pictures in 2 crops each, 12 held out; 3 classes; no captions\n") == 1
+    assert f"next: wvq sample {out}" in text
 
     samples = tmp_path / "samples"
     assert main(["sample", str(out), "--class", "cross", "0", "--num_images=4", "--seed=7", f"--out={samples}"]) == 0
@@ -237,7 +242,9 @@ def test_the_whole_chain(picture_folder, tmp_path, capsys, fast_network):
 
     result = tmp_path / "reconstruction.json"
     assert main(["evaluate", "reconstruction", str(tokenizer), *data, f"--out={result}"]) == 0
-    assert "floor, real against real" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.count(read) == 1
+    assert "floor, real against real" in text
     values = json.loads(result.read_text())
     assert (values["kind"], values["num_images"]) == ("reconstruction", 12)
     assert values["settings"]["tokenizer"] == str(tokenizer)

@@ -7,6 +7,7 @@ import torch
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app.cli import COMMANDS, main
+from wvq.settings.parser import Parser
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -156,6 +157,22 @@ def test_inception_weights_with_another_network(fails, tiny_tokenizer_dir, pictu
     options = ["--feature-network=efficientnet_lite0", "--inception-weights=w.pt"]
     line = fails("evaluate", "reconstruction", tiny_tokenizer_dir, *data, *options)
     assert "--inception-weights goes with the feature network inception" in line
+
+
+@pytest.mark.parametrize(
+    "command", [["sample"], ["evaluate", "generation"], ["evaluate", "reconstruction"]], ids=lambda words: words[-1]
+)
+def test_a_device_without_values_is_one_line(command, fails, tmp_path):
+    line = fails(*command, tmp_path / "nothing", f"--out={tmp_path / 'o'}", "--device=meta")
+    assert 'device "meta" cannot be used here' in line
+
+
+def test_lpips_is_no_setting_of_samples():
+    parser = Parser()
+    COMMANDS["evaluate generation"].add_arguments(parser)
+    assert "lpips" not in parser.format_help()
+    with pytest.warns(UserWarning, match="lpips vgg.pth is a setting of the tokenizer and does nothing here"):
+        parser.build(parser.parse(["pipeline", "--lpips=vgg.pth"]))  # from a file that both evaluations read
 
 
 def test_interruption_is_no_traceback(monkeypatch, capsys):

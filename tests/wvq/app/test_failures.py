@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.processes import run
+from tests.processes import run, run_ranks
 from wvq.app.failures import fail
 
 
@@ -65,3 +65,30 @@ def test_two_processes_leave_their_line_once_and_last(launcher):
     shown = [text for text in lines if text.strip("=")]
     assert shown[-1] == f"  traceback : {line}"
     assert "exitcode  : 2" in done.stderr
+
+
+ONE_RANK_FAILS = """
+import sys
+from wvq.app import cli
+from wvq.distributed import process_rank, processes, wait_for_all
+from wvq.errors import DataError
+
+def work(values):
+    processes()
+    wait_for_all()
+    if process_rank() == 1:
+        raise DataError("a picture is missing")
+    wait_for_all()
+
+command = cli.COMMANDS["info"]
+cli.COMMANDS["info"] = type(command)("info", command.help, command.add_arguments, work)
+sys.exit(cli.main(["info", "somewhere"]))
+"""
+
+
+def test_processes_that_wait_for_one_that_failed_end_quietly_with_its_code():
+    waiting, failing = run_ranks(["-c", ONE_RANK_FAILS])
+    assert (waiting.returncode, failing.returncode) == (2, 2)
+    assert "wvq info: error: a picture is missing" in failing.stderr.splitlines()
+    assert "rror" not in waiting.stderr
+    assert "Traceback" not in waiting.stderr

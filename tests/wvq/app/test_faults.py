@@ -15,7 +15,7 @@ from wvq.training.checkpoints import find_checkpoints
 from wvq.training.tracking import read_log
 
 WORKER = Path(__file__).with_name("faults_worker.py")
-STEPS = 20
+STEPS = 14
 # Everything that an exact resume must bring back: discriminator, average, moment window, data order, random numbers.
 OPTIONS = [
     *[option for option in TINY_TOKENIZER if "quantizer" not in option and "train." not in option],
@@ -114,7 +114,7 @@ def whole_of_two(picture_folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("fault", "rank", "step"), [("terminate", 1, 6), ("terminate_while_saving", 0, 12)])
+@pytest.mark.parametrize(("fault", "rank", "step"), [("terminate", 1, 6), ("terminate_while_saving", 0, 9)])
 def test_a_signal_to_one_process_of_two_stops_both_after_the_same_step(
     fault, rank, step, picture_folder, whole_of_two, tmp_path
 ):

@@ -45,8 +45,8 @@ def choose(tmp_path):
 def test_letters_on_white_are_padded_with_white(choose):
     choice = choose(letter)
     assert (choice.fit, choice.pad_color) == ("pad", "white")
-    assert choice.reason.startswith("Pictures of other shapes are shown whole on white: of 36 pictures looked at, a ")
-    assert choice.reason.endswith(" of them on a plain ground.")
+    assert choice.reason.startswith("fit: pad with white; of 36 pictures looked at, a crop would cut ")
+    assert choice.reason.endswith(" of them on a plain ground")
 
 
 def test_letters_on_their_own_ground_are_padded_with_it(choose):
@@ -57,8 +57,7 @@ def test_letters_on_their_own_ground_are_padded_with_it(choose):
 def test_photographs_are_cropped(choose):
     choice = choose(photograph)
     assert (choice.fit, choice.pad_color) == ("crop", "auto")
-    reason = "of 36 pictures looked at, a crop would cut 36, 0 of them on a plain ground."
-    assert choice.reason == f"Pictures of other shapes are cropped to their centre: {reason}"
+    assert choice.reason == "fit: crop; of 36 pictures looked at, a crop would cut 36, 0 of them on a plain ground"
 
 
 def test_squares_and_a_few_others_are_cropped(choose):
@@ -75,7 +74,7 @@ def test_the_shape_is_that_of_the_size(choose):
 def test_the_choice_of_the_user(choose, kind, requested, color):
     choice = choose(kind, requested=requested)
     assert (choice.fit, choice.pad_color) == (requested, color)
-    assert "as requested (of 36 pictures" in choice.reason
+    assert ", as requested; of 36 pictures" in choice.reason
 
 
 def test_unreadable_pictures_are_passed_over(tmp_path):

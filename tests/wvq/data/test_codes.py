@@ -310,6 +310,14 @@ DAMAGES = {
     ),
     "no table": (lambda f: shutil.rmtree(f / "train"), "train cannot be read"),
     "no state": (lambda f: (f / "train" / "state.json").unlink(), "train cannot be read"),
+    "state that is no object": (
+        lambda f: (f / "train" / "state.json").write_text("[]"),
+        r"train cannot be read \(.*state.json must hold a JSON object\)",
+    ),
+    "description that is no object": (
+        lambda f: (f / "train" / "dataset_info.json").write_text("null"),
+        r"train cannot be read \(.*dataset_info.json must hold a JSON object\)",
+    ),
     "table cut short": (cut_table, "train cannot be read"),
     "table without codes": (
         lambda f: (
@@ -334,6 +342,21 @@ def test_a_damaged_cache_is_one_clear_error(cache, damaged):
 def test_a_missing_folder_is_one_clear_error(tmp_path):
     with pytest.raises(CacheError, match="is no code cache"):
         CodeDataset(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "codes: 6 training pictures, 2 held out; 2 classes; captions"),
+        (
+            {"num_images": 1200, "num_crops": 10, "class_names": ["a"], "has_captions": False},
+            "codes: 1,200 training pictures in 10 crops each, 2 held out; 1 class; no captions",
+        ),
+        ({"class_names": []}, "codes: 6 training pictures, 2 held out; no classes; captions"),
+    ],
+)
+def test_summary(fields, text):
+    assert make_header(**fields).summary() == text
 
 
 def test_header_round_trip(tmp_path):

@@ -1,6 +1,7 @@
 """Tests of decoding real files of every odd kind, and of the store that names those that cannot be read."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 import wvq.data.pictures
 from wvq.data.padding import center_pad
-from wvq.data.pictures import PictureStore, decode
+from wvq.data.pictures import PictureStore, decode, read_picture
 from wvq.data.pixels import center_crop, to_rgb
 from wvq.errors import DataError, UnreadablePictureError
 
@@ -177,6 +178,12 @@ def test_a_machine_out_of_files_or_memory_is_no_fault_of_the_picture(monkeypatch
                 pictures.original(0)
         assert not isinstance(caught.value, UnreadablePictureError)
     assert pictures.prepared(0).size == (8, 8)
+
+
+def test_a_pipe_in_the_place_of_a_picture_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadablePictureError, match=r"pipe\.png .*no file but a pipe, a device or a folder"):
+        read_picture(tmp_path / "pipe.png")
 
 
 def test_names_with_brackets_and_rows_without_a_file():

@@ -1,6 +1,7 @@
 """Tests of where pictures come from: parquet, and the errors of missing paths and unreachable Hub ids."""
 
 import io
+import os
 
 import datasets
 import huggingface_hub
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 
 from wvq.data.dataset import load_images
+from wvq.data.inventory import Inventory
 from wvq.data.sources import read_source
-from wvq.errors import DataError, DownloadError
+from wvq.errors import ConfigError, DataError, DownloadError
 from wvq.settings.data import DataConfig
 
 
@@ -62,31 +64,62 @@ def test_parquet_of_another_writer(tmp_path):
 def test_broken_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as parquet") as caught:
-        read_source(DataConfig(path=str(tmp_path / "a.parquet")))
+        read_source(DataConfig(path=str(tmp_path / "a.parquet")), Inventory())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/no/such/folder", "./pets", "../pets", "~/no-such", "~no-such-user/pets", "a/b/c", "pets.parquet"],
+    [
+        "/no/such/folder",
+        "./pets",
+        "../pets",
+        "~/no-such",
+        "a/b/c",
+        "pets.parquet",
+        "PETS.PARQUET",
+        "/" + "x" * 300,
+    ],
 )
 def test_what_looks_like_a_path_is_not_looked_up(path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(DataError, match="is no file or folder"):
-        read_source(DataConfig(path=path))
+        read_source(DataConfig(path=path), Inventory())
+
+
+@pytest.mark.parametrize(("path", "why"), [("", "it is empty"), ("~no-such-user/pets", "has no home folder here")])
+def test_a_path_that_is_none_is_one_line(path, why):
+    with pytest.raises(ConfigError, match=f"^data.path must be a path or a name, .*{why}"):
+        read_source(DataConfig(path=path), Inventory())
+
+
+def test_what_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is neither a file nor a folder"):
+        read_source(DataConfig(path=str(tmp_path / "pipe")), Inventory())
+
+
+@pytest.mark.parametrize("path", ["openmoji", "owner/pictures", "a.parquet"])
+def test_a_layout_is_for_folders(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"^data.layout says .* and '{path}' is no folder here"):
+        read_source(DataConfig(path=path, layout="plain"), Inventory())
 
 
 def test_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(DataError, match=r"a\.zip is a file but not parquet"):
-        read_source(DataConfig(path=str(tmp_path / "a.zip")))
+    with pytest.raises(DataError, match=r"a\.zip is a file and not parquet"):
+        read_source(DataConfig(path=str(tmp_path / "a.zip")), Inventory())
 
 
 def test_hub_id_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match=r"path: 'some-owner/some-pictures' is no folder here.*network") as caught:
-        read_source(DataConfig(path="some-owner/some-pictures"))
+    with pytest.raises(
+        DownloadError, match=r"^data\.path: 'some-owner/some-pictures' is no folder here.*network"
+    ) as caught:
+        read_source(DataConfig(path="some-owner/some-pictures"), Inventory())
     assert "\n" not in str(caught.value)
 
 
@@ -107,6 +140,6 @@ def test_hub_data_set_that_needs_a_subset(monkeypatch):
         raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
 
     monkeypatch.setattr(datasets, "load_dataset", fake_hub)
-    with pytest.raises(DataError, match=r"subset: owner/pictures .*\['a', 'b'\]") as caught:
-        read_source(DataConfig(path="owner/pictures"))
+    with pytest.raises(DataError, match=r"^data\.subset: owner/pictures .*\['a', 'b'\]") as caught:
+        read_source(DataConfig(path="owner/pictures"), Inventory())
     assert "\n" not in str(caught.value)

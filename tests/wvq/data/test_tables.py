@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from wvq.data.tables import PictureTable, keep_classes, to_table
+from wvq.data.tables import PictureTable, class_order, keep_classes, to_table
 from wvq.errors import DataError
 from wvq.settings.data import DataConfig
 
@@ -36,6 +36,29 @@ class TestColumns:
         assert names == ("9", "10")
         assert table.labels == [1, 0, 1]
 
+    @pytest.mark.parametrize(
+        ("names", "order"),
+        [
+            (["10", "2", "0", "1"], ["0", "1", "2", "10"]),
+            (["10", "9", "08"], ["08", "9", "10"]),
+            (["010", "9", "10"], ["9", "010", "10"]),
+            (["10", "2", "x"], ["10", "2", "x"]),
+            (["-1", "10", "2"], ["-1", "10", "2"]),
+            (["1.5", "10", "2"], ["1.5", "10", "2"]),
+            (["img10", "img2"], ["img10", "img2"]),
+            (["²", "10", "2"], ["10", "2", "²"]),
+            ([], []),
+        ],
+    )
+    def test_whole_numbers_are_in_order_as_numbers(self, names, order):
+        assert class_order(names) == order
+        assert class_order({*names}) == order
+
+    def test_labels_that_are_numbers_in_texts(self):
+        table, names = to_table(raw_table(label=["10", "9", None]), DataConfig())
+        assert names == ("9", "10")
+        assert table.labels == [1, 0, -1]
+
     def test_ids_follow_given_names(self):
         table, names = to_table(raw_table(label=["a", "c"]), DataConfig(), class_names=("c", "b", "a"))
         assert table.labels == [2, 0]
@@ -51,7 +74,7 @@ class TestColumns:
         assert several.captions == ["x", ""]
         assert several.texts == [("x", "y"), ("",)]
         assert to_table(raw_table(captions=[["x", None, "y"]]), DataConfig())[0].texts == [("x", "y")]
-        with pytest.raises(DataError, match="caption_column: 'text' must hold texts, not int"):
+        with pytest.raises(DataError, match=r"^data\.caption_column: 'text' must hold texts, not int"):
             to_table(raw_table(text=[1]), DataConfig())
 
     def test_rows_without_a_picture_are_left_out_and_told(self):
@@ -83,13 +106,13 @@ class TestColumns:
             to_table(raw, DataConfig())
         with pytest.raises(DataError, match="no column holds pictures; name one of x"):
             to_table(datasets.Dataset.from_dict({"x": [1]}), DataConfig())
-        with pytest.raises(DataError, match="image_column: 'x' does not hold pictures"):
+        with pytest.raises(DataError, match=r"^data\.image_column: 'x' does not hold pictures"):
             to_table(datasets.Dataset.from_dict({"x": [1]}), DataConfig(image_column="x"))
         names = datasets.ClassLabel(names=["a"])
         raw = raw_table(fine=[0], coarse=[0]).cast_column("fine", names).cast_column("coarse", names)
         with pytest.raises(DataError, match=r"several columns hold classes \(fine, coarse\)"):
             to_table(raw, DataConfig())
-        with pytest.raises(DataError, match="label_column: 'score' must hold class names"):
+        with pytest.raises(DataError, match=r"^data\.label_column: 'score' must hold class names"):
             to_table(raw_table(score=[0.5]), DataConfig(label_column="score"))
 
 

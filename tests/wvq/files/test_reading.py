@@ -6,6 +6,7 @@ import pytest
 
 from wvq.app.describe import describe
 from wvq.data.folders import read_folder
+from wvq.data.inventory import Inventory
 from wvq.data.splits import other_split
 from wvq.errors import CheckpointError, ConfigError, DataError
 from wvq.files.atomic import read_json
@@ -13,7 +14,7 @@ from wvq.files.names import RECIPE_NAME
 from wvq.files.reading import MAX_JSON_BYTES, parse_json, read_yaml
 from wvq.files.stage_folder import read_recipe
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.models.pretrained import read_config
+from wvq.models.config import read_config
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_file
 from wvq.tokenizer.configuration import WassersteinVQConfig
@@ -111,17 +112,17 @@ def test_hostile_metadata_names_its_line(tmp_path):
     for text, reason in (HOSTILE["deep"], HOSTILE["digits"]):
         (tmp_path / "metadata.jsonl").write_text(text)
         with pytest.raises(DataError, match=f"line 1 is not JSON: {reason}"):
-            read_folder(tmp_path)
+            read_folder(tmp_path, None, Inventory())
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff"}')
     with pytest.raises(DataError, match="is not UTF-8 text"):
-        read_folder(tmp_path)
+        read_folder(tmp_path, None, Inventory())
 
 
 def test_a_line_separator_in_a_caption_ends_no_line(tmp_path, picture_folder):
     (tmp_path / "a.png").write_bytes((picture_folder / "circle" / "00.png").read_bytes())
     row = json.dumps({"file_name": "a.png", "caption": "one\u2028two\x85three"}, ensure_ascii=False)
     (tmp_path / "metadata.jsonl").write_text(row + "\r\n", encoding="utf-8", newline="")
-    assert read_folder(tmp_path)["train"]["caption"] == ["one\u2028two\x85three"]
+    assert read_folder(tmp_path, None, Inventory())["train"]["caption"] == ["one\u2028two\x85three"]
 
 
 @pytest.mark.parametrize("line", [DEEP, "[1]", '{"images": "many"}', f'{{"images": {"9" * 5000}}}'])

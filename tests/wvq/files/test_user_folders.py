@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wvq.checks import PATH
+from wvq.errors import ConfigError
 from wvq.files.ownership import private_folder
 from wvq.files.user_folders import cache_folder, code_folders, expand_user, keep_torch_code_private
 
@@ -28,17 +30,30 @@ def homeless(monkeypatch):
     monkeypatch.delenv("WVQ_CACHE", raising=False)
 
 
-def test_a_home_that_is_not_there_stays_as_written(monkeypatch):
+def test_a_path_is_that_of_the_users_home_or_refused_by_its_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert expand_user("~/models") == Path("/home/me/models")
-    assert expand_user("~no-such-user/models") == Path("~no-such-user/models")
     assert expand_user(Path("models")) == Path("models")
+    with pytest.raises(ConfigError, match=r"^save_directory must be a path or a name, got '': it is empty"):
+        expand_user("", "save_directory")
+    with pytest.raises(ConfigError, match=r"^out must be a path, got 's3://a': it is a URL"):
+        expand_user("s3://a", "out", PATH)
 
 
 def test_the_cache_is_the_users_or_the_one_that_the_environment_names(user, monkeypatch, tmp_path):
     assert cache_folder() == user / "wvq"
     monkeypatch.setenv("WVQ_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+
+
+def test_the_home_in_the_name_of_a_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WVQ_CACHE", "~/own/")
+    assert cache_folder() == tmp_path / "own"
+    assert next(code_folders("native")) == tmp_path / "own" / "native"
+    monkeypatch.setenv("WVQ_CACHE", "file:///own")
+    with pytest.raises(ConfigError, match=r"^WVQ_CACHE must be a path"):
+        cache_folder()
 
 
 def test_compiled_code_goes_beside_the_cache_and_not_into_it(user, monkeypatch, tmp_path):

@@ -263,9 +263,7 @@ def test_a_pushed_model_has_its_checksums(copied, monkeypatch):
     monkeypatch.setattr(ImageCodeTransformer, "push_to_hub", push)
     model = ImageCodeTransformer.from_pretrained(copied / "generator")
     model.save_pretrained(copied / "again", push_to_hub=True, repo_id="me/mine", private=True)
-    assert pushed == [
-        ("me/mine", ["config.json", "model.safetensors", CHECKSUMS_NAME], {"token": None, "private": True})
-    ]
+    assert pushed == [("me/mine", ["config.json", "model.safetensors", CHECKSUMS_NAME], {"private": True})]
 
 
 def test_weights_are_named_by_their_checksums_last(tmp_path, monkeypatch):

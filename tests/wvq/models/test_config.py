@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig
 
 from wvq.checks import FLAG, NAMES, at_most, integer, one_of, or_null
-from wvq.errors import ConfigError
+from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.models.config import StrictConfig, option
-from wvq.models.pretrained import read_config
+from wvq.models.config import StrictConfig, option, read_config
 from wvq.tokenizer.configuration import WassersteinVQConfig
 
 SAVED = Path(__file__).parents[2] / "former" / "saved"
@@ -102,5 +104,61 @@ def test_a_config_of_the_version_before_is_saved_as_it_was(folder, config_class)
     again = json.loads(read_config(config_class, SAVED / folder).to_json_string())
     for values in (written, again):
         del values["transformers_version"]
-    since = {name: getattr(config_class(), name) for name in again.keys() - written.keys()}
-    assert again == written | since
+    assert again == written
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (None, CheckpointError, "config.json is missing: .* holds no small_test_config"),
+        ("{", CheckpointError, "cannot be read as JSON"),
+        ("\x00\xff", CheckpointError, "cannot be read as JSON"),
+        ("3", CheckpointError, "must hold a JSON object"),
+        ("{}", CheckpointError, 'type "None", not "small_test_config"'),
+        ('{"model_type": "small_test_config", "widt": 3}', ConfigError, 'no field "widt"'),
+        ('{"model_type": "small_test_config", "width": "3"}', ConfigError, "width must be an integer"),
+    ],
+)
+def test_a_bad_config_file_is_one_clear_error(tmp_path, text, error, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(error, match=message) as raised:
+        read_config(SmallConfig, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    SmallConfig(width=5).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_fields_are_changed_by_name_and_checked(saved):
+    config = SmallConfig.from_pretrained(saved, depth=20, averaging_decay=0.5, revision="main", token=None)
+    assert (config.width, config.depth, config.averaging_decay) == (5, 20, 0.5)
+    assert SmallConfig.from_pretrained(saved.parent, subfolder="model").width == 5
+    with pytest.raises(ConfigError, match=r"SmallConfig.depth must be an integer of at least 1, or null, got 'x'"):
+        SmallConfig.from_pretrained(saved, depth="x")
+    with pytest.raises(ConfigError, match=r'SmallConfig.from_pretrained takes no "dpth" \(did you mean "depth"\?\)'):
+        SmallConfig.from_pretrained(saved, dpth=3)
+    with pytest.raises(ConfigError, match="trust_remote_code=True is not possible here"):
+        SmallConfig.from_pretrained(saved, trust_remote_code=True)
+
+
+def test_auto_config_checks_the_fields_too():
+    folder = SAVED / "tokenizer"
+    assert AutoConfig.from_pretrained(folder, dropout=0.25).dropout == 0.25
+    with pytest.raises(ConfigError, match="dropout must be in"):
+        AutoConfig.from_pretrained(folder, dropout=3)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    config = SmallConfig(width=np.int64(4), depth=torch.tensor(8))
+    assert (type(config.width), type(config.depth)) == (int, int)
+    config.save_pretrained(tmp_path)
+    assert SmallConfig.from_pretrained(tmp_path).depth == 8
+    with pytest.raises(ConfigError, match="width must be an integer"):
+        SmallConfig(width=np.float32(4.5))

@@ -1,17 +1,21 @@
-"""What both models share: reading configs, folders and Hub ids, loading and saving, the hash of the weights."""
+"""What both models share: loading and saving with the options of transformers, and the hash of the weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import nn
+from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from wvq.checks import as_list, integer, is_integer, is_number
-from wvq.errors import CheckpointError, ConfigError, DownloadError
+from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
+from wvq.files.names import CHECKSUMS_NAME
 from wvq.models import pretrained
 from wvq.models.config import StrictConfig, option
-from wvq.models.pretrained import StrictPreTrainedModel, read_config, resolve_folder, weights_hash
+from wvq.models.pretrained import StrictPreTrainedModel, as_codes, weights_hash
 
 
 class SmallConfig(StrictConfig):
@@ -37,27 +41,7 @@ class SmallModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
 
 
-# ---- configs
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "message"),
-    [
-        (None, CheckpointError, "config.json is missing: .* holds no small_test_model"),
-        ("{", CheckpointError, "cannot be read as JSON"),
-        ("\x00\xff", CheckpointError, "cannot be read as JSON"),
-        ("3", CheckpointError, "must hold a JSON object"),
-        ("{}", CheckpointError, 'type "None", not "small_test_model"'),
-        ('{"model_type": "small_test_model", "widt": 3}', ConfigError, 'no field "widt"'),
-        ('{"model_type": "small_test_model", "width": "3"}', ConfigError, "width must be an integer"),
-    ],
-)
-def test_a_bad_config_file_is_one_clear_error(tmp_path, text, error, message):
-    if text is not None:
-        (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(error, match=message) as raised:
-        read_config(SmallConfig, tmp_path)
-    assert "\n" not in str(raised.value)
+# ---- values
 
 
 def test_numbers():
@@ -77,62 +61,7 @@ def test_lists():
     assert as_list(3) == 3
 
 
-# ---- folders
-
-
-def test_a_folder_is_itself(tmp_path, monkeypatch):
-    assert resolve_folder(tmp_path, "tokenizer") == tmp_path
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    assert resolve_folder("runs/a", "tokenizer").samefile(tmp_path / "runs" / "a")
-
-
-@pytest.mark.parametrize(
-    "path", ["/none/here", "./none", "none", "a/b/c", "runs/typo", "~/none-such", "~no-such-user/a"]
-)
-def test_a_missing_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch, path):
-    def fail(*args, **kwargs):
-        raise AssertionError("asked the Hub")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    with pytest.raises(CheckpointError, match="no such tokenizer folder"):
-        resolve_folder(path, "tokenizer")
-
-
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(CheckpointError, match=r"a.txt is a file, not a tokenizer folder"):
-        resolve_folder(tmp_path / "a.txt", "tokenizer")
-
-
-def test_a_hub_id_is_fetched_without_pickles(tmp_path, monkeypatch):
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    monkeypatch.chdir(tmp_path)
-    assert resolve_folder("owner/name", "tokenizer", revision="v1") == tmp_path
-    assert asked["name"] == "owner/name"
-    assert asked["revision"] == "v1"
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert not any(pattern.endswith((".bin", ".pt", ".pkl", "*")) for pattern in asked["allow_patterns"])
-
-
-def test_a_hub_id_that_cannot_be_fetched_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        DownloadError, match=r'"owner/name" is no local folder .*check the name and the network'
-    ) as error:
-        resolve_folder("owner/name", "tokenizer")
-    assert "\n" not in str(error.value)
-
-
-# ---- models
+# ---- loading
 
 
 def test_hub_options_reach_the_download_and_not_the_model(tmp_path, monkeypatch):
@@ -159,16 +88,192 @@ def test_a_shape_mismatch_is_an_error_even_if_the_library_would_let_it_pass(tmp_
     SmallModel(SmallConfig(width=3)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "width": 4}))
-    for options in ({}, {"ignore_mismatched_sizes": True}):
-        with pytest.raises(CheckpointError, match=r"weights (cannot be loaded|do not fit)"):
-            SmallModel.from_pretrained(tmp_path, **options)
+    with pytest.raises(
+        CheckpointError, match=r"weights do not fit the config: 2 mismatched \(linear.bias, \(3,\) in place of \(4,\)"
+    ):
+        SmallModel.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="ignore_mismatched_sizes=True is not possible here"):
+        SmallModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
 
 
 def test_a_config_of_the_callers_own_is_used(tmp_path):
     SmallModel(SmallConfig(width=3)).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError):
-        SmallModel.from_pretrained(tmp_path, config=SmallConfig(width=4))
+    for given in ({"config": SmallConfig(width=4)}, {"width": 4}):  # and no file is to blame
+        with pytest.raises(ConfigError, match="weights do not fit the config given: 2 mismatched"):
+            SmallModel.from_pretrained(tmp_path, **given)
     assert SmallModel.from_pretrained(tmp_path, config=SmallConfig(width=3)).config.width == 3
+    assert SmallModel.from_pretrained(tmp_path, config=tmp_path, averaging_decay=0.5).config.averaging_decay == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wdth": 3}, r'SmallModel.from_pretrained takes no "wdth" \(did you mean "width"\?\)'),
+        ({"wieghts": "int8"}, 'takes no "wieghts"'),
+        ({"width": "x"}, "SmallConfig.width must be an integer of at least 1, got 'x'"),
+        ({"dtype": "bf16"}, r'dtype must be one of float32, .*, got \'bf16\' \(did you mean "bfloat16"\?\)'),
+        ({"torch_dtype": torch.int8}, "torch_dtype must be one of float32, bfloat16, float16, float64, got torch.int8"),
+        ({"dtype": "float16", "torch_dtype": "bfloat16"}, "dtype='float16' and torch_dtype='bfloat16' are given"),
+        ({"device_map": "abacus"}, 'device_map "abacus" cannot be used here'),
+        ({"device_map": {"linear": "cpu", "head": "meta"}}, "a model is on one device as a whole"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation must be one of sdpa, eager, or null"),
+        ({"variant": "fp16"}, "variant='fp16' is not possible here: one set of weights is saved"),
+        ({"use_safetensors": False}, "use_safetensors=False is not possible here: weights are read and written as saf"),
+        ({"trust_remote_code": True}, "trust_remote_code=True is not possible here: no code that comes with a model"),
+        ({"quantization_config": {}}, "quantization_config={} is not possible here"),
+        ({"max_memory": {0: "1GB"}}, "max_memory=.* is not possible here: a model is on one device"),
+        ({"state_dict": {}}, "state_dict={} is not possible here"),
+        ({"config": SmallConfig(), "width": 3}, "config and width are both given"),
+        ({"config": 3}, "needs the folder or Hub id of a model, got 3"),
+        ({"config": StrictConfig()}, "config must be a SmallConfig, got a StrictConfig"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_blames_no_file(options, message, tmp_path):
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        SmallModel.from_pretrained(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_options_that_ask_for_what_is_done_anyway_are_accepted(tmp_path):
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    hub = {"revision": "main", "token": None, "cache_dir": None, "local_files_only": True, "force_download": False}
+    nothing = {"use_safetensors": True, "low_cpu_mem_usage": True, "trust_remote_code": False, "variant": None}
+    loaded = SmallModel.from_pretrained(tmp_path, **hub, **nothing, proxies=None, attn_implementation="eager")
+    assert weights_hash(loaded) == weights_hash(SmallModel.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}])
+def test_dtype(options, tmp_path):
+    model = SmallModel(SmallConfig())
+    model.save_pretrained(tmp_path / "whole")
+    half = SmallModel.from_pretrained(tmp_path / "whole", **options)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half.linear.weight, model.linear.weight.bfloat16())
+    half.save_pretrained(tmp_path / "half")
+    for again in ({}, {"dtype": "auto"}, {"dtype": None}):
+        assert weights_hash(SmallModel.from_pretrained(tmp_path / "half", **again)) == weights_hash(half)
+    assert SmallModel.from_pretrained(tmp_path / "half", dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "auto", {"": "cpu"}, {"linear": "cpu", "x": "cpu"}])
+def test_device_map_is_one_device(device, tmp_path):
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    assert SmallModel.from_pretrained(tmp_path, device_map=device, device="cpu").device.type == "cpu"
+    assert SmallModel.from_pretrained(tmp_path, device_map={"": "meta"}).device.type == "meta"
+
+
+def test_the_auto_classes_load_it_with_its_options(tmp_path):
+    AutoConfig.register("small_test_model", SmallConfig, exist_ok=True)
+    AutoModel.register(SmallConfig, SmallModel, exist_ok=True)
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, averaging_decay=0.5, dtype="bfloat16", device_map="cpu")
+    assert (type(loaded), loaded.dtype, loaded.config.averaging_decay) == (SmallModel, torch.bfloat16, 0.5)
+    with pytest.raises(ConfigError, match=r'takes no "averging_decay"'):
+        AutoModel.from_pretrained(tmp_path, averging_decay=0.5)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "width": 4}))
+    with pytest.raises(CheckpointError, match="weights do not fit the config: 2 mismatched"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+# ---- saving
+
+
+def test_shards_come_back_and_are_verified(tmp_path):
+    model = SmallModel(SmallConfig(width=32))
+    model.save_pretrained(tmp_path / "a", max_shard_size="1KB", safe_serialization=True, variant=None)
+    names = {file.name for file in (tmp_path / "a").iterdir()}
+    shards = {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    assert names == {"config.json", "model.safetensors.index.json", CHECKSUMS_NAME, *shards}
+    assert weights_hash(SmallModel.from_pretrained(tmp_path / "a")) == weights_hash(model)
+    shard = tmp_path / "a" / min(shards)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"{shard.name} is not the file that was saved"):
+        SmallModel.from_pretrained(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"safe_serialization": False}, "safe_serialization=False is not possible here"),
+        ({"variant": "fp16"}, "variant='fp16' is not possible here: one set of weights is saved"),
+        ({"max_shard_size": "5 apples"}, "max_shard_size must be a number of bytes, or .*, got '5 apples'"),
+        ({"max_shard_size": 0}, "max_shard_size must be a number of bytes"),
+        ({"max_shrd_size": "5GB"}, r'save_pretrained takes no "max_shrd_size" \(did you mean "max_shard_size"\?\)'),
+        ({"repo_id": "me/mine"}, "repo_id is of the upload; give push_to_hub=True too, or leave it out"),
+    ],
+)
+def test_a_wrong_option_of_saving_is_one_line_and_writes_nothing(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        SmallModel(SmallConfig()).save_pretrained(tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+
+
+class Hub:
+    """In place of the Hub client of transformers: records what is uploaded."""
+
+    def __init__(self):
+        self.calls = []
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create", repo_id, options))
+        return type("Repo", (), {"repo_id": f"me/{repo_id}"})
+
+    def create_branch(self, **options):
+        self.calls.append(("branch", options))
+
+    def create_commit(self, operations, **options):
+        self.calls.append(("commit", {one.path_in_repo for one in operations}, options))
+        return "https://huggingface.co/me/mine/commit/1"
+
+
+def test_a_model_is_pushed_with_the_options_of_transformers(tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: hub)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *a, **o: Card())
+    model = SmallModel(SmallConfig())
+    options = {"commit_message": "First", "private": True, "token": "t", "revision": "dev", "create_pr": True}
+    model.save_pretrained(tmp_path / "mine", push_to_hub=True, max_shard_size="5GB", **options)
+    assert hub.calls[0] == ("create", "mine", {"private": True, "token": "t", "exist_ok": True})
+    assert hub.calls[1][1]["branch"] == "dev"
+    assert hub.calls[2][1] == {"config.json", "model.safetensors", CHECKSUMS_NAME, "README.md"}
+    uploaded = hub.calls[2][2]
+    assert (uploaded["repo_id"], uploaded["commit_message"], uploaded["create_pr"]) == ("me/mine", "First", True)
+    assert (uploaded["revision"], uploaded["token"]) == ("dev", "t")
+    with pytest.raises(ConfigError, match=r'push_to_hub takes no "comit_message" \(did you mean "commit_message"\?\)'):
+        model.push_to_hub("me/mine", comit_message="x")
+
+
+class Card:
+    def save(self, path):
+        Path(path).write_text("# A model")
+
+
+def test_a_model_that_cannot_be_pushed_is_one_line(monkeypatch):
+    class Offline(Hub):
+        def create_repo(self, repo_id, **options):
+            raise OfflineModeIsEnabled("Cannot reach the Hub:\noffline mode is enabled")
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Offline)
+    with pytest.raises(DownloadError, match=r'"me/mine" could not be pushed to the Hub \(Cannot reach the Hub:\)') as e:
+        SmallModel(SmallConfig()).push_to_hub("me/mine")
+    assert "\n" not in str(e.value)
+
+
+# ---- inputs
+
+
+def test_codes_are_integers_on_the_device_of_the_model():
+    cpu = torch.device("cpu")
+    for dtype in (torch.int32, torch.uint16, torch.int64):
+        assert as_codes(torch.ones(2, dtype=dtype), cpu).dtype == torch.int64
+    with pytest.raises(DataError, match=r"codes must be integers, got torch\.float32"):
+        as_codes(torch.ones(2), cpu)
+    with pytest.raises(DataError, match="codes are on meta, the model is on cpu; move them with"):
+        as_codes(torch.ones(2, dtype=torch.int64, device="meta"), cpu)
 
 
 # ---- hash

@@ -191,6 +191,21 @@ def test_a_damaged_preprocessor_file_is_refused(vit_dir, tmp_path):
     assert "preprocessor_config.json" in refused(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("content", ["[]", "null"])
+def test_a_config_that_is_no_object_is_named(name, content, vit_dir, tmp_path):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    (folder / name).write_text(content, encoding="utf-8")
+    assert f"{name} must hold a JSON object" in refused(folder)
+
+
+@pytest.mark.parametrize("values", [{"image_mean": None}, {"image_mean": "a"}, {"image_std": [1, 0, 1]}])
+def test_a_normalisation_of_other_values_is_refused(values, vit_dir, tmp_path):
+    folder = shutil.copytree(vit_dir, tmp_path / "vit")
+    (folder / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
+    assert f"preprocessor_config.json: {next(iter(values))} must be three numbers, each " in refused(folder)
+
+
 def test_a_model_of_text_is_refused(tmp_path):
     folder = save_text_encoder(tmp_path / "bert")
     assert str(folder) in refused(folder)

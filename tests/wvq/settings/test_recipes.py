@@ -66,6 +66,7 @@ OUT_OF_RANGE = [
     (DataConfig, "data.crop_scales", [0.5]),
     (DataConfig, "data.seed", -1),
     (DataConfig, "data.unreadable", "drop"),
+    (DataConfig, "data.layout", "folders"),
     (LossConfig, "loss.l1_weight", -1.0),
     (LossConfig, "loss.l2_weight", -1.0),
     (LossConfig, "loss.perceptual_weight", -1.0),

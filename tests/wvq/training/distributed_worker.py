@@ -59,7 +59,7 @@ ACCUMULATED = "accumulated-"  # before the name of a case: each of two processes
 CASES |= {
     ACCUMULATED + name: fields
     for name, fields in CASES.items()
-    if name not in ("rotation", "lfq", "multi-scale-lfq", "patchgan", "dino")
+    if name not in ("rotation", "linear", "fsq", "lfq", "multi-scale-lfq", "patchgan", "dino")
 }
 STEPS = 3
 

@@ -38,12 +38,13 @@ class Noise(Dataset):
         return {"pixel_values": self.pictures[index] * (float("nan") if position in self.spoiled else 1.0)}
 
 
-def make_trainer(folder, data=None, scale=None, judge=None, freeze=(), **settings):
+def make_trainer(folder, data=None, scale=None, judge=None, freeze=(), multipliers=(1,), **settings):
     config = TokenizerTrainConfig(
         **{"images": 48, "batch_size": 8, "learning_rate": 1e-3, "log_every": 8, "ema_decay": 0.5, **settings}
     )
     torch.manual_seed(0)
-    shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1}
+    shape = {"image_size": 16, "patch_size": 2, "base_channels": 8, "num_res_blocks": 1}
+    shape |= {"channel_multipliers": list(multipliers)}
     model = WassersteinVQModel(WassersteinVQConfig(**shape, num_codes=16, code_dim=3, dropout=0.1))
     model.freeze(freeze)
     sizes = {"network": "patchgan", "base_channels": 8, "num_layers": 1}
@@ -138,7 +139,7 @@ PHASES |= {"consistency_weight": 0.1}
     ("judge", "freeze", "settings"),
     [
         ({}, [], {}),
-        ({"augment": True}, [], {"channels_last": True, "gradient_checkpointing": True}),
+        ({"augment": True}, [], {"channels_last": True, "gradient_checkpointing": True, "multipliers": (1, 2)}),
         ({"max_adaptive_weight": 0.01}, ["encoder", "quantizer"], {"gradient_accumulation_steps": 2}),
         ({"adaptive_weight": False}, ["decoder"], {}),
     ],

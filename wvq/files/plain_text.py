@@ -1,0 +1,32 @@
+"""Text files that anyone may have written: UTF-8, with or without a byte order mark, or UTF-16 with one."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_plain_text(file: str | Path) -> str:
+    r"""The text of a file, its line ends as they are: use ``split("\n")``, as other characters end no line.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is in another encoding; the message names the line and the remedy, and not the file.
+    """
+    content = Path(file).read_bytes()
+    try:
+        text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        code = f"byte {content[error.start : error.start + 1].hex()}"
+        raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy('LATIN1')} if it is Latin-1") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} is not UTF-8 text (a zero byte): {_remedy('UTF-16LE')} if it is UTF-16")
+    return text
+
+
+def _remedy(encoding: str) -> str:
+    return f"convert it with iconv -f {encoding} -t UTF-8"
