@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from wvq.data.dataset import ImageDataset, ImageSplits, load_images
-from wvq.data.splits import other_split
 from wvq.devices import usable_device
 from wvq.distributed import is_main_process
 from wvq.errors import ConfigError
@@ -25,6 +24,7 @@ from wvq.eval.generation import evaluate_generation
 from wvq.eval.presets import find_preset, with_preset
 from wvq.eval.real.archive import read_archive
 from wvq.eval.real.cache import usable_cache
+from wvq.eval.real.fingerprints import check_seen, fingerprint_settings
 from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference
 from wvq.eval.recipes import EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.eval.reconstruction import evaluate_reconstruction
@@ -33,6 +33,7 @@ from wvq.eval.report.results import write_result
 from wvq.eval.report.summary import Block, refuse_foreign_files, summary_files, write_summary
 from wvq.eval.samples.conditions import check_conditions
 from wvq.eval.sweeps import parse_sweep
+from wvq.files.fingerprint import DataFingerprint
 from wvq.models.pretrained import resolve_folder
 from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -66,6 +67,8 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
     images = load_images(recipe.data)
     images.inventory.show()
+    seen = {recipe.tokenizer: tokenizer.data_fingerprint}
+    fingerprint, warnings = check_seen(images, recipe.kind, recipe.data, seen)
     dataset = _part(images, recipe.kind)
     result = evaluate_reconstruction(
         tokenizer,
@@ -80,9 +83,11 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         cache=usable_cache(),
         num_workers=recipe.num_workers,
     )
-    warnings = other_split(recipe.tokenizer, recipe.data), tokenizer.config.other_fit(recipe.data, recipe.tokenizer)
-    result["warnings"] += filter(None, warnings)
+    result["warnings"] += warnings
+    if warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer):
+        result["warnings"].append(warning)
     result["settings"] |= {"tokenizer": recipe.tokenizer, "data": recipe.data.path}
+    result["settings"] |= fingerprint_settings(data=fingerprint, tokenizer=tokenizer.data_fingerprint)
     _save(recipe.out, result, lambda: reconstruction_blocks(tokenizer, dataset), [work])
     return result
 
@@ -114,7 +119,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     num_images = _num_images(recipe, generator.num_classes)
     check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
     pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
-    real = _reference(recipe, tokenizer.image_size)
+    real, fingerprint, warnings = _reference(recipe, tokenizer.image_size, pipe)
     network = _feature_network(recipe, device)
     clip = CLIPScore(recipe.clip, device) if recipe.clip else None
 
@@ -138,9 +143,13 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
 
     works = [_work(recipe.out), *(_work(recipe.out, f".{field}-{step}") for step in steps)]
     result = measure(recipe.sampling, works[0], recipe.save_samples)
+    result["warnings"] += warnings
     if not recipe.reference and (warning := tokenizer.other_fit(recipe.data, recipe.pipeline)):
         result["warnings"].append(warning)
     result["settings"] |= {"pipeline": recipe.pipeline, "data": recipe.reference or recipe.data.path, **published}
+    result["settings"] |= fingerprint_settings(
+        data=fingerprint, generator=pipe.generator.data_fingerprint, tokenizer=pipe.tokenizer.data_fingerprint
+    )
     if steps:
         swept = [measure(recipe.sampling | {field: step}, work) for step, work in zip(steps, works[1:], strict=True)]
         rows = [{field: step, **other["metrics"]} for step, other in zip(steps, swept, strict=True)]
@@ -187,14 +196,26 @@ def _require_image_size(recipe: GenerationEvaluation, image_size: Size) -> None:
         )
 
 
-def _reference(recipe: GenerationEvaluation, image_size: Size) -> Reference:
-    """The real pictures that samples of a size are compared with."""
+def _reference(
+    recipe: GenerationEvaluation, image_size: Size, pipe: ImageGenerationPipeline
+) -> tuple[Reference, DataFingerprint | None, list[str]]:
+    """The real pictures that samples of a size are compared with, their fingerprint, and what to say of them.
+
+    Raises:
+        ConfigError: they are held-out pictures that the pipeline was trained on.
+    """
     if recipe.reference:
-        return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())
+        archive = read_archive(recipe.reference)
+        return ArchiveReference(archive, recipe.kind, recipe.force_reference, usable_cache()), None, []
     images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
     images.inventory.show()
+    seen = {recipe.pipeline: pipe.generator.data_fingerprint}
+    if recipe.kind == "validation":
+        seen[f"{recipe.pipeline}/tokenizer"] = pipe.tokenizer.data_fingerprint
+    fingerprint, warnings = check_seen(images, recipe.kind, recipe.data, seen)
     dataset = _part(images, recipe.kind)
-    return DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
+    real = DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
+    return real, fingerprint, warnings
 
 
 def _part(images: ImageSplits, kind: str) -> ImageDataset:

@@ -3,12 +3,13 @@
     wvq train-generator --config configs/openmoji_32/generator.yaml --codes runs/codes --tokenizer runs/tokenizer
     accelerate launch --num_processes 8 --mixed_precision bf16 -m wvq train-generator --config ...
 
-A run writes into <out>/generator: the model (config.json, model.safetensors), recipe.yaml, result.json, and training/
-with log.jsonl, TensorBoard files, sample sheets and checkpoints.
+A run writes into <out>/generator: the model (config.json, model.safetensors), recipe.yaml, data_fingerprint.json,
+result.json, and training/ with log.jsonl, TensorBoard files, sample sheets and checkpoints.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from wvq.data.codes import CodeDataset, CodeHeader
 from wvq.data.layout import layout_text
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import CacheError, ConfigError
+from wvq.files.fingerprint import DataFingerprint, changed_pictures, mixed_pictures
 from wvq.files.names import TRAINING
 from wvq.files.stage_folder import recipe_of_run
 from wvq.generator.conditioned_codes import ConditionedCodes
@@ -64,6 +66,10 @@ class Tokenizer(Decoder, Protocol):
     def quantizer(self) -> _Codebook:
         """Gives the vectors of codes."""
 
+    @property
+    def data_fingerprint(self) -> DataFingerprint | None:
+        """The pictures that it was trained on, where that is known."""
+
     def made(self, codes_hash: str) -> bool:
         """Whether codes with this hash in the header of their cache are its own."""
 
@@ -98,7 +104,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
     )
     config = build_config(recipe, train.header, text_encoder)
     recipe = replace(recipe, condition=settled_condition(recipe.condition, out if resume else None))
-    with claimed_stage(out, recipe, resume) as stage:
+    fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, tokenizer))
+    with claimed_stage(out, recipe, resume, fingerprint) as stage:
         if stage.finished is not None:
             return stage.finished
         if text_encoder is not None:
@@ -154,6 +161,21 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
             "export the codes with this tokenizer"
         )
+
+
+def _fingerprint(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> DataFingerprint | None:
+    """The fingerprint of the cache, after a warning if the tokenizer was trained on other pictures.
+
+    Held-out pictures that it was trained on are no error here: the export has refused them, unless it was to accept
+    them, or the tokenizer's decoder was refined since.
+    """
+    fingerprint, before = DataFingerprint.read(recipe.codes), tokenizer.data_fingerprint
+    if fingerprint is not None and before is not None:
+        if changed := changed_pictures(before, fingerprint):
+            warnings.warn(f"{recipe.tokenizer} was trained on other pictures: {changed}", stacklevel=2)
+        if mixed := mixed_pictures(before, fingerprint):
+            warnings.warn(f"{recipe.tokenizer} {mixed} in {recipe.codes}", stacklevel=2)
+    return fingerprint
 
 
 def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, padding: str = "right") -> TextEncoder | None:

@@ -25,14 +25,16 @@ from tqdm import tqdm
 
 import wvq
 from wvq.data.codes import CodeDataset, CodeHeader
-from wvq.data.dataset import ImageDataset, load_images
+from wvq.data.dataset import ImageDataset, ImageSplits, load_images
+from wvq.data.fingerprint import fingerprint_of
 from wvq.data.layout import flatten_codes
 from wvq.data.loading import read_chunks, regrouped
 from wvq.data.pixels import from_uint8, to_pixels, to_uint8
-from wvq.data.splits import other_split
+from wvq.data.splits import check_pictures
 from wvq.data.unreadable import join_left_out, refuse_too_many, summary
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes
 from wvq.errors import CacheError, DataError
+from wvq.files.fingerprint import DataFingerprint
 from wvq.files.locks import sole_run
 from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.interruption import StopRequest, stop_on_signal
@@ -59,14 +61,11 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     decided_by_first_process(lambda: refuse_occupied(recipe.out, "files"))
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
-    for warning in (
-        other_split(recipe.tokenizer, recipe.data),
-        tokenizer.config.other_fit(recipe.data, recipe.tokenizer),
-    ):
-        if warning is not None and is_main_process():
-            warnings.warn(warning, stacklevel=2)
+    if is_main_process() and (warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer)):
+        warnings.warn(warning, stacklevel=2)
     images = load_images(recipe.data)
     images.inventory.show()
+    fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, images, tokenizer))
     sets = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
         tokenizer_hash=tokenizer.codes_hash(),
@@ -96,14 +95,23 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
                 if state.num_processes == 1 and not any(work.done().values()):
                     work.remove()  # it would block a command with other settings
                 raise
-            return _finish(work, sets, left_out, tokenizer, header)
+            return _finish(work, sets, left_out, tokenizer, header, fingerprint)
+
+
+def _fingerprint(recipe: ExportRecipe, images: ImageSplits, tokenizer: WassersteinVQModel) -> DataFingerprint:
+    """The fingerprint of the cache. Raises ConfigError if the tokenizer was trained on pictures that are held out."""
+    fingerprint = fingerprint_of(images, recipe.data.path)
+    for line in check_pictures(tokenizer.data_fingerprint, fingerprint, recipe.tokenizer, recipe.data):
+        warnings.warn(line, stacklevel=2)
+    return fingerprint
 
 
 def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
-    """All that the rows depend on: batch size, loaders and the rule for unreadable pictures may change in between."""
+    """All that the rows depend on: batch size, loaders and rules for what is refused may change in between."""
     names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
     identity = {name: getattr(header, name) for name in names}
-    identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name != "unreadable"}
+    free = ("unreadable", "ignore_mixed_split")
+    identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name not in free}
     return identity | {"pictures": {split: dataset.table.identity() for split, dataset in sets.items()}}
 
 
@@ -131,6 +139,7 @@ def _finish(
     left_out: dict[str, dict],
     tokenizer: WassersteinVQModel,
     header: CodeHeader,
+    fingerprint: DataFingerprint,
 ) -> CodeHeader:
     """Make the cache of the files, check it and give it its name; the main process does, the others wait.
 
@@ -143,6 +152,7 @@ def _finish(
             _count(sets, left_out, header)
             folder = work.join()
             header.save(folder)
+            fingerprint.save(folder)
             for split, dataset in sets.items():
                 header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
             header.save(folder)

@@ -18,7 +18,8 @@ from wvq.files.work_folder import claim_work_folder
 FEWEST, MOST = 64, 1024  # pictures of a file
 _FILES = 64  # that a set is cut into, as far as these bounds allow
 _OWN = re.compile(
-    r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|(state|dataset_info|header)\.json"
+    r"\..*\.partial|(train|validation)-\d+\.json|data-\d+-of-\d+\.arrow|"
+    r"(state|dataset_info|header|data_fingerprint)\.json"
 )
 _PARTIAL = re.compile(r"\..*\.partial")
 _IDENTITY = re.compile(rf"(\.{re.escape(IDENTITY_NAME)}\.\d+\.partial|{re.escape(IDENTITY_NAME)})")

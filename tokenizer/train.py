@@ -4,18 +4,25 @@
     accelerate launch --num_processes 8 --mixed_precision bf16 -m wvq train-tokenizer --config ...
 
 A run writes into --out: the tokenizer (config.json, model.safetensors, preprocessor_config.json), recipe.yaml,
-result.json, and training/ with log.jsonl, TensorBoard files, reconstruction sheets and checkpoints.
+data_fingerprint.json, result.json, and training/ with log.jsonl, TensorBoard files, reconstruction sheets and
+checkpoints.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from accelerate.utils import set_seed
 
-from wvq.data.dataset import load_images
+from wvq.data.dataset import ImageSplits, load_images
+from wvq.data.fingerprint import fingerprint_of
+from wvq.data.splits import check_pictures
+from wvq.distributed import decided_by_first_process
 from wvq.errors import ConfigError
+from wvq.files.fingerprint import DataFingerprint
 from wvq.files.stage_folder import refuse_data_folder
+from wvq.models.pretrained import resolve_folder
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.adversarial import build_adversary
 from wvq.tokenizer.losses import ReconstructionLoss
@@ -53,10 +60,26 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
         raise ConfigError(
             "discriminator.adaptive_weight is measured at the decoder's last layer, which is frozen: set it to false"
         )
-    with claimed_stage(recipe.out, recipe, resume) as stage:
+    fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, images))
+    with claimed_stage(recipe.out, recipe, resume, fingerprint, recipe.data) as stage:
         if stage.finished is not None:
             return stage.finished
         task = TokenizerTask(loss.to(accelerator.device), images.validation, recipe.train, adversary)
         trainer = Trainer(task, model, images.train.spread_versions(), recipe.train, stage.folder, accelerator)
         parameters = sum(p.numel() for p in model.parameters())
         return stage.train(trainer, data=images.source, parameters=parameters)
+
+
+def _fingerprint(recipe: TokenizerRecipe, images: ImageSplits) -> DataFingerprint:
+    """The fingerprint of a run, with the pictures of the tokenizer that it starts from.
+
+    Raises:
+        ConfigError: that tokenizer was trained on pictures that are held out now.
+    """
+    fingerprint = fingerprint_of(images, recipe.data.path)
+    if recipe.start is None:
+        return fingerprint
+    before = DataFingerprint.read(resolve_folder(recipe.start, "tokenizer"))
+    for line in check_pictures(before, fingerprint, recipe.start, recipe.data):
+        warnings.warn(line, stacklevel=2)
+    return fingerprint.after(before)

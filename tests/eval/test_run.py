@@ -4,18 +4,21 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.stand_ins import ProjectionNetwork
 from tests.tiny import make_pipeline
+from wvq.app.describe import describe
 from wvq.errors import CheckpointError, ConfigError
 from wvq.eval import run
 from wvq.eval.presets import PRESETS, Preset
 from wvq.eval.real.archive import write_archive
 from wvq.eval.recipes import GenerationEvaluation, ReconstructionEvaluation
 from wvq.eval.run import run_generation_evaluation, run_reconstruction_evaluation
+from wvq.files.names import FINGERPRINT_NAME
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +151,72 @@ def test_a_place_for_the_result_that_is_taken_is_refused_before_anything_is_load
     np.savetxt(tmp_path / "r.md", [1.0])
     with pytest.raises(ConfigError, match="would be written over"):
         run_generation_evaluation(recipe)
+
+
+# ---- what the models were trained on
+
+
+@pytest.fixture
+def pipeline_of_pictures(pipeline_dir, tmp_path):
+    """A copy of the pipeline whose generator was trained on the pictures of its tokenizer."""
+    shutil.copytree(pipeline_dir, tmp_path / "p")
+    shutil.copy(tmp_path / "p" / "tokenizer" / FINGERPRINT_NAME, tmp_path / "p" / "generator")
+    return str(tmp_path / "p")
+
+
+def test_a_result_names_the_pictures_and_those_of_the_models(recipe, pipeline_of_pictures):
+    result = run_generation_evaluation(replace(recipe, pipeline=pipeline_of_pictures), progress=False)
+    known = result["settings"]["data_fingerprint"]
+    assert list(known) == ["data", "generator", "tokenizer"]
+    assert known["data"] == known["generator"] == known["tokenizer"]
+    assert known["data"]["training"].startswith("48 pictures (")
+    assert not any("trained on" in line for line in result["warnings"])
+    assert describe(recipe.out).count("training 48 pictures") == 3
+
+
+def test_samples_are_compared_with_the_training_pictures_of_their_generator(recipe, pipeline_of_pictures, tiny_data):
+    data = tiny_data(recipe.data.path, classes=["circle"])
+    changed = replace(recipe, pipeline=pipeline_of_pictures, data=data, classes="none")
+    result = run_generation_evaluation(changed, progress=False)
+    line = f"{pipeline_of_pictures} was trained on other pictures: 0 of 16 training pictures are new, 32 are gone"
+    assert line in result["warnings"]
+
+
+@pytest.mark.parametrize("part", ["generator", "tokenizer"])
+def test_samples_are_not_compared_with_held_out_pictures_that_a_part_was_trained_on(
+    part, recipe, pipeline_of_pictures, tiny_data
+):
+    for name in {"generator", "tokenizer"} - {part}:
+        (Path(pipeline_of_pictures) / name / FINGERPRINT_NAME).unlink()
+    recipe = replace(recipe, pipeline=pipeline_of_pictures, reference_kind="validation", force_reference=True)
+    run_generation_evaluation(recipe, progress=False)
+    otherwise = replace(recipe, data=tiny_data(recipe.data.path, seed=1), overwrite=True)
+    with pytest.raises(ConfigError, match=r"p.* was trained on \d+ of these 12 held-out pictures \(the same pictures"):
+        run_generation_evaluation(otherwise, progress=False)
+
+
+def test_a_tokenizer_is_not_measured_on_pictures_that_it_was_trained_on(
+    tiny_tokenizer_dir, picture_folder, tiny_data, tmp_path
+):
+    otherwise = tiny_data(picture_folder, seed=1)
+    recipe = ReconstructionEvaluation(tokenizer=str(tiny_tokenizer_dir), data=otherwise, out=str(tmp_path / "r.json"))
+    refusal = r"was trained on \d+ of these 12 held-out pictures \(the same pictures, held out otherwise\): set "
+    with pytest.raises(ConfigError, match=f"{refusal}--data.seed 0, or accept it with --data.ignore_mixed_split true$"):
+        run_reconstruction_evaluation(recipe, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    accepted = replace(recipe, data=replace(otherwise, ignore_mixed_split=True))
+    result = run_reconstruction_evaluation(accepted, progress=False)
+    assert any(line.startswith(f"{tiny_tokenizer_dir} was trained on ") for line in result["warnings"])
+    forced = replace(recipe, reference_kind="train", force_reference=True, out=None)
+    result = run_reconstruction_evaluation(forced, progress=False)
+    assert any("training pictures are new" in line for line in result["warnings"])
+
+
+def test_a_tokenizer_of_an_earlier_version_is_compared_by_its_recipe(
+    tiny_tokenizer_dir, picture_folder, tiny_data, tmp_path
+):
+    shutil.copytree(tiny_tokenizer_dir, tmp_path / "t", ignore=shutil.ignore_patterns("training", FINGERPRINT_NAME))
+    recipe = ReconstructionEvaluation(tokenizer=str(tmp_path / "t"), data=tiny_data(picture_folder, seed=1))
+    result = run_reconstruction_evaluation(recipe, progress=False)
+    assert any("was trained with data.seed 0 and here it is 1" in line for line in result["warnings"])
+    assert list(result["settings"]["data_fingerprint"]) == ["data"]

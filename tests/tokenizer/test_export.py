@@ -32,13 +32,6 @@ def encode(tokenizer, dataset, keys):
     return tokenizer.encode(pixels).codes.flatten(1)
 
 
-def test_other_held_out_pictures_than_in_training_are_named(export_recipe, picture_folder):
-    settings = export_recipe(seed=5)
-    settings.data.path = str(picture_folder)  # of the tokenizer's own run
-    with pytest.warns(UserWarning, match="was trained with data.seed 0 and here it is 5"):
-        export_codes(settings)
-
-
 def test_rows_equal_direct_encoding(export_recipe, tokenizer):
     settings = export_recipe()
     export_codes(settings)

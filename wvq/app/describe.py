@@ -10,6 +10,7 @@ from wvq.data.codes import HEADER_NAME, CodeHeader
 from wvq.data.layout import layout_text
 from wvq.errors import CheckpointError, DataError
 from wvq.files.atomic import read_json
+from wvq.files.fingerprint import DataFingerprint
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
@@ -82,6 +83,7 @@ def _tokenizer(path: Path) -> str:
             "quantizer": config.quantizer,
             "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
+            "data": _data(path),
             **_measured(path),
         },
     )
@@ -101,6 +103,7 @@ def _generator(path: Path) -> str:
             "conditions": " and ".join(conditions) or "none",
             "classes": _classes(config.class_names, config.num_classes),
             "weights": _averaging(config.averaging_decay),
+            "data": _data(path),
             **_measured(path),
         },
     )
@@ -109,6 +112,22 @@ def _generator(path: Path) -> str:
 def _classes(names: Sequence[str], count: int = 0) -> str:
     """The classes with their ids; of ``count`` classes without names, the ids."""
     return ", ".join(class_list(names)) or (f"ids 0 to {count - 1:,}, without names" if count else "")
+
+
+def _data(path: Path) -> str | None:
+    """The pictures that a model or a cache was made from, in short."""
+    fingerprint = DataFingerprint.read(path)
+    return _parts(fingerprint.summary()) if fingerprint else None
+
+
+def _compared(fingerprints: object) -> dict[str, str]:
+    """The pictures of an evaluation and those of its models, as rows."""
+    known = fingerprints.items() if isinstance(fingerprints, dict) else ()
+    return {f"pictures of {name}": _parts(summary) for name, summary in known if isinstance(summary, dict)}
+
+
+def _parts(summary: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {part}" for name, part in summary.items())
 
 
 def _averaging(decay: float | None) -> str | None:
@@ -138,6 +157,7 @@ def _cache(path: Path) -> str:
             "versions": f"{header.num_crops} a training picture ({header.crop_recipe.get('train')})",
             "codes": f"{layout_text(header.layout)}, K = {header.num_codes:,}",
             "source": header.source,
+            "data": _data(path),
             "classes": _classes(header.class_names),
             "captions": "yes" if header.has_captions else "no",
             "rows decode at": ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items()),
@@ -251,6 +271,7 @@ def _result(path: Path) -> str:
         "pictures": result.get("num_images"),
         "reference": f"{result.get('num_reference')}{which}",
         "data": settings.get("data"),
+        **_compared(settings.get("data_fingerprint")),
         "network": settings.get("feature_network"),
         "date": result.get("date"),
     }

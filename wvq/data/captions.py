@@ -24,7 +24,7 @@ _LOOKED_INTO, _HEAD = 50, 2**16  # other text files that are searched for names 
 
 
 class Notes:
-    """What is said about pictures, by their paths; who disagrees about one is an error.
+    """What files say about pictures, by the paths of these; two files that disagree about one are an error.
 
     Args:
         inventory: receives which files were read and which were passed over.

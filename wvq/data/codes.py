@@ -2,6 +2,7 @@
 
 A cache is a folder with an Arrow table (written and read by `datasets`, memory-mapped) and ``header.json``. Row
 ``i * num_crops + c`` holds crop c of picture i; training and validation pictures are two tables.
+``data_fingerprint.json`` says which pictures they are.
 """
 
 from __future__ import annotations

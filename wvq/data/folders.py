@@ -276,8 +276,8 @@ def _table(
     columns: dict[str, list[Any]] = {"image": pictures}
     if labels is not None:
         columns["label"] = labels
-    said = dict.fromkeys(name for row in fields for name in row if name not in columns)
-    columns |= {name: [row.get(name) for row in fields] for name in said}
+    more = dict.fromkeys(name for row in fields for name in row if name not in columns)
+    columns |= {name: [row.get(name) for row in fields] for name in more}
     try:
         table = datasets.Dataset.from_dict(columns)  # faster without features, which are cast to afterwards
     except (TypeError, ValueError) as error:

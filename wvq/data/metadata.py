@@ -119,8 +119,9 @@ def _json_value(file: str, text: str) -> Iterator[tuple[str, dict[str, object]]]
         raise DataError(f"{file} is not JSON: {error}") from None
     folder = os.path.dirname(file)
     if isinstance(value, dict) and any(os.path.isfile(os.path.join(folder, name)) for name in value):
-        for name, said in value.items():
-            yield f"{file}, {name!r},", {**(said if isinstance(said, dict) else {"caption": said}), "file_name": name}
+        for name, entry in value.items():
+            fields = entry if isinstance(entry, dict) else {"caption": entry}
+            yield f"{file}, {name!r},", {**fields, "file_name": name}
     elif isinstance(value, list) and any(isinstance(row, dict) and row.keys() & set(FILE_KEYS) for row in value):
         for number, row in enumerate(value, start=1):
             yield f"{file}, object {number},", row if isinstance(row, dict) else {}

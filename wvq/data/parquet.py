@@ -41,7 +41,7 @@ def holds_parquet(folder: Path, image_column: str | None) -> bool:
     try:
         return any(_may_hold_pictures(field.type) for field in _schema(files[0]))
     except DataError:
-        return True  # said where all are read
+        return True  # an error where all are read
 
 
 def _may_hold_pictures(kind: pa.DataType) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from wvq.data.tables import PictureTable
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
+from wvq.files.fingerprint import DataFingerprint, changed_data, changed_pictures, mixed_pictures, same_pictures
 from wvq.files.names import RECIPE_NAME
 from wvq.files.stage_folder import read_recipe
 from wvq.files.user_folders import expand_user
@@ -71,10 +72,74 @@ def _places(groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np
     return places[group_of]
 
 
-def other_split(folder: str | Path, data: DataConfig) -> str | None:
-    """A warning if the run in ``folder`` read the same data and held out other pictures of it; None if not.
+def check_pictures(
+    before: DataFingerprint | None,
+    now: DataFingerprint,
+    run: str | Path,
+    data: DataConfig | None,
+    resumed: bool = False,
+) -> list[str]:
+    """Compare the pictures of a stage with those of the run that it goes on from.
 
-    What is held out here may then be what that run was trained on.
+    Args:
+        before: the fingerprint of that run; None if it has none, and then recipes are compared.
+        now: the fingerprint of the stage's own data.
+        run: what messages call the run: its folder or Hub id.
+        data: the stage's settings; None if it reads codes.
+        resumed: whether the stage is the same run, resumed: then pictures must not pass from held out to trained on
+            either.
+
+    Returns:
+        Warnings: training pictures are new or gone, or held-out ones were trained on and ``data`` accepts it.
+
+    Raises:
+        ConfigError: held-out pictures were trained on.
+    """
+    changed = None if before is None else changed_pictures(before, now)
+    lines = [changed and f"{run} was trained on other pictures: {changed}"]
+    lines.append(check_held_out(before, now, run, data, resumed))
+    return [line for line in lines if line]
+
+
+def check_held_out(
+    before: DataFingerprint | None,
+    now: DataFingerprint,
+    run: str | Path,
+    data: DataConfig | None,
+    resumed: bool = False,
+) -> str | None:
+    """The part of :func:`check_pictures` that is on held-out pictures; returns the warning, if there is one.
+
+    Raises:
+        ConfigError: held-out pictures were trained on.
+    """
+    if before is None:
+        # Recipes show the settings alone: what is held out here may be what that run was trained on.
+        if data is None or (split := _other_split(run, data)) is None:
+            return None
+        return f"{run} was trained with {split[0]}: held-out pictures may have been trained on; {split[1]}"
+    mixed = mixed_pictures(before, now, resumed)
+    if mixed is None:
+        return None
+    if data is not None and data.ignore_mixed_split:
+        return f"{run} {mixed}"
+    problem = f"{run} {mixed} ({changed_data(before, now)})"
+    if data is None:
+        raise ConfigError(f"{problem}: restore the codes that it was started with, or start another run")
+    remedy = "restore the files"
+    if same_pictures(before, now):
+        split = _other_split(run, data, moved=True)
+        remedy = split[1] if split else "set --data.seed and what else decides the hold-out as there"
+    raise ConfigError(f"{problem}: {remedy}, or accept it with --data.ignore_mixed_split true")
+
+
+def _other_split(folder: str | Path, data: DataConfig, moved: bool = False) -> tuple[str, str] | None:
+    """If the run in ``folder`` read the same data and held out other pictures of it: how, and the remedy.
+
+    Args:
+        folder: of the run.
+        data: how the pictures are held out here.
+        moved: the data are the same wherever they lie.
 
     Raises:
         ConfigError: the run's recipe cannot be read.
@@ -83,14 +148,12 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
     if not file.is_file():
         return None
     before = read_recipe(file).get("data")
-    if not isinstance(before, dict) or _place(before.get("path")) != _place(data.path):
+    if not isinstance(before, dict) or not (moved or _place(before.get("path")) == _place(data.path)):
         return None
     for name in _OF_THE_SPLIT:
         if name in before and before[name] != getattr(data, name):
-            return (
-                f"{folder} was trained with data.{name} {before[name]} and here it is {getattr(data, name)}: pictures "
-                f"that count as held out may have been trained on; set --data.{name} {before[name]}"
-            )
+            now = getattr(data, name)
+            return f"data.{name} {before[name]} and here it is {now}", f"set --data.{name} {before[name]}"
     return None
 
 

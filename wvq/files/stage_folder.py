@@ -12,7 +12,7 @@ import yaml
 
 from wvq.errors import ConfigError
 from wvq.files.atomic import read_json, write_text
-from wvq.files.names import CHECKSUMS_NAME, RECIPE_NAME, TRAINING
+from wvq.files.names import CHECKSUMS_NAME, FINGERPRINT_NAME, RECIPE_NAME, TRAINING
 from wvq.files.reading import read_yaml
 from wvq.files.user_folders import expand_user
 
@@ -80,7 +80,9 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
             for name, (old, new) in differences(before, values).items()
             if not _are_one_path(old, new)
         }
-        if other := [change for name, change in changes.items() if name not in _FREE_ON_RESUME]:
+        # A run that knows its pictures compares them wherever they lie.
+        free = _FREE_ON_RESUME | ({"data.path"} if (folder / FINGERPRINT_NAME).exists() else set())
+        if other := [change for name, change in changes.items() if name not in free]:
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if taken := [change for name, change in changes.items() if name != "out"]:
             warnings.warn(f"the run goes on with another {', '.join(taken)}", stacklevel=2)
@@ -163,6 +165,7 @@ def finished_run(folder: str | Path) -> dict[str, Any] | None:
 _FREE_ON_RESUME = {
     "out",
     "condition.text_cache",
+    "data.ignore_mixed_split",
     "data.unreadable",
     "train.max_minutes",
     "train.num_workers",

@@ -14,7 +14,8 @@ from typing_extensions import Self, Unpack
 
 from wvq.checks import PATH, one_of, or_null, require
 from wvq.errors import CheckpointError, ConfigError, DataError, WVQError, first_line
-from wvq.files.names import INDEX_NAME
+from wvq.files.fingerprint import DataFingerprint
+from wvq.files.names import FINGERPRINT_NAME, INDEX_NAME
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
 from wvq.models.config import StrictConfig, read_config
@@ -51,10 +52,12 @@ class StrictPreTrainedModel(PreTrainedModel):
     Attributes:
         kind: what users call it.
         cast_when_loaded: load weights in the type of their file, and cast them then, by ``to``.
+        data_fingerprint: the pictures that it was trained on, as its folder says; None where it does not.
     """
 
     kind: ClassVar[str] = "model"
     cast_when_loaded: ClassVar[bool] = False
+    data_fingerprint: DataFingerprint | None = None
 
     if TYPE_CHECKING:  # the library's decorator hides what the method takes and returns
 
@@ -144,6 +147,7 @@ class StrictPreTrainedModel(PreTrainedModel):
             model.get_submodule(name).float()
         if cls.cast_when_loaded and kind is not None:
             model.to(kind)
+        model.data_fingerprint = DataFingerprint.read(folder)
         return loaded if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]  # more options than these go by name
@@ -154,7 +158,9 @@ class StrictPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **options: Unpack[SavingOptions],
     ) -> None:
-        """Save as transformers does, with the SHA-256 of the weight files beside them; all files or none.
+        """Save as transformers does, with the SHA-256 of the weight files and the fingerprint of the data beside them.
+
+        All files are written, or none.
 
         Args:
             save_directory: the folder.
@@ -174,6 +180,10 @@ class StrictPreTrainedModel(PreTrainedModel):
         folder = expand_user(save_directory, "save_directory", PATH)
         with written_weights(folder) as partial:
             super().save_pretrained(partial, state_dict=state_dict, **shards)
+            if self.data_fingerprint is not None:
+                self.data_fingerprint.save(partial)
+        if self.data_fingerprint is None:  # that of another model may lie there
+            (folder / FINGERPRINT_NAME).unlink(missing_ok=True)
         if push_to_hub:  # by way of this method again, so that the checksums go with the weights
             self.push_to_hub(upload.pop("repo_id", folder.name), **upload, **shards)
 

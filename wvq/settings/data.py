@@ -53,6 +53,8 @@ class DataConfig:
         unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
             shows another in its place in training, and reports how many there were; ``refuse`` is an error. If more
             than 10 and more than 5 % cannot be read, that is an error too.
+        ignore_mixed_split: go on, with a warning, where held-out pictures were trained on in the run that this one
+            starts from, resumes or measures.
     """
 
     path: str = "openmoji"
@@ -74,6 +76,7 @@ class DataConfig:
     flip: bool = False
     seed: int = 0
     unreadable: str = "skip"
+    ignore_mixed_split: bool = False
 
     @property
     def size(self) -> Size:
@@ -99,7 +102,7 @@ class DataConfig:
         check.each(interval("(0, 1]"), "min_crop_fraction")
         check.each(or_null(list_of(number(1), "one or more numbers of at least 1")), "crop_scales")
         check.each(or_null(NAMES), "classes")
-        check.each(FLAG, "flip")
+        check.each(FLAG, "flip", "ignore_mixed_split")
         check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
         if self.crop_scales is not None and self.crop != "ten":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wvq.data.splits import check_pictures
 from wvq.distributed import decided_by_first_process, wait_for_all
 from wvq.files.atomic import files_into, write_json
+from wvq.files.fingerprint import DataFingerprint
 from wvq.files.locks import sole_run
 from wvq.files.stage_folder import finished_run, start_stage
+from wvq.settings.data import DataConfig
 from wvq.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -58,19 +62,38 @@ class Stage:
 
 
 @contextmanager
-def claimed_stage(out: str | Path, recipe: DataclassInstance, resume: bool) -> Iterator[Stage]:
+def claimed_stage(
+    out: str | Path,
+    recipe: DataclassInstance,
+    resume: bool,
+    fingerprint: DataFingerprint | None = None,
+    data: DataConfig | None = None,
+) -> Iterator[Stage]:
     """Hold the folder of a stage for as long as the block runs, and start or resume a run in it.
 
     Args:
         out: the folder.
         recipe: saved in it; a resumed run must have been started with the same one.
         resume: go on with the run that is there.
+        fingerprint: of the pictures, saved in the folder; those of a resumed run are compared with it.
+        data: which pictures the stage reads; None if it reads codes.
 
     Raises:
         ConfigError: another run is at work there; or the folder cannot be started in, or resumed from, see
-            :func:`wvq.files.stage_folder.start_stage`.
+            :func:`wvq.files.stage_folder.start_stage`; or a resumed run has been trained on what is held out now.
     """
     with sole_run(out):
         folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
         finished = decided_by_first_process(lambda: finished_run(out)) if resume else None
+        if fingerprint is not None and finished is None:
+            decided_by_first_process(lambda: _keep_fingerprint(Path(out), fingerprint, data, resume))
         yield Stage(Path(out), folder, resume, finished)
+
+
+def _keep_fingerprint(out: Path, fingerprint: DataFingerprint, data: DataConfig | None, resume: bool) -> None:
+    """Save the fingerprint beside the weights to come, after a comparison with that of a run that goes on."""
+    before = DataFingerprint.read(out) if resume else None
+    if before is not None:
+        for line in check_pictures(before, fingerprint, out, data, resumed=True):
+            warnings.warn(line, stacklevel=2)
+    fingerprint.after(before).save(out)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -34,10 +35,28 @@ def test_a_tokenizer(tiny_tokenizer_dir):
     text = describe(tiny_tokenizer_dir)
     result = json.loads((tiny_tokenizer_dir / "result.json").read_text())
     for part in (
-        "image tokenizer", "16 x 16 px", "4 x 4 a picture, K = 32, D = 4", "sliced", "circle, cross, square",
+        "image tokenizer", "16 x 16 px", "4 x 4 a picture, K = 32, D = 4", "sliced", "0: circle, 1: cross, 2: square",
         f"psnr_rgb {result['psnr_rgb']:.4g}", "640 pictures",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_fingerprints_are_shown_wherever_they_are(tiny_tokenizer_dir, tiny_codes_dir, pipeline_dir, tmp_path):
+    rows = {}
+    for folder in (tiny_tokenizer_dir, tiny_codes_dir, pipeline_dir):
+        (rows[folder],) = (line.split(maxsplit=1)[1] for line in describe(folder).splitlines() if "  data  " in line)
+    assert rows[tiny_tokenizer_dir] == rows[pipeline_dir]  # of its tokenizer; its generator was not trained
+    for row in rows.values():
+        assert re.fullmatch(r"training 48 pictures \([0-9a-f]{16}\), held out 12 pictures \([0-9a-f]{16}\)", row)
+    result = {"kind": "generation", "metrics": {}, "num_images": 4, "num_reference": 4, "settings": {}}
+    result["settings"]["data_fingerprint"] = {"data": {"training": "9 pictures (0a)", "held out": "1 pictures (b)"}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert re.search(
+        r"pictures of data +training 9 pictures \(0a\), held out 1 pictures", describe(tmp_path / "result.json")
+    )
+    result["settings"]["data_fingerprint"] = {"data": 3}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert "pictures of data" not in describe(tmp_path / "result.json")
 
 
 def test_a_generator(pipeline_dir):
@@ -75,7 +94,7 @@ def test_a_code_cache(tiny_codes_dir):
     header = json.loads((tiny_codes_dir / "header.json").read_text())
     for part in (
         "code cache", "48 train, 12 validation", "2 a training picture", "4 x 4 a picture, K = 32",
-        "circle, cross, square", header["tokenizer_hash"][:12],
+        "0: circle, 1: cross, 2: square", header["tokenizer_hash"][:12],
     ):  # fmt: skip
         assert part in text, part
     assert any(line.split() == ["captions", "yes"] for line in text.splitlines())

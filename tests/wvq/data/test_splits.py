@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import yaml
 
-from wvq.data.splits import hold_out, other_split
+from wvq.data.splits import check_held_out, check_pictures, hold_out
 from wvq.data.tables import PictureTable
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
+from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.settings.data import DataConfig
 
 
@@ -59,7 +60,7 @@ def test_nothing_to_hold_out():
         hold_out(label_table([0, 1]), ("a", "b"), 0.5, seed=0)
 
 
-# ---- two uses of one data set
+# ---- two uses of one data set, by their recipes
 
 
 @pytest.fixture
@@ -71,9 +72,18 @@ def run(tmp_path):
     return folder, pictures
 
 
+def data_of(train, validation):
+    return DataFingerprint(PictureSketch.of(train), PictureSketch.of(validation))
+
+
+def by_recipe(folder, data):
+    """What is said where the run has no fingerprint."""
+    return check_held_out(None, data_of("a", "b"), folder, data)
+
+
 def test_the_same_split_is_no_warning(run):
     folder, pictures = run
-    assert other_split(folder, DataConfig(path=str(pictures), seed=1, classes=["a"], image_size=64)) is None
+    assert by_recipe(folder, DataConfig(path=str(pictures), seed=1, classes=["a"], image_size=64)) is None
 
 
 @pytest.mark.parametrize(
@@ -82,20 +92,69 @@ def test_the_same_split_is_no_warning(run):
 )
 def test_another_split_is_named_with_the_remedy(run, changes, words):
     folder, pictures = run
-    warning = other_split(folder, DataConfig(path=str(pictures), **changes))
+    warning = by_recipe(folder, DataConfig(path=str(pictures), **changes))
     assert words in warning
     assert "; set --data." in warning
 
 
 def test_other_data_and_folders_without_a_recipe_are_no_warning(run, tmp_path):
     folder, _ = run
-    assert other_split(folder, DataConfig(path="openmoji")) is None
-    assert other_split(tmp_path, DataConfig()) is None
+    assert by_recipe(folder, DataConfig(path="openmoji")) is None
+    assert by_recipe(tmp_path, DataConfig()) is None
 
 
 def test_the_same_folder_by_another_path_is_the_same_data(run, monkeypatch):
     folder, pictures = run
     monkeypatch.chdir(pictures.parent)
-    assert "data.seed" in other_split(folder, DataConfig(path="pictures", classes=["a"]))
+    assert "data.seed" in by_recipe(folder, DataConfig(path="pictures", classes=["a"]))
     monkeypatch.setenv("HOME", str(pictures.parent))
-    assert "data.seed" in other_split(folder, DataConfig(path="~/pictures", classes=["a"]))
+    assert "data.seed" in by_recipe(folder, DataConfig(path="~/pictures", classes=["a"]))
+
+
+# ---- two uses of one data set, by their fingerprints
+
+BEFORE = data_of("abcdefgh", "xyz")
+
+
+def test_the_same_pictures_held_out_alike_are_no_warning(run):
+    folder, pictures = run
+    assert check_pictures(BEFORE, data_of("hgfedcba", "zyx"), folder, DataConfig(path=str(pictures), seed=5)) == []
+
+
+def test_new_and_missing_training_pictures_are_counted():
+    warning = "tok was trained on other pictures: 2 of 7 training pictures are new, 3 are gone"
+    assert check_pictures(BEFORE, data_of("abcde12", "xyz"), "tok", DataConfig()) == [warning]
+    assert check_pictures(BEFORE, data_of("abcde12", "w"), "tok", None, resumed=True) == [warning]
+
+
+def test_held_out_pictures_that_were_trained_on_are_refused_with_counts_and_remedy(run):
+    folder, _ = run
+    mixed = "was trained on 2 of these 3 held-out pictures"
+    files = f"^tok {mixed} \\(1 of 10 pictures are new, 2 are gone\\): restore the files, or accept it with "
+    with pytest.raises(ConfigError, match=f"{files}--data.ignore_mixed_split true$"):
+        check_pictures(BEFORE, data_of("abcdef1", "ghx"), "tok", DataConfig())
+    otherwise = f"{mixed} \\(the same pictures, held out otherwise\\): "
+    with pytest.raises(
+        ConfigError, match=f"^tok {otherwise}set --data.seed and what else decides the hold-out as there, or"
+    ):
+        check_pictures(BEFORE, data_of("abcdefyz", "ghx"), "tok", DataConfig())
+    with pytest.raises(ConfigError, match=f"{otherwise}set --data.seed 1, or accept it with"):
+        check_pictures(BEFORE, data_of("abcdefyz", "ghx"), folder, DataConfig(path="moved", classes=["a"]))
+    with pytest.raises(ConfigError, match=f"{otherwise}restore the codes that it was started with, or start another"):
+        check_pictures(BEFORE, data_of("abcdefyz", "ghx"), "run", None)
+
+
+def test_a_mixed_split_that_is_accepted_is_a_warning():
+    lines = check_pictures(BEFORE, data_of("abcdefyz", "ghx"), "tok", DataConfig(ignore_mixed_split=True))
+    assert lines == [
+        "tok was trained on other pictures: 2 of 8 training pictures are new, 2 are gone, the same pictures held out "
+        "otherwise",
+        "tok was trained on 2 of these 3 held-out pictures",
+    ]
+
+
+def test_a_resumed_run_must_not_train_on_what_it_held_out():
+    now = data_of("abcdefghx", "yz")
+    assert len(check_pictures(BEFORE, now, "run", DataConfig())) == 1
+    with pytest.raises(ConfigError, match=r"^run held out 1 of these 9 training pictures"):
+        check_pictures(BEFORE, now, "run", DataConfig(), resumed=True)

@@ -7,9 +7,10 @@ import pytest
 from wvq.app.describe import describe
 from wvq.data.folders import read_folder
 from wvq.data.inventory import Inventory
-from wvq.data.splits import other_split
+from wvq.data.splits import check_held_out
 from wvq.errors import CheckpointError, ConfigError, DataError
 from wvq.files.atomic import read_json
+from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.files.names import RECIPE_NAME
 from wvq.files.reading import MAX_JSON_BYTES, parse_json, read_yaml
 from wvq.files.stage_folder import read_recipe
@@ -95,17 +96,20 @@ def test_aliases_as_people_use_them_are_read(tmp_path):
     assert read_yaml(file) is None
 
 
+NOW = DataFingerprint(PictureSketch.of(["a"]), PictureSketch.of(["b"]))
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "just text", "a: ["])
 def test_a_damaged_recipe_of_a_run_is_one_line(text, tmp_path):
     (tmp_path / RECIPE_NAME).write_text(text)
     with pytest.raises(ConfigError, match=r"recipe\.yaml"):
-        other_split(tmp_path, DataConfig(path="openmoji"))
+        check_held_out(None, NOW, tmp_path, DataConfig(path="openmoji"))
 
 
 @pytest.mark.parametrize("text", ["data: [1]", "data: {path: [1]}", "out: x"])
 def test_a_recipe_with_other_data_tells_nothing(text, tmp_path):
     (tmp_path / RECIPE_NAME).write_text(text)
-    assert other_split(tmp_path, DataConfig(path="openmoji")) is None
+    assert check_held_out(None, NOW, tmp_path, DataConfig(path="openmoji")) is None
 
 
 def test_hostile_metadata_names_its_line(tmp_path):

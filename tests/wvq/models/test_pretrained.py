@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from wvq.checks import as_list, integer, is_integer, is_number
 from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError
+from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.files.names import CHECKSUMS_NAME
 from wvq.models import pretrained
 from wvq.models.config import StrictConfig, option
@@ -305,3 +306,30 @@ def test_the_hash_sees_names_types_and_shapes():
     assert base != named(a=torch.zeros(8, dtype=torch.float16))
     assert named(a=torch.zeros(4), b=torch.ones(())) == named(b=torch.ones(()), a=torch.zeros(4))
     assert named(a=torch.arange(6.0).view(2, 3).T) == named(a=torch.arange(6.0).view(2, 3).T.contiguous())
+
+
+# ---- the fingerprint of the data
+
+
+def test_a_model_keeps_the_fingerprint_of_its_data_wherever_it_is_saved(tmp_path):
+    fingerprint = DataFingerprint(PictureSketch.of("abc"), PictureSketch.of("d"))
+    model = SmallModel(SmallConfig())
+    assert model.data_fingerprint is None
+    model.data_fingerprint = fingerprint
+    model.save_pretrained(tmp_path / "one")
+    loaded = SmallModel.from_pretrained(tmp_path / "one", dtype=torch.bfloat16)
+    loaded.save_pretrained(tmp_path / "other")
+    assert SmallModel.from_pretrained(tmp_path / "other").data_fingerprint.summary() == fingerprint.summary()
+
+
+def test_a_model_without_a_fingerprint_leaves_none_of_another(tmp_path):
+    DataFingerprint(PictureSketch.of("abc"), PictureSketch.of("d")).save(tmp_path)
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    assert SmallModel.from_pretrained(tmp_path).data_fingerprint is None
+
+
+def test_a_damaged_fingerprint_is_one_line(tmp_path):
+    SmallModel(SmallConfig()).save_pretrained(tmp_path)
+    (tmp_path / "data_fingerprint.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"data_fingerprint\.json is damaged \(.*\); remove it"):
+        SmallModel.from_pretrained(tmp_path)
