@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from wvq.data.inventory import Inventory
+from wvq.data.padding import center_pad, random_pad, ten_pad
 from wvq.data.pictures import PictureStore
 from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
 from wvq.data.sources import read_source
@@ -20,18 +21,19 @@ from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_
 from wvq.data.unreadable import probe
 from wvq.errors import DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
+from wvq.settings.size import height_width
 
 MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Square crops of a set of pictures.
+    """Pictures of one size, cropped or padded, of a set of pictures.
 
     A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.
     Crop and flip depend on the data seed and the position (or the index alone) only: a resumed run, with any number
     of workers, sees the same pixels again.
 
-    An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
+    An item is a dict: ``pixel_values`` float32 (3, H, W) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
     ``requested`` int, the index that was requested.
 
     A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
@@ -42,11 +44,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
     Args:
         table: the pictures, with their classes and captions.
         class_names: names by label id; empty without classes.
-        settings: size, crop, flip, seed, and what happens with pictures that cannot be read; no other field counts.
+        settings: size, fit, crop, flip, seed, and what happens with pictures that cannot be read; no other field
+            counts.
         store: decoded pictures of another view of the same table, to be shared.
 
     Attributes:
-        image_size: S, the side in pixels.
+        image_size: in pixels: the side of a square, or [height, width].
         crop: ``random``, ``ten`` or ``center``.
         unreadable: ``skip`` or ``refuse``.
         spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
@@ -66,10 +69,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.table = table
         self.class_names = tuple(class_names)
         self.settings = replace(settings)  # a later change by the caller does not affect this set
-        self.image_size, self.crop, self.unreadable = settings.image_size, settings.crop, settings.unreadable
+        self.image_size, self.crop, self.unreadable = settings.size, settings.crop, settings.unreadable
         self.spread = False
-        largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
-        self.store = store or PictureStore(table.pictures, largest)
+        self.store = store or PictureStore(table.pictures, *_largest(settings))
 
     @property
     def labels(self) -> list[int] | None:
@@ -88,12 +90,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @property
     def crop_recipe(self) -> str:
-        """How pictures are cut out, such as ``random(0.8)+flip``."""
+        """How pictures are cut out, such as ``random(0.8)+flip``, or padded: ``center, pad(auto)``."""
         settings = self.settings
         if settings.crop_scales:
             return f"ten({', '.join(f'x{scale:g}' for scale in settings.crop_scales)})"
         crop = self.crop if self.crop == "center" else f"{self.crop}({settings.min_crop_fraction:g})"
-        return crop + ("+flip" if settings.flip else "")
+        pad = f", pad({settings.pad_color})" if settings.fit == "pad" else ""
+        return crop + ("+flip" if settings.flip else "") + pad
 
     def with_crop(self, crop: str | None = None, flip: bool | None = None) -> ImageDataset:
         """The same pictures under another crop (``random``, ``ten``, ``center``) or flip; decoded ones are shared."""
@@ -134,7 +137,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
 
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
-        """The square picture of a key, with the index shown and the index requested."""
+        """The picture of a key at its size, with the index shown and the index requested."""
         drawn = isinstance(key, tuple)
         if isinstance(key, tuple):
             position, requested = int(key[0]), self._checked(key[1])
@@ -145,18 +148,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
             index, image = self._readable(position, requested)
         else:
             index, image = requested, self.store.prepared(requested)
-        if self.crop == "random":
-            image = random_crop(image, self.image_size, self.settings.min_crop_fraction, rng)
-        elif self.crop == "ten":
-            image = self._one_of_ten(image, index, position // len(self) if drawn else 0)
+        if self.crop == "ten":
+            image = self._one_of_ten(image, self._version(index, position // len(self) if drawn else 0))
         else:
-            image = center_crop(image, self.image_size)
+            image = self._padded(image, rng) if self.settings.fit == "pad" else self._cut(image, rng)
         if self.settings.flip and rng.random() < 0.5 and self._mirrors(index):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return image, index, requested
 
-    def _one_of_ten(self, image: Image.Image, index: int, turn: int) -> Image.Image:
-        """The crop of a picture when it is drawn for the ``turn``-th time."""
+    def _cut(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if self.crop == "random":
+            return random_crop(image, self.image_size, self.settings.min_crop_fraction, rng)
+        return center_crop(image, self.image_size)
+
+    def _padded(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        settings = self.settings
+        if self.crop == "random":
+            return random_pad(image, self.image_size, settings.min_crop_fraction, settings.pad_color, rng)
+        return center_pad(image, self.image_size, settings.pad_color)
+
+    def _version(self, index: int, turn: int) -> int:
+        """Which crop a picture has when it is drawn for the ``turn``-th time."""
         versions = self.num_versions
         if self.spread:
             # Steps without a common divisor reach all versions, and do not show five mirror images in a row.
@@ -165,9 +177,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
         version = turn % versions
         if not self._mirrors(index) and version % TEN >= TEN // 2:
             version -= TEN // 2
-        if self.settings.crop_scales:
-            return scaled_ten_crop(image, self.image_size, self.settings.crop_scales, version)
-        return ten_crop(image, self.image_size, self.settings.min_crop_fraction, version)
+        return version
+
+    def _one_of_ten(self, image: Image.Image, version: int) -> Image.Image:
+        settings = self.settings
+        if settings.fit == "pad":
+            return ten_pad(image, self.image_size, settings.min_crop_fraction, settings.pad_color, version)
+        if settings.crop_scales:
+            return scaled_ten_crop(image, self.image_size, settings.crop_scales, version)
+        return ten_crop(image, self.image_size, settings.min_crop_fraction, version)
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""
@@ -189,6 +207,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} pictures")
         return int(index) % len(self)
+
+
+def _largest(settings: DataConfig) -> tuple[tuple[int, int], bool]:
+    """The largest box that a picture is resized for, and whether it is to fit inside."""
+    if settings.fit == "pad":
+        return height_width(settings.size), True
+    return largest_resize(settings.size, settings.min_crop_fraction, settings.crop_scales or ()), False
 
 
 @dataclass

@@ -40,7 +40,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
     if config.layout is not None and (built_in or not os.path.isdir(path)):
         raise ConfigError(f"data.layout says what the folders of a path are, and {config.path!r} is no folder here")
     if built_in:
-        size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
+        size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
     if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
         return _read_path(path, config, inventory)
