@@ -8,6 +8,7 @@ import dataclasses
 import json
 import runpy
 import shlex
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from wvq.app import quickstart
 from wvq.app.cli import main
 from wvq.eval import presets
 from wvq.eval.real.archive import write_archive
+from wvq.files.names import FINGERPRINT_NAME
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 PICTURES = ("path/to/pictures", "path/to/imagenet", "path/to/ffhq", "path/to/folder")
@@ -35,17 +37,20 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     """What the commands read, by the names that the docs give it."""
     folder = tmp_path_factory.mktemp("things")
     encoder = save_text_encoder(folder / "encoder")
+    # Without what it says of its pictures: others stand in for those that the docs train it on.
+    tokenizer = folder / "tokenizer"
+    shutil.copytree(tiny_tokenizer_dir, tokenizer, ignore=shutil.ignore_patterns(FINGERPRINT_NAME))
     classes = [f"class {index}" for index in range(1_000)]
-    make_pipeline(tiny_tokenizer_dir, class_names=classes).save_pretrained(folder / "imagenet")
-    make_pipeline(tiny_tokenizer_dir, encoder, ["flags", "faces"]).save_pretrained(folder / "openmoji")
-    make_pipeline(tiny_tokenizer_dir, encoder, ()).save_pretrained(folder / "captioned")
+    make_pipeline(tokenizer, class_names=classes).save_pretrained(folder / "imagenet")
+    make_pipeline(tokenizer, encoder, ["flags", "faces"]).save_pretrained(folder / "openmoji")
+    make_pipeline(tokenizer, encoder, ()).save_pretrained(folder / "captioned")
     named = dict.fromkeys(PICTURES, picture_folder) | {"path/to/folder": caption_folder, "encoder": encoder}
     write_pictures(folder / "few", per_class=8)  # of which Inception takes its time
     named["path/to/imagenet"] = folder / "few"
-    make_pipeline(tiny_tokenizer_dir).save_pretrained(folder / "mine")  # its classes are those of the pictures
+    make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
     named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine")}
-    named |= {"runs/vqgan": tiny_tokenizer_dir, "vit": save_vit(folder / "vit")}
-    named |= {f"runs/{name}/tokenizer": tiny_tokenizer_dir for name in ("mine", "openmoji")}
+    named |= {"runs/vqgan": tokenizer, "vit": save_vit(folder / "vit")}
+    named |= {f"runs/{name}/tokenizer": tokenizer for name in ("mine", "openmoji")}
     return named | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
 
 

@@ -154,7 +154,7 @@ def test_pictures_of_another_size_are_one_clear_error(shape):
         ({"num_code": 8}, r'has no field "num_code" \(did you mean "num_codes"\?\)'),
         ({"num_codes": 0}, "num_codes must be an integer of at least 1, got 0"),
         ({"num_codes": 2**31}, "num_codes must be below"),
-        ({"num_codes": 32.0}, "num_codes must be an integer"),
+        ({"num_codes": 32.5}, "num_codes must be an integer"),
         ({"code_dim": True}, "code_dim must be an integer"),
         ({"image_size": "32"}, "image_size must be an integer"),
         ({"image_size": 18}, "image_size must be a multiple of the downsampling factor 4, got 18"),
