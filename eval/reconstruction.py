@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 
 import torch
 
-from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
+from wvq.data.stream import Pictures
 from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
@@ -29,7 +29,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 
 def evaluate_reconstruction(
     tokenizer: WassersteinVQModel,
-    dataset: ImageDataset,
+    dataset: Pictures,
     feature_network: FeatureNetwork | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
@@ -78,7 +78,7 @@ def evaluate_reconstruction(
             The pass before it, for E, U, C, PSNR and the like, is made anew.
     """
     forced = require_kind("reconstruction", reference_kind, force_reference)
-    if len(dataset) < FEWEST:
+    if isinstance(dataset, Sized) and len(dataset) < FEWEST:
         raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
     if dataset.image_size != tokenizer.config.image_size:
         raise DataError(

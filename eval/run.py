@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wvq.data.dataset import ImageDataset, ImageSplits, load_images
+from wvq.data.opening import open_images
 from wvq.data.splits import other_split
+from wvq.data.stream import numbered_pictures
 from wvq.devices import usable_device
 from wvq.distributed import is_main_process
 from wvq.errors import ConfigError
@@ -25,7 +26,7 @@ from wvq.eval.generation import evaluate_generation
 from wvq.eval.presets import find_preset, with_preset
 from wvq.eval.real.archive import read_archive
 from wvq.eval.real.cache import usable_cache
-from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference
+from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference, pool_size
 from wvq.eval.recipes import EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
@@ -59,7 +60,8 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
     tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
-    dataset = _part(load_images(recipe.data), recipe.kind)
+    images = open_images(recipe.data)
+    dataset = images.train if recipe.kind == "train" else images.validation
     result = evaluate_reconstruction(
         tokenizer,
         dataset,
@@ -102,10 +104,10 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     device = usable_device(recipe.device)
     pipe = ImageGenerationPipeline.from_pretrained(recipe.pipeline, device=device, weights=recipe.weights)
     published = _published(recipe, pipe.tokenizer.config.image_size)
-    real = _reference(recipe, pipe.tokenizer.config.image_size)
+    num_images = _num_images(recipe, pipe.generator.config.num_classes)
+    real = _reference(recipe, pipe.tokenizer.config.image_size, num_images)
     network = _feature_network(recipe, device)
     clip = CLIPScore(recipe.clip, device) if recipe.clip else None
-    num_images = _num_images(recipe, pipe.generator.config.num_classes)
 
     def measure(sampling: dict[str, Any], work: str | None, save_samples: str | None = None) -> dict[str, Any]:
         return evaluate_generation(
@@ -158,18 +160,14 @@ def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
     return {"preset": recipe.preset, "published": preset.published}
 
 
-def _reference(recipe: GenerationEvaluation, image_size: int) -> Reference:
-    """The real pictures that samples of a size are compared with."""
+def _reference(recipe: GenerationEvaluation, image_size: int, num_images: int) -> Reference:
+    """The real pictures that samples of a size are compared with; of a stream the first ones, as many as are needed."""
     if recipe.reference:
         return ArchiveReference(read_archive(recipe.reference), recipe.kind, recipe.force_reference, usable_cache())
-    images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
-    dataset = _part(images, recipe.kind)
+    images = open_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    part = images.train if recipe.kind == "train" else images.validation
+    dataset = numbered_pictures(part, pool_size(num_images))
     return DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
-
-
-def _part(images: ImageSplits, kind: str) -> ImageDataset:
-    """The pictures of a data set that are a reference of this kind."""
-    return images.train if kind == "train" else images.validation
 
 
 def _feature_network(recipe: EvaluationRecipe, device: str) -> FeatureNetwork:

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from wvq.data.dataset import load_images
+from wvq.data.opening import open_images
 from wvq.errors import ConfigError
 from wvq.files.stage_folder import refuse_data_folder
 from wvq.tokenizer.adaptation import build_tokenizer
@@ -39,7 +39,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     recipe.check()
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
-    images = load_images(recipe.data)
+    images = open_images(recipe.data)
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_fsdp2:
         raise ConfigError("a tokenizer is too small to shard; start it with --multi_gpu instead of --use_fsdp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,19 @@ import datasets
 from wvq.data.folders import read_folder
 from wvq.data.openmoji import load_openmoji
 from wvq.data.pixels import largest_resize
+from wvq.data.shard_rows import rows_at_rest
+from wvq.data.shards import HUB_ID, find_shards
 from wvq.errors import DataError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
-
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def read_source(config: DataConfig) -> datasets.DatasetDict:
     """The splits of ``config.path``, with pictures not yet decoded.
 
-    ``openmoji`` is the built-in set. A path that exists is read from disk: a folder that holds parquet files as
-    parquet, another folder as pictures. Any other name that could be a Hub id is one.
+    ``openmoji`` is the built-in set. Tar shards (:func:`wvq.data.shards.find_shards`) become tables on disk. Another
+    path that exists is read from disk: a folder that holds parquet files as parquet, another folder as pictures. Any
+    other name that could be a Hub id is one.
 
     Raises:
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.
@@ -31,6 +31,8 @@ def read_source(config: DataConfig) -> datasets.DatasetDict:
     if config.path == "openmoji":
         size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
+    if (shards := find_shards(config)) is not None:
+        return rows_at_rest(shards, config)
     path = expand_user(config.path)
     if config.path and path.exists():
         return _read_path(path)

@@ -16,7 +16,12 @@ class DataConfig:
     """Which pictures to read and how to crop them.
 
     Args:
-        path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
+        path: ``openmoji`` (built in), a folder of pictures, parquet files, tar shards in the form of WebDataset (a
+            folder, a ``.tar``, or a pattern such as ``train-{0000..0099}.tar``, also over http or hf), or a Hub data
+            set id.
+        stream: read shards while they are needed, tar or parquet, here or elsewhere: nothing is copied, and the memory
+            does not grow with the data set. If not, tar shards become a table on disk first.
+        shuffle_buffer: pictures that a training run on a stream reads ahead and shuffles at a time, in each process.
         subset: configuration name of a Hub data set that has several.
         train_split: split to train on.
         validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
@@ -26,7 +31,8 @@ class DataConfig:
         label_column: column with the classes; found by its type or the name ``label`` if not given.
         caption_column: column with the captions; found by the names ``caption``, ``captions`` and ``text`` if not
             given. A picture may have a list of them: training draws one each time.
-        classes: names of the classes to keep, in this order; all if not given.
+        classes: names of the classes to keep, in this order; all if not given. Of shards whose classes are numbers:
+            the names of class 0, 1, and so on.
         image_size: side of the square pictures that the model sees, in pixels.
         crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
             or ``center`` (validation is always centre).
@@ -41,6 +47,8 @@ class DataConfig:
     """
 
     path: str = "openmoji"
+    stream: bool = False
+    shuffle_buffer: int = 1_000
     subset: str | None = None
     train_split: str = "train"
     validation_split: str | None = None
@@ -61,12 +69,12 @@ class DataConfig:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
         check = Checker(self, "data")
         check.each(interval("(0, 1)"), "validation_fraction")
-        check.each(integer(), "image_size")
+        check.each(integer(), "image_size", "shuffle_buffer")
         check.one_of("crop", CROPS)
         check.each(interval("(0, 1]"), "min_crop_fraction")
         check("crop_scales", "one or more numbers of at least 1, or null", _are_scales)
         check("classes", "a list of names, or null", _are_names)
-        check.each(FLAG, "flip")
+        check.each(FLAG, "stream", "flip")
         check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
         if self.crop_scales is not None and self.crop != "ten":
