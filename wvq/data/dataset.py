@@ -16,7 +16,7 @@ from wvq.data.sources import read_source
 from wvq.data.splits import hold_out
 from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
-from wvq.errors import DataError, UnreadablePictureError
+from wvq.errors import ConfigError, DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
 
 MOST_DRAWS = 100  # before a set counts as one without readable pictures
@@ -163,12 +163,14 @@ def load_images(config: DataConfig) -> ImageSplits:
     ``config.classes``, with near twins on one side.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or a stream, which :func:`wvq.data.opening.open_images` opens.
         DataError: what is not there (folder, split, column, class) or cannot be read: of the pictures, a few from all
             over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
     config.check()
+    if config.stream:
+        raise ConfigError("data.stream: here all pictures are needed by number; leave it out")
     splits = read_source(config)
     train, class_names = to_table(_named_split(splits, config.train_split, "train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)

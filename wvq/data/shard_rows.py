@@ -166,7 +166,7 @@ def shard_errors(name: str) -> Iterator[None]:
         if isinstance(cause, WVQError):
             raise cause from None
         if isinstance(cause, ImportError):  # of what fsspec needs for an address
-            raise DownloadError(f"{name}: {first_line(cause)}; pip install 'fsspec[http]'") from error
+            raise DownloadError(f"{name}: {first_line(cause)}; pip install 'wvq[http]'") from error
         if isinstance(cause, _UNREACHABLE) and URL.match(name):
             raise DownloadError(f"{name} cannot be reached ({type(cause).__name__}: {first_line(cause)})") from error
         if isinstance(cause, _DAMAGES):

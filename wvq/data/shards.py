@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
 
 from wvq.errors import DataError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
@@ -16,6 +16,7 @@ from wvq.settings.data import DataConfig
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 URL = re.compile(r"[a-z][a-z0-9]*://")
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+KINDS = ("tar", "parquet")  # the latter only as streams: at rest they are read by other means
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -51,25 +52,26 @@ def find_shards(config: DataConfig) -> Shards | None:
         DownloadError: a Hub id that is to be streamed and cannot be reached.
     """
     path, local = config.path, expand_user(config.path)
-    kinds = ("tar", "parquet") if config.stream else ("tar",)
-    if config.path and local.exists():
+    if path and local.exists():
         names = [str(local)] if local.is_file() else _files_in(local)
-        root = str(local)
+        found = _shards(config, names, f"{local}/")
     elif URL.match(path) or _BRACES.search(path):
-        names = [str(expand_user(name)) if not URL.match(name) else name for name in expand_braces(path)]
-        missing = next((name for name in names if not URL.match(name) and not Path(name).is_file()), None)
-        if missing:
+        names = [name if URL.match(name) else str(expand_user(name)) for name in expand_braces(path)]
+        if missing := next((name for name in names if not URL.match(name) and not Path(name).is_file()), None):
             raise DataError(f"path: {missing}, which {path} names, does not exist")
-        root = ""
-    elif HUB_ID.fullmatch(path) and path != "openmoji":
-        names, root = _files_of_hub(path, config.stream), ""
+        found = _shards(config, names)
     else:
-        names, root = [], ""
-    for kind in kinds:
+        found = _shards_of_hub(config) if HUB_ID.fullmatch(path) and path != "openmoji" else None
+    if config.stream and found is None:
+        raise DataError(f"data.stream: {path!r} holds no .tar and no .parquet files to stream; leave stream out")
+    return found
+
+
+def _shards(config: DataConfig, names: list[str], root: str = "") -> Shards | None:
+    """Those of some files that are shards, by the splits that their names behind ``root`` say."""
+    for kind in KINDS if config.stream else KINDS[:1]:
         if chosen := [name for name in names if name.lower().endswith(f".{kind}")]:
             return Shards(kind, _by_split(chosen, root))
-    if config.stream:
-        raise DataError(f"data.stream: {path!r} holds no .tar and no .parquet files to stream; leave stream out")
     return None
 
 
@@ -95,7 +97,7 @@ def split_of(name: str) -> str | None:
 def _by_split(names: list[str], root: str) -> dict[str, tuple[str, ...]]:
     splits: dict[str | None, list[str]] = {}
     for name in names:
-        splits.setdefault(split_of(name.removeprefix(root).lstrip("/") or name), []).append(name)
+        splits.setdefault(split_of(name.removeprefix(root)), []).append(name)
     others = splits.pop(None, [])
     if others and splits:
         split, files = next(iter(splits.items()))
@@ -116,15 +118,30 @@ def _files_in(folder: Path) -> list[str]:
     return names
 
 
-def _files_of_hub(name: str, needed: bool) -> list[str]:
-    """Addresses of the files of a data set on the Hub; none if it cannot be asked, unless they are needed."""
+def _shards_of_hub(config: DataConfig) -> Shards | None:
+    """The shards of a data set on the Hub, by the splits that it has there; none if it cannot be asked and need not be.
+
+    Raises:
+        DataError: it needs ``subset``.
+        DownloadError: it is to be streamed, and cannot be reached.
+    """
+    name = config.path
     try:
-        info = HfApi().dataset_info(name)
-    except (OSError, RuntimeError, HFValidationError) as error:  # the library's own, and those of the connection
-        if not needed:
-            return []  # `datasets` may have it in its cache
+        if not config.stream:  # all but tar files are read by `datasets` as they are
+            files = HfApi().dataset_info(name).siblings or ()
+            if not any(file.rfilename.lower().endswith(".tar") for file in files):
+                return None
+        splits = datasets.load_dataset_builder(name, config.subset).config.data_files or {}
+    except ValueError as error:
+        raise DataError(f"subset: {name} does not have {config.subset!r}: {' '.join(str(error).split())}") from error
+    except (OSError, RuntimeError) as error:
+        if not config.stream:
+            return None  # `datasets` may have it in its cache
         raise DownloadError(
             f"path: {name!r} is no folder here, and the Hub data set of this name cannot be asked for its files "
             f"({type(error).__name__}: {first_line(error)}); check the id, the network and HF_HUB_OFFLINE"
         ) from error
-    return sorted(f"hf://datasets/{name}@{info.sha}/{file.rfilename}" for file in info.siblings or ())
+    for kind in KINDS if config.stream else KINDS[:1]:
+        if splits and all(file.lower().endswith(f".{kind}") for files in splits.values() for file in files):
+            return Shards(kind, {str(split): tuple(files) for split, files in splits.items()})
+    return None

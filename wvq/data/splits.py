@@ -16,6 +16,7 @@ from wvq.settings.data import DataConfig
 
 # Fields of DataConfig that decide which pictures are held out.
 _OF_THE_SPLIT = ("subset", "train_split", "validation_split", "validation_fraction", "label_column", "classes", "seed")
+_OF_THE_SPLIT += ("stream",)  # of which whole shards are held out
 
 
 def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float, seed: int) -> np.ndarray:
@@ -76,6 +77,7 @@ def other_split(folder: str | Path, data: DataConfig) -> str | None:
     before = read_recipe(file).get("data")
     if not isinstance(before, dict) or _place(before.get("path")) != _place(data.path):
         return None
+    before = {"stream": False} | before  # earlier versions read no streams
     for name in _OF_THE_SPLIT:
         if name in before and before[name] != getattr(data, name):
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
@@ -17,6 +18,7 @@ from wvq.data.stream import DrawnBatch, StreamedImages, StreamedPicture
 from wvq.distributed import gather_objects
 from wvq.errors import CheckpointError, ConfigError, DataError
 
+MOST_BLOCKS = 2**16  # remembered: far more than loaders run ahead of a run
 SPARES = 4  # pictures that come with a batch, in case that none of it can be read
 
 
@@ -95,7 +97,7 @@ class StreamOrder(Sampler[DrawnBatch]):
             )
         self.images, self.batch_size, self.micro_batch = images, batch_size, micro_batch
         self.seed, self.rank, self.world, self.start = seed, rank, world, 0
-        self._blocks = [Block()]  # of those that a run may have to begin with again
+        self._blocks = deque([Block()], MOST_BLOCKS)  # those that a run may have to begin with again
 
     def shards(self, epoch: int) -> list[int]:
         """The shards that this process reads in a pass, in order."""
@@ -117,9 +119,7 @@ class StreamOrder(Sampler[DrawnBatch]):
 
     def state_dict(self, images_seen: int) -> dict[str, Any]:
         """Where a run that has seen so many pictures goes on reading. All processes ask together."""
-        block = self._begin(images_seen // self.world)
-        self._blocks = [other for other in self._blocks if other.drawn >= block.drawn]
-        return {"blocks": gather_objects(astuple(block))}
+        return {"blocks": gather_objects(astuple(self._begin(images_seen // self.world)))}
 
     def load_state_dict(self, state: dict[str, Any], images_seen: int) -> None:
         """Take up the state that :meth:`state_dict` gave.
@@ -133,11 +133,11 @@ class StreamOrder(Sampler[DrawnBatch]):
                 f"the checkpoint is of a stream over {len(blocks)} processes, and there are {self.world}; resume with "
                 "as many as before"
             )
-        self._blocks, self.start = [Block(*blocks[self.rank])], images_seen
+        self._blocks, self.start = deque([Block(*blocks[self.rank])], MOST_BLOCKS), images_seen
 
     def _begin(self, drawn: int) -> Block:
         """The block that the next picture after ``drawn`` of this process is in."""
-        return [block for block in self._blocks if block.drawn <= drawn][-1]
+        return [block for block in tuple(self._blocks) if block.drawn <= drawn][-1]  # the reader adds some meanwhile
 
     def _drawn(self, start: int) -> Iterator[tuple[int, StreamedPicture, list[StreamedPicture]]]:
         """The pictures of this process from its ``start``-th on, each with its pass and some others of its block."""

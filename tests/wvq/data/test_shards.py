@@ -1,6 +1,7 @@
 """Which files are shards, which split they are of, and what becomes of their samples at rest."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -98,18 +99,27 @@ class TestFindShards:
         with pytest.raises(DataError, match=r"data.stream: .* holds no \.tar and no \.parquet files"):
             find_shards(DataConfig(path=str(picture_folder), stream=True))
 
-    def test_a_data_set_of_the_hub(self, monkeypatch):
-        class Api:
-            def dataset_info(self, name):
-                files = [f"data/{split}-{n}.tar" for split in ("train", "validation") for n in range(2)]
-                siblings = [type("File", (), {"rfilename": file}) for file in [*files, "README.md"]]
-                return type("Info", (), {"sha": "abc", "siblings": siblings})
+    @pytest.mark.parametrize(("kind", "stream"), [("tar", False), ("tar", True), ("parquet", True)])
+    def test_a_data_set_of_the_hub(self, monkeypatch, kind, stream):
+        """Its splits are those that it has there."""
+        splits = {split: [f"hf://datasets/a/b@1/{split}-{n}.{kind}" for n in range(2)] for split in ("train", "dev")}
+        files = [SimpleNamespace(rfilename=file) for files in splits.values() for file in files]
+        api = SimpleNamespace(dataset_info=lambda name: SimpleNamespace(siblings=files))
+        builder = SimpleNamespace(config=SimpleNamespace(data_files=splits))
+        monkeypatch.setattr(shards_module, "HfApi", lambda: api)
+        monkeypatch.setattr(datasets, "load_dataset_builder", lambda name, subset: builder)
+        found = find_shards(DataConfig(path="a/b", stream=stream))
+        assert (found.kind, found.splits) == (kind, {split: tuple(files) for split, files in splits.items()})
+        files[:] = [SimpleNamespace(rfilename="data.parquet")]
+        assert find_shards(DataConfig(path="a/b")) is None  # read by `datasets` as it is
 
-        monkeypatch.setattr(shards_module, "HfApi", Api)
-        found = find_shards(DataConfig(path="owner/name"))
-        assert found.splits["validation"] == tuple(
-            f"hf://datasets/owner/name@abc/data/validation-{n}.tar" for n in range(2)
-        )
+    def test_a_data_set_of_the_hub_with_several_subsets(self, monkeypatch):
+        def needs_a_name(name, subset):
+            raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'fr']")
+
+        monkeypatch.setattr(datasets, "load_dataset_builder", needs_a_name)
+        with pytest.raises(DataError, match=r"^subset: a/b does not have None: .* \['en', 'fr'\]$"):
+            find_shards(DataConfig(path="a/b", stream=True))
 
     def test_a_hub_that_cannot_be_reached(self):
         assert find_shards(DataConfig(path="owner/name")) is None  # `datasets` may have it in its cache

@@ -78,7 +78,11 @@ def test_the_same_split_is_no_warning(run):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"classes": ["a"]}, "data.seed 1 and here it is 0"), ({"seed": 1}, "data.classes ['a'] and here it is None")],
+    [
+        ({"classes": ["a"]}, "data.seed 1 and here it is 0"),
+        ({"seed": 1}, "data.classes ['a'] and here it is None"),
+        ({"seed": 1, "classes": ["a"], "stream": True}, "data.stream False and here it is True"),
+    ],
 )
 def test_another_split_is_named_with_the_remedy(run, changes, words):
     folder, pictures = run
