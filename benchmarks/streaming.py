@@ -37,7 +37,8 @@ from wvq.data.stream import Pictures, StreamedImages
 from wvq.files.atomic import write_json
 from wvq.hardware import processor_name
 from wvq.settings.data import DataConfig
-from wvq.training.order import RunSampler, StreamOrder
+from wvq.training.order import RunSampler
+from wvq.training.stream_order import StreamOrder
 
 BATCH, LOADERS, CLASSES = 64, 2, 10
 

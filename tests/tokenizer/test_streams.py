@@ -11,11 +11,15 @@ import torch
 
 from tests.processes import run_ranks
 from tests.shards import sample, write_shards, write_tar
-from tests.tiny import TINY_TOKENIZER
+from tests.tiny import TINY_TOKENIZER, make_pipeline
 from wvq.data.codes import CodeDataset, CodeHeader
+from wvq.data.dataset import ImageDataset, load_images
 from wvq.errors import CacheError
-from wvq.eval.recipes import ReconstructionEvaluation
-from wvq.eval.run import run_reconstruction_evaluation
+from wvq.eval.features.networks import default_feature_network
+from wvq.eval.generation import evaluate_generation
+from wvq.eval.recipes import GenerationEvaluation, ReconstructionEvaluation
+from wvq.eval.run import run_generation_evaluation, run_reconstruction_evaluation
+from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer import export, export_work
 from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -182,6 +186,27 @@ class TestEvaluation:
         for name in ("metrics", "floor", "num_images", "num_tokens", "num_unreadable"):
             assert results[0][name] == pytest.approx(results[1][name])
         assert results[0]["settings"]["reference"] == results[1]["settings"]["reference"]
+
+    def test_samples_are_compared_with_the_first_pictures(self, tmp_path, folder, tiny_tokenizer_dir, tiny_data):
+        pipeline = tmp_path / "pipeline"
+        make_pipeline(tiny_tokenizer_dir, class_names=["0", "1", "2"]).save_pretrained(pipeline)
+        recipe = GenerationEvaluation(
+            pipeline=str(pipeline),
+            data=tiny_data(folder, stream=True),
+            num_images=6,
+            classes="reference",
+            feature_network="efficientnet_lite0",
+            out=str(tmp_path / "result.json"),
+        )
+        result = run_generation_evaluation(recipe, progress=False)
+        first = load_images(tiny_data(folder)).train
+        known = ImageDataset(first.table.select(range(12)), first.class_names, first.settings)
+        network = default_feature_network()
+        expected = evaluate_generation(
+            ImageGenerationPipeline.from_pretrained(pipeline), known, 6, classes="reference", feature_network=network
+        )
+        assert result["metrics"] == pytest.approx(expected["metrics"])
+        assert result["settings"]["reference"]["num_images"] == 12
 
 
 def launched(*command, world=2):

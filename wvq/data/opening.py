@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -141,15 +142,19 @@ def _ids(names: Iterable[str]) -> dict[str, int]:
 
 
 def _all_labels(stream: PictureStream) -> list[str]:
-    """What the rows call their classes, by one pass over the labels, kept in the cache for the next time."""
+    """What the rows call their classes, by one pass over the labels; kept for the next time, if the cache allows it."""
     key = hashlib.sha256(json.dumps([identity_of(stream.urls), stream.columns]).encode()).hexdigest()[:32]
-    file = cache_folder() / "classes" / f"{key}.json"
-    if file.is_file():
-        return read_json(file, DataError, f"{file} is being removed")["labels"]
+    file = None
+    with contextlib.suppress(OSError):
+        file = cache_folder() / "classes" / f"{key}.json"
+        if file.is_file():
+            return read_json(file, DataError, f"{file} is being removed")["labels"]
     values: set[str] = set()
     for shard in tqdm(range(len(stream.urls)), desc="classes", unit="shard", leave=False):
         values.update(label for label in stream.labels(shard) if label is not None)
-    write_json(file, {"labels": sorted(values)})
+    if file is not None:
+        with contextlib.suppress(OSError):
+            write_json(file, {"labels": sorted(values)})
     return sorted(values)
 
 

@@ -15,8 +15,10 @@ from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
 
 # Fields of DataConfig that decide which pictures are held out.
-_OF_THE_SPLIT = ("subset", "train_split", "validation_split", "validation_fraction", "label_column", "classes", "seed")
-_OF_THE_SPLIT += ("stream",)  # of which whole shards are held out
+_OF_THE_SPLIT = (
+    *("subset", "train_split", "validation_split", "validation_fraction", "label_column", "classes", "seed"),
+    "stream",  # of which whole shards are held out
+)
 
 
 def hold_out(table: PictureTable, class_names: tuple[str, ...], fraction: float, seed: int) -> np.ndarray:

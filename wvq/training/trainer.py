@@ -36,9 +36,10 @@ from wvq.training.acceleration import enable_checkpointing
 from wvq.training.averaging import ExponentialAverage, Model
 from wvq.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from wvq.training.optimization import ModuleOptimizer, build_optimizer
-from wvq.training.order import RunSampler, StreamOrder
+from wvq.training.order import RunSampler
 from wvq.training.progress import Progress
 from wvq.training.sharding import ShardedModel, skeleton
+from wvq.training.stream_order import StreamOrder
 from wvq.training.task import Batch, RunningMeans, Task
 from wvq.training.tracking import RunLog, truncate_log
 

@@ -1,15 +1,15 @@
 """Opening a stream: splits, hold-out, classes, and what cannot be one."""
 
 import json
-import re
 
+import fsspec
 import pytest
 
 from tests.shards import sample, write_shards, write_tar
 from wvq.data import opening
-from wvq.data.dataset import ImageSplits
+from wvq.data.dataset import ImageSplits, load_images
 from wvq.data.opening import hold_out_shards, open_images
-from wvq.errors import ConfigError, DataError
+from wvq.errors import ConfigError, DataError, DownloadError
 from wvq.files.user_folders import cache_folder
 from wvq.settings.data import DataConfig
 
@@ -59,6 +59,11 @@ class TestClasses:
         assert opened(folder).class_names == ("0", "1", "2")  # from the cache
         assert any(json.loads(file.read_text()) for file in (cache_folder() / "classes").glob("*.json"))
 
+    def test_found_without_a_cache(self, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("WVQ_CACHE", str(tmp_path / "file"))
+        assert opened(write_shards(tmp_path / "shards", [3, 3])).class_names == ("0", "1", "2")
+
     def test_named_by_number(self, tmp_path):
         images = opened(write_shards(tmp_path, [6, 6, 6]), classes=["x", "y", "z"])
         assert images.class_names == ("x", "y", "z")
@@ -78,13 +83,6 @@ class TestClasses:
         with pytest.raises(DataError, match="classes: the data has no class column"):
             opened(folder, classes=["a"])
 
-    def test_shards_elsewhere_are_not_fetched_for_them(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(opening, "URL", re.compile("/"))
-        folder = write_shards(tmp_path, [6, 6])
-        with pytest.raises(DataError, match=r"every shard would have to be fetched; list them in data\.classes"):
-            opened(folder)
-        assert opened(folder, classes=["x", "y", "z"]).class_names == ("x", "y", "z")
-
 
 def test_what_was_taken_is_printed(tmp_path, capsys):
     opened(write_shards(tmp_path, [4] * 12))
@@ -102,6 +100,43 @@ def test_shards_without_pictures_are_refused(tmp_path):
         opened(tmp_path)
 
 
-def test_settings_are_checked(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.shuffle_buffer must be an integer of at least 1"):
-        opened(write_shards(tmp_path, [4, 4]), shuffle_buffer=0)
+def test_what_needs_all_pictures_by_number_refuses_a_stream(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.stream: here all pictures are needed by number; leave it out"):
+        load_images(DataConfig(path=str(write_shards(tmp_path, [4, 4])), stream=True))
+
+
+class TestElsewhere:
+    @pytest.fixture
+    def memory(self, tmp_path):
+        """The address of three shards in a file system that is none of the disk's."""
+        files = fsspec.filesystem("memory")
+        for file in write_shards(tmp_path, [4, 5, 3]).glob("*.tar"):
+            files.pipe(f"/shards/{file.name}", file.read_bytes())
+        yield "memory://shards/{00000..00002}.tar"
+        files.rm("/shards", recursive=True)
+
+    def test_shards_are_read_from_there(self, memory):
+        images = opened(memory, classes=["x", "y", "z"])
+        shown = sorted(int(text[0].split()[1]) for part in (images.train, images.validation) for text in texts(part))
+        assert shown == list(range(12))
+
+    def test_classes_must_be_named(self, memory):
+        """All shards would be fetched to find them."""
+        with pytest.raises(DataError, match=r"every shard would have to be fetched; list them in data\.classes"):
+            opened(memory)
+
+    def test_a_shard_that_is_not_there(self, memory):
+        with pytest.raises(DownloadError, match=r"^memory://shards/0000\d\.tar cannot be reached \(FileNotFoundError"):
+            texts(opened("memory://shards/{00003..00005}.tar", classes=["x"]).train)
+
+    def test_what_http_needs_is_named(self, monkeypatch):
+        def missing(*arguments, **options):
+            raise ImportError('HTTPFileSystem requires "requests" and "aiohttp" to be installed')
+
+        monkeypatch.setattr(fsspec, "get_fs_token_paths", missing)
+        with pytest.raises(DownloadError, match=r"requires \"requests\".*; pip install 'wvq\[http\]'$"):
+            opened("http://nowhere.test/{0..3}.tar", classes=["x"])
+
+
+def texts(images):
+    return [picture.texts for picture in images.share()]

@@ -10,8 +10,8 @@ from wvq.data.opening import open_images
 from wvq.data.stream import Classes
 from wvq.errors import CheckpointError, ConfigError, DataError
 from wvq.settings.data import DataConfig
-from wvq.training import order as order_module
-from wvq.training.order import StreamOrder
+from wvq.training import stream_order
+from wvq.training.stream_order import StreamOrder
 
 COUNTS = [5, 3, 9, 4, 2, 7, 6]  # one of them is held out
 
@@ -76,7 +76,7 @@ def test_a_batch_in_parts_is_the_batch(shards):
 @pytest.mark.parametrize("buffer", [1, 4, 6, 1000])
 def test_an_order_goes_on_anywhere(shards, monkeypatch, world, buffer):
     states = {}
-    monkeypatch.setattr(order_module, "gather_objects", lambda block: states.setdefault("blocks", []) + [block] * world)
+    monkeypatch.setattr(stream_order, "gather_objects", lambda block: states.setdefault("blocks", []) + [block] * world)
     for rank in range(world):
         whole = take(make_order(shards, rank=rank, world=world, buffer=buffer), 40)
         for step in (0, 1, 2, 7, 13, 30):
@@ -132,5 +132,5 @@ def test_shares_without_pictures_are_an_error(shards):
 def test_a_batch_brings_others_of_its_block(shards):
     order = make_order(shards, batch_size=2, buffer=1000)
     batch = next(iter(order))
-    assert len(batch.spares) == order_module.SPARES
+    assert len(batch.spares) == stream_order.SPARES
     assert not {int(p) for p in batch.spares} & {int(p) for _, _, p in batch.drawn}
