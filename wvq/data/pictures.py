@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -22,6 +22,7 @@ MEMORY_LIMIT_BYTES = 256 * 2**20
 # Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is Pillow's own default
 # limit; a lower limit set in Pillow counts as well, a higher one does not.
 MAX_PIXELS = 178_956_970
+_READABLE_AGAIN = "unreadable for a while, readable now"
 # Errors of the machine, not of the picture: leaving such a picture out would make a run depend on the moment.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -106,8 +107,7 @@ class PictureStore:
         """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""
         with contextlib.suppress(UnreadablePictureError):
             self.prepared(index)
-        readable_again = picture_name(self.pictures, index), "unreadable for a while, readable now"
-        name, reason = self._failures.get(index, readable_again)
+        name, reason = self._failures.get(index, (picture_name(self.pictures, index), _READABLE_AGAIN))
         return f"{name} ({reason})"
 
     def _read(self, index: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -116,15 +116,12 @@ class PictureStore:
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error and more.
         except Exception as error:
             name, reason = picture_name(self.pictures, index), _reason(error)
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
-                raise DataError(f"{name}: the machine is out of memory or of open files ({reason})") from error
+            _raise_of_machine(error, name)
             self._failures[index] = name, reason
             raise _unreadable(name, reason) from error
 
     def _prepare(self, image: Image.Image) -> Image.Image:
-        if max(image.size) * self.largest_side**2 > MAX_PIXELS * min(image.size):
-            raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
-        return halve(to_rgb(image), self.largest_side)
+        return _prepared(image, self.largest_side)
 
     def _estimate_bytes(self) -> float:
         probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
@@ -139,6 +136,49 @@ class PictureStore:
         return len(self.pictures) * 3 * float(np.mean([width * height for width, height in sizes]))
 
 
+class EncodedPicture(Protocol):
+    """A picture that is at hand as the bytes of its file."""
+
+    @property
+    def encoded(self) -> dict[str, Any]:
+        """As :func:`decode` takes it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+
+class EncodedStore:
+    """Decodes pictures that come with their bytes, as :class:`PictureStore` does those of a table.
+
+    The last picture is kept, so that several crops of one take one decoding.
+    """
+
+    def __init__(self, largest_side: int):
+        self.largest_side = largest_side
+        self._last: tuple[EncodedPicture, Image.Image] | None = None
+
+    def prepared(self, picture: EncodedPicture) -> Image.Image:
+        """The RGB picture to crop from. Raises UnreadablePictureError, which names it."""
+        if self._last is None or self._last[0] is not picture:
+            try:
+                self._last = picture, _prepared(decode(picture.encoded), self.largest_side)
+            except Exception as error:  # of many kinds, as above
+                _raise_of_machine(error, picture.name)
+                raise _unreadable(picture.name, _reason(error)) from error
+        return self._last[1]
+
+    def failure(self, picture: EncodedPicture) -> str:
+        """Name and reason, as ``a.png (reason)``, of a picture that could not be read."""
+        try:
+            self.prepared(picture)
+        except UnreadablePictureError as error:
+            return f"{picture.name} ({_reason(error.__cause__ or error)})"
+        return f"{picture.name} ({_READABLE_AGAIN})"
+
+
 def picture_name(pictures: datasets.Dataset, index: int) -> str:
     """Name of a picture of a table in messages: that of its file, or its number."""
     return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
@@ -148,7 +188,20 @@ def _unreadable(name: str, reason: str) -> UnreadablePictureError:
     return UnreadablePictureError(f"{name} cannot be read as a picture ({reason}); replace it or take it out")
 
 
-def _reason(error: Exception) -> str:
+def _prepared(image: Image.Image, largest_side: int) -> Image.Image:
+    """RGB, halved as far as every crop of at most ``largest_side`` would halve it first anyway."""
+    if max(image.size) * largest_side**2 > MAX_PIXELS * min(image.size):
+        raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
+    return halve(to_rgb(image), largest_side)
+
+
+def _raise_of_machine(error: Exception, name: str) -> None:
+    """Raise DataError for what is no fault of the picture."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
+        raise DataError(f"{name}: the machine is out of memory or of open files ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "empty, or no picture format that Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, OSError) and error.strerror:

@@ -55,6 +55,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.seed", -1),
     (DataConfig, "data.validation_fraction", 1.0),
     (DataConfig, "data.image_size", 0),
+    (DataConfig, "data.shuffle_buffer", 0),
     (DataConfig, "data.classes", "cat"),
     (DataConfig, "data.crop", "middle"),
     (DataConfig, "data.min_crop_fraction", 0.0),
