@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wvq.checks import PATH, integer, require
 from wvq.data.dataset import ImageDataset
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
-from wvq.errors import DataError
+from wvq.errors import ConfigError, DataError
 from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
 from wvq.eval.features.pictures import PictureFeatures
@@ -23,6 +23,7 @@ from wvq.eval.samples.conditions import Conditions, condition_plan, plan_warning
 from wvq.eval.samples.drawing import Samples, Saving
 from wvq.files.user_folders import expand_user
 from wvq.pipelines.conditions import check_call
+from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -82,7 +83,8 @@ def evaluate_generation(
         cannot be read; others were taken instead, as far as there are any.
 
     Raises:
-        ConfigError: unknown classes, a count that cannot be balanced, or a condition that the pipeline does not have.
+        ConfigError: unknown classes, a count that cannot be balanced, a condition that the pipeline does not have, or
+            ``resize`` for pictures that are not square.
         DataError: fewer than four pictures on a side, too many that cannot be read, or no captions or classes in the
             data where they are requested.
         RunInterrupted: SIGTERM or Ctrl-C came; the same call goes on from ``work``.
@@ -96,6 +98,8 @@ def evaluate_generation(
         raise DataError(f"generation needs at least {FEWEST} samples and {FEWEST} pictures, not {num_images} samples")
     check_clip(clip, prompts)
     resize = require("resize", resize, RESIZE)
+    if resize is not None and not isinstance(size := pipeline.tokenizer.config.image_size, int):
+        raise ConfigError(f"resize makes squares, and this pipeline draws {size_text(size)} px; leave it out")
     settings = pipeline.sampling.updated(**sampling)
 
     def conditions(indices: list[int]) -> Conditions:

@@ -24,6 +24,7 @@ from wvq.eval.real.kinds import FEWEST, require_kind
 from wvq.eval.report.results import make_result
 from wvq.hardware import loader_processes
 from wvq.models.pretrained import model_hash, weights_hash
+from wvq.settings.size import Size, size_text
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -114,12 +115,13 @@ def evaluate_reconstruction(
         return gather_objects(result)[0]
 
 
-def _check_pictures(dataset: Pictures, image_size: int) -> None:
+def _check_pictures(dataset: Pictures, image_size: Size) -> None:
     """Refuse too few pictures, as far as their number is known, and those of another size than the tokenizer's."""
     if isinstance(dataset, Sized) and len(dataset) < FEWEST:
         raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
     if dataset.image_size != image_size:
-        raise DataError(f"image_size: the pictures have {dataset.image_size} px, the tokenizer needs {image_size}")
+        sizes = size_text(dataset.image_size), size_text(image_size)
+        raise DataError(f"image_size: the pictures have {sizes[0]} px, the tokenizer needs {sizes[1]}")
 
 
 def _picture_figures(

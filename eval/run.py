@@ -40,6 +40,7 @@ from wvq.models.pretrained import resolve_folder
 from wvq.pipelines.folders import read_configs
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.data import DataConfig
+from wvq.settings.size import Size, size_text
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -65,7 +66,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     _check_place(recipe.out, recipe.overwrite)
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
-    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
     images = open_images(recipe.data)
     images.inventory.show()
     seen = {recipe.tokenizer: tokenizer.data_fingerprint}
@@ -85,6 +86,8 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
         num_workers=recipe.num_workers,
     )
     result["warnings"] += warnings
+    if warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer):
+        result["warnings"].append(warning)
     result["settings"] |= {"tokenizer": recipe.tokenizer, "data": recipe.data.path}
     result["settings"] |= fingerprint_settings(data=fingerprint, tokenizer=tokenizer.data_fingerprint)
     _save(recipe.out, result, lambda: reconstruction_blocks(tokenizer, dataset), [work])
@@ -143,6 +146,8 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     works = [_work(recipe.out), *(_work(recipe.out, f".{field}-{step}") for step in steps)]
     result = measure(recipe.sampling, works[0], recipe.save_samples)
     result["warnings"] += warnings
+    if not recipe.reference and (warning := tokenizer.other_fit(recipe.data, recipe.pipeline)):
+        result["warnings"].append(warning)
     result["settings"] |= {"pipeline": recipe.pipeline, "data": recipe.reference or recipe.data.path, **published}
     result["settings"] |= fingerprint_settings(
         data=fingerprint, generator=pipe.generator.data_fingerprint, tokenizer=pipe.tokenizer.data_fingerprint
@@ -163,7 +168,7 @@ def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
     return max(num_classes, NUM_IMAGES - NUM_IMAGES % num_classes) if balanced else NUM_IMAGES
 
 
-def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
+def _published(recipe: GenerationEvaluation, image_size: Size) -> dict[str, Any]:
     """The settings of a result that name its preset.
 
     Raises:
@@ -173,26 +178,28 @@ def _published(recipe: GenerationEvaluation, image_size: int) -> dict[str, Any]:
         return {}
     preset = find_preset(recipe.preset)
     if image_size != preset.image_size:
-        raise ConfigError(f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {image_size} px")
+        raise ConfigError(
+            f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {size_text(image_size)} px"
+        )
     return {"preset": recipe.preset, "published": preset.published}
 
 
-def _require_image_size(recipe: GenerationEvaluation, image_size: int) -> None:
+def _require_image_size(recipe: GenerationEvaluation, image_size: Size) -> None:
     """Refuse a size of the real pictures that is given and is not that of the samples, which they are read at.
 
     Raises:
         ConfigError: they differ.
     """
     size = recipe.resize or image_size
-    if recipe.reference is None and recipe.data.image_size not in (DataConfig.image_size, image_size, size):
+    if recipe.reference is None and recipe.data.size not in (DataConfig.image_size, image_size, size):
         raise ConfigError(
-            f"data.image_size is {recipe.data.image_size}, and real pictures are read at the size of the samples, "
-            f"{size} px; leave it out (--resize brings samples to another size)"
+            f"data.image_size is {recipe.data.size}, and real pictures are read at the size of the samples, "
+            f"{size_text(size)} px; leave it out (--resize brings samples to another size)"
         )
 
 
 def _reference(
-    recipe: GenerationEvaluation, image_size: int, num_images: int, pipe: ImageGenerationPipeline
+    recipe: GenerationEvaluation, image_size: Size, num_images: int, pipe: ImageGenerationPipeline
 ) -> tuple[Reference, DataFingerprint | None, list[str]]:
     """The real pictures that samples of a size are compared with, their fingerprint, and what to say of them.
 

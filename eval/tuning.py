@@ -203,12 +203,13 @@ def choose(trials: Sequence[Trial], real_blank: float, metric: str = "distance")
     lowest = min(trial.distance for trial in sound)
     tied = [trial for trial in sound if trial.distance <= lowest + TIE * abs(lowest)]
     chosen = min(tied, key=lambda trial: trial.blank + trial.repeated)
-    which = f"of the {len(sound)} of {len(trials)} settings with at most {limit:.1%} blank samples"
+    among = f"settings with at most {limit:.1%} blank samples ({len(sound)} of {len(trials)})"
     if limit > real_blank + MARGIN:
-        which = f"of the settings with the fewest blank samples ({limit:.1%}; all draw too many)"
+        among = f"settings with the fewest blank samples ({limit:.1%}; all draw too many)"
+    how = f"fewest blank and repeated samples among the lowest {metric} (within {TIE:.0%})"
     if len(tied) == 1:
-        return chosen, f"lowest {metric} {which}"
-    return chosen, f"fewest blank and repeated samples among the lowest {metric} (within {TIE:.0%}) {which}"
+        how = "the only one" if len(sound) == 1 else f"lowest {metric}"
+    return chosen, f"{how} of the {among}"
 
 
 def _draw(samples: Sequence[Samples], views: Sequence[_View], max_seconds: float, progress: bool) -> int:

@@ -23,6 +23,7 @@ from wvq.generator.sampling import sample_codes
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.hardware import send
+from wvq.settings.size import height_width
 from wvq.settings.train import TrainConfig
 from wvq.training.optimization import network_groups
 from wvq.training.task import Batch, StepLoss, Task
@@ -118,7 +119,7 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         return {
             "loss": loss,
             "accuracy": float(hits.sum() / counts.sum()),
-            "bits_per_pixel": loss * length / math.log(2) / header.image_size**2,
+            "bits_per_pixel": loss * length / math.log(2) / math.prod(height_width(header.image_size)),
             "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],
             "accuracy_per_position": [round(value, 4) for value in (hits / counts).tolist()],
             **self.reference,

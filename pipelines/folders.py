@@ -61,7 +61,7 @@ def write_pipeline(
         with whole_folder(folder / name) as partial:
             part.save_pretrained(partial, max_shard_size=max_shard_size)
             if isinstance(part, WassersteinVQModel):
-                ImageProcessor(size=part.config.image_size).save_pretrained(partial)
+                ImageProcessor.of_tokenizer(part.config).save_pretrained(partial)
     write_text(folder / CARD_NAME, card)
     index = {"_class_name": PIPELINE_CLASS, "wvq_version": wvq.__version__}
     named = {name: own if name in parts else None for name, own in PARTS.items()}

@@ -24,6 +24,7 @@ from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
 from wvq.pipelines.output import ImagePipelineOutput
 from wvq.pipelines.parts import PipelineParts
+from wvq.settings.size import height_width
 from wvq.tokenizer.picture_formats import Images, OutputType, as_type, require_output_type
 
 
@@ -139,7 +140,7 @@ class ImageGenerationPipeline(PipelineParts):
         """
         require_output_type(output_type)
         first, batch_size = check_call(0 if seed is None else seed, batch_size)
-        require_size(height, width, (self.tokenizer.config.image_size, self.tokenizer.config.image_size))
+        require_size(height, width, height_width(self.tokenizer.config.image_size))
         known = ("class_labels", "prompt", "num_images", "output_type", *CallOptions.__annotations__)
         settings = updated_settings(self.sampling, sampling, known)
         request = requested(self.generator.config, class_labels, prompt, num_images)

@@ -13,6 +13,7 @@ from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
 from wvq.generator.conditioning import class_list
 from wvq.plain_output import one_line
+from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
     from wvq.generator.sampling_settings import SamplingSettings
@@ -78,7 +79,7 @@ def model_card(
         call = 'prompt="..."'
     parameters = sum(p.numel() for p in pipeline.generator.parameters()) / 1e6
     model = [
-        f"- tokenizer: {tokenizer.image_size} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
+        f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
         f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
         f"- generator: {generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
         _sampling_line(pipeline.sampling),

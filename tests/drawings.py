@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 200, 40)}
 SHAPES = ("circle", "cross", "square")
@@ -24,6 +24,25 @@ def draw_shape(shape: str, color: str, rng: np.random.Generator, size: int = 24)
         pen.rectangle((left, top + 5, right, bottom - 5), fill=COLORS[color])
         pen.rectangle((left + 5, top, right - 5, bottom), fill=COLORS[color])
     return picture
+
+
+def draw_letter(letter: str, size: tuple[int, int], color: str = "black") -> Image.Image:
+    """A letter stretched over nearly all of a white picture of (width, height)."""
+    font = ImageFont.load_default(size=64)
+    left, top, right, bottom = (int(side) for side in font.getbbox(letter))
+    glyph = Image.new("RGB", (right - left, bottom - top), "white")
+    ImageDraw.Draw(glyph).text((-left, -top), letter, fill=color, font=font)
+    picture = Image.new("RGB", size, "white")
+    picture.paste(glyph.resize((size[0] - 6, size[1] - 6)), (3, 3))
+    return picture
+
+
+def write_letters(folder: Path, count: int = 40) -> None:
+    """Write wide and tall letters in the class folders ``A`` and ``M``."""
+    for number in range(count):
+        letter, width = "AM"[number % 2], 20 + number % 4 * 20
+        (folder / letter).mkdir(parents=True, exist_ok=True)
+        draw_letter(letter, (width, 100 - width), list(COLORS)[number % 3]).save(folder / letter / f"{number:02d}.png")
 
 
 def write_pictures(folder: Path, per_class: int = PER_CLASS, seed: int = 0) -> list[tuple[str, str, str]]:

@@ -90,6 +90,7 @@ class FakePipeline:
         self.class_names = class_names
         config = SimpleNamespace(num_classes=len(class_names), class_names=list(class_names), text_dim=8)
         self.generator = SimpleNamespace(config=config)
+        self.tokenizer = SimpleNamespace(config=SimpleNamespace(image_size=image_size))
         self.sampling = SamplingSettings(temperature=0.7)
         self.image_size = image_size
         self.labels, self.prompts, self.calls = [], [], []

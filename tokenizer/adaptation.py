@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError
@@ -40,6 +42,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         source = WassersteinVQModel.from_pretrained(recipe.start)
     except (CheckpointError, DownloadError) as error:
         raise type(error)(f"start: {error}") from error
+    if warning := source.config.other_fit(recipe.data, recipe.start):
+        warnings.warn(warning, stacklevel=2)
     fields = {name: value for name, value in source.config.to_dict().items() if name in WassersteinVQConfig.fields()}
     if recipe.model.get("quantizer", fields["quantizer"]) != fields["quantizer"]:
         fields = {name: value for name, value in fields.items() if name not in WassersteinVQConfig.fields_of_method()}

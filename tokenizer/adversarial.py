@@ -13,6 +13,7 @@ from torch import nn
 
 from wvq.distributed import mean_over_processes
 from wvq.precision import no_float16
+from wvq.settings.size import Size, height_width
 from wvq.tokenizer.augmentation import diff_augment
 from wvq.tokenizer.discriminators import build_discriminator
 from wvq.tokenizer.recipes import DiscriminatorConfig
@@ -164,7 +165,7 @@ class Adversary(nn.Module):
 
 
 @torch.no_grad()
-def build_adversary(config: DiscriminatorConfig, image_size: int) -> Adversary | None:
+def build_adversary(config: DiscriminatorConfig, image_size: Size) -> Adversary | None:
     """The adversary of a recipe, tried on one picture; None if the recipe has none.
 
     Raises:
@@ -173,7 +174,7 @@ def build_adversary(config: DiscriminatorConfig, image_size: int) -> Adversary |
     if config.network == "none":
         return None
     adversary = Adversary(config)
-    adversary.eval().discriminator(torch.zeros(1, 3, image_size, image_size))
+    adversary.eval().discriminator(torch.zeros(1, 3, *height_width(image_size)))
     return adversary.train()
 
 

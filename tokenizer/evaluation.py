@@ -16,6 +16,7 @@ from wvq.data.unreadable import Reading, join_left_out, summary
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
 from wvq.interruption import StopRequest
+from wvq.settings.size import height_width
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import luma, psnr, ssim
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
@@ -63,7 +64,7 @@ def evaluate_tokenizer(
     keys = share_of(dataset, rank, world)
     share = Reading(dataset, keys, num_workers=num_workers)
     config = model.config
-    statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scales)
+    statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scale_shapes)
     measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     total = -(-len(keys) // batch_size) if isinstance(keys, Sized) else None
@@ -90,7 +91,7 @@ def evaluate_tokenizer(
     figures: dict[str, Any] = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
     for measurement in measurements:
         figures |= measurement.compute()
-    if config.image_size >= 11:
+    if min(height_width(config.image_size)) >= 11:
         figures["ssim"] = similarity / count
     if lpips is not None:
         figures["lpips"] = distance / count

@@ -63,7 +63,9 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     refuse_data_folder(recipe.out, recipe.data.path)
     decided_by_first_process(lambda: refuse_occupied(recipe.out, "files"))
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(state.device)
-    tokenizer.config.require_image_size(recipe.data.image_size, recipe.tokenizer)
+    tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
+    if is_main_process() and (warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer)):
+        warnings.warn(warning, stacklevel=2)
     images = open_images(recipe.data)
     images.inventory.show()
     fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, images, tokenizer))
@@ -76,7 +78,7 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         image_size=tokenizer.config.image_size,
         crop_recipe={
             "train": _crop_recipe(images.train, recipe.num_crops),
-            "validation": "center",
+            "validation": images.validation.crop_recipe,
         },
         num_crops=recipe.num_crops,
         class_names=list(images.class_names),
@@ -140,9 +142,9 @@ def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, Pictures
 
 
 def _crop_recipe(dataset: Pictures, num_crops: int) -> str:
-    if num_crops == 1 or dataset.crop == "ten":
-        return "center" if num_crops == 1 else dataset.crop_recipe
-    return f"center, then {dataset.crop_recipe}"
+    if num_crops == 1:
+        return dataset.with_crop(crop="center", flip=False).crop_recipe
+    return dataset.crop_recipe if dataset.crop == "ten" else f"center, then {dataset.crop_recipe}"
 
 
 def _count(work: ExportWork, left_out: dict[str, dict], header: CodeHeader) -> None:
@@ -203,7 +205,7 @@ def _views(dataset: Pictures, split: str, num_crops: int) -> list[Pictures]:
 
 
 class Versions(Dataset):
-    """Pictures in all their crops; an item is a dict of ``pixel_values`` uint8 (crops, 3, S, S), ``label``, ``index``.
+    """Pictures in all their crops; an item is a dict of ``pixel_values`` uint8 (crops, 3, H, W), ``label``, ``index``.
 
     Args:
         dataset: the pictures of a split.

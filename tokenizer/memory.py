@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
@@ -14,8 +16,7 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
         bytes_per_value: size of a value of the network's type.
     """
     widths = config.channels[::-1]
-    side = config.image_size // config.patch_size // 2 ** (len(widths) - 1)
-    peak = 0
+    positions, peak = math.prod(config.grid), 0
     for index, width in enumerate(widths):
         before = widths[max(index - 1, 0)]
         # A residual block: its input, normed and activated; or its input, what it adds up, normed and activated.
@@ -24,9 +25,7 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
             values = max(values, 6 * width)  # input, its norm, query, key and value, what is attended to
         if index < len(widths) - 1:
             values = max(values, 9 * width)  # the input, four times as large as it, and convolved
-        peak = max(peak, values * side**2)
-        if index < len(widths) - 1:
-            side *= 2
-    rows, columns = config.grid
-    vectors = config.code_dim * rows * columns * 4  # of the codes, in float32 whatever the network's type
+        peak = max(peak, values * positions)
+        positions *= 4
+    vectors = config.code_dim * math.prod(config.grid) * 4  # of the codes, in float32 whatever the network's type
     return batch * (peak * bytes_per_value + vectors)

@@ -24,6 +24,7 @@ from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
 from wvq.precision import no_float16
+from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
@@ -377,10 +378,11 @@ class WassersteinVQModel(StrictPreTrainedModel):
             raise DataError(f"pixel_values are {pixel_values.dtype}, not floats in [-1, 1]; ImageProcessor makes them")
         require_device("pixel_values", pixel_values, weight.device)
         pixel_values = pixel_values.to(weight.dtype)
-        size, channels = self.config.image_size, self.config.in_channels
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (channels, size, size):
+        size = self.config.image_size
+        expected = (self.config.in_channels, *height_width(size))
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise DataError(
-                f"pixel_values must be (B, {channels}, {size}, {size}) for this tokenizer, "
+                f"pixel_values must be (B, {', '.join(map(str, expected))}) for this tokenizer, "
                 f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
             )
         features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
@@ -398,7 +400,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Codes of pictures.
 
         Args:
-            pixel_values: (B, C, H, W) in [-1, 1], H = W = ``config.image_size``; of any floating type.
+            pixel_values: (B, C, H, W) in [-1, 1], H and W those of ``config.image_size``; of any floating type.
 
         Raises:
             DataError: the pictures have another size, are integers, or are on another device.

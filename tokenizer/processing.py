@@ -12,7 +12,8 @@ from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import Unpack
 
-from wvq.checks import PATH, integer, one_of, or_null, require
+from wvq.checks import PATH, one_of, or_null, require
+from wvq.data.padding import center_pad
 from wvq.data.pixels import center_crop, to_pixels, to_uint8
 from wvq.errors import CheckpointError, DataError, first_line
 from wvq.files.atomic import read_json
@@ -20,8 +21,12 @@ from wvq.files.user_folders import expand_user
 from wvq.models.loading_options import HubOptions, refuse_others, take_hub_options
 from wvq.models.options import EITHER, Foreign, refuse_options
 from wvq.models.reading import DAMAGES, resolve_folder
+from wvq.settings.data import FITS, PAD_COLORS
+from wvq.settings.size import SIZE, Size
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.picture_formats import Images, OutputType, PictureInput, as_pictures, as_type, require_output_type
 
+_FIELDS = ("size", "fit", "pad_color")
 # Keys that transformers itself writes into preprocessor_config.json.
 _LIBRARY_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 _ALWAYS = "pictures are resized and cropped to the size, in RGB, and scaled to [-1, 1], always; leave it out"
@@ -37,17 +42,21 @@ class ProcessorOptions(HubOptions, total=False):
     """What ``from_pretrained`` of a processor takes: where its file comes from, and fields to change.
 
     Attributes:
-        size: of :class:`ImageProcessor`.
+        size, fit, pad_color: of :class:`ImageProcessor`.
     """
 
-    size: int
+    size: Size | tuple[int, int]
+    fit: str
+    pad_color: str
 
 
 class ImageProcessor(ImageProcessingMixin):
-    """Centre-crops pictures to the tokenizer's size (as ADM does), scales them to [-1, 1], and turns tensors back.
+    """Brings pictures to the tokenizer's size, scales them to [-1, 1], and turns tensors back.
 
     Args:
-        size: side of the square pictures, in pixels.
+        size: in pixels: the side of a square, or [height, width].
+        fit: how pictures of another shape get that size: ``crop``, to their centre (as ADM does), or ``pad``.
+        pad_color: what ``pad`` fills the rest with (:class:`wvq.settings.data.DataConfig`).
 
     Raises:
         ConfigError: a size out of range, or another field.
@@ -61,11 +70,18 @@ class ImageProcessor(ImageProcessingMixin):
 
     model_input_names = ["pixel_values"]
 
-    def __init__(self, size: int = 256, **kwargs: Any):
+    def __init__(self, size: Size | tuple[int, int] = 256, fit: str = "crop", pad_color: str = "auto", **kwargs: Any):
         super().__init__()
         others = {name: value for name, value in kwargs.items() if name not in _LIBRARY_KEYS}
-        refuse_options(others, "ImageProcessor", ("size",), _FOREIGN_FIELDS)
-        self.size = require("ImageProcessor.size", size, integer())
+        refuse_options(others, "ImageProcessor", _FIELDS, _FOREIGN_FIELDS)
+        self.size: Size = require("ImageProcessor.size", size, SIZE)
+        self.fit: str = require("ImageProcessor.fit", fit, one_of(FITS))
+        self.pad_color: str = require("ImageProcessor.pad_color", pad_color, one_of(PAD_COLORS))
+
+    @classmethod
+    def of_tokenizer(cls, config: WassersteinVQConfig) -> ImageProcessor:
+        """The processor of a tokenizer: pictures get the size that it takes in the way of those it was trained on."""
+        return cls(config.image_size, config.fit, config.pad_color)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the options of the Hub client go by name
@@ -84,7 +100,7 @@ class ImageProcessor(ImageProcessingMixin):
         """
         given: dict[str, Any] = {**options}
         hub_options = take_hub_options(given)
-        changes = {name: given.pop(name) for name in ("size",) if name in given}
+        changes = {name: given.pop(name) for name in _FIELDS if name in given}
         refuse_others(given, cls, ProcessorOptions.__annotations__, _FOREIGN_FIELDS)
         name = "preprocessor_config.json"
         file = resolve_folder(pretrained_model_name_or_path, "tokenizer", (name,), **hub_options) / name
@@ -107,15 +123,18 @@ class ImageProcessor(ImageProcessingMixin):
             return_tensors: ``pt`` or ``np``.
 
         Returns:
-            ``pixel_values`` (B, 3, size, size) float32 in [-1, 1].
+            ``pixel_values`` (B, 3, H, W) float32 in [-1, 1].
 
         Raises:
             DataError: ``images`` are of another kind, shape or range, or cannot be read.
             ConfigError: another ``return_tensors``.
         """
         require("return_tensors", return_tensors, or_null(one_of(("pt", "np"))))
-        pixels = [to_pixels(center_crop(picture, self.size)) for picture in as_pictures(images)]
+        pixels = [to_pixels(self._fitted(picture)) for picture in as_pictures(images)]
         return BatchFeature({"pixel_values": torch.stack(pixels)}, tensor_type=return_tensors)
+
+    def _fitted(self, picture: Image.Image) -> Image.Image:
+        return center_pad(picture, self.size, self.pad_color) if self.fit == "pad" else center_crop(picture, self.size)
 
     @overload
     @staticmethod

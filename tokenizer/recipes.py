@@ -30,6 +30,8 @@ PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
 DISCRIMINATORS = ("none", "patchgan", "dino")
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non_saturating")
 CODEBOOK_SCHEDULES = ("constant", "network")
+# Fields of WassersteinVQConfig that come from the data, with the setting of data that decides each.
+FROM_DATA = {"image_size": "image_size", "fit": "fit", "pad_color": "pad_color", "class_names": "classes"}
 
 
 @dataclass
@@ -172,7 +174,7 @@ class TokenizerRecipe:
     Args:
         out: folder for the tokenizer, its log and its checkpoints.
         data: the pictures.
-        model: fields of WassersteinVQConfig; ``image_size`` and ``class_names`` come from the data.
+        model: fields of WassersteinVQConfig; those that ``data`` sets, such as ``image_size``, come from there.
         loss: reconstruction loss.
         discriminator: the adversary, if any.
         train: the training loop.
@@ -198,9 +200,9 @@ class TokenizerRecipe:
         check.each(TEXT, "freeze")
         check.each(or_null(SOURCE), "start")
         check.each(FIELDS, "model")
-        for name in ("image_size", "class_names"):
+        for name, origin in FROM_DATA.items():
             if name in self.model:
-                raise ConfigError(f"model.{name} comes from the data; set data.image_size or data.classes instead")
+                raise ConfigError(f"model.{name} comes from the data; set data.{origin} instead")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch import nn
 from wvq.data.sheets import image_grid
 from wvq.data.stream import Pictures, numbered_pictures
 from wvq.data.unreadable import Reading
+from wvq.settings.size import height_width
 from wvq.tokenizer.adversarial import Adversary, combined_gradient
 from wvq.tokenizer.evaluation import evaluate_tokenizer
 from wvq.tokenizer.losses import ReconstructionLoss
@@ -139,7 +140,7 @@ class TokenizerTask(Task[WassersteinVQModel]):
     def save(self, model: WassersteinVQModel, folder: Path) -> None:
         model.config.averaging_decay = self.config.ema_decay
         model.save_pretrained(folder)
-        ImageProcessor(size=model.config.image_size).save_pretrained(folder)
+        ImageProcessor.of_tokenizer(model.config).save_pretrained(folder)
 
     def training_state(self, model: WassersteinVQModel) -> dict[str, Any]:
         return {"quantizer": model.quantizer.training_state(), "usage": self.usage.state_dict()}
@@ -171,4 +172,4 @@ def reconstruction_sheet(model: WassersteinVQModel, pictures: Pictures, count: i
     columns = min(len(originals), 8)
     versions = [pictures.split(columns) for pictures in (originals, *reconstructions.unbind(1))]
     rows = [part for parts in zip(*versions, strict=True) for part in parts]
-    return image_grid(torch.cat(rows), columns=columns, scale=max(1, 96 // model.config.image_size))
+    return image_grid(torch.cat(rows), columns=columns, scale=max(1, 96 // max(height_width(model.config.image_size))))

@@ -53,8 +53,10 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     if accelerator.is_fsdp2:
         raise ConfigError("a tokenizer is too small to shard; start it with --multi_gpu instead of --use_fsdp")
     set_seed(recipe.train.seed)
-    model = build_tokenizer(recipe, {"image_size": recipe.data.image_size, "class_names": list(images.class_names)})
-    adversary = build_adversary(recipe.discriminator, recipe.data.image_size)
+    data = recipe.data
+    from_data = {"image_size": data.size, "fit": data.fit, "pad_color": data.pad_color}
+    model = build_tokenizer(recipe, {**from_data, "class_names": list(images.class_names)})
+    adversary = build_adversary(recipe.discriminator, data.size)
     if adversary is not None and recipe.discriminator.adaptive_weight and not model.last_layer.requires_grad:
         raise ConfigError(
             "discriminator.adaptive_weight is measured at the decoder's last layer, which is frozen: set it to false"

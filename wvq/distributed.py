@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -67,6 +68,15 @@ def wait_for_all() -> None:
     """
     if world_size() > 1:
         _finish(dist.barrier(_patient_group(), async_op=True))
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether a collective has failed since another process of the run has ended; that one says why."""
+    return world_size() > 1 and _LOST.search(str(error)) is not None
+
+
+# Of gloo, NCCL and the store.
+_LOST = re.compile("[Cc]onnection (was )?(closed|reset)|remote (worker|process)|Broken pipe|closed by peer")
 
 
 def _finish(work: dist.Work) -> None:

@@ -180,7 +180,7 @@ def report_study(folder: str | Path) -> list[dict]:
 
 def published_figures() -> dict[tuple[str, str, float], dict[str, float]]:
     """(distribution, quantizer, shift) -> the published E, U, C and W of that cell, where there are any."""
-    with PUBLISHED.open(newline="") as file:
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     keys = ("quantization_error", "utilization", "perplexity", "wasserstein_distance")
     return {

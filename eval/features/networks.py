@@ -16,6 +16,7 @@ from wvq.errors import CheckpointError, ConfigError, DataError, DownloadError, n
 from wvq.eval.features.names import EFFICIENTNET_LITE0, FEATURE_NETWORKS, INCEPTION
 from wvq.files.user_folders import expand_user
 from wvq.models.networks import efficientnet_lite0, read_state_dict
+from wvq.settings.size import Size, height_width
 
 # The name of torch-fidelity's weight file ends in the start of its sha256.
 _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -51,8 +52,11 @@ class FeatureNetwork(nn.Module):
         self.weights_sha256 = weights_sha256
         self.warnings = warnings
 
-    def recipe(self, image_size: int) -> str:
-        """How a square picture of this side (in pixels) reaches the network, as one line for the results."""
+    def recipe(self, image_size: Size) -> str:
+        """How a picture of this size (in pixels) reaches the network, as one line for the results.
+
+        The networks take squares: a picture that is not square is squeezed to one, real and drawn ones alike.
+        """
         raise NotImplementedError
 
     def _compute(self, images: Tensor) -> FeatureOutput:
@@ -111,8 +115,8 @@ class InceptionNetwork(FeatureNetwork):
             lambda *call: self._spatial.append(call[-1][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float())
         )
 
-    def recipe(self, image_size: int) -> str:
-        return "TensorFlow-compatible bilinear resize to 299 px"
+    def recipe(self, image_size: Size) -> str:
+        return f"TensorFlow-compatible bilinear resize to {_square(299, image_size)}"
 
     def _compute(self, images: Tensor) -> FeatureOutput:
         self._spatial.clear()
@@ -138,11 +142,12 @@ class EfficientNetLite0(FeatureNetwork):
         # Depthwise convolutions run several times faster in this layout on a CPU.
         self.network = network.to(memory_format=torch.channels_last)
 
-    def _side(self, image_size: int) -> int:
-        return 128 if image_size <= 128 else 224
+    def _side(self, longer_side: int) -> int:
+        return 128 if longer_side <= 128 else 224
 
-    def recipe(self, image_size: int) -> str:
-        return f"bicubic antialiased resize to {self._side(image_size)} px, (x - 127) / 128"
+    def recipe(self, image_size: Size) -> str:
+        side = self._side(max(height_width(image_size)))
+        return f"bicubic antialiased resize to {_square(side, image_size)}, (x - 127) / 128"
 
     def _compute(self, images: Tensor) -> FeatureOutput:
         # On a CPU small parts stay in its cache: 1.3 times faster than 32 at once.
@@ -158,6 +163,10 @@ class EfficientNetLite0(FeatureNetwork):
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
         maps = self.network.extract_features(pixels)
         return maps.mean((2, 3))
+
+
+def _square(side: int, image_size: Size) -> str:
+    return f"{side} px" if isinstance(image_size, int) else f"{side} x {side} px, squeezed"
 
 
 def load_feature_network(
@@ -212,7 +221,7 @@ def _download_inception() -> Path:
     return path
 
 
-def network_settings(network: FeatureNetwork, image_size: int) -> dict[str, str]:
+def network_settings(network: FeatureNetwork, image_size: Size) -> dict[str, str]:
     """What is needed to repeat the features, for a result's settings: network, weight hash and resize recipe."""
     return {
         "feature_network": network.name,

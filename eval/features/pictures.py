@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar
 from torch import Tensor
 
 from wvq.data.crops import CroppedPictures
+from wvq.settings.size import Size
 
 AnyPictures = TypeVar("AnyPictures", bound=CroppedPictures)
 
@@ -17,12 +18,12 @@ class PictureIdentity(TypedDict):
     """The identity of a set of pictures, for a result's settings.
 
     ``sha256`` is the hash over the hashes of the pictures' uint8 pixels, in order (of an archive, that of its file);
-    ``image_size`` is their side in pixels, ``crop`` how they were cut out of the originals.
+    ``image_size`` is their size in pixels, ``crop`` how they were cut out of the originals.
     """
 
     sha256: str
     num_images: int
-    image_size: int
+    image_size: Size
     crop: str
 
 
@@ -35,7 +36,7 @@ class PictureFeatures:
         logits: (N, classes) float32 on the CPU, or None if the network has none.
         spatial: (N, D') float32 on the CPU, features that keep the place, or None if the network has none.
         sha256: hash over the hashes of the pictures' uint8 pixels, in order.
-        image_size: side of the pictures in pixels.
+        image_size: size of the pictures in pixels.
         crop_recipe: how they were cut out of the originals; ``none`` for drawn pictures.
         indices: which pictures of the data set these are, in order; empty for drawn pictures.
         num_unreadable: pictures of the data set that were looked at and left out, because they cannot be read.
@@ -45,7 +46,7 @@ class PictureFeatures:
     features: Tensor
     logits: Tensor | None
     sha256: str
-    image_size: int
+    image_size: Size
     crop_recipe: str
     indices: list[int] = field(default_factory=list)
     num_unreadable: int = 0
@@ -71,10 +72,11 @@ class PictureFeatures:
 
 
 def picture_digests(images: Tensor) -> list[bytes]:
-    """SHA-256 of each picture's pixels, of uint8 (B, 3, S, S)."""
+    """SHA-256 of each picture's pixels, of uint8 (B, 3, H, W)."""
     return [hashlib.sha256(picture.tobytes()).digest() for picture in images.cpu().contiguous().numpy()]
 
 
 def evaluation_view(dataset: AnyPictures) -> AnyPictures:
-    """The data set under the one crop that evaluations use: centre, no flip."""
-    return dataset if dataset.crop_recipe == "center" else dataset.with_crop(crop="center", flip=False)
+    """The data set under the one crop, or pad, that evaluations use: centre, no flip."""
+    crop, *_ = dataset.crop_recipe.split(", pad")
+    return dataset if crop == "center" else dataset.with_crop(crop="center", flip=False)

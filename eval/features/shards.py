@@ -8,6 +8,7 @@ order is that of the numbers.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from wvq.checks import require
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes, wait_for_all
 from wvq.errors import ConfigError, DataError, first_line
 from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
@@ -32,6 +34,7 @@ from wvq.files.locks import sole_run
 from wvq.files.names import IDENTITY_NAME
 from wvq.files.work_folder import claim_work_folder
 from wvq.interruption import stop_on_signal
+from wvq.settings.size import SIZE, Size, size_of
 
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(rf"(\d{{8,}})-(\d{{8,}}){re.escape(_SUFFIX)}")
@@ -43,7 +46,7 @@ class Batch:
     """Pictures of some numbers of the stream.
 
     Attributes:
-        images: uint8 (B, 3, S, S).
+        images: uint8 (B, 3, H, W).
         numbers: the number of each picture in the stream.
         scores: further figures of each picture, (B,), by name.
     """
@@ -97,7 +100,9 @@ class FeatureShards:
         if keep_pixels:
             tensors["pixels"] = pixels
         file = self.folder / f"{numbers.start:08d}-{numbers.stop:08d}{_SUFFIX}"
-        metadata = {"image_size": str(pixels.shape[-1])} | {name: _sha256(value) for name, value in tensors.items()}
+        metadata = {"image_size": json.dumps(size_of(pixels.shape))} | {
+            name: _sha256(value) for name, value in tensors.items()
+        }
         try:
             with whole_file(file) as partial:
                 save_file(tensors, partial, metadata=metadata)
@@ -106,17 +111,16 @@ class FeatureShards:
                 f"{file} could not be written ({first_line(error)}); make room, and the same command goes on from there"
             ) from error
 
-    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
-        """Tensors of all pictures in order, and the pictures' side.
+    def read(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Size]:
+        """Tensors of all pictures in order, and the pictures' size.
 
         Raises:
             DataError: a file that is damaged, or no picture at all.
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        size = 0
+        size: Size = 0
         for file in self.files():
-            tensors, side = _tensors(file, names)
-            size = max(size, side)
+            tensors, size = _tensors(file, names)
             for name, value in tensors.items():
                 parts[name].append(value)
         if not any(len(part) for part in parts["numbers"]):
@@ -124,7 +128,7 @@ class FeatureShards:
         return {name: torch.cat(values) for name, values in parts.items() if values}, size
 
     def pictures(self) -> Iterator[Tensor]:
-        """The pixels of all pictures, uint8 (B, 3, S, S), in order and each once; one file's in memory at a time.
+        """The pixels of all pictures, uint8 (B, 3, H, W), in order and each once; one file's in memory at a time.
 
         Raises:
             DataError: a file that is damaged.
@@ -138,8 +142,8 @@ class FeatureShards:
                 next_number = int(tensors["numbers"].max()) + 1
 
 
-def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
-    """Those of the named tensors that a file holds, and the pictures' side."""
+def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Size]:
+    """Those of the named tensors that a file holds, and the pictures' size."""
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -147,8 +151,8 @@ def _tensors(file: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], int
         for name, value in tensors.items():
             if _sha256(value) != metadata.get(name):
                 raise SafetensorError(f"{name} is not what was written")
-        return tensors, int(metadata["image_size"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return tensors, require("image_size", json.loads(metadata["image_size"]), SIZE)
+    except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
         raise DataError(f"{file} is damaged ({first_line(error)}); remove it and start again") from error
 
 

@@ -22,6 +22,7 @@ from wvq.eval.figures.distances import Moments
 from wvq.eval.real.npz import RowReader, StoredArray, readable, stored_arrays
 from wvq.files.atomic import file_sha256, whole_file
 from wvq.files.user_folders import expand_user
+from wvq.settings.size import size_of
 
 _NAMES = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 _MOST_DIMS = 8_192  # of features: a covariance of half a GiB; Inception's have 2,048
@@ -72,7 +73,7 @@ class ReferenceArchive:
         identity: dict[str, Any] = {"file": self.file.name, "sha256": self.sha256}
         identity["statistics"] = self.moments is not None
         if self.pictures is not None:
-            identity |= {"num_images": len(self.pictures), "image_size": self.pictures.shape[-1]}
+            identity |= {"num_images": len(self.pictures), "image_size": size_of(self.pictures.shape)}
             identity["crop"] = "as in the file"
         return identity
 

@@ -74,6 +74,8 @@ def kept_features(
     """
     size, count = described["image_size"], described["num_images"]
     text = f"{_FORMAT} {described['sha256']} {network.weights_sha256} {network.recipe(size)}"
+    if not isinstance(size, int) or "pad" in described["crop"]:
+        text += f" {size} {described['crop']}"  # squares under the centre crop have the names that they always had
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     identity = {**described, "kind": kind, **network_settings(network, size)}
     with _shared_folder(cache) as references, sole_run(references / f"{kind}-{key}", wait=True):

@@ -35,7 +35,7 @@ def dataset_features(
     progress: bool = True,
     num_workers: int | None = None,
 ) -> PictureFeatures:
-    """Features of a data set's pictures under the centre crop, without those that cannot be read.
+    """Features of a data set's pictures under the centre crop or pad, without those that cannot be read.
 
     The pictures are read and hashed each time, since only their pixels show whether they are the same; the network
     runs for those that are not in the cache. Several processes share both.

@@ -21,6 +21,7 @@ from wvq.eval.real.archive import ReferenceArchive
 from wvq.eval.real.cache import kept_features
 from wvq.eval.real.dataset import dataset_features
 from wvq.eval.real.kinds import FEWEST, require_kind
+from wvq.settings.size import size_of, size_text
 
 FLOOR_BELOW = 50_000  # samples: with so many the floor is near 0, and the published figures have none
 
@@ -107,14 +108,15 @@ class Reference(ABC):
         )
         lines = [*pool.warnings, *network.warnings, *small, *self._count_warnings(comparison, pool)]
         if pool.num_images and samples.image_size != pool.image_size:
-            lines.append(f"image_size: samples have {samples.image_size} px, the real pictures {pool.image_size} px")
+            sizes = size_text(samples.image_size), size_text(pool.image_size)
+            lines.append(f"image_size: samples have {sizes[0]} px, the real pictures {sizes[1]} px")
         if self._forced:
             lines.append("the reference holds validation pictures: not comparable with published figures")
         return lines
 
 
 class DatasetReference(Reference):
-    """The pictures of a data set, compared under the centre crop.
+    """The pictures of a data set, compared under the centre crop or pad.
 
     Args:
         dataset: the pictures.
@@ -215,7 +217,7 @@ class ArchiveReference(Reference):
         if pictures is None:
             return PictureFeatures(torch.empty(0, network.dim), None, archive.sha256, 0, "none")
         described = PictureIdentity(
-            sha256=archive.sha256, num_images=len(pictures), image_size=pictures.shape[-1], crop="as in the file"
+            sha256=archive.sha256, num_images=len(pictures), image_size=size_of(pictures.shape), crop="as in the file"
         )
 
         def draw(run: range) -> Batch:

@@ -22,6 +22,7 @@ from wvq.eval.report.plots import code_histogram, metric_curves
 from wvq.eval.report.sheets import enlargement, neighbour_sheets, sample_sheet
 from wvq.eval.samples.conditions import condition_plan
 from wvq.eval.samples.drawing import resized
+from wvq.settings.size import height_width
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -90,7 +91,7 @@ def _by_prompt(
     plan = condition_plan(pipeline.generator.config, dataset, indices, classes, prompts, count)
     conditions = plan.part(range(min(PROMPTED, count)))
     output = pipeline(**conditions, seed=settings["seed"], output_type="pt", **sampling)
-    scale = 2 * enlargement(output.images.shape[-1])
+    scale = 2 * enlargement(max(output.images.shape[-2:]))
     return output.images, output.codes, image_grid(output.images, PER_CLASS // 2, scale, captions=conditions["prompt"])
 
 
@@ -125,6 +126,6 @@ def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: Pictures) -> l
         ("reconstruction", to_pil(drawn)),
         ("difference x 2", to_pil(difference)),
     ]
-    sheet = labelled_rows(rows, enlargement(view.image_size, 96))
+    sheet = labelled_rows(rows, enlargement(max(height_width(view.image_size)), 96))
     text = "The first pictures." if isinstance(dataset, StreamedImages) else "Pictures from all over the set."
     return [Block("Reconstructions", text, [(sheet, "originals, reconstructions")])]

@@ -20,7 +20,7 @@ ROWS = 4  # of samples without classes
 
 
 def enlargement(side: int, smallest: int = 64) -> int:
-    """Whole-number enlargement of pictures of a side in pixels, so that small ones can be seen."""
+    """Whole-number enlargement of pictures by their longer side in pixels, so that small ones can be seen."""
     return max(1, smallest // side)
 
 
@@ -37,7 +37,7 @@ def sample_sheet(
         sampling: fields of SamplingSettings; the pipeline's own where None or left out.
 
     Returns:
-        Pictures (N, 3, S, S) in [-1, 1], their codes, and the sheet.
+        Pictures (N, 3, H, W) in [-1, 1], their codes, and the sheet.
     """
     calls: list[dict[str, Any]] = [{"class_labels": number, "seed": seed} for number in range(num_classes)]
     # Without classes one call after the other, each with the next seeds.
@@ -47,18 +47,19 @@ def sample_sheet(
     labels = (named or [str(number) for number in range(num_classes)]) or [""] * len(drawn)
     rows = [(label, to_pil(output.images)) for label, output in zip(labels, drawn, strict=True)]
     images, codes = (torch.cat(parts) for parts in zip(*((o.images, o.codes) for o in drawn), strict=True))
-    return images, codes, labelled_rows(rows, enlargement(images.shape[-1]), label_width=110 if num_classes else 0)
+    scale = enlargement(max(images.shape[-2:]))
+    return images, codes, labelled_rows(rows, scale, label_width=110 if num_classes else 0)
 
 
 def neighbour_sheets(samples: Tensor, nearest: Sequence[Tensor]) -> list[tuple[Image.Image, str]]:
     """Two sheets, with captions: in each row a sample, then the pictures that are nearest to it.
 
     Args:
-        samples: (N, 3, S, S) in [-1, 1].
-        nearest: for each sample the pictures (K, 3, S', S') in [-1, 1], nearest first.
+        samples: (N, 3, H, W) in [-1, 1].
+        nearest: for each sample the pictures (K, 3, H', W') in [-1, 1], nearest first.
     """
     rows = [("", [*to_pil(one[None]), *to_pil(others)]) for one, others in zip(samples, nearest, strict=True)]
     middle = -(-len(rows) // 2)
     halves = [part for part in (rows[:middle], rows[middle:]) if part]
-    scale = enlargement(samples.shape[-1])
+    scale = enlargement(max(samples.shape[-2:]))
     return [(labelled_rows(half, scale, label_width=8), "sample, then its nearest real pictures") for half in halves]

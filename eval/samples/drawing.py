@@ -48,7 +48,7 @@ class Samples:
     clip: CLIPScore | None = None
 
     def draw(self, run: range) -> Batch:
-        """The samples of consecutive numbers, uint8 (B, 3, S, S), with their scores."""
+        """The samples of consecutive numbers, uint8 (B, 3, H, W), with their scores."""
         output = self.pipeline(
             **self.conditions.part(run),
             num_images=len(run),

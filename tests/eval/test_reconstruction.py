@@ -16,7 +16,8 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 class PerfectTokenizer(torch.nn.Module):
     """Remembers the batch it encoded: its reconstructions are exact."""
 
-    config = SimpleNamespace(image_size=16, num_codes=8, num_groups=1, scales=None, grid=(4, 4), averaging_decay=0.9)
+    config = SimpleNamespace(image_size=16, num_codes=8, num_groups=1, grid=(4, 4), averaging_decay=0.9)
+    config.scale_shapes = []
     quantizer = SimpleNamespace(measurements=lambda device: [])
     config.identity = dict
     device = torch.device("cpu")

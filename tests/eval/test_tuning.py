@@ -44,21 +44,21 @@ def test_the_lowest_distance_wins():
     trials = [trial(0.3), trial(0.2), trial(0.4)]
     chosen, reason = choose(trials, 0.0, "kd_x")
     assert chosen is trials[1]
-    assert reason == "lowest kd_x of the 3 of 3 settings with at most 2.0% blank samples"
+    assert reason == "lowest kd_x of the settings with at most 2.0% blank samples (3 of 3)"
 
 
 def test_a_setting_that_draws_blank_pictures_too_often_is_left_out():
     trials = [trial(0.3, blank=0.1), trial(0.1, blank=0.11)]
     chosen, reason = choose(trials, real_blank=0.085)
     assert chosen is trials[0]
-    assert "of the 1 of 2 settings with at most 10.5% blank samples" in reason
+    assert reason == "the only one of the settings with at most 10.5% blank samples (1 of 2)"
 
 
 def test_where_all_draw_too_many_the_fewest_count():
     trials = [trial(0.1, blank=0.5), trial(0.3, blank=0.4), trial(0.2, blank=0.4)]
     chosen, reason = choose(trials, 0.0)
     assert chosen is trials[2]
-    assert "fewest blank samples (40.0%; all draw too many)" in reason
+    assert "lowest distance of the settings with the fewest blank samples (40.0%; all draw too many)" in reason
 
 
 @pytest.mark.parametrize(

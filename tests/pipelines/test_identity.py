@@ -25,7 +25,7 @@ GENERATOR_OUTSIDE = {
     "initializer_range": 1.0, "head": "normal", "class_names": ["x", "y", "z"], "text_encoder_hash": "x",
     "tokenizer_hash": "y",
 }  # fmt: skip
-TOKENIZER_OUTSIDE = {
+TOKENIZER_OUTSIDE = {"fit": "pad", "pad_color": "white", 
     "dropout": 0.5, "gradient_estimator": "rotation", "codebook_weight": 0.0, "commitment_weight": 2.0,
     "alignment_weight": 3.0, "entropy_weight": 0.0, "target_scale": 2.0, "window_size": 7, "num_projections": 3,
     "num_samples": 5, "affine_interval": 9, "ema_decay": 0.5, "class_names": ["a"],

@@ -16,8 +16,8 @@ def backbones(tmp_path_factory):
     return {"vit": save_vit(folder / "vit"), "convnext": save_convnext(folder / "convnext")}
 
 
-def pictures(size: int = 32, count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def pictures(size: int = 32, count: int = 3, width: int | None = None) -> torch.Tensor:
+    return torch.rand(count, 3, size, width or size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def patchgan(**settings):
@@ -38,6 +38,22 @@ def test_shapes_of_the_patch_discriminator(size, levels, side):
     discriminator = patchgan(num_layers=levels)
     assert isinstance(discriminator, PatchDiscriminator)
     assert discriminator(pictures(size)).shape == (3, side**2)
+
+
+def test_pictures_that_are_not_square(backbones):
+    """The patches of either side count; a backbone takes a square of the size that it was trained at, or any."""
+    assert patchgan(num_layers=2)(pictures(32, width=48)).shape == (3, 6 * 10)
+    for kind in backbones:
+        discriminator = on_features(backbones[kind])
+        squeezed = torch.nn.functional.interpolate(
+            pictures(16, width=48), (discriminator.backbone.size,) * 2, mode="bilinear", antialias=True
+        )
+        maps = discriminator.features(pictures(16, width=48))
+        assert all(torch.equal(x, y) for x, y in zip(maps, discriminator.features(squeezed), strict=True))
+    discriminator = on_features(backbones["convnext"])
+    discriminator.backbone.size = None
+    shapes = [x.shape[-2:] for x in discriminator.features(pictures(64, width=96))]
+    assert shapes == [x.shape[-2:] for x in discriminator.features(pictures(96))]
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])

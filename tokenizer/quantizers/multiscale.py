@@ -1,11 +1,12 @@
 """One codebook at several scales, each on what the coarser ones left over (Tian et al. 2024, "Visual Autoregressive
 Modeling: Scalable Image Generation via Next-Scale Prediction", algorithms 1 and 2).
 
-Shapes: B pictures, D dims, h w grid, s side of a scale, S scales, T codes of a picture (the sum of all s x s), K codes.
+Shapes: B pictures, D dims, h w grid, r c map of a scale, S scales, T codes of a picture (the sum of all r c), K codes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ class MultiScaleConfig(QuantizerConfig):
     """Fields of several scales.
 
     Args:
-        scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; None for one map.
+        scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; of a grid that is not
+            square, the shorter sides (:mod:`wvq.data.layout`); None for one map.
         num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
@@ -41,6 +43,11 @@ class MultiScaleConfig(QuantizerConfig):
     num_scale_convs: int = option(4, integer(0))
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
+    @property
+    def scale_shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of the map of each scale; squares, unless a config knows the grid."""
+        return [(side, side) for side in self.scales or ()]
+
     def complete(self, check: Checker) -> None:
         super().complete(check)
         if self.scales is not None:
@@ -48,16 +55,16 @@ class MultiScaleConfig(QuantizerConfig):
 
 
 class _Scale(NamedTuple):
-    tokens: torch.Tensor  # B s s, D: the residual at this scale
-    codes: torch.Tensor  # B s s
-    vectors: torch.Tensor  # B s s, D
+    tokens: torch.Tensor  # B r c, D: the residual at this scale
+    codes: torch.Tensor  # B r c
+    vectors: torch.Tensor  # B r c, D
     quantized: torch.Tensor  # B D h w: the sum of this scale and all coarser ones
 
 
 class MultiScaleQuantizer(Quantizer):
-    """Residual quantizer over maps of rising side, all of one codebook of any method.
+    """Residual quantizer over maps of rising size, all of one codebook of any method.
 
-    From the residual r = f, each scale takes r averaged down to s x s, quantizes it, brings the code vectors up to
+    From the residual r = f, each scale takes r averaged down to its map, quantizes it, brings the code vectors up to
     h x w (bicubic), passes them through its convolution phi, and adds the outcome to f_hat; r = f - f_hat.
     phi(x) = (1 - ratio) x + ratio conv(x). At the grid's own side nothing is resampled.
 
@@ -76,6 +83,7 @@ class MultiScaleQuantizer(Quantizer):
         super().__init__(book.num_codes, book.dim)
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
+        self.shapes = config.scale_shapes
         count = min(config.num_scale_convs, len(self.scales))  # more would never be used
         self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
 
@@ -119,17 +127,17 @@ class MultiScaleQuantizer(Quantizer):
         """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S."""
         quantized, partial = torch.zeros((), device=codes.device), []
         with exact_float32(codes.device.type):
-            for index, part in enumerate(codes.split([side**2 for side in self.scales], dim=1)):
+            for index, part in enumerate(codes.split([math.prod(shape) for shape in self.shapes], dim=1)):
                 quantized = quantized + self._spread(self.book.lookup(part.reshape(-1)), index)
                 partial.append(quantized.permute(0, 2, 3, 1))
         return partial
 
     @torch.no_grad()
     def residuals(self, features: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
-        """Residual (B s s, D) that each scale quantized, for prepared features (B, h, w, D) and their codes (B, T)."""
+        """Residual (B r c, D) that each scale quantized, for prepared features (B, h, w, D) and their codes (B, T)."""
         coarser = [torch.zeros_like(features), *self.lookup_scales(codes)[:-1]]
         residuals = [_channels_first(features - maps) for maps in coarser]
-        return [self._tokens(residual, side) for residual, side in zip(residuals, self.scales, strict=True)]
+        return [self._tokens(residual, shape) for residual, shape in zip(residuals, self.shapes, strict=True)]
 
     def measurements(self, device: torch.device) -> list[Measurement]:
         return [ScaleAlignment(self, device)]
@@ -176,26 +184,26 @@ class MultiScaleQuantizer(Quantizer):
 
     def _steps(self, features: torch.Tensor) -> Iterator[_Scale]:
         quantized = torch.zeros_like(features)
-        for index, side in enumerate(self.scales):
+        for index, shape in enumerate(self.shapes):
             # The estimator alone carries the decoder's gradient; none passes from scale to scale.
-            tokens = self._tokens(features - quantized.detach(), side)
+            tokens = self._tokens(features - quantized.detach(), shape)
             codes = self.book.assign(tokens.detach())
             vectors = self.book.lookup(codes)
             quantized = quantized + self._spread(vectors, index)
             yield _Scale(tokens, codes, vectors, quantized)
 
-    def _tokens(self, residual: torch.Tensor, side: int) -> torch.Tensor:
-        """Residual (B, D, h, w) averaged down to a side, (B s s, D)."""
-        if side < self.scales[-1]:
-            residual = F.interpolate(residual, size=(side, side), mode="area")
+    def _tokens(self, residual: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """Residual (B, D, h, w) averaged down to a map, (B r c, D)."""
+        if shape != self.shapes[-1]:
+            residual = F.interpolate(residual, size=shape, mode="area")
         return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
 
     def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
-        """Contribution (B, D, h, w) of a scale's vectors (B s s, D) to the quantized features."""
-        side, full = self.scales[index], self.scales[-1]
-        maps = _channels_first(vectors.view(-1, side, side, self.dim))
-        if side < full:
-            maps = F.interpolate(maps, size=(full, full), mode="bicubic", align_corners=False)
+        """Contribution (B, D, h, w) of a scale's vectors (B r c, D) to the quantized features."""
+        shape, grid = self.shapes[index], self.shapes[-1]
+        maps = _channels_first(vectors.view(-1, *shape, self.dim))
+        if shape != grid:
+            maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
         if not len(self.convs):
             return maps
         conv = self.convs[shared_conv(index, len(self.scales), len(self.convs))]
@@ -221,14 +229,15 @@ class MultiScaleQuantizer(Quantizer):
         }
 
     def _flat(self, codes: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([part.view(-1, side**2) for part, side in zip(codes, self.scales, strict=True)], dim=1)
+        maps = zip(codes, self.shapes, strict=True)
+        return torch.cat([part.view(-1, math.prod(shape)) for part, shape in maps], dim=1)
 
     def _require_maps(self, features: torch.Tensor) -> None:
         self._require_width(features)
-        side = self.scales[-1]
-        if features.ndim != 4 or tuple(features.shape[1:3]) != (side, side):
+        rows, columns = self.shapes[-1]
+        if features.ndim != 4 or tuple(features.shape[1:3]) != (rows, columns):
             raise DataError(
-                f"features must be (B, {side}, {side}, {self.dim}) for these scales, got {tuple(features.shape)}; "
+                f"features must be (B, {rows}, {columns}, {self.dim}) for these scales, got {tuple(features.shape)}; "
                 "a multi-scale quantizer needs the whole map"
             )
 

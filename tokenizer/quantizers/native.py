@@ -99,7 +99,14 @@ def _compiler() -> list[str]:
 def _file_name(compiler: list[str]) -> str:
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     # The processor is part of the name: a home folder may be shared by machines with other instruction sets.
-    parts = (SOURCE.read_text(), *FLAGS, *compiler, version.decode(errors="replace"), platform.machine(), _processor())
+    parts = (
+        SOURCE.read_text(encoding="utf-8"),
+        *FLAGS,
+        *compiler,
+        version.decode(errors="replace"),
+        platform.machine(),
+        _processor(),
+    )
     return f"nearest-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
 

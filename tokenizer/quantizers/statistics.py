@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ class CodeStatistics:
         num_codes: size K of a codebook.
         num_groups: number G of codebooks.
         device: where the codes are.
-        scales: sides of the maps that share a codebook, the last one that of the grid; none for one map.
+        scales: rows and columns of the maps that share a codebook, the last one the grid; none for one map.
     """
 
     def __init__(
@@ -44,15 +45,15 @@ class CodeStatistics:
         num_codes: int,
         num_groups: int = 1,
         device: torch.device | str = "cpu",
-        scales: Sequence[int] | None = None,
+        scales: Sequence[tuple[int, int]] = (),
     ):
-        self.num_codes, self.num_groups, self.scales = num_codes, num_groups, list(scales or ())
+        self.num_codes, self.num_groups, self.scales = num_codes, num_groups, list(scales)
         histograms = max(num_groups, len(self.scales))
         self._counts = torch.zeros(histograms * num_codes, dtype=torch.int64, device=device)
         # Where in the counts the histogram starts that a code belongs to: of its codebook, or of its scale.
         owner = torch.arange(num_groups, device=device)
         if self.scales:
-            tokens = torch.tensor([side**2 for side in self.scales], device=device)
+            tokens = torch.tensor([math.prod(shape) for shape in self.scales], device=device)
             owner = torch.arange(len(self.scales), device=device).repeat_interleave(tokens)
         self._offsets = owner * num_codes
         self._joint = _JointCounts(num_groups) if num_groups > 1 else None
@@ -75,7 +76,7 @@ class CodeStatistics:
         self._counts.scatter_add_(0, (flat + self._offsets).reshape(-1), torch.ones_like(flat).reshape(-1))
         if self._joint:
             self._joint.update(flat)
-        features = len(flat) * (self.scales[-1] ** 2 if self.scales else 1)
+        features = len(flat) * (math.prod(self.scales[-1]) if self.scales else 1)
         self.squared_error += quantization_error.detach().double() * features
 
     def reduce(self) -> None:

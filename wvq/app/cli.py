@@ -17,10 +17,11 @@ from jsonargparse import Namespace
 
 import wvq
 from wvq.app import commands
-from wvq.app.failures import fail
+from wvq.app.failures import end_after_another, fail
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, ProcessEnded, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.files.user_folders import unwritable_cache
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
@@ -205,7 +206,7 @@ def _run(arguments: list[str]) -> int:
 
             leave_processes()
     except WVQError as error:
-        fail(program, error)
+        fail(program, unwritable_cache(error) or error)
     except ProcessEnded:  # which has said why
         return 2
     except RunInterrupted as stop:
@@ -217,8 +218,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     except OSError as error:  # a full disk, a folder without permission
         full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+        if cache := unwritable_cache(error):
+            fail(program, cache)
         place = error.filename or (full and getattr(values, "out", None)) or "input/output"
         fail(program, f"{place}: {error.strerror or error}")
+    except RuntimeError as error:
+        if not _has_lost_another(error):
+            raise
+        end_after_another(program)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
@@ -228,6 +235,14 @@ def _run(arguments: list[str]) -> int:
 
             drop_processes()
     return 0
+
+
+def _has_lost_another(error: RuntimeError) -> bool:
+    if "torch.distributed" not in sys.modules:  # else nothing has been started
+        return False
+    from wvq.distributed import is_lost_process
+
+    return is_lost_process(error)
 
 
 if __name__ == "__main__":

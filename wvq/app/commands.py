@@ -115,7 +115,7 @@ def sample(values: Namespace) -> None:
 
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
-    prompts = _prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
+    prompts = prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
     out = expand_user(values.out, "out", PATH)  # before the pipeline is loaded
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=usable_device(values.device), weights=values.weights
@@ -138,8 +138,12 @@ def sample(values: Namespace) -> None:
         print(f"{len(files)} pictures in {out}, the first ones on {out / SHEET_NAME}")
 
 
-def _prompt_lines(file: str) -> list[str]:
-    """Prompts of a text file, one a line; blank lines do not count."""
+def prompt_lines(file: str) -> list[str]:
+    """Prompts of a text file, one a line, which end at a line feed alone; blank lines do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, is in another encoding than UTF-8 or UTF-16, or holds no prompts.
+    """
     path = expand_user(file, "prompt_file", PATH)
     try:
         lines = read_plain_text(path).split("\n")

@@ -16,6 +16,7 @@ from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
 from wvq.generator.conditioning import class_list
 from wvq.models.config import read_config
+from wvq.settings.size import height_width, is_size, size_text
 from wvq.training.tracking import LOG_NAME
 
 
@@ -73,10 +74,11 @@ def _tokenizer(path: Path) -> str:
     from wvq.tokenizer.configuration import WassersteinVQConfig
 
     config = read_config(WassersteinVQConfig, path)
+    height, width = height_width(config.image_size)
     return _lines(
         f"{path}: image tokenizer",
         {
-            "pictures": f"{config.image_size} x {config.image_size} px",
+            "pictures": f"{height} x {width} px" + (f", padded ({config.pad_color})" if config.fit == "pad" else ""),
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
             "quantizer": config.quantizer,
             "trained on": _classes(config.class_names),
@@ -229,11 +231,15 @@ def _features(path: Path) -> str:
         return _lines(f"{path}: an evaluation that has not ended; the same command goes on with it", rows)
     rows = {
         "pictures": f"{_part_of(num_measured, total)} ({identity.get('kind')})",
-        "size and crop": f"{identity.get('image_size')} px, {identity.get('crop')}",
+        "size and crop": f"{_size(identity.get('image_size'))} px, {identity.get('crop')}",
         "network": identity.get("feature_network"),
         "sha256": f"{str(identity.get('sha256'))[:12]}...",
     }
     return _lines(f"{path}: features of real pictures", rows)
+
+
+def _size(value: object) -> object:
+    return size_text(value) if is_size(value) else value
 
 
 def _part_of(count: int, total: object) -> str:

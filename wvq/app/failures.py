@@ -1,8 +1,9 @@
 """How a command ends on bad input: with one line, printed once for all processes that were launched together.
 
 A launcher (torchrun, ``accelerate launch``) ends a run whose process fails with its own traceback and exit code 1.
-A process cannot prevent that. But the launcher ends with the reason that the first process to fail has left in the
-file named by ``TORCHELASTIC_ERROR_FILE``; so the line is written there too.
+A process cannot prevent that; ``accelerate launch --quiet`` does where it starts one process. Of several, the
+launcher ends with the reason that the first one to fail has left in the file named by ``TORCHELASTIC_ERROR_FILE``; so
+the line is written there too.
 """
 
 from __future__ import annotations
@@ -29,11 +30,25 @@ def fail(program: str, problem: object) -> NoReturn:
         SystemExit: with code 2, always.
     """
     line = f"{program}: error: {one_line(problem)}"
+    _print_once(line)
+    _report_to_launcher(line)
+    raise SystemExit(2)
+
+
+def end_after_another(program: str) -> NoReturn:
+    """End a process that has lost another one of its run: no reason for the launcher, which shows that of the other.
+
+    Raises:
+        SystemExit: with code 1, always.
+    """
+    _print_once(f"{program}: another process of this run has ended")
+    raise SystemExit(1)
+
+
+def _print_once(line: str) -> None:
     if _is_first_to_print(line):
         sys.stderr.write(line + "\n")  # in one write: other processes write there too
         sys.stderr.flush()
-    _report_to_launcher(line)
-    raise SystemExit(2)
 
 
 def _is_first_to_print(line: str) -> bool:

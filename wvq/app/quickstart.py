@@ -6,13 +6,14 @@ Every stage runs through the same functions as its own command; the settings are
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from wvq.app.fit import choose_fit
 from wvq.app.quickstart_report import measure, write_report
 from wvq.app.recipes import QuickstartRecipe
 from wvq.app.terminal import show
@@ -133,7 +134,12 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     refuse_occupied(out, "a run")
     tokenizer_recipe, export_recipe, generator_recipe = stage_recipes(recipe)
     images = load_images(tokenizer_recipe.data)
-    decisions: list[str] = []
+    fit = choose_fit(images.train, recipe.fit)
+    decisions = [fit.reason]
+    if fit.fit == "pad":
+        for data in (tokenizer_recipe.data, export_recipe.data):
+            data.fit, data.pad_color = fit.fit, fit.pad_color
+        images = load_images(tokenizer_recipe.data)
     if len(images.validation) < FEWEST["validation"]:
         for stage in (tokenizer_recipe, export_recipe):
             stage.data.validation_fraction = LARGER_FRACTION
@@ -149,7 +155,8 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     decisions.append(condition_note(images, generator_recipe.condition))
     print("\n".join(decisions))
 
-    results: dict[str, Any] = {"decisions": decisions, "tokenizer": train_tokenizer(tokenizer_recipe)}
+    results: dict[str, Any] = {"fit": asdict(fit), "decisions": decisions}
+    results |= {"tokenizer": train_tokenizer(tokenizer_recipe)}
     export_codes(export_recipe)
     built_in = recipe.data == "openmoji"
     results["generator"], pipe = train_pipeline(

@@ -28,6 +28,7 @@ from wvq.eval.tuning import MARGIN, TIE, SamplingSearch
 from wvq.files.names import TRAINING
 from wvq.generator.conditioning import class_list
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.settings.size import height_width
 from wvq.tokenizer.quantizers.statistics import CodeStatistics
 from wvq.tokenizer.task import reconstruction_sheet
 from wvq.training.tracking import read_log
@@ -164,7 +165,7 @@ def _prompts(report: Report, out: Path, pipe: ImageGenerationPipeline, train: Im
     if not pipe.generator.config.text_dim:
         return
     rows = [(prompt, pipe(prompt=prompt, num_images=10, seed=seed).images) for prompt in shown_prompts(train)]
-    sheet = labelled_rows(rows, enlargement(pipe.tokenizer.config.image_size), label_width=210)
+    sheet = labelled_rows(rows, enlargement(max(height_width(pipe.tokenizer.config.image_size))), label_width=210)
     sheet.save(out / "prompts.png")
     text = "Captions of the training set; the text alone is given, not the class."
     report.block(Block("Prompts", text, [(sheet, "by prompt: one row each")]))

@@ -23,6 +23,7 @@ from wvq.data.layout import is_layout, sequence_length
 from wvq.errors import CacheError, ConfigError, first_line, near_match
 from wvq.files.atomic import read_json, write_json
 from wvq.files.user_folders import expand_user
+from wvq.settings.size import SIZE, Size
 
 HEADER_NAME = "header.json"
 SPLITS = ("train", "validation")
@@ -39,7 +40,7 @@ class CodeHeader:
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.data.layout`); one
             code a position of the grid if empty, as in caches written before there was this field.
-        image_size: side of the pictures, in pixels.
+        image_size: size of the pictures, in pixels: the side of a square, or [height, width].
         crop_recipe: how each split was cropped.
         num_crops: versions of each training picture.
         class_names: in the order of the labels.
@@ -54,7 +55,7 @@ class CodeHeader:
     tokenizer_hash: str
     num_codes: int
     grid: list[int]
-    image_size: int
+    image_size: Size
     crop_recipe: dict[str, str]
     num_crops: int
     class_names: list[str]
@@ -99,7 +100,8 @@ class CodeHeader:
         """Raise ConfigError, naming the field, if a value is not one that an export writes."""
         check = Checker(self)
         check.each(TEXT, "tokenizer_hash", "source", "library_version")
-        check.each(integer(), "num_codes", "image_size", "num_crops")
+        check.each(integer(), "num_codes", "num_crops")
+        check.each(SIZE, "image_size")
         check("num_codes", "below 2**31", lambda value: value < 2**31)
         check("grid", "two integers of at least 1", _is_grid)
         check("layout", "a layout of codes that ends on the grid", lambda value: is_layout(value, self.grid))

@@ -9,10 +9,10 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from wvq.data.crops import CroppedPictures
+from wvq.data.crops import CroppedPictures, largest_box
 from wvq.data.inventory import Inventory
 from wvq.data.pictures import PictureStore
-from wvq.data.pixels import largest_resize, to_pixels
+from wvq.data.pixels import to_pixels
 from wvq.data.sources import read_source
 from wvq.data.splits import hold_out
 from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
@@ -24,13 +24,13 @@ MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
 class ImageDataset(CroppedPictures):
-    """Square crops of a set of pictures.
+    """Pictures of one size, cropped or padded, of a set of pictures.
 
     A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.
     Crop and flip depend on the data seed and the position (or the index alone) only: a resumed run, with any number
     of workers, sees the same pixels again.
 
-    An item is a dict: ``pixel_values`` float32 (3, S, S) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
+    An item is a dict: ``pixel_values`` float32 (3, H, W) in [-1, 1], ``label`` int (-1: none), ``index`` int, and
     ``requested`` int, the index that was requested.
 
     A picture that cannot be read raises UnreadablePictureError under an index. Under a pair, which is how training
@@ -53,8 +53,7 @@ class ImageDataset(CroppedPictures):
     ):
         super().__init__(class_names, settings)
         self.table = table
-        largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
-        self.store = store or PictureStore(table.pictures, largest)
+        self.store = store or PictureStore(table.pictures, *largest_box(settings))
 
     @property
     def labels(self) -> list[int] | None:
@@ -104,7 +103,7 @@ class ImageDataset(CroppedPictures):
         return self.cropped((turn * len(self) + index, index) if turn else index)[0]
 
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
-        """The square picture of a key, with the index shown and the index requested."""
+        """The picture of a key at its size, with the index shown and the index requested."""
         drawn = isinstance(key, tuple)
         if isinstance(key, tuple):
             position, requested = int(key[0]), self._checked(key[1])
@@ -115,7 +114,7 @@ class ImageDataset(CroppedPictures):
         else:
             index, image = requested, self.store.prepared(requested)
         turn = position // len(self) if drawn else 0
-        return self._cut(image, index, position, turn, self._mirrors(index)), index, requested
+        return self._fitted(image, index, position, turn, self._mirrors(index)), index, requested
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""

@@ -6,6 +6,9 @@ A layout is a dict of plain values, as JSON holds them. For an h x w grid, G cod
     {"kind": "product", "shapes": [[h, w, G]]}                        the G codes of one position, then the next
     {"kind": "multi-scale", "shapes": [[1, 1], [2, 2], ..., [h, w]]}   one map a scale, coarse to fine, each row by row
 
+Of a grid that is not square, scale s has s codes along the shorter side, and along the longer one as many as keep the
+grid's shape, rounded up: the scales 1, 2 and 4 of a 4 x 6 grid have maps of 1 x 2, 2 x 3 and 4 x 6.
+
 Models of the first two kinds hold codes as (B, h, w) and (B, h, w, G), multi-scale ones as the flat (B, T) itself.
 """
 
@@ -24,7 +27,8 @@ KINDS = {"grid": 2, "product": 3, "multi-scale": 2}  # kind: numbers in each of 
 def make_layout(grid: tuple[int, int], num_groups: int = 1, scales: list[int] | None = None) -> dict:
     """The layout of a tokenizer's codes, from its grid and what puts several codes at a position."""
     if scales:
-        return {"kind": "multi-scale", "shapes": [[side, side] for side in scales]}
+        shapes = [[-(-side * scale // min(grid)) for side in grid] for scale in scales]
+        return {"kind": "multi-scale", "shapes": shapes}
     if num_groups > 1:
         return {"kind": "product", "shapes": [[*grid, num_groups]]}
     return {"kind": "grid", "shapes": [list(grid)]}

@@ -138,7 +138,7 @@ def read_all(
     device: str | torch.device = "cpu",
     num_workers: int | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Pixels (B, 3, S, S) of chunks of pictures that have been read before, as :func:`read_chunks` reads them.
+    """Pixels (B, 3, H, W) of chunks of pictures that have been read before, as :func:`read_chunks` reads them.
 
     Raises:
         UnreadablePictureError: one cannot be read any more.

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from wvq.data.pixels import halve, to_rgb
 from wvq.errors import DataError, UnreadablePictureError, first_line
+from wvq.settings.size import Size, height_width
 
 # Sets whose decoded pictures fit are decoded once and kept; larger ones stay on disk and are decoded on each access.
 MEMORY_LIMIT_BYTES = 256 * 2**20
@@ -71,14 +72,19 @@ def read_picture(file: str | Path) -> Image.Image:
 class PictureStore:
     """Decodes pictures, and keeps them in memory if the whole set fits in ``MEMORY_LIMIT_BYTES``.
 
-    Prepared pictures are RGB and halved as far as every crop of at most ``largest_side`` would halve them first anyway:
-    a crop of a prepared picture equals the crop of its original to the bit. A picture that could not be read is not
-    tried again; of a larger set the last picture is kept, so that several crops of one take one decoding.
+    Prepared pictures are RGB and halved as far as every crop or pad would halve them first anyway: that of a prepared
+    picture equals that of its original to the bit. A picture that could not be read is not tried again; of a larger set
+    the last picture is kept, so that several crops of one take one decoding.
+
+    Args:
+        pictures: table with a column ``image``.
+        largest: the largest box that a picture is resized for: the side of a square, or height and width.
+        inside: whether pictures are to fit inside of the box, and not to cover it.
     """
 
-    def __init__(self, pictures: datasets.Dataset, largest_side: int):
+    def __init__(self, pictures: datasets.Dataset, largest: Size | tuple[int, int], inside: bool = False):
         self.pictures = pictures
-        self.largest_side = largest_side
+        self.largest, self.inside = height_width(largest), inside
         self.cache: list[Image.Image | None] | None = None
         self.fits: bool | None = None
         self._last: tuple[int, Image.Image] | None = None
@@ -121,7 +127,7 @@ class PictureStore:
             raise _unreadable(name, reason) from error
 
     def _prepare(self, image: Image.Image) -> Image.Image:
-        return _prepared(image, self.largest_side)
+        return _prepared(image, self.largest, self.inside)
 
     def _estimate_bytes(self) -> float:
         probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
@@ -154,17 +160,20 @@ class EncodedStore:
     """Decodes pictures that come with their bytes, as :class:`PictureStore` does those of a table.
 
     The last picture is kept, so that several crops of one take one decoding.
+
+    Args:
+        largest, inside: as of :class:`PictureStore`.
     """
 
-    def __init__(self, largest_side: int):
-        self.largest_side = largest_side
+    def __init__(self, largest: Size | tuple[int, int], inside: bool = False):
+        self.largest, self.inside = height_width(largest), inside
         self._last: tuple[EncodedPicture, Image.Image] | None = None
 
     def prepared(self, picture: EncodedPicture) -> Image.Image:
         """The RGB picture to crop from. Raises UnreadablePictureError, which names it."""
         if self._last is None or self._last[0] is not picture:
             try:
-                self._last = picture, _prepared(decode(picture.encoded), self.largest_side)
+                self._last = picture, _prepared(decode(picture.encoded), self.largest, self.inside)
             except Exception as error:  # of many kinds, as above
                 _raise_of_machine(error, picture.name)
                 raise _unreadable(picture.name, _reason(error)) from error
@@ -188,11 +197,15 @@ def _unreadable(name: str, reason: str) -> UnreadablePictureError:
     return UnreadablePictureError(f"{name} cannot be read as a picture ({reason}); replace it or take it out")
 
 
-def _prepared(image: Image.Image, largest_side: int) -> Image.Image:
-    """RGB, halved as far as every crop of at most ``largest_side`` would halve it first anyway."""
-    if max(image.size) * largest_side**2 > MAX_PIXELS * min(image.size):
-        raise DataError(f"{image.width} x {image.height} pixels: too narrow to be enlarged to the image size")
-    return halve(to_rgb(image), largest_side)
+def _prepared(image: Image.Image, largest: tuple[int, int], inside: bool) -> Image.Image:
+    """RGB, halved as far as every crop or pad for the largest box would halve it first anyway."""
+    height, width = largest
+    # Resized to cover the box, the picture has max(height x its width, width x its height)^2 / its pixels.
+    covering = max(height * image.width, width * image.height) ** 2
+    if not inside and covering > MAX_PIXELS * image.width * image.height:
+        shape = f"{image.width} x {image.height} pixels"
+        raise DataError(f"{shape}: too narrow to be enlarged to the image size and cropped; take data.fit pad")
+    return halve(to_rgb(image), largest, inside)
 
 
 def _raise_of_machine(error: Exception, name: str) -> None:

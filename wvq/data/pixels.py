@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from wvq.errors import DataError
 from wvq.files.atomic import whole_file
+from wvq.settings.size import Size, height_width
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -38,79 +39,119 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def halve(image: Image.Image, size: int) -> Image.Image:
-    """Halve a picture with a box filter while its shorter side is at least ``2 * size``.
+def halve(image: Image.Image, box: Size | tuple[int, int], inside: bool = False) -> Image.Image:
+    """Halve a picture with a box filter as long as it still covers a box, or fills it from inside, twice over.
 
-    This is the first step of both crops: bicubic resizing alone skips pixels at large ratios.
+    This is the first step of every crop and pad: bicubic resizing alone skips pixels at large ratios.
+
+    Args:
+        image: the picture.
+        box: the side of a square, or height and width.
+        inside: whether the picture is to fit inside the box and not to cover it.
     """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    while _factor(image, box, inside) <= 0.5:
+        image = image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.BOX)
     return image
 
 
-def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
-    image = halve(image, size)
-    scale = size / min(image.size)
-    if scale == 1:
+def _factor(image: Image.Image, box: Size | tuple[int, int], inside: bool) -> float:
+    """What the picture's sides are multiplied by so that it just covers the box, or just fits inside."""
+    height, width = height_width(box)
+    factors = height / image.height, width / image.width
+    return min(factors) if inside else max(factors)
+
+
+def resize_to(image: Image.Image, box: tuple[int, int], inside: bool = False) -> Image.Image:
+    """A picture resized so that it just covers a box, or just fits inside; other arguments as for :func:`halve`."""
+    image = halve(image, box, inside)
+    factor, (height, width) = _factor(image, box, inside), box
+    if factor == 1:
         return image
-    # max: rounding must not lose the last pixel of the shorter side.
-    new_size = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
-    return image.resize(new_size, Image.Resampling.BICUBIC)
+    # max: rounding must not lose the last pixel of a side.
+    new_width = max(1 if inside else width, round(image.width * factor))
+    new_height = max(1 if inside else height, round(image.height * factor))
+    return image.resize((new_width, new_height), Image.Resampling.BICUBIC)
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central ``size`` x ``size`` square after resizing the shorter side to ``size`` (as ADM prepares ImageNet,
+def center_crop(image: Image.Image, size: Size | tuple[int, int]) -> Image.Image:
+    """The central part of a size, after the picture was resized so that it just covers it (as ADM prepares ImageNet,
     Dhariwal and Nichol 2021: box-filter halvings, then bicubic). Returns an RGB picture.
     """
-    image = _resize_shorter_side(to_rgb(image), size)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    height, width = height_width(size)
+    image = resize_to(to_rgb(image), (height, width))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
-def largest_resize(size: int, min_fraction: float, scales: Sequence[float] = ()) -> int:
-    """Largest length, in pixels, to which any crop resizes the shorter side before it cuts ``size`` pixels out."""
-    return max([math.ceil(size / min_fraction), *(int(size * scale) for scale in scales)])
+def with_shorter_side(size: Size, pixels: int) -> tuple[int, int]:
+    """Height and width of the shape of ``size`` whose shorter side has so many pixels; the longer one rounded up."""
+    sides = height_width(size)
+    height, width = (-(-side * pixels // min(sides)) for side in sides)
+    return height, width
 
 
-def random_crop(image: Image.Image, size: int, min_fraction: float, rng: np.random.Generator) -> Image.Image:
-    """A random ``size`` x ``size`` square that keeps between ``min_fraction`` and all of the shorter side (as ADM
+def _times(size: Size, scale: float) -> tuple[int, int]:
+    height, width = height_width(size)
+    return int(height * scale), int(width * scale)
+
+
+def _longest_shorter_side(size: Size, min_fraction: float) -> int:
+    return math.ceil(min(height_width(size)) / min_fraction)
+
+
+def largest_resize(size: Size, min_fraction: float, scales: Sequence[float] = ()) -> tuple[int, int]:
+    """Height and width of the largest box that a picture is made to cover before any crop cuts ``size`` out."""
+    boxes = [with_shorter_side(size, _longest_shorter_side(size, min_fraction)), *(_times(size, s) for s in scales)]
+    height, width = map(max, zip(*boxes, strict=True))
+    return height, width
+
+
+def random_crop(image: Image.Image, size: Size, min_fraction: float, rng: np.random.Generator) -> Image.Image:
+    """A random part of a size, of a picture that covers between that size and ``1 / min_fraction`` of it (as ADM
     augments ImageNet). Returns an RGB picture; draws three numbers from ``rng``.
     """
-    shorter_side = int(rng.integers(size, largest_resize(size, min_fraction) + 1))
-    image = _resize_shorter_side(to_rgb(image), shorter_side)
-    left = int(rng.integers(image.width - size + 1))
-    top = int(rng.integers(image.height - size + 1))
-    return image.crop((left, top, left + size, top + size))
+    height, width = height_width(size)
+    shorter_side = int(rng.integers(min(height, width), _longest_shorter_side(size, min_fraction) + 1))
+    image = resize_to(to_rgb(image), with_shorter_side(size, shorter_side))
+    left = int(rng.integers(image.width - width + 1))
+    top = int(rng.integers(image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))
 
 
 TEN = 10  # crops of :func:`ten_crop`
 
 
-def ten_crop(image: Image.Image, size: int, fraction: float, version: int) -> Image.Image:
+def ten_crop(image: Image.Image, size: Size, fraction: float, version: int) -> Image.Image:
     """Version 0..9 of a picture: the central crop; the four corners of its central part, each keeping ``fraction`` of
-    the shorter side; and the mirror images of these five. Returns an RGB picture of ``size`` x ``size``.
+    its sides; and the mirror images of these five. Returns an RGB picture of a size.
 
-    The corners are those of the square that :func:`center_crop` keeps, as that is all the tokenizer is measured on.
+    The corners are those of the part that :func:`center_crop` keeps, as that is all the tokenizer is measured on.
     """
-    return _one_of_ten(image, size, size if version % (TEN // 2) == 0 else largest_resize(size, fraction), version)
+    corners = with_shorter_side(size, _longest_shorter_side(size, fraction))
+    return _one_of_ten(image, size, height_width(size) if version % (TEN // 2) == 0 else corners, version)
 
 
-def scaled_ten_crop(image: Image.Image, size: int, scales: Sequence[float], version: int) -> Image.Image:
+def scaled_ten_crop(image: Image.Image, size: Size, scales: Sequence[float], version: int) -> Image.Image:
     """Version 0 to 10 x scales - 1 of a picture: for each scale in turn the centre, the four corners and the mirror
-    images of these five, all of the central square that measures ``scale x size`` pixels (rounded down) when the
-    shorter side is resized to it. Returns an RGB picture of ``size`` x ``size``.
+    images of these five, all of the central part that measures ``scale x size`` pixels (rounded down) when the
+    picture just covers it. Returns an RGB picture of a size.
 
     Scales 1.1 and 1.05 are the crops that LlamaGen (arXiv 2406.06525) trains on.
     """
-    return _one_of_ten(image, size, int(size * scales[version // TEN]), version % TEN)
+    return _one_of_ten(image, size, _times(size, scales[version // TEN]), version % TEN)
 
 
-def _one_of_ten(image: Image.Image, size: int, side: int, version: int) -> Image.Image:
-    # Of the central square, resized to ``side`` pixels: its centre, its corners, and the mirror images of these.
-    corner, gap = version % (TEN // 2), side - size
-    left, top = ((gap // 2, gap // 2), (0, 0), (gap, 0), (0, gap), (gap, gap))[corner]
-    image = center_crop(image, side).crop((left, top, left + size, top + size))
+def _one_of_ten(image: Image.Image, size: Size, box: tuple[int, int], version: int) -> Image.Image:
+    # Of the central part, resized to the box: its centre, its corners, and the mirror images of these.
+    height, width = height_width(size)
+    left, top = corner(version, box[1] - width, box[0] - height)
+    image = center_crop(image, box).crop((left, top, left + width, top + height))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if version >= TEN // 2 else image
+
+
+def corner(version: int, right: int, down: int) -> tuple[int, int]:
+    """Left and top of what one of ten versions places: in the middle of the room that there is, or in a corner."""
+    return ((right // 2, down // 2), (0, 0), (right, 0), (0, down), (right, down))[version % (TEN // 2)]
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

@@ -37,7 +37,7 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
     """
     shards = find_shards(config, inventory)
     if config.path == "openmoji":
-        size = max(72, largest_resize(config.image_size, config.min_crop_fraction, config.crop_scales or ()))
+        size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
     if shards is not None:
         count = sum(map(len, shards.splits.values()))

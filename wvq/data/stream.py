@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import default_collate
 
-from wvq.data.crops import CroppedPictures
+from wvq.data.crops import CroppedPictures, largest_box
 from wvq.data.dataset import ImageDataset
 from wvq.data.pictures import EncodedStore
-from wvq.data.pixels import largest_resize, to_pixels
+from wvq.data.pixels import to_pixels
 from wvq.data.shard_rows import identity_of, read_rows
 from wvq.data.tables import PictureTable
 from wvq.distributed import is_main_process
@@ -171,7 +171,7 @@ class DrawnBatch:
 
 
 class StreamedImages(CroppedPictures):
-    """Square crops of a stream of pictures.
+    """Pictures of one size, cropped or padded, of a stream of pictures.
 
     A key is a picture itself, as :meth:`share` and :meth:`at` give them, so that a loader process has what it decodes.
     Items are those of :class:`wvq.data.dataset.ImageDataset`; the number of a picture is its index.
@@ -189,8 +189,7 @@ class StreamedImages(CroppedPictures):
     def __init__(self, stream: PictureStream, settings: DataConfig, has_captions: bool = False):
         super().__init__(stream.classes.names if stream.classes else (), settings)
         self.stream, self.has_captions = stream, has_captions
-        largest = largest_resize(settings.image_size, settings.min_crop_fraction, settings.crop_scales or ())
-        self.store = EncodedStore(largest)
+        self.store = EncodedStore(*largest_box(settings))
 
     @property
     def num_shards(self) -> int:
@@ -256,7 +255,7 @@ class StreamedImages(CroppedPictures):
             position: with the seed it decides on random crop and flip; one for each turn of each picture if None.
         """
         position = turn * _POSITIONS + int(picture) if position is None else position
-        return self._cut(self.store.prepared(picture), int(picture), position, turn, mirrors=True)
+        return self._fitted(self.store.prepared(picture), int(picture), position, turn, mirrors=True)
 
     def __getitems__(self, batch: DrawnBatch) -> dict[str, Any]:
         shown, failures = [], []

@@ -42,6 +42,7 @@ def sole_writer(folder: str | Path, wait: bool = False) -> Iterator[None]:
     if not resolved.name:
         raise ConfigError(f"{folder} cannot be an output folder")
     file = resolved.with_name(f".{resolved.name}.lock")
+    made = [parent for parent in file.parents if not parent.exists()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = _locked(file, folder, wait)
@@ -54,6 +55,9 @@ def sole_writer(folder: str | Path, wait: bool = False) -> Iterator[None]:
         if stream is not None:
             file.unlink(missing_ok=True)
             stream.close()
+        for parent in made:  # those that are still empty: a start that fails leaves no folder behind
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
 
 
 def _are_one_path(before: object, after: object) -> bool:
-    """Whether two texts are forms of one path: versions before 0.2 saved a path as it was written."""
+    """Whether two texts are forms of one path: earlier versions saved a path as it was written."""
     if not (isinstance(before, str) and isinstance(after, str)):
         return False
     try:

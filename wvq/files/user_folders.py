@@ -70,6 +70,43 @@ def keep_torch_code_private() -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
 
 
+# Folders of caches by the variable that moves them, the narrowest first, with their place in the user's cache.
+_CACHES = {
+    "HF_DATASETS_CACHE": "huggingface/datasets",
+    "HF_HUB_CACHE": "huggingface/hub",
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "WVQ_CACHE": "wvq",
+}
+
+
+def unwritable_cache(error: BaseException) -> str | None:
+    """A line that names the variable and folder of the cache that an error, or one that led to it, is about.
+
+    Libraries report such a folder as if the data in it could not be read. None for any other error.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and "No usable temporary directory" in str(cause):
+            return "TMPDIR: no folder for temporary files can be written; set it to a folder of yours"
+        if isinstance(cause, OSError) and isinstance(cause.filename, str):
+            for name, folder in _cache_folders():
+                is_there = cause.errno == errno.ENOENT and folder.exists()  # then it is a file that is missed in it
+                if Path(cause.filename).is_relative_to(folder) and not is_there:
+                    return f"{name}: {folder} cannot be written ({cause.strerror}); set it to a folder of yours"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _cache_folders() -> Iterator[tuple[str, Path]]:
+    for name in _CACHES:
+        if folder := os.environ.get(name):
+            yield name, Path(os.path.expanduser(folder))
+    for name, place in _CACHES.items():
+        if name not in os.environ and (cache := _user_cache()):
+            yield name, cache / place
+
+
 def _own_cache() -> Path | None:
     """The folder that ``WVQ_CACHE`` names; a shell does not replace ``~`` within quotes."""
     own = os.environ.get("WVQ_CACHE")

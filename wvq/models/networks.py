@@ -123,7 +123,8 @@ def surplus_weights(model: nn.Module, unexpected: Iterable[str], unused: tuple[s
 class VisionBackbone(nn.Module):
     """Hidden states of a frozen vision model of transformers (DINO, DINOv2, CLIP, ConvNeXt, ...) as feature maps.
 
-    Pictures are resized to the size that the model was trained at, where its config names one.
+    Pictures are resized to the size that the model was trained at, where its config names one; those that are not
+    square, to a square of their longer side at the least, as token models know no other.
 
     Args:
         path: folder or Hub id.
@@ -167,8 +168,9 @@ class VisionBackbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """One map (B, C, h, w) a layer, of pictures (B, 3, H, W) in [-1, 1]."""
-        if self.size is not None and tuple(pictures.shape[-2:]) != (self.size, self.size):
-            pictures = F.interpolate(pictures, (self.size, self.size), mode="bilinear", antialias=True)
+        side = self.size or max(pictures.shape[-2:])
+        if tuple(pictures.shape[-2:]) != (side, side):
+            pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
         maps = self._hidden_maps(((pictures + 1) / 2 - self.mean) / self.std)
         return [maps[layer] for layer in self.layers]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wvq.checks import FLAG, NAMES, SOURCE, TEXT, Checker, integer, interval, list_of, number, one_of, or_null
+from wvq.checks import FLAG, NAMES, SOURCE, TEXT, Checker, integer, interval, list_of, number, one_of, or_null, require
 from wvq.errors import ConfigError
+from wvq.settings.size import SIZE, Size
 
 CROPS = ("random", "ten", "center")
+FITS = ("crop", "pad")
+PAD_COLORS = ("auto", "white", "edge")
 UNREADABLE = ("skip", "refuse")
 LAYOUTS = ("classes", "splits", "plain")
 
@@ -38,12 +41,19 @@ class DataConfig:
             given. A picture may have a list of them: training draws one each time.
         classes: names of the classes to keep, in this order; all if not given. Of shards whose classes are numbers:
             the names of class 0, 1, and so on.
-        image_size: side of the square pictures that the model sees, in pixels.
-        crop: training crop: ``random``; ``ten``: in turn the centre, the four corners and the mirror images of these;
-            or ``center`` (validation is always centre).
-        min_crop_fraction: smallest share of the shorter side that a random crop keeps, or that of a corner, in (0, 1].
-        crop_scales: of ``ten``, in place of ``min_crop_fraction``: ten crops are taken from each central square of
-            the picture of so many times ``image_size`` pixels; numbers of at least 1.
+        image_size: size of the pictures that the model sees, in pixels: the side of a square, or ``[height, width]``,
+            which may also be written ``256x384``.
+        fit: how a picture of another shape gets that size: ``crop`` cuts off what is too long; ``pad`` scales the
+            whole picture to fit inside, and fills the rest.
+        pad_color: what ``pad`` fills with: ``auto``, the median colour of the picture's border; ``white``; or
+            ``edge``, its outermost pixels repeated.
+        crop: what training sees: ``random`` parts; ``ten``: in turn the centre, the four corners and the mirror images
+            of these; or ``center`` (validation is always centre). With ``pad`` these are the places that the whole
+            picture goes to.
+        min_crop_fraction: smallest share of the sides that a random crop keeps, or that of a corner, in (0, 1]; with
+            ``pad`` the smallest share of the sides that the picture is scaled to fit.
+        crop_scales: of ``ten`` with ``crop``, in place of ``min_crop_fraction``: ten crops are taken from each central
+            part of the picture of so many times ``image_size`` pixels; numbers of at least 1.
         flip: mirror training pictures at random.
         seed: seed of the hold-out and of the random crops.
         unreadable: what happens with a picture that cannot be read: ``skip`` leaves it out of evaluation and export,
@@ -65,7 +75,9 @@ class DataConfig:
     label_column: str | None = None
     caption_column: str | None = None
     classes: list[str] | None = None
-    image_size: int = 32
+    image_size: Size | str = 32
+    fit: str = "crop"
+    pad_color: str = "auto"
     crop: str = "random"
     min_crop_fraction: float = 0.8
     crop_scales: list[float] | None = None
@@ -73,6 +85,15 @@ class DataConfig:
     seed: int = 0
     unreadable: str = "skip"
     ignore_mixed_split: bool = False
+
+    @property
+    def size(self) -> Size:
+        """``image_size`` as files hold it: the side of a square, or [height, width].
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        return require("data.image_size", self.image_size, SIZE)
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
@@ -82,7 +103,10 @@ class DataConfig:
         check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
         check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
-        check.each(integer(), "image_size", "shuffle_buffer")
+        check.each(integer(), "shuffle_buffer")
+        check.each(SIZE, "image_size")
+        check.one_of("fit", FITS)
+        check.one_of("pad_color", PAD_COLORS)
         check.one_of("crop", CROPS)
         check.each(interval("(0, 1]"), "min_crop_fraction")
         check.each(or_null(list_of(number(1), "one or more numbers of at least 1")), "crop_scales")
@@ -92,5 +116,7 @@ class DataConfig:
         check.one_of("unreadable", UNREADABLE)
         if self.crop_scales is not None and self.crop != "ten":
             raise ConfigError("data.crop_scales go with data.crop ten; leave them out, or set data.crop to ten")
+        if self.crop_scales is not None and self.fit == "pad":
+            raise ConfigError("data.crop_scales cut into the picture; leave them out, or set data.fit to crop")
         if self.crop == "ten" and self.flip:
             raise ConfigError("data.flip: ten crops hold the mirror images already; set it to false")

@@ -7,6 +7,7 @@ import pytest
 from tests.eval.conftest import CLASSES
 from tests.stand_ins import FakePipeline
 from wvq.errors import ConfigError, DataError
+from wvq.eval.samples.conditions import reference_choice
 
 
 def test_classes_are_exactly_balanced(evaluate, labelled, projection):
@@ -90,6 +91,13 @@ def test_small_and_unbalanced_sets_are_warned_about(evaluate, pictures, picture_
     assert any("classes='reference'" in line for line in warnings)
     warnings = evaluate(FakePipeline(), data, 6, projection)["warnings"]
     assert any("samples: N = 6 is below" in line for line in warnings)
+
+
+def test_the_conditions_of_a_reference_are_classes_or_else_captions():
+    both, captions, none = FakePipeline(), FakePipeline(class_names=()), FakePipeline(class_names=())
+    none.generator.config.text_dim = 0
+    chosen = [reference_choice(pipeline.generator.config) for pipeline in (both, captions, none)]
+    assert chosen == [("reference", None), (None, "reference"), (None, None)]
 
 
 def test_prompts_for_a_pipeline_without_text_are_refused(evaluate, labelled, projection):

@@ -127,15 +127,18 @@ def test_a_product_of_astronomically_many_codes_is_counted():
 # ---- several scales
 
 
-def draw_scales(pictures, num_codes, sides=(1, 2, 3), seed=0):
+MAPS = [(1, 2), (2, 4), (3, 6)]
+
+
+def draw_scales(pictures, num_codes, maps=MAPS, seed=0):
     """Codes (B, T) of which coarse scales take few, and an error for each picture."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [torch.rand(pictures, side**2, generator=generator) * side / sides[-1] for side in sides]
+    parts = [torch.rand(pictures, rows * columns, generator=generator) * rows / maps[-1][0] for rows, columns in maps]
     return (num_codes * torch.cat(parts, 1)).long(), torch.rand(pictures, generator=generator, dtype=torch.float64)
 
 
 def test_figures_of_two_scales_by_hand():
-    statistics = CodeStatistics(6, scales=[1, 2])
+    statistics = CodeStatistics(6, scales=[(1, 1), (2, 2)])
     statistics.update(torch.tensor([[0, 1, 1, 2, 3], [0, 1, 1, 1, 2]]), torch.tensor(1.0))
     statistics.update(torch.tensor([[4, 1, 1, 1, 1]]), torch.tensor(4.0))
     figures = statistics.compute()
@@ -152,7 +155,7 @@ def test_figures_of_two_scales_by_hand():
 
 def test_streamed_scales_equal_the_whole():
     codes, errors = draw_scales(50, 20)
-    streamed, whole = CodeStatistics(20, scales=[1, 2, 3]), CodeStatistics(20, scales=[1, 2, 3])
+    streamed, whole = CodeStatistics(20, scales=MAPS), CodeStatistics(20, scales=MAPS)
     for part in torch.arange(50).split(7):
         streamed.update(codes[part], errors[part].mean())
     whole.update(codes, errors.mean())
@@ -189,9 +192,9 @@ dist.destroy_process_group()
 
 
 def test_two_processes_reduce_to_the_figures_of_the_whole(tmp_path):
-    cases = [(6, 3, None, *draw_groups(501, 6, 3)), (9, 2, None, *draw_groups(333, 9, 2, seed=1))]
+    cases = [(6, 3, (), *draw_groups(501, 6, 3)), (9, 2, (), *draw_groups(333, 9, 2, seed=1))]
     codes, errors = draw_groups(400, 12, 1, seed=2)
-    cases += [(12, 1, None, codes[:, 0], errors), (20, 1, [1, 2, 3], *draw_scales(310, 20))]
+    cases += [(12, 1, (), codes[:, 0], errors), (20, 1, MAPS, *draw_scales(310, 20))]
     torch.save(cases, tmp_path / "codes.pt")
     for done in run_ranks(["-c", PROCESS, tmp_path]):
         assert done.returncode == 0, done.stderr

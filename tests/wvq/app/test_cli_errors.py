@@ -1,12 +1,20 @@
 """The command line on bad input: one line that names the field or file, exit code 2, nothing half-written."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app.cli import COMMANDS, main
+from wvq.app.commands import prompt_lines
+from wvq.errors import ConfigError
 from wvq.settings.parser import Parser
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -56,6 +64,144 @@ def test_an_evaluation_does_not_write_over_files_that_none_wrote(fails, pipeline
     line = fails("evaluate", "generation", pipeline_dir, f"--out={tmp_path / 'notes.json'}")
     assert "notes.md would be written over" in line
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("notes.md", "mine")]
+
+
+def test_a_finished_result_is_not_measured_over(fails, pipeline_dir, picture_folder, tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+    command = ["evaluate", "generation", pipeline_dir, f"--data.path={picture_folder}", f"--out={out}"]
+    result = {"kind": "generation", "metrics": {}, "floor": {}, "settings": {}}
+    out.write_text(json.dumps(result))
+    assert f"out: {out} is the result of an evaluation; choose another name, or give --overwrite" in fails(*command)
+    out.rename(tmp_path / "kept.json")
+    out.with_suffix(".md").write_text("# Evaluation of samples")
+    assert "r.md is the result of an evaluation" in fails(*command)
+    past_the_check = "class_choice was read"
+
+    def stop(*_):
+        raise ConfigError(past_the_check)
+
+    monkeypatch.setattr("wvq.eval.run.resolve_folder", stop)
+    assert past_the_check in fails(*command, "--overwrite")
+    (tmp_path / "r.json.partial").mkdir()  # of one that was stopped
+    assert past_the_check in fails(*command)
+    assert (tmp_path / "kept.json").read_text() == json.dumps(result)
+
+
+def test_a_size_of_real_pictures_other_than_that_of_the_samples(fails, pipeline_dir, picture_folder):
+    command = ["evaluate", "generation", pipeline_dir, f"--data.path={picture_folder}", "--num_images=6"]
+    line = fails(*command, "--data.image_size=24")
+    assert "data.image_size is 24, and real pictures are read at the size of the samples, 16 px; leave it out" in line
+    for fitting in ("16", "32"):  # the size of the samples, and the default
+        assert "data.image_size" not in fails(
+            *command, f"--data.image_size={fitting}", "--classes=balanced", "--seed=-1"
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("rouge é\n".encode("latin1"), "prompts.txt: line 1 is not UTF-8 text (byte e9)"),
+        ("red\ncircle\né".encode("latin1"), "prompts.txt: line 3 is not UTF-8 text"),
+        ("red\n".encode("utf-16-le"), "prompts.txt: line 1 is not UTF-8 text (a zero byte)"),
+    ],
+)
+def test_a_prompt_file_in_another_encoding(content, part, fails, pipeline_dir, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    line = fails("sample", pipeline_dir, f"--prompt_file={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 's'}")
+    assert part in line
+    assert "iconv" in line
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompts_end_at_line_feeds_alone(encoding, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("red\u2028circle\x85a\x0bb\x0cc\r\n\n  кот\n".encode(encoding))
+    assert prompt_lines(str(file)) == ["red\u2028circle\x85a\x0bb\x0cc", "кот"]
+
+
+def test_a_prompt_of_bytes_that_are_no_text(fails, pipeline_dir, tmp_path):
+    line = fails("sample", pipeline_dir, "--prompt", "a\udcff", f"--out={tmp_path / 's'}")
+    assert r"prompt 'a\udcff' holds bytes that are no UTF-8 text" in line
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--out=", "got '': it is empty"),
+        ("--out=file:///tmp/x", "got 'file:///tmp/x': write /tmp/x"),
+        ("--out=s3://bucket/x", "it is a URL"),
+        ("--out=~no-such-user/x", "this user has no home folder here"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    ["sample p", "train-tokenizer", "export-codes", "train-generator", "quickstart", "evaluate reconstruction t",
+     "evaluate generation p", "study atomic"],
+)  # fmt: skip
+def test_an_output_that_is_no_path(command, option, message, fails):
+    line = fails(*command.split(), option)
+    assert "out must be a path" in line
+    assert message in line
+    assert list(Path().iterdir()) == []
+
+
+def test_a_home_within_quotes_is_the_users(fails, pipeline_dir, picture_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").write_text("mine")
+    assert f"{tmp_path}/mine is there already" in fails("sample", pipeline_dir, "--out=~/mine")
+    line = fails("train-tokenizer", "--data.path", "~/nowhere/", "--out", "t")
+    assert f"{tmp_path}/nowhere" in line
+    assert f"{tmp_path}/nowhere" in fails("train-generator", "--codes=~/nowhere", "--tokenizer", "t")
+    (tmp_path / "mine.yaml").write_text("outt: x")
+    assert 'unknown option outt (did you mean "out"?)' in fails("train-generator", "--config=~/mine.yaml")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train-tokenizer", "--resume"],
+        ["train-tokenizer", "--model.num_code=3"],
+        ["train-tokenizer", "--data.classes=[x]"],
+        ["train-tokenizer", "--start=/nowhere"],
+        ["export-codes", "--tokenizer=/nowhere"],
+        ["train-generator", "--codes=/nowhere"],
+        ["train-generator", "--resume"],
+        ["sample", "--resume"],
+        ["sample", "--class=x"],
+        ["quickstart", "--minutes=-1"],
+        ["study", "atomic", "--preset=x"],
+        ["evaluate", "generation", "--num_images=7", "--save_samples=deep/er/samples"],
+    ],
+    ids=lambda words: "_".join(words),
+)
+def test_a_start_that_fails_leaves_no_folder_behind(command, fails, pipeline_dir, picture_folder):
+    given = [pipeline_dir] if command[0] in ("sample", "evaluate") else []
+    named = [word for word in command if not word.startswith("--")]
+    data = (
+        [f"--data.path={picture_folder}", "--data.image_size=16"]
+        if command[0] in ("train-tokenizer", "export-codes")
+        else []
+    )
+    data += [f"--data.path={picture_folder}"] if command[0] == "evaluate" else []
+    fails(*named, *given, *data, *command[len(named) :], "--out=deep/er/x.json")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "other"), [("HF_HOME", "HF_DATASETS_CACHE"), ("HF_DATASETS_CACHE", "HF_HOME")])
+def test_a_cache_that_cannot_be_written_is_blamed_by_its_name(name, other, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    parquet = tmp_path / "pictures.parquet"
+    datasets.Dataset.from_dict({"image": [{"bytes": b"x", "path": None}]}).to_parquet(parquet)
+    environment = {**os.environ, name: str(tmp_path / "file" / "cache")}
+    environment.pop(other, None)
+    command = [sys.executable, "-m", "wvq", "train-tokenizer", f"--data.path={parquet}", f"--out={tmp_path / 't'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    line = f"{name}: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); set it to a folder of yours"
+    assert (done.returncode, done.stderr) == (2, f"wvq train-tokenizer: error: {line}\n")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_prompt_file_without_prompts(fails, pipeline_dir, tmp_path):
@@ -183,3 +329,13 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
     assert main(["info", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251"])
+def test_a_terminal_that_lacks_characters_shows_their_codes(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "wvq", "info", "нет ☃"]
+    done = subprocess.run(command, capture_output=True, timeout=120, env=environment)
+    name = "нет" if encoding == "cp1251" else r"\u043d\u0435\u0442"
+    line = f"wvq info: error: {name} \\u2603: no such file or folder\n"
+    assert (done.returncode, done.stderr.decode(encoding)) == (2, line)

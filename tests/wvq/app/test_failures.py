@@ -92,3 +92,34 @@ def test_processes_that_wait_for_one_that_failed_end_quietly_with_its_code():
     assert "wvq info: error: a picture is missing" in failing.stderr.splitlines()
     assert "rror" not in waiting.stderr
     assert "Traceback" not in waiting.stderr
+
+
+ONE_FAILS = """
+import sys
+from wvq.app import cli
+from wvq.distributed import is_main_process, processes, wait_for_all
+from wvq.errors import ConfigError
+
+def run(values):
+    processes()
+    wait_for_all()
+    if is_main_process():
+        raise ConfigError("the first one alone fails")
+    wait_for_all()
+
+command = cli.COMMANDS["info"]
+cli.COMMANDS["info"] = type(command)("info", command.help, command.add_arguments, run)
+sys.exit(cli.main(["info", "x"]))
+"""
+
+
+def test_where_the_first_process_fails_alone_the_others_end_with_a_line(tmp_path):
+    (tmp_path / "one_fails.py").write_text(ONE_FAILS)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "one_fails.py")]
+    done = run(command, 240, {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines.count("wvq info: error: the first one alone fails") == 1
+    assert "[rank1]" not in done.stderr
+    assert done.stderr.count("Traceback") == 1  # the launcher's own
+    assert [text for text in lines if text.strip("=")][-1] == "  traceback : wvq info: error: the first one alone fails"

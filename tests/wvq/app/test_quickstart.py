@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.drawings import write_letters
 from tests.tiny import CLASS_NAMES, save_text_encoder, tiny_stage_recipes
 from wvq.app import quickstart
 from wvq.app.quickstart import run_quickstart, stage_recipes, text_condition
@@ -19,6 +20,7 @@ from wvq.eval.tuning import CANDIDATES, ROUND
 from wvq.generator.recipes import ConditionConfig
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.tokenizer.processing import ImageProcessor
 from wvq.training.tracking import read_log
 
 
@@ -99,6 +101,21 @@ def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, t
     assert {"reconstruction", "generation"} <= set(results)
     assert str(out / "samples.png") in printed
     assert {row["kind"] for row in read_log(out / "generator" / "training")} == {"train", "validation"}
+
+
+def test_drawings_of_odd_shapes_are_padded(tiny_stages, no_network, tmp_path, capsys):
+    tiny_stages("./nowhere")
+    write_letters(tmp_path / "letters")
+    html = run(tmp_path / "letters", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["fit"]
+    assert (result["fit"], result["pad_color"]) == ("pad", "white")
+    assert f"F{result['reason'][1:]}." in html
+    assert result["reason"] in capsys.readouterr().out
+    assert ImageProcessor.from_pretrained(tmp_path / "run" / "tokenizer").fit == "pad"
+    assert CodeHeader.read(tmp_path / "run" / "codes").crop_recipe["validation"] == "center, pad(white)"
+    html = run(tmp_path / "letters", tmp_path / "cropped", fit="crop")
+    assert "Fit: crop, as requested" in html
+    assert ImageProcessor.from_pretrained(tmp_path / "cropped" / "tokenizer").fit == "crop"
 
 
 def test_without_a_text_encoder_it_trains_on_classes(caption_folder, tiny_stages, no_network, tmp_path, capsys):

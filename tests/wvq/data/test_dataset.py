@@ -251,8 +251,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"image_size": 0}, "data.image_size must be an integer of at least 1, got 0"),
-            ({"image_size": 32.5}, "data.image_size must be an integer of at least 1, got 32.5"),
+            ({"image_size": 0}, r"data.image_size must be an integer of at least 1, or \[height, width\], got 0"),
+            ({"image_size": 32.5}, r"data.image_size must be an integer of at least 1, or \[height, width\], got 32.5"),
             ({"crop_scales": [1.1]}, "data.crop_scales go with data.crop ten"),
             (
                 {"crop": "ten", "crop_scales": [0.9]},

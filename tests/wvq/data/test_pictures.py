@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import wvq.data.pictures
+from wvq.data.padding import center_pad
 from wvq.data.pictures import PictureStore, decode, read_picture
 from wvq.data.pixels import center_crop, to_rgb
 from wvq.errors import DataError, UnreadablePictureError
@@ -34,10 +35,10 @@ def png(width, height, bit_depth, colour_type, rows: bytes):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def store(*files, largest_side=8):
+def store(*files, largest=8, inside=False):
     rows = [{"bytes": content, "path": f"{index}.png"} for index, content in enumerate(files)]
     table = datasets.Dataset.from_list([{"image": row} for row in rows])
-    return PictureStore(table, largest_side)
+    return PictureStore(table, largest, inside)
 
 
 def rgb(content):
@@ -96,6 +97,25 @@ class TestKinds:
         content = encoded(Image.new("RGB", (1, 1), RED))
         crop = center_crop(store(content).prepared(0), 8)
         assert crop.getcolors() == [(64, RED)]
+
+    @pytest.mark.parametrize("shape", [(301, 203), (90, 400), (64, 48), (700, 31), (5, 9)])
+    def test_prepared_pictures_give_the_crops_and_pads_of_their_originals(self, shape):
+        image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8))
+        for inside, fitted in ((False, center_crop), (True, lambda picture, size: center_pad(picture, size, "auto"))):
+            prepared = store(encoded(image), largest=(16, 24), inside=inside).prepared(0)
+            assert fitted(prepared, [16, 24]).tobytes() == fitted(image, [16, 24]).tobytes()
+        assert prepared.width < 2 * 24
+        assert prepared.height < 2 * 16
+
+    def test_a_picture_too_narrow_for_a_crop_is_padded(self):
+        content = encoded(Image.new("RGB", (3000, 1), RED))
+        with pytest.raises(
+            UnreadablePictureError, match=r"3000 x 1 pixels: too narrow to be enlarged .* take data.fit pad"
+        ):
+            store(content, largest=(256, 384)).prepared(0)
+        prepared = store(content, largest=(256, 384), inside=True).prepared(0)
+        colours = center_pad(prepared, [256, 384], "white").getcolors()
+        assert sorted(colours) == [(384, RED), (255 * 384, (255, 255, 255))]
 
     def test_orientation(self):
         exif = Image.Exif()

@@ -151,7 +151,66 @@ class TestCrops:
             kept.append((row[-1] - row[0]) / 255)
         assert 0.74 < min(kept) < 0.8
         assert max(kept) > 0.95
-        assert largest_resize(32, 0.8) == 40
+        assert largest_resize(32, 0.8) == (40, 40)
+
+
+class TestOtherShapes:
+    """Crops of a size that is not square."""
+
+    @pytest.mark.parametrize("size", [[32, 48], [48, 32]])
+    @pytest.mark.parametrize("shape", [(90, 40), (40, 90), (7, 5), (49, 33), (1, 1), (300, 200), (1000, 100)])
+    def test_every_shape_gets_the_size(self, size, shape):
+        crops = [center_crop(noise(*shape), size), random_crop(noise(*shape), size, 0.8, np.random.default_rng(0))]
+        crops += [ten_crop(noise(*shape), size, 0.8, version) for version in range(10)]
+        crops += [scaled_ten_crop(noise(*shape), size, (1.1, 1.05), version) for version in range(20)]
+        assert {crop.size for crop in crops} == {(size[1], size[0])}
+
+    def test_the_picture_just_covers_the_size(self):
+        image = Image.new("RGB", (96, 32), "white")
+        image.paste((255, 0, 0), (24, 0, 72, 32))
+        assert center_crop(image, [32, 48]).getcolors() == [(32 * 48, (255, 0, 0))]
+        tall = Image.new("RGB", (48, 128), "white")
+        tall.paste((255, 0, 0), (0, 48, 48, 80))
+        assert center_crop(tall, [32, 48]).getcolors() == [(32 * 48, (255, 0, 0))]
+        image = noise(48, 32)
+        assert center_crop(image, [32, 48]).tobytes() == image.tobytes()
+        assert random_crop(image, [32, 48], 1.0, np.random.default_rng(0)).tobytes() == image.tobytes()
+
+    def test_halving_stops_before_a_side_is_too_short(self):
+        assert halve(noise(200, 128), [32, 48]).size == (50, 32)
+        assert halve(noise(191, 128), [32, 48]).size == (95, 64)
+        assert halve(noise(95, 64), [32, 48]).size == (95, 64)
+        assert halve(noise(96, 64), [32, 48]).size == (48, 32)
+        assert halve(noise(96, 64), [32, 48], inside=True).size == (48, 32)
+        assert halve(noise(96, 20), [32, 48], inside=True).size == (48, 10)
+        assert halve(noise(1000, 1), 32, inside=True).size == (62, 1)
+
+    def test_ten_crops_have_the_corners_of_the_central_part(self):
+        image = noise(150, 80)
+        crops = [np.asarray(ten_crop(image, [32, 48], 0.8, version)) for version in range(10)]
+        larger = np.asarray(center_crop(image, [40, 60]))
+        corners = [larger[:32, :48], larger[:32, 12:], larger[8:, :48], larger[8:, 12:]]
+        assert all(np.array_equal(crop, corner) for crop, corner in zip(crops[1:5], corners, strict=True))
+        assert all(np.array_equal(crops[5 + i], crops[i][:, ::-1]) for i in range(5))
+        scaled = np.asarray(scaled_ten_crop(image, [32, 48], (1.5, 1.25), 14))
+        assert np.array_equal(scaled, np.asarray(center_crop(image, [40, 60]))[8:, 12:])
+
+    def test_random_crops_keep_at_least_the_fraction_of_either_side(self):
+        values = np.zeros((64, 96, 3), np.uint8)
+        values[..., 0], values[..., 1] = np.linspace(0, 255, 96)[None], np.linspace(0, 255, 64)[:, None]
+        rng = np.random.default_rng(0)
+        kept = []
+        for _ in range(200):
+            crop = np.asarray(random_crop(Image.fromarray(values), [32, 48], 0.8, rng)).astype(float)
+            kept.append(((crop[0, -1, 0] - crop[0, 0, 0]) / 255, (crop[-1, 0, 1] - crop[0, 0, 1]) / 255))
+        for share in zip(*kept, strict=True):
+            assert 0.74 < min(share) < 0.8
+            assert max(share) > 0.95
+
+    def test_the_largest_box(self):
+        assert largest_resize([32, 48], 0.8) == (40, 60)
+        assert largest_resize([33, 48], 0.8) == (42, 62)  # 33 / 0.8 rounded up, and 48 as many times, rounded up
+        assert largest_resize([32, 48], 0.8, (1.5, 1.1)) == (48, 72)
 
 
 class TestPixels:

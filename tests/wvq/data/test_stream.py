@@ -52,19 +52,22 @@ class TestItems:
             assert [picture.texts for picture in one.share()] == other.texts
             assert one.crop_recipe == other.crop_recipe
 
-    def test_versions_of_ten_crops_are_those_at_rest(self, four):
-        streamed = opened(four, crop="ten").train
-        table = load_images(DataConfig(str(four), image_size=16, crop="ten")).train
+    @pytest.mark.parametrize("fit", [{"image_size": 16}, {"image_size": [12, 20]}, {"image_size": 16, "fit": "pad"}])
+    def test_versions_of_ten_crops_are_those_at_rest(self, four, fit):
+        streamed = opened(four, crop="ten", **fit).train
+        table = load_images(DataConfig(str(four), crop="ten", **fit)).train
+        assert streamed.crop_recipe == table.crop_recipe
         for number, picture in enumerate(streamed.share()):
             for turn in (0, 3, 9):
                 assert streamed.version(picture, turn) == table.version(number, turn)
 
-    def test_a_crop_follows_the_seed_and_the_position(self, four):
-        train = opened(four, crop="random", flip=True).train
+    @pytest.mark.parametrize("fit", [{"image_size": 16}, {"image_size": [12, 20], "fit": "pad", "pad_color": "edge"}])
+    def test_a_crop_follows_the_seed_and_the_position(self, four, fit):
+        train = opened(four, crop="random", flip=True, **fit).train
         picture = next(train.share())
         one, again, other = (train.version(picture, 0, position) for position in (5, 5, 6))
         assert one == again != other
-        table = load_images(DataConfig(str(four), image_size=16, crop="random", flip=True)).train
+        table = load_images(DataConfig(str(four), crop="random", flip=True, **fit)).train
         assert one == table.cropped((5, 0))[0]
 
     def test_parquet(self, tmp_path):

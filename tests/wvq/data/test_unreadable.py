@@ -94,7 +94,7 @@ class TestDraws:
 def load_images_like(dataset):
     """The same pictures, none of them looked at yet."""
     other = copy.copy(dataset)
-    other.store = type(dataset.store)(dataset.table.pictures, dataset.store.largest_side)
+    other.store = type(dataset.store)(dataset.table.pictures, dataset.store.largest)
     return other
 
 

@@ -159,3 +159,15 @@ def test_resuming_refuses_another_recipe(tmp_path, changed, message):
     with pytest.raises(ConfigError, match=message):
         start_stage(tmp_path, changed, resume=True)
     assert (tmp_path / "recipe.yaml").read_text() == before
+
+
+def test_a_run_of_an_earlier_version_goes_on_though_its_paths_were_saved_as_written(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = TokenizerRecipe(out="~/run/", data=DataConfig(path="~/pictures/"))
+    start_stage(tmp_path / "run", before, resume=False)
+    now = TokenizerRecipe(out=str(tmp_path / "run"), data=DataConfig(path=str(tmp_path / "pictures")))
+    start_stage(tmp_path / "run", now, resume=True)
+    assert not recwarn
+    now.data.path = str(tmp_path / "others")
+    with pytest.raises(ConfigError, match=r"was started with another data\.path"):
+        start_stage(tmp_path / "run", now, resume=True)

@@ -1,5 +1,6 @@
 """Where caches and compiled code go, for users with a home and without."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from wvq.checks import PATH
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, DataError
 from wvq.files.ownership import private_folder
-from wvq.files.user_folders import cache_folder, code_folders, expand_user, keep_torch_code_private
+from wvq.files.user_folders import cache_folder, code_folders, expand_user, keep_torch_code_private, unwritable_cache
 
 
 @pytest.fixture
@@ -54,6 +55,33 @@ def test_the_home_in_the_name_of_a_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("WVQ_CACHE", "file:///own")
     with pytest.raises(ConfigError, match=r"^WVQ_CACHE must be a path"):
         cache_folder()
+
+
+def test_an_error_about_a_cache_names_its_variable(user, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf" / "sets"))
+    for name in ("HF_HUB_CACHE", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    places = {
+        "HF_HOME": tmp_path / "hf" / "token",
+        "HF_DATASETS_CACHE": tmp_path / "hf" / "sets" / "a",
+        "TORCH_HOME": user / "torch" / "hub",
+    }
+    for name, place in places.items():
+        error = DataError("a.parquet cannot be read")
+        error.__cause__ = RuntimeError("damaged")
+        error.__cause__.__context__ = PermissionError(errno.EACCES, "Permission denied", str(place))
+        line = unwritable_cache(error)
+        assert line.startswith(f"{name}: ")
+        assert line.endswith(" cannot be written (Permission denied); set it to a folder of yours")
+    missed = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "hf" / "token"))
+    assert unwritable_cache(missed).startswith("HF_HOME")
+    (tmp_path / "hf").mkdir()
+    assert unwritable_cache(missed) is None
+    assert unwritable_cache(PermissionError(errno.EACCES, "Permission denied", "/data/a.png")) is None
+    assert unwritable_cache(ValueError("x")) is None
+    none = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert unwritable_cache(none).startswith("TMPDIR: ")
 
 
 def test_compiled_code_goes_beside_the_cache_and_not_into_it(user, monkeypatch, tmp_path):

@@ -99,6 +99,7 @@ def test_the_identity_is_what_differs_from_the_defaults_and_counts():
     ],
 )
 def test_a_config_of_the_version_before_is_saved_as_it_was(folder, config_class):
+    """Fields that have come since are beside its own, at their defaults, which are what there was before them."""
     written = json.loads((SAVED / folder / "config.json").read_text())
     again = json.loads(read_config(config_class, SAVED / folder).to_json_string())
     for values in (written, again):

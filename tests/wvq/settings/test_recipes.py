@@ -56,6 +56,11 @@ OUT_OF_RANGE = [
     (DataConfig, "data.validation_fraction", 1.0),
     (DataConfig, "data.image_size", 0),
     (DataConfig, "data.shuffle_buffer", 0),
+    (DataConfig, "data.image_size", [16, 0]),
+    (DataConfig, "data.image_size", [16, 24, 32]),
+    (DataConfig, "data.image_size", "16 by 24"),
+    (DataConfig, "data.fit", "stretch"),
+    (DataConfig, "data.pad_color", "red"),
     (DataConfig, "data.classes", "cat"),
     (DataConfig, "data.crop", "middle"),
     (DataConfig, "data.min_crop_fraction", 0.0),
@@ -97,6 +102,7 @@ OUT_OF_RANGE = [
     (ObjectiveConfig, "objective.order_anneal", [0.5]),
     (QuickstartRecipe, "minutes", 0.0),
     (QuickstartRecipe, "seed", -1),
+    (QuickstartRecipe, "fit", "stretch"),
 ]
 
 
