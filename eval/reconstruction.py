@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 
 import torch
 
 from wvq.checks import SAMPLE_SEED, integer, require
-from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
+from wvq.data.stream import Pictures
 from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, default_feature_network, network_settings
@@ -31,7 +31,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 
 def evaluate_reconstruction(
     tokenizer: WassersteinVQModel,
-    dataset: ImageDataset,
+    dataset: Pictures,
     feature_network: FeatureNetwork | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
@@ -115,9 +115,9 @@ def evaluate_reconstruction(
         return gather_objects(result)[0]
 
 
-def _check_pictures(dataset: ImageDataset, image_size: Size) -> None:
-    """Refuse too few pictures, and those of another size than the tokenizer's."""
-    if len(dataset) < FEWEST:
+def _check_pictures(dataset: Pictures, image_size: Size) -> None:
+    """Refuse too few pictures, as far as their number is known, and those of another size than the tokenizer's."""
+    if isinstance(dataset, Sized) and len(dataset) < FEWEST:
         raise DataError(f"reconstruction needs at least {FEWEST} held-out pictures, not {len(dataset)}")
     if dataset.image_size != image_size:
         sizes = size_text(dataset.image_size), size_text(image_size)
@@ -126,7 +126,7 @@ def _check_pictures(dataset: ImageDataset, image_size: Size) -> None:
 
 def _picture_figures(
     tokenizer: WassersteinVQModel,
-    view: ImageDataset,
+    view: Pictures,
     batch_size: int,
     progress: bool,
     lpips: torch.nn.Module | None,
@@ -142,7 +142,7 @@ def _picture_figures(
 
 def _stream_reconstructions(
     tokenizer: WassersteinVQModel,
-    view: ImageDataset,
+    view: Pictures,
     real: PictureFeatures,
     network: FeatureNetwork,
     shards: FeatureShards,

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wvq.data.dataset import ImageDataset, ImageSplits, load_images
+from wvq.data.dataset import ImageSplits
+from wvq.data.opening import StreamSplits, open_images
+from wvq.data.stream import Pictures, numbered_pictures
 from wvq.devices import usable_device
 from wvq.distributed import is_main_process
 from wvq.errors import ConfigError
@@ -25,7 +27,7 @@ from wvq.eval.presets import find_preset, with_preset
 from wvq.eval.real.archive import read_archive
 from wvq.eval.real.cache import usable_cache
 from wvq.eval.real.fingerprints import check_seen, fingerprint_settings
-from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference
+from wvq.eval.real.references import ArchiveReference, DatasetReference, Reference, pool_size
 from wvq.eval.recipes import EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.eval.report.blocks import generation_blocks, reconstruction_blocks
@@ -65,7 +67,7 @@ def run_reconstruction_evaluation(recipe: ReconstructionEvaluation, progress: bo
     device, work = usable_device(recipe.device), _work(recipe.out)
     tokenizer = WassersteinVQModel.from_pretrained(recipe.tokenizer).to(device)
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
-    images = load_images(recipe.data)
+    images = open_images(recipe.data)
     images.inventory.show()
     seen = {recipe.tokenizer: tokenizer.data_fingerprint}
     fingerprint, warnings = check_seen(images, recipe.kind, recipe.data, seen)
@@ -119,7 +121,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     num_images = _num_images(recipe, generator.num_classes)
     check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
     pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
-    real, fingerprint, warnings = _reference(recipe, tokenizer.image_size, pipe)
+    real, fingerprint, warnings = _reference(recipe, tokenizer.image_size, num_images, pipe)
     network = _feature_network(recipe, device)
     clip = CLIPScore(recipe.clip, device) if recipe.clip else None
 
@@ -197,9 +199,11 @@ def _require_image_size(recipe: GenerationEvaluation, image_size: Size) -> None:
 
 
 def _reference(
-    recipe: GenerationEvaluation, image_size: Size, pipe: ImageGenerationPipeline
+    recipe: GenerationEvaluation, image_size: Size, num_images: int, pipe: ImageGenerationPipeline
 ) -> tuple[Reference, DataFingerprint | None, list[str]]:
     """The real pictures that samples of a size are compared with, their fingerprint, and what to say of them.
+
+    Of a stream they are the first ones, as many as the samples need.
 
     Raises:
         ConfigError: they are held-out pictures that the pipeline was trained on.
@@ -207,18 +211,18 @@ def _reference(
     if recipe.reference:
         archive = read_archive(recipe.reference)
         return ArchiveReference(archive, recipe.kind, recipe.force_reference, usable_cache()), None, []
-    images = load_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    images = open_images(replace(recipe.data, image_size=recipe.resize or image_size))
     images.inventory.show()
     seen = {recipe.pipeline: pipe.generator.data_fingerprint}
     if recipe.kind == "validation":
         seen[f"{recipe.pipeline}/tokenizer"] = pipe.tokenizer.data_fingerprint
     fingerprint, warnings = check_seen(images, recipe.kind, recipe.data, seen)
-    dataset = _part(images, recipe.kind)
+    dataset = numbered_pictures(_part(images, recipe.kind), pool_size(num_images))
     real = DatasetReference(dataset, recipe.kind, recipe.force_reference, usable_cache(), recipe.num_workers)
     return real, fingerprint, warnings
 
 
-def _part(images: ImageSplits, kind: str) -> ImageDataset:
+def _part(images: ImageSplits | StreamSplits, kind: str) -> Pictures:
     """The pictures of a data set that are a reference of this kind."""
     return images.train if kind == "train" else images.validation
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sized
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from wvq.data.dataset import ImageDataset
+from wvq.data.loading import share_of
 from wvq.data.pixels import to_uint8
+from wvq.data.stream import Pictures
 from wvq.data.unreadable import Reading, join_left_out, summary
 from wvq.distributed import gather_objects, process_rank, sum_over_processes, world_size
 from wvq.errors import DataError
@@ -23,7 +25,7 @@ from wvq.tokenizer.quantizers.statistics import CodeStatistics
 @torch.no_grad()
 def evaluate_tokenizer(
     model: WassersteinVQModel,
-    dataset: ImageDataset,
+    dataset: Pictures,
     batch_size: int = 64,
     progress: bool = False,
     statistics: CodeStatistics | None = None,
@@ -59,12 +61,13 @@ def evaluate_tokenizer(
     device = model.device
     rank, world = process_rank(), world_size()
     visible = progress and rank == 0
-    share = Reading(dataset, range(rank, len(dataset), world), num_workers=num_workers)
+    keys = share_of(dataset, rank, world)
+    share = Reading(dataset, keys, num_workers=num_workers)
     config = model.config
     statistics = statistics or CodeStatistics(config.num_codes, config.num_groups, device, config.scale_shapes)
     measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
-    total = -(-len(share) // batch_size)
+    total = -(-len(keys) // batch_size) if isinstance(keys, Sized) else None
     bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=not visible, leave=False)
     for batch in (stop or StopRequest()).until_set(bar):
         pixels = batch["pixel_values"]
@@ -80,10 +83,11 @@ def evaluate_tokenizer(
     sum_over_processes(sums)
     left_out = join_left_out(gather_objects(share.left_out))
     count, rgb, y, similarity, distance = sums.tolist()
+    looked_at = int(count) + len(left_out)
     if not count:
-        raise DataError(f"{summary(left_out.values(), len(dataset))}: nothing is left to measure")
+        raise DataError(f"{summary(left_out.values(), looked_at)}: nothing is left to measure")
     if left_out and rank == 0:
-        warnings.warn(f"{summary(left_out.values(), len(dataset))} and are left out of evaluation", stacklevel=2)
+        warnings.warn(f"{summary(left_out.values(), looked_at)} and are left out of evaluation", stacklevel=2)
     figures: dict[str, Any] = statistics.compute() | {"psnr_rgb": rgb / count, "psnr_y": y / count}
     for measurement in measurements:
         figures |= measurement.compute()

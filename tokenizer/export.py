@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
+from itertools import chain, groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from tqdm import tqdm
 
 import wvq
 from wvq.data.codes import CodeDataset, CodeHeader
-from wvq.data.dataset import ImageDataset, ImageSplits, load_images
+from wvq.data.dataset import ImageDataset, ImageSplits
 from wvq.data.fingerprint import fingerprint_of
 from wvq.data.layout import flatten_codes
-from wvq.data.loading import read_chunks, regrouped
+from wvq.data.loading import Attempted, chunked, read_chunks, regrouped
+from wvq.data.opening import StreamSplits, open_images
 from wvq.data.pixels import from_uint8, to_pixels, to_uint8
 from wvq.data.splits import check_pictures
+from wvq.data.stream import Pictures, StreamedImages
 from wvq.data.unreadable import join_left_out, refuse_too_many, summary
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process, processes
 from wvq.errors import CacheError, DataError
@@ -38,7 +41,7 @@ from wvq.files.fingerprint import DataFingerprint
 from wvq.files.locks import sole_run
 from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.interruption import StopRequest, stop_on_signal
-from wvq.tokenizer.export_work import ExportWork
+from wvq.tokenizer.export_work import ExportWork, picture_ranges
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
 from wvq.tokenizer.recipes import ExportRecipe
@@ -63,10 +66,10 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
     if is_main_process() and (warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer)):
         warnings.warn(warning, stacklevel=2)
-    images = load_images(recipe.data)
+    images = open_images(recipe.data)
     images.inventory.show()
     fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, images, tokenizer))
-    sets = {"train": images.train, "validation": images.validation}
+    sets: dict[str, Pictures] = {"train": images.train, "validation": images.validation}
     header = CodeHeader(
         tokenizer_hash=tokenizer.codes_hash(),
         num_codes=tokenizer.config.num_codes,
@@ -80,12 +83,14 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
         num_crops=recipe.num_crops,
         class_names=list(images.class_names),
         source=images.source,
-        num_images={split: len(dataset) for split, dataset in sets.items()},  # less the unreadable ones, once known
-        has_captions=images.train.captions is not None,
+        # Less the unreadable ones, once they are known; nobody has counted a stream yet.
+        num_images={split: len(dataset) for split, dataset in sets.items() if isinstance(dataset, ImageDataset)},
+        has_captions=images.train.has_captions,
         library_version=wvq.__version__,
     )
     with sole_run(recipe.out):
-        work = ExportWork(recipe.out, header, _identity(recipe, header, sets), header.num_images)
+        files = {split: _num_files(dataset) for split, dataset in sets.items()}
+        work = ExportWork(recipe.out, header, _identity(recipe, header, sets), files)
         decided_by_first_process(work.claim)
         # Stopping at any moment loses nothing: a file is complete, or is written again.
         with stop_on_signal(at_once=work.progress) as request:
@@ -98,48 +103,73 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
             return _finish(work, sets, left_out, tokenizer, header, fingerprint)
 
 
-def _fingerprint(recipe: ExportRecipe, images: ImageSplits, tokenizer: WassersteinVQModel) -> DataFingerprint:
-    """The fingerprint of the cache. Raises ConfigError if the tokenizer was trained on pictures that are held out."""
+def _fingerprint(
+    recipe: ExportRecipe, images: ImageSplits | StreamSplits, tokenizer: WassersteinVQModel
+) -> DataFingerprint | None:
+    """The fingerprint of the cache; None for a stream.
+
+    Raises:
+        ConfigError: the tokenizer was trained on pictures that are held out.
+    """
     fingerprint = fingerprint_of(images, recipe.data.path)
     for line in check_pictures(tokenizer.data_fingerprint, fingerprint, recipe.tokenizer, recipe.data):
         warnings.warn(line, stacklevel=2)
     return fingerprint
 
 
-def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, ImageDataset]) -> dict:
+def _num_files(dataset: Pictures) -> int:
+    """The files of codes of a split: of a stream one for each shard."""
+    return dataset.num_shards if isinstance(dataset, StreamedImages) else len(picture_ranges(len(dataset)))
+
+
+def _pictures_of_file(dataset: Pictures, number: int) -> Iterable[Any]:
+    """Keys of the pictures whose codes are in one file."""
+    if isinstance(dataset, StreamedImages):
+        return dataset.stream.read(number)
+    return picture_ranges(len(dataset))[number]
+
+
+# What the rows do not depend on: it may change before an export that was stopped goes on.
+_FREE = ("unreadable", "ignore_mixed_split", "stream", "shuffle_buffer")
+
+
+def _identity(recipe: ExportRecipe, header: CodeHeader, sets: dict[str, Pictures]) -> dict:
     """All that the rows depend on: batch size, loaders and rules for what is refused may change in between."""
     names = ("tokenizer_hash", "layout", "crop_recipe", "num_crops", "num_images", "class_names", "library_version")
     identity = {name: getattr(header, name) for name in names}
-    free = ("unreadable", "ignore_mixed_split")
-    identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name not in free}
-    return identity | {"pictures": {split: dataset.table.identity() for split, dataset in sets.items()}}
+    identity["data"] = {name: value for name, value in asdict(recipe.data).items() if name not in _FREE}
+    return identity | {"pictures": {split: dataset.identity() for split, dataset in sets.items()}}
 
 
-def _crop_recipe(dataset: ImageDataset, num_crops: int) -> str:
+def _crop_recipe(dataset: Pictures, num_crops: int) -> str:
     if num_crops == 1:
         return dataset.with_crop(crop="center", flip=False).crop_recipe
     return dataset.crop_recipe if dataset.crop == "ten" else f"center, then {dataset.crop_recipe}"
 
 
-def _count(sets: dict[str, ImageDataset], left_out: dict[str, dict], header: CodeHeader) -> None:
+def _count(work: ExportWork, left_out: dict[str, dict], header: CodeHeader) -> None:
     """Enter the counts into the header. Raises DataError if too many pictures could not be read."""
-    for split, dataset in sets.items():
-        failures = left_out[split].values()
-        refuse_too_many(failures, len(dataset))
+    for split in work.files:
+        failures, used = left_out[split].values(), sum(work.rows(split)) // _crops_of(split, header)
+        refuse_too_many(failures, used + len(failures))
         if failures:
-            text = f"{summary(failures, len(dataset))} and have no rows in the {split} codes"
+            text = f"{summary(failures, used + len(failures))} and have no rows in the {split} codes"
             warnings.warn(text, stacklevel=2)
-    header.num_images = {split: len(dataset) - len(left_out[split]) for split, dataset in sets.items()}
-    header.unreadable_pictures = {split: len(left_out[split]) for split in sets}
+        header.num_images[split] = used
+        header.unreadable_pictures[split] = len(failures)
+
+
+def _crops_of(split: str, header: CodeHeader) -> int:
+    return header.num_crops if split == "train" else 1
 
 
 def _finish(
     work: ExportWork,
-    sets: dict[str, ImageDataset],
+    sets: dict[str, Pictures],
     left_out: dict[str, dict],
     tokenizer: WassersteinVQModel,
     header: CodeHeader,
-    fingerprint: DataFingerprint,
+    fingerprint: DataFingerprint | None,
 ) -> CodeHeader:
     """Make the cache of the files, check it and give it its name; the main process does, the others wait.
 
@@ -149,12 +179,13 @@ def _finish(
 
     def finish() -> CodeHeader:
         try:
-            _count(sets, left_out, header)
+            _count(work, left_out, header)
             folder = work.join()
             header.save(folder)
-            fingerprint.save(folder)
+            if fingerprint is not None:
+                fingerprint.save(folder)
             for split, dataset in sets.items():
-                header.psnr_rgb[split] = _self_check(folder, split, dataset, left_out[split], tokenizer)
+                header.psnr_rgb[split] = _self_check(work, split, dataset, left_out[split], tokenizer)
             header.save(folder)
             work.publish()
         except (CacheError, DataError):  # the files are of no use
@@ -165,17 +196,12 @@ def _finish(
     return decided_by_first_process(finish)
 
 
-def _views(dataset: ImageDataset, split: str, num_crops: int) -> list[ImageDataset]:
+def _views(dataset: Pictures, split: str, num_crops: int) -> list[Pictures]:
     """The centre crop, and for training pictures the data set's own crop after it."""
     centre = dataset.with_crop(crop="center", flip=False)
     if split == "validation" or num_crops == 1:
         return [centre]
     return [dataset if dataset.crop == "ten" else centre, dataset]  # the first of the ten is a centre crop
-
-
-def _crop_key(index: int, crop: int, length: int) -> tuple[int, int]:
-    # Each version has its own position, as if a run had seen the whole set once for each crop.
-    return crop * length + index, index
 
 
 class Versions(Dataset):
@@ -187,29 +213,25 @@ class Versions(Dataset):
         num_crops: crops of each training picture.
     """
 
-    def __init__(self, dataset: ImageDataset, split: str, num_crops: int):
+    def __init__(self, dataset: Pictures, split: str, num_crops: int):
         self.views = _views(dataset, split, num_crops)
         self.num_crops = num_crops if len(self.views) > 1 else 1
-        self.labels, self.unreadable, self.store = dataset.labels, dataset.unreadable, dataset.store
+        self.unreadable, self.store = dataset.unreadable, dataset.store
 
-    def __len__(self) -> int:
-        return len(self.views[0])
-
-    def __getitem__(self, index: int) -> dict:
-        # The first crop, read by index, shows whether the picture is readable.
-        crops = np.stack([np.asarray(self.crop(index, crop)) for crop in range(self.num_crops)])
+    def __getitem__(self, key: Any) -> dict:
+        # The first crop shows whether the picture is readable.
+        crops = np.stack([np.asarray(self.crop(key, crop)) for crop in range(self.num_crops)])
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
-        return {"pixel_values": pixels, "label": -1 if self.labels is None else self.labels[index], "index": index}
+        return {"pixel_values": pixels, "label": self.views[0].label_of(key), "index": int(key)}
 
-    def crop(self, index: int, crop: int) -> Image.Image:
+    def crop(self, key: Any, crop: int) -> Image.Image:
         """One crop of a picture. Raises UnreadablePictureError."""
-        view, key = self.views[min(crop, 1)], index if crop == 0 else _crop_key(index, crop, len(self))
-        return view.cropped(key)[0]
+        return self.views[min(crop, 1)].version(key, crop)
 
 
 def _encode(
     work: ExportWork,
-    sets: dict[str, ImageDataset],
+    sets: dict[str, Pictures],
     tokenizer: WassersteinVQModel,
     recipe: ExportRecipe,
     request: StopRequest,
@@ -220,7 +242,7 @@ def _encode(
     done = gather_objects(work.done() if is_main_process() else None)[0]
     left_out = {}
     for split, dataset in sets.items():
-        missing = [number for number in range(len(work.ranges[split])) if number not in done[split]]
+        missing = [number for number in range(work.files[split]) if number not in done[split]]
         mine = missing[state.process_index :: state.num_processes]
         newly = _encode_files(work, split, mine, dataset, tokenizer, recipe, request)
         left_out[split] = join_left_out([*done[split].values(), newly])
@@ -232,7 +254,7 @@ def _encode_files(
     work: ExportWork,
     split: str,
     numbers: list[int],
-    dataset: ImageDataset,
+    dataset: Pictures,
     tokenizer: WassersteinVQModel,
     recipe: ExportRecipe,
     request: StopRequest,
@@ -240,13 +262,25 @@ def _encode_files(
     """Write some files of a split; returns the pictures left out of them."""
     versions = Versions(dataset, split, recipe.num_crops)
     size = max(1, recipe.batch_size // versions.num_crops)  # pictures that a loader process reads at a time
-    chunks = {number: list(_cut(work.ranges[split][number], size)) for number in numbers}
-    in_order = [chunk for number in numbers for chunk in chunks[number]]
-    rows = versions.num_crops * sum(map(len, in_order))
+    reading: deque[int] = deque()  # the file of each chunk that is being read
+    texts: dict[int, dict[int, tuple[str, ...]]] = {number: {} for number in numbers}  # captions by file and picture
     all_left_out: dict[int, str] = {}
+
+    def chunks() -> Iterator[list[Any]]:
+        for number in numbers:
+            for chunk in chain(chunked(_pictures_of_file(dataset, number), size), [[]]):  # an empty file has a chunk
+                reading.append(number)
+                texts[number] |= {int(key): dataset.texts_of(key) for key in chunk}
+                yield chunk
+
     with (
-        tqdm(total=rows, unit="row", desc=f"codes, {split}", disable=not is_main_process()) as bar,
-        contextlib.closing(read_chunks(versions, in_order, tokenizer.device, recipe.num_workers)) as read,
+        tqdm(
+            total=_num_rows(dataset, numbers, versions.num_crops),
+            unit="row",
+            desc=f"codes, {split}",
+            disable=not is_main_process(),
+        ) as bar,
+        contextlib.closing(read_chunks(versions, chunks(), tokenizer.device, recipe.num_workers)) as read,
     ):
 
         def watched(batches: Iterable[dict]) -> Iterator[dict]:
@@ -255,42 +289,46 @@ def _encode_files(
                 yield batch
                 bar.update(len(batch["label"]))
 
-        for number in numbers:
+        for number, parts in groupby(read, lambda _: reading.popleft()):
             left_out: dict[int, str] = {}
-            crops = _crops(islice(read, len(chunks[number])), left_out)
-            batches = _encoded(regrouped(crops, recipe.batch_size), dataset, tokenizer)
+            batches = _encoded(regrouped(_crops(parts, left_out), recipe.batch_size), texts[number], tokenizer)
             work.write(split, number, watched(batches), left_out)
+            del texts[number]
             all_left_out |= left_out
     return all_left_out
 
 
-def _cut(pictures: range, size: int) -> Iterator[list[int]]:
-    return (list(pictures[start : start + size]) for start in range(0, len(pictures), size))
+def _num_rows(dataset: Pictures, numbers: list[int], num_crops: int) -> int | None:
+    """The rows of some files; None where nobody has counted them."""
+    if isinstance(dataset, StreamedImages):
+        return None
+    ranges = picture_ranges(len(dataset))
+    return num_crops * sum(len(ranges[number]) for number in numbers)
 
 
-def _crops(chunks: Iterable[tuple[dict, dict]], left_out: dict[int, str]) -> Iterator[dict[str, torch.Tensor]]:
+def _crops(chunks: Iterable[tuple[dict, Attempted]], left_out: dict[int, str]) -> Iterator[dict[str, torch.Tensor]]:
     """The crops of the pictures as rows, picture by picture; fills ``left_out`` with those that cannot be read."""
-    for batch, unread in chunks:
-        left_out |= unread
+    for batch, attempted in chunks:
+        left_out |= {number: failure for number, failure in attempted if failure is not None}
         if batch:
             rows = {name: batch[name].repeat_interleave(batch["pixel_values"].shape[1]) for name in ("label", "index")}
             yield {"pixel_values": batch["pixel_values"].flatten(0, 1), **rows}
 
 
 @torch.no_grad()
-def _codes(batch: dict[str, torch.Tensor], dataset: ImageDataset, tokenizer: WassersteinVQModel) -> dict:
+def _codes(batch: dict[str, torch.Tensor], texts: dict[int, tuple[str, ...]], tokenizer: WassersteinVQModel) -> dict:
     codes = flatten_codes(tokenizer.encode(from_uint8(batch["pixel_values"])).codes, tokenizer.config.code_layout)
-    captions = [dataset.texts[i] if dataset.texts else ("",) for i in batch["index"].tolist()]
+    captions = [texts[index] for index in batch["index"].tolist()]
     return {"codes": codes, "label": batch["label"].tolist(), "caption": captions}
 
 
 def _encoded(
-    batches: Iterable[dict[str, torch.Tensor]], dataset: ImageDataset, tokenizer: WassersteinVQModel
+    batches: Iterable[dict[str, torch.Tensor]], texts: dict[int, tuple[str, ...]], tokenizer: WassersteinVQModel
 ) -> Iterator[dict]:
     """Rows of codes, each batch given when the next one has begun: a GPU works on that while this one is fetched."""
     previous = None
     for batch in batches:
-        begun = _codes(batch, dataset, tokenizer)
+        begun = _codes(batch, texts, tokenizer)
         if previous is not None:
             yield previous
         previous = begun
@@ -300,16 +338,30 @@ def _encoded(
 
 @torch.no_grad()
 def _self_check(
-    folder: Path, split: str, dataset: ImageDataset, left_out: dict[int, str], tokenizer: WassersteinVQModel
+    work: ExportWork, split: str, dataset: Pictures, left_out: dict[int, str], tokenizer: WassersteinVQModel
 ) -> float:
-    """Decode random rows and compare them with their pictures encoded again; return their PSNR in dB."""
+    """Decode random rows and compare them with their pictures encoded again; return their PSNR in dB.
+
+    Those of a stream are all of one shard: the others need not be read again.
+    """
+    folder = work.cache
     cache = CodeDataset(folder, split)
     generator = torch.Generator().manual_seed(0)
-    indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()
+    if isinstance(dataset, StreamedImages):
+        counts = [rows // cache.num_crops for rows in work.rows(split)]
+        shards = [shard for shard, count in enumerate(counts) if count]
+        shard = shards[int(torch.randint(len(shards), (), generator=generator))]
+        places = set(torch.randperm(counts[shard], generator=generator)[:CHECKED_ROWS].tolist())
+        readable = (picture for picture in dataset.stream.read(shard) if int(picture) not in left_out)
+        keys: list[Any] = [picture for place, picture in enumerate(readable) if place in places]
+        indices = [sum(counts[:shard]) + place for place in sorted(places)]
+    else:
+        indices = torch.randperm(len(cache), generator=generator)[:CHECKED_ROWS].tolist()
+        used = [index for index in range(len(dataset)) if index not in left_out]
+        keys = [used[index] for index in indices]
     crops = torch.randint(cache.num_crops, (len(indices),), generator=generator).tolist()
     versions = Versions(dataset, split, cache.num_crops)
-    used = [index for index in range(len(dataset)) if index not in left_out]
-    picked = [versions.crop(used[index], crop) for index, crop in zip(indices, crops, strict=True)]
+    picked = [versions.crop(key, crop) for key, crop in zip(keys, crops, strict=True)]
     pixels = torch.stack([to_pixels(image) for image in picked]).to(tokenizer.device)
     rows = [index * cache.num_crops + crop for index, crop in zip(indices, crops, strict=True)]
     decoded = tokenizer.decode_codes(cache.codes(rows).to(tokenizer.device))

@@ -41,16 +41,15 @@ class ExportWork:
         out: folder of the cache to come; the work lies in ``.<name>.export`` beside it.
         header: header of the cache.
         identity: what the rows depend on.
-        sizes: pictures of each split.
+        files: how many files each split has.
     """
 
-    def __init__(self, out: str | Path, header: CodeHeader, identity: dict, sizes: dict[str, int]):
+    def __init__(self, out: str | Path, header: CodeHeader, identity: dict, files: dict[str, int]):
         self.out = Path(out).resolve()  # "." has no name
         self.folder = self.out.with_name(f".{self.out.name}.export")
         self.cache, self._marks = self.folder / "cache", self.folder / "marks"
         self.features = row_features(header.num_codes, header.sequence_length)
-        self.ranges = {split: picture_ranges(count) for split, count in sizes.items()}
-        files = {split: len(ranges) for split, ranges in self.ranges.items()}
+        self.files = files
         self._identity = identity | {"files": files}
 
     def claim(self) -> None:
@@ -63,17 +62,21 @@ class ExportWork:
 
     def done(self) -> dict[str, dict[int, dict[int, str]]]:
         """By split and number of each complete file, the file name and reason of pictures left out, by index."""
-        done: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.ranges}
-        for split, ranges in self.ranges.items():
-            for number in range(len(ranges)):
+        done: dict[str, dict[int, dict[int, str]]] = {split: {} for split in self.files}
+        for split, count in self.files.items():
+            for number in range(count):
                 if self._mark(split, number).exists() and self._file(split, number).exists():
-                    mark = read_json(self._mark(split, number), DataError, f"{self.folder} is being removed")
+                    mark = self._read_mark(split, number)
                     done[split][number] = {int(index): why for index, why in mark["left_out"].items()}
         return done
 
+    def rows(self, split: str) -> list[int]:
+        """The rows of each file of a split, all complete by now."""
+        return [self._read_mark(split, number)["rows"] for number in range(self.files[split])]
+
     def progress(self) -> str:
         """How far the export is, for the message of one that was stopped."""
-        total, done = sum(map(len, self.ranges.values())), sum(1 for _ in self._marks.glob("*.json"))
+        total, done = sum(self.files.values()), sum(1 for _ in self._marks.glob("*.json"))
         return f"{done:,} of {total:,} files of codes are complete; an export with the same settings goes on from there"
 
     def write(self, split: str, number: int, batches: Iterable[dict], left_out: dict[int, str]) -> None:
@@ -100,11 +103,11 @@ class ExportWork:
 
     def join(self) -> Path:
         """Make a table of the files of each split, all complete by now; returns the folder of the cache."""
-        for folder in (self.cache, *(self.cache / split for split in self.ranges)):
+        for folder in (self.cache, *(self.cache / split for split in self.files)):
             remove_files(folder, _PARTIAL)  # of a process that was killed while it wrote
-        for split, ranges in self.ranges.items():
+        for split, count in self.files.items():
             folder = self.cache / split
-            files = [self._file(split, number).name for number in range(len(ranges))]
+            files = [self._file(split, number).name for number in range(count)]
             content = [self._identity, [(folder / name).stat().st_size for name in files]]
             digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
             finish_table(folder, files, self.features, digest[:32])
@@ -119,12 +122,15 @@ class ExportWork:
 
     def remove(self) -> None:
         """Remove what the export has made; the identity file goes last, so that a removal cut short can be resumed."""
-        for folder in (self._marks, *(self.cache / split for split in self.ranges), self.cache):
+        for folder in (self._marks, *(self.cache / split for split in self.files), self.cache):
             remove_files(folder, _OWN)
         remove_files(self.folder, _IDENTITY)
 
     def _file(self, split: str, number: int) -> Path:
-        return self.cache / split / f"data-{number:05d}-of-{len(self.ranges[split]):05d}.arrow"
+        return self.cache / split / f"data-{number:05d}-of-{self.files[split]:05d}.arrow"
+
+    def _read_mark(self, split: str, number: int) -> dict:
+        return read_json(self._mark(split, number), DataError, f"{self.folder} is being removed")
 
     def _mark(self, split: str, number: int) -> Path:
         return self._marks / f"{split}-{number:05d}.json"

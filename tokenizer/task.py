@@ -11,8 +11,8 @@ from accelerate.utils import extract_model_from_parallel
 from PIL import Image
 from torch import nn
 
-from wvq.data.dataset import ImageDataset
 from wvq.data.sheets import image_grid
+from wvq.data.stream import Pictures, numbered_pictures
 from wvq.data.unreadable import Reading
 from wvq.settings.size import height_width
 from wvq.tokenizer.adversarial import Adversary, combined_gradient
@@ -42,7 +42,7 @@ class TokenizerTask(Task[WassersteinVQModel]):
     def __init__(
         self,
         loss: ReconstructionLoss,
-        validation: ImageDataset,
+        validation: Pictures,
         config: TokenizerTrainConfig,
         adversary: Adversary | None = None,
     ):
@@ -156,11 +156,13 @@ def unwrapped(model: nn.Module) -> WassersteinVQModel:
 
 
 @torch.no_grad()
-def reconstruction_sheet(model: WassersteinVQModel, dataset: ImageDataset, count: int = 16) -> Image.Image:
-    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set.
+def reconstruction_sheet(model: WassersteinVQModel, pictures: Pictures, count: int = 16) -> Image.Image:
+    """Rows of originals, each with the row of their reconstructions below; pictures are spread over the set, and those
+    of a stream are its first.
 
     Of a tokenizer with several scales there is a row after each scale, from the coarsest alone to all of them.
     """
+    dataset = numbered_pictures(pictures, count)
     count = min(count, len(dataset))
     spread = [i * len(dataset) // count for i in range(count)]
     if not (items := list(Reading(dataset, spread))):

@@ -15,8 +15,9 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from wvq.data.dataset import ImageSplits, load_images
+from wvq.data.dataset import ImageSplits
 from wvq.data.fingerprint import fingerprint_of
+from wvq.data.opening import StreamSplits, open_images
 from wvq.data.splits import check_pictures
 from wvq.distributed import decided_by_first_process
 from wvq.errors import ConfigError
@@ -46,7 +47,7 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     recipe.check()
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
-    images = load_images(recipe.data)
+    images = open_images(recipe.data)
     images.inventory.show()
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_fsdp2:
@@ -70,8 +71,8 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
         return stage.train(trainer, data=images.source, parameters=parameters)
 
 
-def _fingerprint(recipe: TokenizerRecipe, images: ImageSplits) -> DataFingerprint:
-    """The fingerprint of a run, with the pictures of the tokenizer that it starts from.
+def _fingerprint(recipe: TokenizerRecipe, images: ImageSplits | StreamSplits) -> DataFingerprint | None:
+    """The fingerprint of a run, with the pictures of the tokenizer that it starts from; None for a stream.
 
     Raises:
         ConfigError: that tokenizer was trained on pictures that are held out now.
@@ -82,4 +83,4 @@ def _fingerprint(recipe: TokenizerRecipe, images: ImageSplits) -> DataFingerprin
     before = DataFingerprint.read(resolve_folder(recipe.start, "tokenizer"))
     for line in check_pictures(before, fingerprint, recipe.start, recipe.data):
         warnings.warn(line, stacklevel=2)
-    return fingerprint.after(before)
+    return fingerprint and fingerprint.after(before)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from torch import Tensor
 
-from wvq.data.dataset import ImageDataset
+from wvq.data.crops import CroppedPictures
 from wvq.settings.size import Size
+
+AnyPictures = TypeVar("AnyPictures", bound=CroppedPictures)
 
 
 class PictureIdentity(TypedDict):
@@ -74,7 +76,7 @@ def picture_digests(images: Tensor) -> list[bytes]:
     return [hashlib.sha256(picture.tobytes()).digest() for picture in images.cpu().contiguous().numpy()]
 
 
-def evaluation_view(dataset: ImageDataset) -> ImageDataset:
+def evaluation_view(dataset: AnyPictures) -> AnyPictures:
     """The data set under the one crop, or pad, that evaluations use: centre, no flip."""
     crop, *_ = dataset.crop_recipe.split(", pad")
     return dataset if crop == "center" else dataset.with_crop(crop="center", flip=False)

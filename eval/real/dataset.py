@@ -13,8 +13,9 @@ from tqdm import tqdm
 from wvq.data.dataset import ImageDataset
 from wvq.data.loading import read_all
 from wvq.data.pixels import to_uint8
+from wvq.data.stream import Pictures, StreamedImages
 from wvq.data.unreadable import Reading, refuse_too_many, summary
-from wvq.distributed import gather_objects, is_main_process, processes
+from wvq.distributed import gather_objects, is_main_process, processes, world_size
 from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures, PictureIdentity, evaluation_view, picture_digests
@@ -24,7 +25,7 @@ from wvq.hardware import loader_processes
 
 
 def dataset_features(
-    dataset: ImageDataset,
+    dataset: Pictures,
     network: FeatureNetwork,
     kind: str,
     batch_size: int = 64,
@@ -44,7 +45,7 @@ def dataset_features(
         network: the feature network.
         kind: ``train`` or ``validation``: what the pictures are.
         batch_size: pictures in a batch.
-        indices: which pictures, in this order; all if not given.
+        indices: which pictures, in this order; all if not given. A stream is taken whole, in its order.
         limit: the most pictures to take; all if not given.
         cache: folder of features of real pictures (:mod:`wvq.eval.real.cache`); none are kept if None.
         progress: whether to show progress bars.
@@ -55,9 +56,12 @@ def dataset_features(
     """
     view = evaluation_view(dataset)
     workers = loader_processes(network.device.type, num_workers)
-    order = list(range(len(view))) if indices is None else list(indices)
-    largest = len(order) if limit is None else limit
-    digests, left_out = _identify(view, order, largest, batch_size, progress, workers)
+    if isinstance(view, StreamedImages):
+        digests, left_out = _identify_stream(view, batch_size, progress, workers)
+    else:
+        order = list(range(len(view))) if indices is None else list(indices)
+        largest = len(order) if limit is None else limit
+        digests, left_out = _identify(view, order, largest, batch_size, progress, workers)
     if not digests:
         raise DataError("there are no pictures to compute features of")
     used = list(digests)
@@ -92,16 +96,32 @@ def _identify(
             chunk = order[position : position + limit - len(digests)]
             position += len(chunk)
             mine = chunk[state.process_index :: state.num_processes]
-            reading = Reading(view, mine, num_workers=workers)
-            own: dict[int, bytes] = {}
-            for batch in reading.batches(batch_size):
-                hashes = picture_digests(to_uint8(batch["pixel_values"]))
-                own |= dict(zip(batch["index"].tolist(), hashes, strict=True))
-                bar.update(len(hashes) * state.num_processes)
-            parts = gather_objects((own, dict(reading.left_out)))
-            readable = {index: digest for part, _ in parts for index, digest in part.items()}
+            readable, unread = _hashed(Reading(view, mine, num_workers=workers), batch_size, bar)
             digests |= {index: readable[index] for index in chunk if index in readable}
-            unread = {index: reason for _, part in parts for index, reason in part.items()}
             left_out |= {index: unread[index] for index in chunk if index in unread}
     refuse_too_many(left_out.values(), len(digests) + len(left_out))
     return digests, left_out
+
+
+def _identify_stream(
+    view: StreamedImages, batch_size: int, progress: bool, workers: int
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Hashes by number of the pictures of a stream that can be read, in order, and the others."""
+    state = processes()
+    share = view.share(state.process_index, state.num_processes)
+    with tqdm(desc="real pictures", unit="img", disable=not (progress and is_main_process())) as bar:
+        digests, left_out = _hashed(Reading(view, share, num_workers=workers), batch_size, bar)
+    refuse_too_many(left_out.values(), len(digests) + len(left_out))
+    return dict(sorted(digests.items())), dict(sorted(left_out.items()))
+
+
+def _hashed(reading: Reading, batch_size: int, bar: tqdm) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Hashes of the pictures that all processes read, and why they left others out, by number."""
+    own: dict[int, bytes] = {}
+    for batch in reading.batches(batch_size):
+        hashes = picture_digests(to_uint8(batch["pixel_values"]))
+        own |= dict(zip(batch["index"].tolist(), hashes, strict=True))
+        bar.update(len(hashes) * world_size())
+    parts = gather_objects((own, dict(reading.left_out)))
+    readable = {index: digest for part, _ in parts for index, digest in part.items()}
+    return readable, {index: reason for _, part in parts for index, reason in part.items()}

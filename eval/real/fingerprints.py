@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from wvq.data.dataset import ImageSplits
 from wvq.data.fingerprint import fingerprint_of
+from wvq.data.opening import StreamSplits
 from wvq.data.splits import check_held_out
 from wvq.distributed import decided_by_first_process
 from wvq.files.fingerprint import DataFingerprint, changed_pictures
@@ -13,8 +14,8 @@ from wvq.settings.data import DataConfig
 
 
 def check_seen(
-    images: ImageSplits, kind: str, data: DataConfig, models: Mapping[str, DataFingerprint | None]
-) -> tuple[DataFingerprint, list[str]]:
+    images: ImageSplits | StreamSplits, kind: str, data: DataConfig, models: Mapping[str, DataFingerprint | None]
+) -> tuple[DataFingerprint | None, list[str]]:
     """Compare the pictures of an evaluation with those that its models were trained on. All processes call it together.
 
     Args:
@@ -25,19 +26,19 @@ def check_seen(
         models: the fingerprints of models by what messages call them; None for those that have none.
 
     Returns:
-        The fingerprint of the pictures, and warnings.
+        The fingerprint of the pictures (None for a stream), and warnings.
 
     Raises:
         ConfigError: held-out pictures that a model was trained on, unless ``data`` accepts it.
     """
 
-    def compare() -> tuple[DataFingerprint, list[str]]:
+    def compare() -> tuple[DataFingerprint | None, list[str]]:
         now = fingerprint_of(images, data.path)
         lines: list[str | None] = []
         for name, before in models.items():
             if kind == "validation":
                 lines.append(check_held_out(before, now, name, data))
-            elif before is not None:
+            elif before is not None and now is not None:
                 changed = changed_pictures(before, now)
                 lines.append(changed and f"{name} was trained on other pictures: {changed}")
         return now, [line for line in lines if line]

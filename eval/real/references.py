@@ -26,6 +26,11 @@ from wvq.settings.size import size_of, size_text
 FLOOR_BELOW = 50_000  # samples: with so many the floor is near 0, and the published figures have none
 
 
+def pool_size(num_images: int) -> int:
+    """The most real pictures that ``num_images`` samples and their floor need."""
+    return num_images * (2 if num_images < FLOOR_BELOW else 1)
+
+
 class Reference(ABC):
     """Real pictures that samples are compared with. Their features are kept, so that several evaluations share them.
 
@@ -84,7 +89,7 @@ class Reference(ABC):
         Raises:
             DataError: fewer than four pictures that can be read, or too many that cannot.
         """
-        limit = num_images * (2 if num_images < FLOOR_BELOW else 1)
+        limit = pool_size(num_images)
         key = (network.name, network.weights_sha256, limit)
         if key not in self._pools:
             self._pools[key] = self._features(network, limit, batch_size, progress)

@@ -11,6 +11,7 @@ from PIL import Image
 from wvq.data.dataset import ImageDataset
 from wvq.data.pixels import to_pil, to_uint8
 from wvq.data.sheets import image_grid, labelled_rows
+from wvq.data.stream import Pictures, StreamedImages, numbered_pictures
 from wvq.data.unreadable import Reading
 from wvq.eval.features.networks import FeatureNetwork
 from wvq.eval.features.pictures import PictureFeatures, evaluation_view
@@ -111,9 +112,9 @@ def _neighbour_block(
 
 
 @torch.inference_mode()
-def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) -> list[Block]:
+def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: Pictures) -> list[Block]:
     """Originals, reconstructions and their differences."""
-    view = evaluation_view(dataset)
+    view = evaluation_view(numbered_pictures(dataset, TRIPLES))
     count = min(TRIPLES, len(view))
     items = list(Reading(view, [number * len(view) // count for number in range(count)]))
     items = items or list(Reading(view, limit=count))  # none of those can be read
@@ -126,4 +127,5 @@ def reconstruction_blocks(tokenizer: WassersteinVQModel, dataset: ImageDataset) 
         ("difference x 2", to_pil(difference)),
     ]
     sheet = labelled_rows(rows, enlargement(max(height_width(view.image_size)), 96))
-    return [Block("Reconstructions", "Pictures from all over the set.", [(sheet, "originals, reconstructions")])]
+    text = "The first pictures." if isinstance(dataset, StreamedImages) else "Pictures from all over the set."
+    return [Block("Reconstructions", text, [(sheet, "originals, reconstructions")])]

@@ -1,32 +1,29 @@
-"""Pictures for both stages: `load_images` reads any source and holds some out, `ImageDataset` crops them."""
+"""Pictures for both stages: `load_images` reads any source and holds some out, `ImageDataset` shows them cropped."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
+from wvq.data.crops import CroppedPictures, largest_box
 from wvq.data.inventory import Inventory
-from wvq.data.padding import center_pad, random_pad, ten_pad
 from wvq.data.pictures import PictureStore
-from wvq.data.pixels import TEN, center_crop, largest_resize, random_crop, scaled_ten_crop, ten_crop, to_pixels
+from wvq.data.pixels import to_pixels
 from wvq.data.sources import read_source
 from wvq.data.splits import hold_out
 from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
-from wvq.errors import DataError, UnreadablePictureError
+from wvq.errors import ConfigError, DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
-from wvq.settings.size import height_width
 
 MOST_DRAWS = 100  # before a set counts as one without readable pictures
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
+class ImageDataset(CroppedPictures):
     """Pictures of one size, cropped or padded, of a set of pictures.
 
     A key is an index or a pair ``(position, index)``, where position counts the pictures drawn since the run began.
@@ -43,19 +40,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     Args:
         table: the pictures, with their classes and captions.
-        class_names: names by label id; empty without classes.
-        settings: size, fit, crop, flip, seed, and what happens with pictures that cannot be read; no other field
-            counts.
+        class_names, settings: as of :class:`CroppedPictures`.
         store: decoded pictures of another view of the same table, to be shared.
-
-    Attributes:
-        image_size: in pixels: the side of a square, or [height, width].
-        crop: ``random``, ``ten`` or ``center``.
-        unreadable: ``skip`` or ``refuse``.
-        spread: whether ``ten`` begins with another crop for each picture; see :meth:`spread_versions`.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     def __init__(
@@ -65,13 +51,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         settings: DataConfig,
         store: PictureStore | None = None,
     ):
-        settings.check()
+        super().__init__(class_names, settings)
         self.table = table
-        self.class_names = tuple(class_names)
-        self.settings = replace(settings)  # a later change by the caller does not affect this set
-        self.image_size, self.crop, self.unreadable = settings.size, settings.crop, settings.unreadable
-        self.spread = False
-        self.store = store or PictureStore(table.pictures, *_largest(settings))
+        self.store = store or PictureStore(table.pictures, *largest_box(settings))
 
     @property
     def labels(self) -> list[int] | None:
@@ -88,42 +70,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """All captions of each picture; None if the data has no captions."""
         return self.table.texts
 
-    @property
-    def crop_recipe(self) -> str:
-        """How pictures are cut out, such as ``random(0.8)+flip``, or padded: ``center, pad(auto)``."""
-        settings = self.settings
-        if settings.crop_scales:
-            return f"ten({', '.join(f'x{scale:g}' for scale in settings.crop_scales)})"
-        crop = self.crop if self.crop == "center" else f"{self.crop}({settings.min_crop_fraction:g})"
-        pad = f", pad({settings.pad_color})" if settings.fit == "pad" else ""
-        return crop + ("+flip" if settings.flip else "") + pad
-
-    def with_crop(self, crop: str | None = None, flip: bool | None = None) -> ImageDataset:
-        """The same pictures under another crop (``random``, ``ten``, ``center``) or flip; decoded ones are shared."""
-        settings = replace(
-            self.settings,
-            crop=self.crop if crop is None else crop,
-            flip=self.settings.flip if flip is None else flip,
-            crop_scales=self.settings.crop_scales if crop in (None, "ten") else None,
-            unreadable=self.unreadable,
-        )
-        return ImageDataset(self.table, self.class_names, settings, self.store)
-
-    @property
-    def num_versions(self) -> int:
-        """How many crops ``ten`` takes in turn."""
-        return TEN * len(self.settings.crop_scales or (1,))
-
-    def spread_versions(self) -> ImageDataset:
-        """The same pictures for training: under ``ten`` each picture starts with a crop of its own.
-
-        A pass then shows all of them about equally often, and each picture still has every crop once in as many passes.
-        Otherwise all pictures of pass p have crop p, as an export needs.
-        """
-        spread = copy.copy(self)
-        spread.spread = True
-        return spread
-
     def picture(self, index: int) -> Image.Image:
         """The original picture. Raises UnreadablePictureError that names the file if it cannot be decoded."""
         return self.store.original(self._checked(index))
@@ -133,8 +79,28 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         image, index, requested = self.cropped(key)
-        label = -1 if self.labels is None else self.labels[index]
-        return {"pixel_values": to_pixels(image), "label": label, "index": index, "requested": requested}
+        return {"pixel_values": to_pixels(image), "label": self.label_of(index), "index": index, "requested": requested}
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the data has captions."""
+        return self.texts is not None
+
+    def identity(self) -> str:
+        """SHA-256 over what the pictures and their order depend on; their content is not read."""
+        return self.table.identity()
+
+    def texts_of(self, index: int) -> tuple[str, ...]:
+        """The captions of a picture; "" if it has none."""
+        return self.texts[index] if self.texts is not None else ("",)
+
+    def label_of(self, index: int) -> int:
+        """The class id of a picture; -1 for none."""
+        return -1 if self.labels is None else self.labels[index]
+
+    def version(self, index: int, turn: int) -> Image.Image:
+        """A picture as it is shown for the ``turn``-th time, if each pass shows all. Raises UnreadablePictureError."""
+        return self.cropped((turn * len(self) + index, index) if turn else index)[0]
 
     def cropped(self, key: int | tuple[int, int]) -> tuple[Image.Image, int, int]:
         """The picture of a key at its size, with the index shown and the index requested."""
@@ -143,49 +109,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
             position, requested = int(key[0]), self._checked(key[1])
         else:
             position = requested = self._checked(key)
-        rng = np.random.default_rng((self.settings.seed, position))
         if drawn and self.unreadable == "skip":
             index, image = self._readable(position, requested)
         else:
             index, image = requested, self.store.prepared(requested)
-        if self.crop == "ten":
-            image = self._one_of_ten(image, self._version(index, position // len(self) if drawn else 0))
-        else:
-            image = self._padded(image, rng) if self.settings.fit == "pad" else self._cut(image, rng)
-        if self.settings.flip and rng.random() < 0.5 and self._mirrors(index):
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return image, index, requested
-
-    def _cut(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        if self.crop == "random":
-            return random_crop(image, self.image_size, self.settings.min_crop_fraction, rng)
-        return center_crop(image, self.image_size)
-
-    def _padded(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.settings
-        if self.crop == "random":
-            return random_pad(image, self.image_size, settings.min_crop_fraction, settings.pad_color, rng)
-        return center_pad(image, self.image_size, settings.pad_color)
-
-    def _version(self, index: int, turn: int) -> int:
-        """Which crop a picture has when it is drawn for the ``turn``-th time."""
-        versions = self.num_versions
-        if self.spread:
-            # Steps without a common divisor reach all versions, and do not show five mirror images in a row.
-            step = next(step for step in (7, 13, 17) if versions % step)
-            turn = int(np.random.default_rng((self.settings.seed, index)).integers(versions)) + step * turn
-        version = turn % versions
-        if not self._mirrors(index) and version % TEN >= TEN // 2:
-            version -= TEN // 2
-        return version
-
-    def _one_of_ten(self, image: Image.Image, version: int) -> Image.Image:
-        settings = self.settings
-        if settings.fit == "pad":
-            return ten_pad(image, self.image_size, settings.min_crop_fraction, settings.pad_color, version)
-        if settings.crop_scales:
-            return scaled_ten_crop(image, self.image_size, settings.crop_scales, version)
-        return ten_crop(image, self.image_size, settings.min_crop_fraction, version)
+        turn = position // len(self) if drawn else 0
+        return self._fitted(image, index, position, turn, self._mirrors(index)), index, requested
 
     def _mirrors(self, index: int) -> bool:
         """Whether the picture's mirror image means the same."""
@@ -207,13 +136,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} pictures")
         return int(index) % len(self)
-
-
-def _largest(settings: DataConfig) -> tuple[tuple[int, int], bool]:
-    """The largest box that a picture is resized for, and whether it is to fit inside."""
-    if settings.fit == "pad":
-        return height_width(settings.size), True
-    return largest_resize(settings.size, settings.min_crop_fraction, settings.crop_scales or ()), False
 
 
 @dataclass
@@ -243,12 +165,14 @@ def load_images(config: DataConfig) -> ImageSplits:
     ``config.classes``, with near twins on one side.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or a stream, which :func:`wvq.data.opening.open_images` opens.
         DataError: what is not there (folder, split, column, class) or cannot be read: of the pictures, a few from all
             over each split are tried.
         DownloadError: a Hub id that cannot be reached.
     """
     config.check()
+    if config.stream:
+        raise ConfigError("data.stream: here all pictures are needed by number; leave it out")
     inventory = Inventory()
     splits = read_source(config, inventory)
     train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)

@@ -3,7 +3,8 @@
 A file counts by its path from the folder of the data, and by its size. A picture within a table counts by the name and
 the size that are stored there, and by its last bytes (without a name by these and the size). Classes and captions do
 not count: a picture that was trained on under another class was trained on. The built-in pictures are drawn anew on
-each machine, and count by their names. Pictures are not decoded, and of a large set few are looked at.
+each machine, and count by their names. Pictures are not decoded, and of a large set few are looked at. A stream has no
+fingerprint: its pictures would all have to be read for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wvq.data.dataset import ImageSplits
+from wvq.data.opening import StreamSplits
 from wvq.data.tables import PictureTable
 from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.files.user_folders import expand_user
@@ -24,13 +26,15 @@ from wvq.files.user_folders import expand_user
 _LAST_BYTES = 64  # they hold pixels, or a checksum of them, in the usual formats
 
 
-def fingerprint_of(images: ImageSplits, path: str) -> DataFingerprint:
-    """The fingerprint of a data set as it is held out.
+def fingerprint_of(images: ImageSplits | StreamSplits, path: str) -> DataFingerprint | None:
+    """The fingerprint of a data set as it is held out; None for a stream.
 
     Args:
         images: the data set.
         path: where it was read from, as in :class:`wvq.settings.data.DataConfig`.
     """
+    if isinstance(images, StreamSplits):
+        return None
     return DataFingerprint(sketch_table(images.train.table, path), sketch_table(images.validation.table, path))
 
 

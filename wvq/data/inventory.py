@@ -23,18 +23,22 @@ class Inventory:
     """What a data set was read as; those who read it fill this in as they go.
 
     Attributes:
-        num_images: pictures by what they are for: ``training`` and ``held out``.
+        num_images: how many there are by what they are for: ``training`` and ``held out``.
+        unit: what is counted there: pictures, or the shards of a stream, whose pictures nobody has counted.
         held_out_as: how the held-out ones were chosen.
         class_names: by label id; empty without classes.
         num_captioned: pictures with a caption; None if the data has no captions.
+        num_examined: how many pictures were examined for that; None for all.
         remarks: how the source was understood, such as which folder is which split.
         passed_over: names of the files that were not read, by kind: their ending, or what they are.
     """
 
     num_images: dict[str, int] = field(default_factory=dict)
+    unit: str = "pictures"
     held_out_as: str = ""
     class_names: tuple[str, ...] = ()
     num_captioned: int | None = None
+    num_examined: int | None = None
     remarks: list[str] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -59,7 +63,7 @@ class Inventory:
 
     def __str__(self) -> str:
         counts = [f"{count:,} {part}" for part, count in self.num_images.items()]
-        parts = [f"pictures: {', '.join(counts)} ({self.held_out_as})", self._classes(), self._captions()]
+        parts = [f"{self.unit}: {', '.join(counts)} ({self.held_out_as})", self._classes(), self._captions()]
         parts += self.remarks
         total = sum(map(len, self.passed_over.values()))
         if total:
@@ -76,9 +80,11 @@ class Inventory:
         return f"{len(names):,} class{'es' if len(names) > 1 else ''} ({listed})" if names else "no classes"
 
     def _captions(self) -> str:
-        total = sum(self.num_images.values())
         if self.num_captioned is None:
             return "no captions"
+        if self.num_examined is not None:
+            return f"captions for {self.num_captioned:,} of the first {self.num_examined:,} pictures"
+        total = sum(self.num_images.values())
         return f"captions for {'all' if self.num_captioned == total else f'{self.num_captioned:,} of {total:,}'}"
 
     def show(self) -> None:

@@ -17,6 +17,7 @@ from wvq.errors import DataError
 # Formats that Pillow opens and that are no pictures: documents, videos, measurements without a range, and containers
 # which it hands to other programs.
 _NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+_FEW_FOLDERS = 16
 
 
 @dataclass
@@ -70,6 +71,23 @@ def list_folder(path: str | os.PathLike[str]) -> Listing:
     for names in (listing.folders, listing.pictures, listing.others, listing.odd):
         names.sort()
     return listing
+
+
+def look(path: str | os.PathLike[str]) -> list[Listing]:
+    """The listings of a folder and of two levels below it.
+
+    It looks into folders in folders only where these are few: a million pictures would be listed for nothing.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    listings = level = [list_folder(path)]
+    for _ in range(2):
+        level = [list_folder(os.path.join(listing.path, name)) for listing in level for name in listing.folders]
+        listings = [*listings, *level]
+        if len(level) > _FEW_FOLDERS:
+            break
+    return listings
 
 
 def walk(path: str | os.PathLike[str]) -> Iterator[Listing]:

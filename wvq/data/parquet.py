@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wvq.data.inventory import Inventory, shown
-from wvq.data.listing import Listing, list_folder, walk
+from wvq.data.listing import Listing, look, walk
 from wvq.data.split_names import split_files
 from wvq.errors import DataError, first_line
 
 PARQUET = ".parquet"
-_FEW_FOLDERS = 16
 
 
 def is_parquet(name: str) -> bool:
@@ -25,16 +24,8 @@ def is_parquet(name: str) -> bool:
 
 
 def holds_parquet(folder: Path, image_column: str | None) -> bool:
-    """Whether a folder, or one in it, has parquet files with pictures; others lie beside pictures as lists of them.
-
-    It looks into folders in folders only where these are few: a million pictures would be listed for nothing.
-    """
-    listings = level = [list_folder(folder)]
-    for _ in range(2):
-        level = [list_folder(os.path.join(listing.path, name)) for listing in level for name in listing.folders]
-        listings = [*listings, *level]
-        if len(level) > _FEW_FOLDERS:
-            break
+    """Whether a folder, or one in it, has parquet files with pictures; others lie beside pictures as lists of them."""
+    listings = look(folder)
     files = [path for listing in listings for path in _parquet_paths(listing)]
     if not files or image_column is not None or not any(listing.pictures for listing in listings):
         return bool(files)

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -23,6 +23,7 @@ MEMORY_LIMIT_BYTES = 256 * 2**20
 # Larger pictures are not decoded: 13,377 pixels squared, or 0.7 GB in Pillow. It is Pillow's own default
 # limit; a lower limit set in Pillow counts as well, a higher one does not.
 MAX_PIXELS = 178_956_970
+_READABLE_AGAIN = "unreadable for a while, readable now"
 # Errors of the machine, not of the picture: leaving such a picture out would make a run depend on the moment.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -112,8 +113,7 @@ class PictureStore:
         """File name and reason, as ``a.png (reason)``, of a picture that this or another process could not read."""
         with contextlib.suppress(UnreadablePictureError):
             self.prepared(index)
-        readable_again = picture_name(self.pictures, index), "unreadable for a while, readable now"
-        name, reason = self._failures.get(index, readable_again)
+        name, reason = self._failures.get(index, (picture_name(self.pictures, index), _READABLE_AGAIN))
         return f"{name} ({reason})"
 
     def _read(self, index: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -122,19 +122,12 @@ class PictureStore:
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error and more.
         except Exception as error:
             name, reason = picture_name(self.pictures, index), _reason(error)
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
-                raise DataError(f"{name}: the machine is out of memory or of open files ({reason})") from error
+            _raise_of_machine(error, name)
             self._failures[index] = name, reason
             raise _unreadable(name, reason) from error
 
     def _prepare(self, image: Image.Image) -> Image.Image:
-        height, width = self.largest
-        # Resized to cover the box, the picture has max(height x its width, width x its height)^2 / its pixels.
-        covering = max(height * image.width, width * image.height) ** 2
-        if not self.inside and covering > MAX_PIXELS * image.width * image.height:
-            shape = f"{image.width} x {image.height} pixels"
-            raise DataError(f"{shape}: too narrow to be enlarged to the image size and cropped; take data.fit pad")
-        return halve(to_rgb(image), self.largest, self.inside)
+        return _prepared(image, self.largest, self.inside)
 
     def _estimate_bytes(self) -> float:
         probes = np.unique(np.linspace(0, len(self.pictures) - 1, 8).astype(int))
@@ -149,6 +142,52 @@ class PictureStore:
         return len(self.pictures) * 3 * float(np.mean([width * height for width, height in sizes]))
 
 
+class EncodedPicture(Protocol):
+    """A picture that is at hand as the bytes of its file."""
+
+    @property
+    def encoded(self) -> dict[str, Any]:
+        """As :func:`decode` takes it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+
+class EncodedStore:
+    """Decodes pictures that come with their bytes, as :class:`PictureStore` does those of a table.
+
+    The last picture is kept, so that several crops of one take one decoding.
+
+    Args:
+        largest, inside: as of :class:`PictureStore`.
+    """
+
+    def __init__(self, largest: Size | tuple[int, int], inside: bool = False):
+        self.largest, self.inside = height_width(largest), inside
+        self._last: tuple[EncodedPicture, Image.Image] | None = None
+
+    def prepared(self, picture: EncodedPicture) -> Image.Image:
+        """The RGB picture to crop from. Raises UnreadablePictureError, which names it."""
+        if self._last is None or self._last[0] is not picture:
+            try:
+                self._last = picture, _prepared(decode(picture.encoded), self.largest, self.inside)
+            except Exception as error:  # of many kinds, as above
+                _raise_of_machine(error, picture.name)
+                raise _unreadable(picture.name, _reason(error)) from error
+        return self._last[1]
+
+    def failure(self, picture: EncodedPicture) -> str:
+        """Name and reason, as ``a.png (reason)``, of a picture that could not be read."""
+        try:
+            self.prepared(picture)
+        except UnreadablePictureError as error:
+            return f"{picture.name} ({_reason(error.__cause__ or error)})"
+        return f"{picture.name} ({_READABLE_AGAIN})"
+
+
 def picture_name(pictures: datasets.Dataset, index: int) -> str:
     """Name of a picture of a table in messages: that of its file, or its number."""
     return (pictures[index]["image"] or {}).get("path") or f"picture {index}"
@@ -158,7 +197,24 @@ def _unreadable(name: str, reason: str) -> UnreadablePictureError:
     return UnreadablePictureError(f"{name} cannot be read as a picture ({reason}); replace it or take it out")
 
 
-def _reason(error: Exception) -> str:
+def _prepared(image: Image.Image, largest: tuple[int, int], inside: bool) -> Image.Image:
+    """RGB, halved as far as every crop or pad for the largest box would halve it first anyway."""
+    height, width = largest
+    # Resized to cover the box, the picture has max(height x its width, width x its height)^2 / its pixels.
+    covering = max(height * image.width, width * image.height) ** 2
+    if not inside and covering > MAX_PIXELS * image.width * image.height:
+        shape = f"{image.width} x {image.height} pixels"
+        raise DataError(f"{shape}: too narrow to be enlarged to the image size and cropped; take data.fit pad")
+    return halve(to_rgb(image), largest, inside)
+
+
+def _raise_of_machine(error: Exception, name: str) -> None:
+    """Raise DataError for what is no fault of the picture."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_ERRORS:
+        raise DataError(f"{name}: the machine is out of memory or of open files ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "empty, or no picture format that Pillow knows"  # Pillow's own text holds a memory address
     if isinstance(error, OSError) and error.strerror:

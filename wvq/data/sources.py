@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import datasets
@@ -13,35 +12,38 @@ from wvq.data.inventory import Inventory
 from wvq.data.openmoji import load_openmoji
 from wvq.data.parquet import PARQUET, holds_parquet, read_parquet_file, read_parquet_folder
 from wvq.data.pixels import largest_resize
-from wvq.errors import ConfigError, DataError, DownloadError, first_line
+from wvq.data.shard_rows import rows_at_rest
+from wvq.data.shards import HUB_ID, find_shards
+from wvq.errors import DataError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
 from wvq.settings.data import DataConfig
-
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDict:
     """The splits of ``config.path``, with pictures not yet decoded.
 
-    ``openmoji`` is the built-in set. A path that exists is read from disk: a folder that holds parquet files as
-    parquet, another folder as pictures. Any other name that could be a Hub id is taken as one.
+    ``openmoji`` is the built-in set. Tar shards (:func:`wvq.data.shards.find_shards`) become tables on disk. Another
+    path that exists is read from disk: a folder that holds parquet files as parquet, another folder as pictures. Any
+    other name that could be a Hub id is taken as one.
 
     Args:
         config: where the pictures are.
         inventory: receives how the source was understood, and what was passed over.
 
     Raises:
-        ConfigError: ``layout`` for what is no folder.
+        ConfigError: ``layout`` for what is neither a folder nor a pattern.
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.
         DownloadError: the Hub cannot be reached or has no such data set.
     """
-    path = expand_user(config.path, "data.path")
-    built_in = config.path == "openmoji"
-    if config.layout is not None and (built_in or not os.path.isdir(path)):
-        raise ConfigError(f"data.layout says what the folders of a path are, and {config.path!r} is no folder here")
-    if built_in:
+    shards = find_shards(config, inventory)
+    if config.path == "openmoji":
         size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
+    if shards is not None:
+        count = sum(map(len, shards.splits.values()))
+        inventory.remark(f"{count:,} tar file{'s' if count > 1 else ''}")
+        return rows_at_rest(shards, config)
+    path = expand_user(config.path, "data.path")
     if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
         return _read_path(path, config, inventory)
     if not HUB_ID.fullmatch(config.path) or config.path.lower().endswith(PARQUET):

@@ -21,6 +21,7 @@ SPLIT_NAMES = {
 }
 SPLITS = tuple(dict.fromkeys(SPLIT_NAMES.values()))
 _PREFIX = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[-_.\d])")
+_NUMBERED = re.compile(rf".*[-_.]({'|'.join(SPLIT_NAMES)})[-_.]?\d+(?:[-_.]of[-_.]\d+)?")
 _TOKEN = re.compile(r"[^a-z]+")
 
 
@@ -33,10 +34,11 @@ def split_of(name: str) -> str | None:
     """The split of a file by its path in the data set; None if no name in it is that of a split.
 
     The file's name is one of ``SPLIT_NAMES`` in any case, or begins with it and ``-``, ``_``, ``.`` or a digit
-    (``train-00000-of-00003.parquet``); or one of its folders has such a name.
+    (``train-00000-of-00003.parquet``), or ends in it and a number, as shards of ImageNet do
+    (``imagenet1k-train-0000.tar``); or one of its folders has such a name.
     """
     path = PurePath(name)
-    if match := _PREFIX.match(path.name.lower()):
+    if match := _PREFIX.match(path.name.lower()) or _NUMBERED.fullmatch(path.stem.lower()):
         return SPLIT_NAMES[match[1]]
     return next(filter(None, (split_of_folder(part) for part in reversed(path.parent.parts))), None)
 
@@ -87,5 +89,6 @@ def _refuse_other_places(names: list[str], layout: str | None) -> None:
     if layout is None and "train" in found and len(found) > 1:
         raise DataError(
             f"{' and '.join(found.values())} seem to be splits, but only names that begin with train, validation or "
-            "test count as such: rename the files, or take all of them for training with --data.layout plain"
+            "test, or end in one of them and a number, count as such: rename the files, or take all of them for "
+            "training with --data.layout plain"
         )

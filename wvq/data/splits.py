@@ -19,6 +19,7 @@ from wvq.settings.data import DataConfig
 _OF_THE_SPLIT = (
     "subset",
     "layout",
+    "stream",  # of which whole shards are held out
     "train_split",
     "validation_split",
     "validation_fraction",
@@ -74,7 +75,7 @@ def _places(groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np
 
 def check_pictures(
     before: DataFingerprint | None,
-    now: DataFingerprint,
+    now: DataFingerprint | None,
     run: str | Path,
     data: DataConfig | None,
     resumed: bool = False,
@@ -82,8 +83,8 @@ def check_pictures(
     """Compare the pictures of a stage with those of the run that it goes on from.
 
     Args:
-        before: the fingerprint of that run; None if it has none, and then recipes are compared.
-        now: the fingerprint of the stage's own data.
+        before: the fingerprint of that run.
+        now: the fingerprint of the stage's own data. If either is None, recipes are compared.
         run: what messages call the run: its folder or Hub id.
         data: the stage's settings; None if it reads codes.
         resumed: whether the stage is the same run, resumed: then pictures must not pass from held out to trained on
@@ -95,7 +96,7 @@ def check_pictures(
     Raises:
         ConfigError: held-out pictures were trained on.
     """
-    changed = None if before is None else changed_pictures(before, now)
+    changed = None if before is None or now is None else changed_pictures(before, now)
     lines = [changed and f"{run} was trained on other pictures: {changed}"]
     lines.append(check_held_out(before, now, run, data, resumed))
     return [line for line in lines if line]
@@ -103,7 +104,7 @@ def check_pictures(
 
 def check_held_out(
     before: DataFingerprint | None,
-    now: DataFingerprint,
+    now: DataFingerprint | None,
     run: str | Path,
     data: DataConfig | None,
     resumed: bool = False,
@@ -113,7 +114,7 @@ def check_held_out(
     Raises:
         ConfigError: held-out pictures were trained on.
     """
-    if before is None:
+    if before is None or now is None:
         # Recipes show the settings alone: what is held out here may be what that run was trained on.
         if data is None or (split := _other_split(run, data)) is None:
             return None
@@ -150,6 +151,7 @@ def _other_split(folder: str | Path, data: DataConfig, moved: bool = False) -> t
     before = read_recipe(file).get("data")
     if not isinstance(before, dict) or not (moved or _place(before.get("path")) == _place(data.path)):
         return None
+    before = {"stream": False} | before  # earlier versions read no streams
     for name in _OF_THE_SPLIT:
         if name in before and before[name] != getattr(data, name):
             now = getattr(data, name)

@@ -93,9 +93,7 @@ def to_table(
     Raises:
         DataError: a column is unknown, ambiguous or of the wrong type, or a class is not in ``class_names``.
     """
-    image = _image_column(raw.features, config.image_column)
-    label = _label_column(raw.features, config.label_column)
-    caption = _caption_column(raw.features, config.caption_column)
+    image, label, caption = find_columns(raw.features, config)
     raw = _with_pictures(raw, image)
     try:
         pictures = raw.select_columns([image]).cast_column(image, datasets.Image(decode=False))
@@ -112,6 +110,19 @@ def to_table(
         flippable=list(raw["flippable"]) if built_in else None,
     )
     return table, class_names
+
+
+def find_columns(features: datasets.Features, config: DataConfig) -> tuple[str, str | None, str | None]:
+    """The columns of pictures, classes and captions: those that ``config`` names, or what looks like them.
+
+    Raises:
+        DataError: a column is unknown, or several could be meant.
+    """
+    return (
+        _image_column(features, config.image_column),
+        _label_column(features, config.label_column),
+        _caption_column(features, config.caption_column),
+    )
 
 
 def options(name: str, known: Iterable[str]) -> str:

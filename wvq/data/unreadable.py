@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
+from typing import Any, SupportsInt
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from wvq.data.loading import Attempts, FileSet, PictureSet, read_chunks, regrouped
+from wvq.data.loading import Attempts, FileSet, PictureSet, Streamed, chunked, read_chunks, regrouped, share_of
 from wvq.distributed import gather_objects, is_main_process
 from wvq.errors import DataError
 
@@ -29,7 +30,7 @@ class Reading:
 
     Args:
         dataset: an :class:`wvq.data.dataset.ImageDataset`, or another set of pictures.
-        indices: which pictures, in this order; all if not given.
+        keys: which pictures, in this order; all if not given.
         limit: stop after this many readable pictures.
         num_workers: loader processes; :func:`wvq.hardware.loader_processes` decides if None.
 
@@ -43,72 +44,80 @@ class Reading:
 
     def __init__(
         self,
-        dataset: PictureSet,
-        indices: Sequence[int] | None = None,
+        dataset: PictureSet | Streamed,
+        keys: Iterable[SupportsInt] | None = None,
         limit: int | None = None,
         num_workers: int | None = None,
     ):
         self.dataset = dataset
-        self.indices = range(len(dataset)) if indices is None else indices
-        self.limit = len(self.indices) if limit is None else min(limit, len(self.indices))
+        self.keys = share_of(dataset) if keys is None else keys
+        self.limit = limit
         self.num_workers = num_workers
         self.used: list[int] = []
         self.left_out: dict[int, str] = {}
 
-    def __len__(self) -> int:
-        """The most pictures that there can be."""
-        return self.limit
+    @property
+    def looked_at(self) -> int:
+        """The pictures that were read or left out so far."""
+        return len(self.used) + len(self.left_out)
+
+    @property
+    def _is_over(self) -> bool:
+        return len(self.used) == self.limit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         attempts = Attempts(self.dataset)
-        for index in map(int, self.indices):
-            if len(self.used) == self.limit:
-                return
-            item, failure = attempts[index]
-            self._take(index, failure)
+        if self._is_over:
+            return
+        for key in self.keys:
+            number, item, failure = attempts[key]
+            self._take(number, failure)
             if item is not None:
                 yield item
+            if self._is_over:
+                return
 
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[dict[str, torch.Tensor]]:
         """The same items, stacked, ``size`` at a time (the last ones may be fewer), the pixels on ``device``."""
-        indices = list(map(int, self.indices))
+        keys = self.keys
         if isinstance(self.dataset, FileSet) and self.dataset.unreadable == "refuse":
-            indices = indices[: self.limit]  # nothing is left out, so later ones need not be read
-        chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
-        return regrouped(self._chunks(chunks, device), size)
+            # Nothing is left out, so later ones need not be read.
+            keys = keys[: self.limit] if isinstance(keys, Sequence) else islice(keys, self.limit)
+        return regrouped(self._chunks(chunked(keys, size), device), size)
 
-    def _chunks(self, chunks: list[list[int]], device: str | torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    def _chunks(
+        self, chunks: Iterable[list[SupportsInt]], device: str | torch.device
+    ) -> Iterator[dict[str, torch.Tensor]]:
         with contextlib.closing(read_chunks(self.dataset, chunks, device, self.num_workers)) as batches:
-            for chunk, (batch, left_out) in zip(chunks, batches, strict=True):
+            for batch, attempted in batches:
                 # Pictures after the last one needed were read ahead, and do not count.
-                taken = [self._take(index, left_out.get(index)) for index in chunk if len(self.used) < self.limit]
+                taken = [self._take(number, failure) for number, failure in attempted if not self._is_over]
                 if any(taken):
                     yield {name: values[: sum(taken)] for name, values in batch.items()}
-                if len(self.used) == self.limit:
+                if self._is_over:
                     return
 
-    def _take(self, index: int, failure: str | None) -> bool:
+    def _take(self, number: int, failure: str | None) -> bool:
         if failure is None:
-            self.used.append(index)
+            self.used.append(number)
         else:
-            self.left_out[index] = failure
+            self.left_out[number] = failure
         return failure is None
 
     def refuse_too_many(self) -> None:
         """Raise DataError if more pictures had to be left out than a sound set has; to be called after the pass."""
-        refuse_too_many(self.left_out.values(), len(self.used) + len(self.left_out))
+        refuse_too_many(self.left_out.values(), self.looked_at)
 
     def warnings(self, task: str) -> list[str]:
         """Warnings for a result about the pictures left out of ``task``: one line, or none."""
-        looked_at = len(self.used) + len(self.left_out)
-        return [f"{summary(self.left_out.values(), looked_at)}; left out of {task}"] if self.left_out else []
+        return [f"{summary(self.left_out.values(), self.looked_at)}; left out of {task}"] if self.left_out else []
 
 
 class DrawnPictures:
     """The pictures that a training run requested and that could not be read, as its batches show them.
 
-    A batch holds ``requested`` and ``index``, so that loader processes need not report back. A picture counts once,
-    however often it is drawn.
+    A batch holds ``requested`` and ``index``, so that loader processes need not report back; that of a stream also why
+    its pictures could not be read. A picture counts once, however often it is drawn.
 
     Args:
         dataset: the training set; one that reads no files is not watched.
@@ -123,6 +132,7 @@ class DrawnPictures:
         self.failures: dict[int, str] = {}
         self._own: dict[int, str] = {}
         self._drawn = 0
+        self._length = len(dataset) if isinstance(dataset, Sized) else None
 
     def observe(self, batch: dict[str, Any]) -> None:
         """Count the replaced pictures of a batch on the CPU; warn of the first one.
@@ -133,10 +143,12 @@ class DrawnPictures:
         if self.dataset is None:
             return
         self._drawn += len(batch["index"])
-        for requested, used in zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True):
+        pairs = zip(batch["requested"].tolist(), batch["index"].tolist(), strict=True)
+        for place, (requested, used) in enumerate(pairs):
             if requested == used or requested in self._own:
                 continue
-            self._own[requested] = self.dataset.store.failure(requested)
+            known = batch["failures"][place] if "failures" in batch else self.dataset.store.failure(requested)
+            self._own[requested] = known
             if not self.failures:
                 warnings.warn(
                     f"{self._own[requested]} cannot be read: in training another picture takes its place, as for any "
@@ -145,8 +157,8 @@ class DrawnPictures:
                 )
             self.failures[requested] = self._own[requested]
         # Each pass over the data is shuffled: what was drawn so far is a fair sample of the set.
-        if self._drawn >= min(len(self.dataset), ENOUGH_DRAWN):
-            refuse_too_many(self._own.values(), min(self._drawn, len(self.dataset)))
+        if self._drawn >= min(self._length or ENOUGH_DRAWN, ENOUGH_DRAWN):
+            refuse_too_many(self._own.values(), min(self._drawn, self._length or self._drawn))
 
     def merge(self) -> None:
         """Join the pictures that the processes could not read; all of them call it."""
@@ -160,7 +172,7 @@ class DrawnPictures:
             return {}
         if self.failures and is_main_process():
             failures = [self.failures[index] for index in sorted(self.failures)]
-            warnings.warn(f"{summary(failures, len(self.dataset))}; others took their place in training", stacklevel=2)
+            warnings.warn(f"{summary(failures, self._length)}; others took their place in training", stacklevel=2)
         return {"unreadable_pictures": len(self.failures)}
 
 
@@ -176,11 +188,17 @@ def probe(dataset: PictureSet) -> None:
     reading.refuse_too_many()
 
 
-def summary(failures: Iterable[str], looked_at: int) -> str:
-    """The number of unreadable pictures and the first few, such as ``2 of 60 pictures cannot be read: a.png (...)``."""
+def summary(failures: Iterable[str], looked_at: int | None) -> str:
+    """The number of unreadable pictures and the first few, such as ``2 of 60 pictures cannot be read: a.png (...)``.
+
+    Args:
+        failures: file name and reason of each.
+        looked_at: of how many; None where that is not known.
+    """
     failures = list(failures)
+    total = f" of {looked_at:,}" if looked_at is not None else ""
     more = f" and {len(failures) - _NAMED:,} more" if len(failures) > _NAMED else ""
-    return f"{len(failures):,} of {looked_at:,} pictures cannot be read: {', '.join(failures[:_NAMED])}{more}"
+    return f"{len(failures):,}{total} pictures cannot be read: {', '.join(failures[:_NAMED])}{more}"
 
 
 def refuse_too_many(failures: Iterable[str], looked_at: int) -> None:

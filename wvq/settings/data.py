@@ -20,12 +20,17 @@ class DataConfig:
     """Which pictures to read and how to crop them.
 
     Args:
-        path: ``openmoji`` (built in), a folder of pictures, a parquet file or folder, or a Hub data set id.
+        path: ``openmoji`` (built in), a folder of pictures, parquet files, tar shards in the form of WebDataset (a
+            folder, a ``.tar``, or a pattern such as ``train-{0000..0099}.tar``, also over http or hf), or a Hub data
+            set id.
+        stream: read shards while they are needed, tar or parquet, here or elsewhere: nothing is copied, and the memory
+            does not grow with the data set. If not, tar shards become a table on disk first.
+        shuffle_buffer: pictures that a training run on a stream reads ahead and shuffles at a time, in each process.
         subset: configuration name of a Hub data set that has several.
         layout: what the folders in ``path`` are: ``classes``; ``splits``, such as train and val; or ``plain``: all
             pictures at any depth are one set without classes. Where it is not given the names decide, and where these
-            leave a doubt, the error says what each would read. Of several parquet files, ``splits`` takes those that
-            are named after a split, and ``plain`` all, for training.
+            leave a doubt, the error says what each would read. Of several parquet or tar files, ``splits`` takes those
+            that are named after a split, and ``plain`` all, for training.
         train_split: split to train on.
         validation_split: held-out split; if not given, a split named ``validation`` (or a folder's ``val``, ``dev``),
             or else ``validation_fraction`` of the training split.
@@ -34,7 +39,8 @@ class DataConfig:
         label_column: column with the classes; found by its type or the name ``label`` if not given.
         caption_column: column with the captions; found by the names ``caption``, ``captions`` and ``text`` if not
             given. A picture may have a list of them: training draws one each time.
-        classes: names of the classes to keep, in this order; all if not given.
+        classes: names of the classes to keep, in this order; all if not given. Of shards whose classes are numbers:
+            the names of class 0, 1, and so on.
         image_size: size of the pictures that the model sees, in pixels: the side of a square, or ``[height, width]``,
             which may also be written ``256x384``.
         fit: how a picture of another shape gets that size: ``crop`` cuts off what is too long; ``pad`` scales the
@@ -58,6 +64,8 @@ class DataConfig:
     """
 
     path: str = "openmoji"
+    stream: bool = False
+    shuffle_buffer: int = 1_000
     subset: str | None = None
     layout: str | None = None
     train_split: str = "train"
@@ -95,6 +103,7 @@ class DataConfig:
         check.each(or_null(TEXT), "subset", "validation_split", "image_column", "label_column", "caption_column")
         check.each(or_null(one_of(LAYOUTS)), "layout")
         check.each(interval("(0, 1)"), "validation_fraction")
+        check.each(integer(), "shuffle_buffer")
         check.each(SIZE, "image_size")
         check.one_of("fit", FITS)
         check.one_of("pad_color", PAD_COLORS)
@@ -102,7 +111,7 @@ class DataConfig:
         check.each(interval("(0, 1]"), "min_crop_fraction")
         check.each(or_null(list_of(number(1), "one or more numbers of at least 1")), "crop_scales")
         check.each(or_null(NAMES), "classes")
-        check.each(FLAG, "flip", "ignore_mixed_split")
+        check.each(FLAG, "stream", "flip", "ignore_mixed_split")
         check.each(integer(0), "seed")
         check.one_of("unreadable", UNREADABLE)
         if self.crop_scales is not None and self.crop != "ten":

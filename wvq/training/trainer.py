@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from wvq.data.stream import StreamedImages
 from wvq.data.unreadable import DrawnPictures
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.errors import ConfigError, WVQError, from_worker
@@ -38,6 +39,7 @@ from wvq.training.optimization import ModuleOptimizer, build_optimizer
 from wvq.training.order import RunSampler
 from wvq.training.progress import Progress
 from wvq.training.sharding import ShardedModel, skeleton
+from wvq.training.stream_order import StreamOrder
 from wvq.training.task import Batch, RunningMeans, Task
 from wvq.training.tracking import RunLog, truncate_log
 
@@ -81,6 +83,10 @@ class Trainer(Generic[Model]):
         self.task, self.config, self.folder, self.accelerator = task, config, Path(folder), accelerator
         self.train_set, self.unreadable = train_set, DrawnPictures(train_set)
         self.micro_batch = config.batch_size // parts
+        self.stream: StreamOrder | None = None
+        if isinstance(train_set, StreamedImages):
+            rank, world = accelerator.process_index, accelerator.num_processes
+            self.stream = StreamOrder(train_set, config.batch_size, self.micro_batch, config.seed, rank, world)
         if config.channels_last:
             for module in (model, task.adversary):
                 if module is not None:
@@ -221,18 +227,20 @@ class Trainer(Generic[Model]):
 
     def _loader(self) -> DataLoader:
         accelerator, config = self.accelerator, self.config
-        sampler = RunSampler(
-            len(self.train_set),  # type: ignore[arg-type]  # torch's Dataset declares no length
-            config.batch_size,
-            config.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
-            self.progress.images_seen,
-        )
+        order: dict[str, Any] = {"batch_sampler": self.stream}
+        if self.stream is None:
+            sampler = RunSampler(
+                len(self.train_set),  # type: ignore[arg-type]  # torch's Dataset declares no length
+                config.batch_size,
+                config.seed,
+                accelerator.process_index,
+                accelerator.num_processes,
+                self.progress.images_seen,
+            )
+            order = {"batch_size": self.micro_batch, "sampler": sampler}
         return DataLoader(
             self.train_set,
-            self.micro_batch,
-            sampler=sampler,
+            **order,
             collate_fn=getattr(self.train_set, "collate_fn", None),  # a set that makes whole batches itself
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -333,6 +341,7 @@ class Trainer(Generic[Model]):
             "unreadable": self.unreadable.failures,
             "window": self.window.state_dict(),
             "evaluating": self.evaluating,
+            **({"stream": self.stream.state_dict(self.progress.images_seen)} if self.stream else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -346,6 +355,8 @@ class Trainer(Generic[Model]):
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.task.load_training_state(self.raw_model, state["task"], device)
+        if self.stream:
+            self.stream.load_state_dict(state["stream"], self.progress.images_seen)
         self.unreadable.failures |= state["unreadable"]
         if "window" in state:  # not in older checkpoints
             self.window.load_state_dict(state["window"], device)

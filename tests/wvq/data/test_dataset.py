@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import wvq.data.dataset
+import wvq.data.crops
 import wvq.data.pictures
 from wvq.data.dataset import ImageDataset, load_images
 from wvq.data.pixels import center_crop, random_crop, scaled_ten_crop, ten_crop, to_pixels
@@ -229,7 +229,7 @@ class TestItems:
         shown = []
         for name in ("ten_crop", "scaled_ten_crop"):
             crop = lambda image, size, fraction, version: shown.append(version) or image  # noqa: E731
-            monkeypatch.setattr(wvq.data.dataset, name, crop)
+            monkeypatch.setattr(wvq.data.crops, name, crop)
         for position in range(train.num_versions * len(train)):
             train[(position, position % len(train))]
         shown = np.array(shown).reshape(train.num_versions, len(train))  # pass, picture

@@ -26,7 +26,7 @@ class ReaderNumbers(Dataset):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_chunks_come_in_order_from_loader_processes(num_workers):
     chunks = [[3, 1], [7], range(9, 12)]
-    found = [batch for batch, left_out in read_chunks(ReaderNumbers(), chunks, num_workers=num_workers)]
+    found = [batch for batch, _ in read_chunks(ReaderNumbers(), chunks, num_workers=num_workers)]
     assert [batch["pixel_values"].flatten().tolist() for batch in found] == [[3, 1], [7], [9, 10, 11]]
     readers = {number for batch in found for number in batch["process"].tolist()}
     assert (os.getpid() in readers) == (num_workers == 0)
@@ -59,7 +59,8 @@ def test_a_picture_behind_the_last_one_wanted_refuses_nothing(num_workers):
 def test_a_chunk_without_readable_pictures_is_empty():
     dataset = PictureSet(draw_pictures(6), broken=(2, 3))
     (_, one), (batch, two), _ = read_chunks(dataset, [[0, 1], [2, 3], [4, 5]])
-    assert (one, batch, two) == ({}, {}, {2: "2.png (broken)", 3: "3.png (broken)"})
+    assert one == [(0, None), (1, None)]
+    assert (batch, two) == ({}, [(2, "2.png (broken)"), (3, "3.png (broken)")])
 
 
 def test_a_picture_that_could_be_read_before_is_named():

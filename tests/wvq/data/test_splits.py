@@ -1,5 +1,7 @@
 """The choice of held-out pictures, and the warning where a second use of a data set holds out others than the first."""
 
+from dataclasses import asdict
+
 import datasets
 import numpy as np
 import pytest
@@ -88,13 +90,26 @@ def test_the_same_split_is_no_warning(run):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"classes": ["a"]}, "data.seed 1 and here it is 0"), ({"seed": 1}, "data.classes ['a'] and here it is None")],
+    [
+        ({"classes": ["a"]}, "data.seed 1 and here it is 0"),
+        ({"seed": 1}, "data.classes ['a'] and here it is None"),
+        ({"seed": 1, "classes": ["a"], "stream": True}, "data.stream False and here it is True"),
+    ],
 )
 def test_another_split_is_named_with_the_remedy(run, changes, words):
     folder, pictures = run
     warning = by_recipe(folder, DataConfig(path=str(pictures), **changes))
     assert words in warning
     assert "; set --data." in warning
+
+
+def test_pictures_of_a_stream_are_compared_by_the_recipe(run):
+    folder, pictures = run
+    data = DataConfig(path=str(pictures), seed=1, classes=["a"], stream=True)
+    (warning,) = check_pictures(data_of("a", "b"), None, folder, data)
+    assert "data.stream False and here it is True: held-out pictures may have been trained on" in warning
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": asdict(data)}))
+    assert check_pictures(None, None, folder, data) == []
 
 
 def test_other_data_and_folders_without_a_recipe_are_no_warning(run, tmp_path):

@@ -115,7 +115,8 @@ class TestReading:
         broken = broken_indices(train_set)[0]
         reading = Reading(train_set, [9, broken, 7, 8], limit=2)
         assert [item["index"] for item in reading] == [9, 7]
-        assert len(reading) == 2
+        assert reading.used == [9, 7]
+        assert reading.looked_at == 3
         assert Reading(train_set, [1]).warnings("export") == []
 
     def test_refuse(self, train_set):

@@ -55,6 +55,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.seed", -1),
     (DataConfig, "data.validation_fraction", 1.0),
     (DataConfig, "data.image_size", 0),
+    (DataConfig, "data.shuffle_buffer", 0),
     (DataConfig, "data.image_size", [16, 0]),
     (DataConfig, "data.image_size", [16, 24, 32]),
     (DataConfig, "data.image_size", "16 by 24"),
