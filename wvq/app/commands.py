@@ -135,7 +135,8 @@ def sample(values: Namespace) -> None:
     if is_main_process():
         if values.temperature == 0:
             print("temperature 0: the likeliest code each time, whatever the seed")
-        print(f"{len(files)} pictures in {out}, the first ones on {out / SHEET_NAME}")
+        pictures = "1 picture" if len(files) == 1 else f"{len(files):,} pictures"
+        print(f"{pictures} in {out}, the first ones on {out / SHEET_NAME}")
 
 
 def prompt_lines(file: str) -> list[str]:
