@@ -1,10 +1,9 @@
 # make quickstart: set up, train both stages on OpenMoji, sample, measure, report. make test: prove the installation.
 PYTHON ?= python3
 OUT ?= runs/openmoji
-# Processes that share the tests, a thread each: three on two cores, as some tests wait for programs that they start. The
-# tests of a file stay together, since they share what they prepare.
+# Processes that share the tests, a thread each; the tests of a file stay together, since they share what they prepare.
 # Files come in the order in which they are collected (tests/conftest.py): the long ones first.
-WORKERS ?= 3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is reused only while the files that define it are the same.
