@@ -90,6 +90,14 @@ def look(path: str | os.PathLike[str]) -> list[Listing]:
     return listings
 
 
+def is_shard(name: str, kind: str) -> bool:
+    """Whether a name or path is that of a ``tar`` or ``parquet`` file of a data set.
+
+    Other programs put their own notes into files with a leading ``_``.
+    """
+    return name.lower().endswith(f".{kind}") and not os.path.basename(name).startswith("_")
+
+
 def walk(path: str | os.PathLike[str]) -> Iterator[Listing]:
     """The listings of a folder and of those below it, in sorted order; links are followed, each folder once.
 

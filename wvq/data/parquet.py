@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -11,21 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wvq.data.inventory import Inventory, shown
-from wvq.data.listing import Listing, look, walk
+from wvq.data.listing import Listing, is_shard, look, walk
 from wvq.data.split_names import split_files
 from wvq.errors import DataError, first_line
 
 PARQUET = ".parquet"
 
 
-def is_parquet(name: str) -> bool:
-    """Whether a name is that of a parquet file; other programs put their own notes into files with a leading ``_``."""
-    return name.lower().endswith(PARQUET) and not name.startswith("_")
+def holds_parquet(folder: Path, image_column: str | None, seen: Sequence[Listing] | None = None) -> bool:
+    """Whether a folder, or one in it, has parquet files with pictures; others lie beside pictures as lists of them.
 
-
-def holds_parquet(folder: Path, image_column: str | None) -> bool:
-    """Whether a folder, or one in it, has parquet files with pictures; others lie beside pictures as lists of them."""
-    listings = look(folder)
+    Args:
+        folder: the folder.
+        image_column: name of the column with the pictures, if it is given.
+        seen: what :func:`wvq.data.listing.look` saw in the folder, if it has looked already.
+    """
+    listings = look(folder) if seen is None else seen
     files = [path for listing in listings for path in _parquet_paths(listing)]
     if not files or image_column is not None or not any(listing.pictures for listing in listings):
         return bool(files)
@@ -41,7 +43,7 @@ def _may_hold_pictures(kind: pa.DataType) -> bool:
 
 
 def _parquet_paths(listing: Listing) -> list[str]:
-    return [os.path.join(listing.path, name) for name in listing.others if is_parquet(name)]
+    return [os.path.join(listing.path, name) for name in listing.others if is_shard(name, "parquet")]
 
 
 def read_parquet_folder(folder: Path, layout: str | None, inventory: Inventory) -> datasets.DatasetDict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -12,7 +13,7 @@ import datasets
 from huggingface_hub import HfApi
 
 from wvq.data.inventory import Inventory
-from wvq.data.listing import look, walk
+from wvq.data.listing import Listing, is_shard, look, walk
 from wvq.data.split_names import split_files
 from wvq.errors import ConfigError, DataError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
@@ -37,7 +38,7 @@ class Shards:
     splits: dict[str, tuple[str, ...]]
 
 
-def find_shards(config: DataConfig, inventory: Inventory) -> Shards | None:
+def find_shards(config: DataConfig, inventory: Inventory, seen: Sequence[Listing] | None = None) -> Shards | None:
     """The shards that ``config.path`` names: tar files, or parquet files too where they are to be streamed.
 
     Files of a folder or a pattern are of the splits that :func:`wvq.data.split_names.split_files` says; a single file
@@ -46,6 +47,7 @@ def find_shards(config: DataConfig, inventory: Inventory) -> Shards | None:
     Args:
         config: where the data are.
         inventory: receives which files were taken as which split, and what was passed over.
+        seen: what :func:`wvq.data.listing.look` saw in the folder, if it has looked already.
 
     Returns:
         None if it names something else.
@@ -62,9 +64,9 @@ def find_shards(config: DataConfig, inventory: Inventory) -> Shards | None:
     if built_in:
         shards = None
     elif os.path.isdir(local):
-        shards = _shards_in(local, config, inventory)
+        shards = _shards_in(local, look(local) if seen is None else seen, config, inventory)
     elif os.path.exists(local):
-        kind = next((kind for kind in _kinds(config) if _is_shard(str(local), kind)), None)
+        kind = next((kind for kind in _kinds(config) if is_shard(str(local), kind)), None)
         shards = None if kind is None else Shards(kind, {"train": (str(local),)})
     elif URL.match(path) or is_pattern:
         shards = _shards_of_pattern(expand_braces(path if URL.match(path) else str(local)), config, inventory)
@@ -75,10 +77,9 @@ def find_shards(config: DataConfig, inventory: Inventory) -> Shards | None:
     return shards
 
 
-def _shards_in(folder: Path, config: DataConfig, inventory: Inventory) -> Shards | None:
+def _shards_in(folder: Path, seen: Sequence[Listing], config: DataConfig, inventory: Inventory) -> Shards | None:
     """The shards of a folder. An archive among pictures is none, unless a stream is wanted."""
-    seen = look(folder)
-    num_tars = sum(_is_shard(name, "tar") for listing in seen for name in listing.others)
+    num_tars = sum(is_shard(name, "tar") for listing in seen for name in listing.others)
     num_pictures = sum(len(listing.pictures) for listing in seen)
     if not config.stream and (not num_tars or num_pictures > num_tars):
         return None
@@ -87,7 +88,7 @@ def _shards_in(folder: Path, config: DataConfig, inventory: Inventory) -> Shards
     shards = _shards(names, len(os.path.join(folder, "")), config, inventory)
     if shards is not None:
         for name in (name for listing in listings for name in (*listing.pictures, *listing.others)):
-            if not _is_shard(name, shards.kind):
+            if not is_shard(name, shards.kind):
                 inventory.pass_over(name)
     return shards
 
@@ -102,10 +103,10 @@ def _shards_of_pattern(names: list[str], config: DataConfig, inventory: Inventor
 
 def _shards(names: list[str], start: int, config: DataConfig, inventory: Inventory) -> Shards | None:
     """Those of some files that are shards, by what their names say from a place on."""
-    kind = next((kind for kind in _kinds(config) if any(_is_shard(name, kind) for name in names)), None)
+    kind = next((kind for kind in _kinds(config) if any(is_shard(name, kind) for name in names)), None)
     if kind is None:
         return None
-    chosen = [name for name in names if _is_shard(name, kind)]
+    chosen = [name for name in names if is_shard(name, kind)]
     if config.layout == "classes":
         raise DataError(f"{chosen[0]} is a {kind} file, which has no class folders: leave data.layout out")
     splits = split_files([name[start:] for name in chosen], config.layout, inventory)
@@ -118,11 +119,6 @@ def _shards(names: list[str], start: int, config: DataConfig, inventory: Invento
 
 def _kinds(config: DataConfig) -> tuple[str, ...]:
     return KINDS if config.stream else KINDS[:1]
-
-
-def _is_shard(name: str, kind: str) -> bool:
-    """Whether a name is that of a shard; other programs put their own notes into files with a leading ``_``."""
-    return name.lower().endswith(f".{kind}") and not os.path.basename(name).startswith("_")
 
 
 def expand_braces(pattern: str) -> list[str]:

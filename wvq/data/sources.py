@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 
 from wvq.data.folders import read_folder
 from wvq.data.inventory import Inventory
+from wvq.data.listing import Listing, look
 from wvq.data.openmoji import load_openmoji
 from wvq.data.parquet import PARQUET, holds_parquet, read_parquet_file, read_parquet_folder
 from wvq.data.pixels import largest_resize
@@ -35,7 +37,10 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
         DataError: no such file or folder, nothing readable in it, or a Hub data set that needs ``subset``.
         DownloadError: the Hub cannot be reached or has no such data set.
     """
-    shards = find_shards(config, inventory)
+    path = expand_user(config.path, "data.path")
+    # A folder may hold a million pictures: it is looked at once for tar and parquet files.
+    seen = look(path) if config.path != "openmoji" and os.path.isdir(path) else None
+    shards = find_shards(config, inventory, seen)
     if config.path == "openmoji":
         size = max(72, *largest_resize(config.size, config.min_crop_fraction, config.crop_scales or ()))
         return datasets.DatasetDict({"train": load_openmoji(size)})
@@ -43,17 +48,18 @@ def read_source(config: DataConfig, inventory: Inventory) -> datasets.DatasetDic
         count = sum(map(len, shards.splits.values()))
         inventory.remark(f"{count:,} tar file{'s' if count > 1 else ''}")
         return rows_at_rest(shards, config)
-    path = expand_user(config.path, "data.path")
     if config.path and os.path.exists(path):  # of a name that is too long pathlib raises an error
-        return _read_path(path, config, inventory)
+        return _read_path(path, seen, config, inventory)
     if not HUB_ID.fullmatch(config.path) or config.path.lower().endswith(PARQUET):
         raise DataError(f"data.path: {config.path!r} is no file or folder (and no Hub id such as owner/name)")
     return _read_hub(config.path, config.subset)
 
 
-def _read_path(path: Path, config: DataConfig, inventory: Inventory) -> datasets.DatasetDict:
+def _read_path(
+    path: Path, seen: Sequence[Listing] | None, config: DataConfig, inventory: Inventory
+) -> datasets.DatasetDict:
     if path.is_dir():
-        if holds_parquet(path, config.image_column):
+        if holds_parquet(path, config.image_column, seen):
             return read_parquet_folder(path, config.layout, inventory)
         return read_folder(path, config.layout, inventory)
     if not path.is_file():
