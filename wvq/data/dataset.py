@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import numpy as np
 from PIL import Image
 
@@ -15,7 +14,7 @@ from wvq.data.pictures import PictureStore
 from wvq.data.pixels import to_pixels
 from wvq.data.sources import read_source
 from wvq.data.splits import hold_out
-from wvq.data.tables import PictureTable, keep_classes, options, to_table, warn_of_missing_captions
+from wvq.data.tables import PictureTable, keep_classes, named_split, to_table, warn_of_missing_captions
 from wvq.data.unreadable import probe
 from wvq.errors import ConfigError, DataError, UnreadablePictureError
 from wvq.settings.data import DataConfig
@@ -175,14 +174,14 @@ def load_images(config: DataConfig) -> ImageSplits:
         raise ConfigError("data.stream: here all pictures are needed by number; leave it out")
     inventory = Inventory()
     splits = read_source(config, inventory)
-    train, class_names = to_table(_named_split(splits, config.train_split, "data.train_split"), config)
+    train, class_names = to_table(named_split(splits, config.train_split, "data.train_split"), config)
     validation_split = config.validation_split or ("validation" if "validation" in splits else None)
     if validation_split is None:
         held_out = hold_out(train, class_names, config.validation_fraction, config.seed)
         train, validation = train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
         held_out_as = f"{100 * config.validation_fraction:.3g}% of {'each class' if class_names else 'all'}"
     else:
-        raw_validation = _named_split(splits, validation_split, "data.validation_split")
+        raw_validation = named_split(splits, validation_split, "data.validation_split")
         validation, _ = to_table(raw_validation, config, class_names)
         held_out_as = f"the split {validation_split}"
     if config.classes is not None:
@@ -195,20 +194,13 @@ def load_images(config: DataConfig) -> ImageSplits:
 
     inventory.count(train, validation, class_names, held_out_as)
     warn_of_missing_captions(train, validation)
-    centred = replace(config, crop="center", flip=False, crop_scales=None)
     images = ImageSplits(
         train=ImageDataset(train, class_names, config),
-        validation=ImageDataset(validation, class_names, centred),
+        validation=ImageDataset(validation, class_names, config.of_held_out()),
         class_names=class_names,
-        source=config.path if config.subset is None else f"{config.path}/{config.subset}",
+        source=config.source,
         inventory=inventory,
     )
     for dataset in (images.train, images.validation):
         probe(dataset)
     return images
-
-
-def _named_split(splits: datasets.DatasetDict, name: str, field: str) -> datasets.Dataset:
-    if name not in splits:
-        raise DataError(f"{field}: the data has no split {name!r}{options(name, splits)}")
-    return splits[name]

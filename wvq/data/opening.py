@@ -19,7 +19,7 @@ from wvq.data.inventory import Inventory
 from wvq.data.shard_rows import identity_of, number_classes, row_features
 from wvq.data.shards import URL, find_shards
 from wvq.data.stream import Classes, PictureStream, StreamedImages, StreamedPicture
-from wvq.data.tables import find_columns, options
+from wvq.data.tables import find_columns, named_split, options
 from wvq.data.unreadable import PROBED, Reading
 from wvq.distributed import decided_by_first_process
 from wvq.errors import DataError
@@ -57,14 +57,14 @@ def open_images(config: DataConfig) -> ImageSplits | StreamSplits:
     shards = find_shards(config, inventory)
     assert shards is not None  # a stream without shards is an error of find_shards
     splits = shards.splits
-    for name, field in ((config.train_split, "train_split"), (config.validation_split, "validation_split")):
-        if name is not None and name not in splits:
-            raise DataError(f"data.{field}: the data has no split {name!r}{options(name, splits)}")
-    train, held_out = splits[config.train_split], splits.get(config.validation_split or "validation")
-    inventory.held_out_as = f"the split {config.validation_split or 'validation'}"
-    if held_out is None:
+    train = named_split(splits, config.train_split, "data.train_split")
+    validation_split = config.validation_split or ("validation" if "validation" in splits else None)
+    if validation_split is None:
         train, held_out = hold_out_shards(train, config)
         inventory.held_out_as = f"{100 * config.validation_fraction:.3g}% of the shards"
+    else:
+        held_out = named_split(splits, validation_split, "data.validation_split")
+        inventory.held_out_as = f"the split {validation_split}"
     features = row_features(shards.kind, train[0], config)
     columns = find_columns(features, config)
     label = features[columns[1]] if columns[1] is not None else None
@@ -74,12 +74,11 @@ def open_images(config: DataConfig) -> ImageSplits | StreamSplits:
     num_captioned = sum(any(text.strip() for text in picture.texts) for picture in head)
     has_captions = num_captioned > 0
     stream = replace(stream, classes=_classes(stream, config))
-    centred = replace(config, crop="center", flip=False, crop_scales=None)
     images = StreamSplits(
         train=StreamedImages(stream, config, has_captions),
-        validation=StreamedImages(replace(stream, urls=held_out), centred, has_captions),
+        validation=StreamedImages(replace(stream, urls=held_out), config.of_held_out(), has_captions),
         class_names=stream.classes.names if stream.classes else (),
-        source=config.path if config.subset is None else f"{config.path}/{config.subset}",
+        source=config.source,
         inventory=inventory,
     )
     for part, dataset in (("training", images.train), ("validation", images.validation)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -130,6 +130,22 @@ def options(name: str, known: Iterable[str]) -> str:
     known = [str(option) for option in known]
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return near_match(name, known) or f" (there are: {listed or 'none'})"
+
+
+def named_split(splits: Mapping[str, T], name: str, field: str) -> T:
+    """The split of a name.
+
+    Args:
+        splits: splits by name.
+        name: name of the split.
+        field: the setting that names it, for the error.
+
+    Raises:
+        DataError: there is none.
+    """
+    if name not in splits:
+        raise DataError(f"{field}: the data has no split {name!r}{options(name, splits)}")
+    return splits[name]
 
 
 def _known_column(features: datasets.Features, name: str, field: str) -> str:

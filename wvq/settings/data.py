@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wvq.checks import FLAG, NAMES, SOURCE, TEXT, Checker, integer, interval, list_of, number, one_of, or_null, require
 from wvq.errors import ConfigError
@@ -94,6 +94,15 @@ class DataConfig:
             ConfigError: it is neither.
         """
         return require("data.image_size", self.image_size, SIZE)
+
+    @property
+    def source(self) -> str:
+        """The data set's name, with its subset."""
+        return self.path if self.subset is None else f"{self.path}/{self.subset}"
+
+    def of_held_out(self) -> DataConfig:
+        """The same pictures as they are measured: centre crop, never flipped."""
+        return replace(self, crop="center", flip=False, crop_scales=None)
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range or two do not go together."""
