@@ -1,0 +1,70 @@
+"""Sampling on a GPU and its peers: their tiny forms, what a step must read, and that the peers draw what they should."""
+
+import pytest
+import torch
+
+pytest.importorskip("wvq.generator.captured")
+
+from benchmarks import gpu_peers
+from benchmarks.gpu_sampling import CASES, GREEDY, build, draw, kernels_a_code, sampling, step_bytes
+from benchmarks.sampling import build_llama
+from wvq.generator.decoder import guide
+
+
+def test_each_case_has_a_row():
+    rows = list(sampling("cpu", True, 60))
+    cases = [row for row in rows if "size" in row]
+    assert [(row["size"], row["batch"], row["mode"]) for row in cases] == [(c.size, c.batch, c.mode) for c in CASES]
+    measured = [row for row in cases if row["mode"] != "fused_graph"]  # Triton needs a GPU
+    assert all(row["ms_a_code"] > row["floor_ms"] > 0 for row in measured)
+    assert all(row["times_floor"] == pytest.approx(row["ms_a_code"] / row["floor_ms"]) for row in measured)
+    equal = {row["mode"]: row for row in rows if "equal_codes" in row}
+    for mode in ("loop", "eager_graph"):
+        assert {value for name, value in equal[mode].items() if name.endswith(("_cpu", "_loop"))} == {1.0}
+
+
+def test_without_time_rows_say_so():
+    assert {row["failed"] for row in sampling("cpu", True, -1.0)} == {"no time was left"}
+    assert {row["failed"] for row in gpu_peers.sampling_peers("cpu", True, -1.0)} == {"no time was left"}
+
+
+def test_a_step_reads_blocks_head_and_half_a_cache():
+    model = build("B", "cpu", True)
+    width, inner, layers = 64, model.config.intermediate_size, 2
+    block = width * (3 * width + width + 3 * inner) + 2 * width
+    weights = 4 * (layers * block + 64 * width)
+    assert step_bytes(model, 0) == weights
+    assert step_bytes(model, 6) - weights == 4 * 6 * (1 + 8) * layers * 2 * width
+    assert step_bytes(model.to(torch.bfloat16), 6) == (weights + 4 * 6 * 9 * layers * 2 * width) // 2
+
+
+def test_a_cpu_runs_no_kernels():
+    assert kernels_a_code("cpu", True, "loop") == 0
+
+
+# ---- peers
+
+
+def test_each_peer_has_a_row_a_batch():
+    rows = list(gpu_peers.sampling_peers("cpu", True, 60))
+    assert len({(row["peer"], row["batch"]) for row in rows}) == len(rows) == 8
+    assert all(row["ms_a_code"] > 0 for row in rows)
+
+
+def test_the_plain_loop_draws_what_the_sampler_draws():
+    model, labels = build("B", "cpu", True), torch.arange(3)
+    codes = gpu_peers.plain_loop(model, labels, lambda logits: logits.argmax(-1))
+    assert torch.equal(codes, draw(model, 3, GREEDY).flatten(1))
+
+
+def test_generate_over_two_rows_is_guided(monkeypatch):
+    """The likeliest codes, compared with whole passes over both halves."""
+    model = build("B", "cpu", True)
+    llama, codes, labels = build_llama(model), model.config.num_codes, torch.arange(3)
+    monkeypatch.setattr(gpu_peers, "draw_codes", lambda logits: logits.argmax(-1))
+    drawn = gpu_peers.generate_two_rows(llama, labels, codes, 8, compiled=False)
+    null = torch.full_like(labels, llama.config.vocab_size - 1)
+    tokens = torch.cat((torch.cat((codes + labels, null))[:, None], drawn.repeat(2, 1)[:, :-1]), 1)
+    with torch.no_grad():
+        logits = guide(llama(tokens).logits[..., :codes], gpu_peers.SCALE)
+    assert torch.equal(logits.argmax(-1), drawn)
