@@ -1,4 +1,4 @@
-"""Sampling on a GPU and its peers: their tiny forms, what a step must read, and that the peers draw what they should."""
+"""Sampling on a GPU and its peers: their tiny forms, what a step must read, and that the peers draw as they should."""
 
 import pytest
 import torch
