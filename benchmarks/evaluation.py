@@ -38,8 +38,8 @@ def main() -> None:
     pipe = ImageGenerationPipeline.from_pretrained(arguments.pipeline)
     network = load_feature_network("efficientnet_lite0")
     count, batch = arguments.num_images, arguments.batch_size
-    labels: list[str | int] = [number % pipe.generator.config.num_classes for number in range(count)]
-    samples = Samples(pipe, count, Conditions(labels, None, None), pipe.sampling, batch_size=batch)
+    ids = [number % pipe.generator.config.num_classes for number in range(count)]
+    samples = Samples(pipe, count, Conditions([*ids], ids, None, None), pipe.sampling, batch_size=batch)
     runs = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     times: dict[str, list[float]] = {"drawn": [], "features": [], "streamed": []}
 

@@ -36,6 +36,7 @@ from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.interruption import StopRequest
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.data import DataConfig
@@ -96,27 +97,29 @@ def data_config(data: str) -> DataConfig:
 
 @dataclass
 class Measure:
-    """Distances to ``NUM_SAMPLES`` real training pictures; ``floor``: those of as many other real pictures."""
+    """Distances to ``num_samples`` real training pictures; ``floor``: those of as many other real pictures."""
 
     dataset: ImageDataset
     network: FeatureNetwork
+    num_samples: int = NUM_SAMPLES
 
     def __post_init__(self):
+        number = self.num_samples
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0)).tolist()
-        self.others = order[NUM_SAMPLES : 2 * NUM_SAMPLES]
-        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * NUM_SAMPLES])
-        self.real = pool.part(slice(NUM_SAMPLES))
-        self.floor = compare(self.network, self.real, pool.part(slice(NUM_SAMPLES, None)), DISTANCES)
+        self.others = order[number : 2 * number]
+        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * number])
+        self.real = pool.part(slice(number))
+        self.floor = compare(self.network, self.real, pool.part(slice(number, None)), DISTANCES)
 
     def __call__(self, batches: Iterator[torch.Tensor]) -> dict[str, float]:
-        """Figures of ``NUM_SAMPLES`` pictures, uint8 batches (B, 3, S, S)."""
+        """Figures of ``num_samples`` pictures, uint8 batches (B, 3, S, S)."""
         features = torch.cat([self.network(batch).features.cpu() for batch in batches])
         drawn = PictureFeatures(features, None, "", self.dataset.image_size, "none")
         return compare(self.network, drawn, self.real, DISTANCES)
 
     def decoded(self, tokenizer: WassersteinVQModel) -> Iterator[torch.Tensor]:
         """The other real pictures, through the tokenizer."""
-        for batch in Reading(evaluation_view(self.dataset), self.others).batches(64):
+        for batch in Reading(evaluation_view(self.dataset), self.others).batches(64, tokenizer.device):
             with torch.no_grad():
                 yield to_uint8(tokenizer.decode_codes(tokenizer.encode(batch["pixel_values"]).codes))
 
@@ -127,12 +130,7 @@ def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measur
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
     run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
-    conditions = Conditions([i % len(pipe.class_names) for i in range(NUM_SAMPLES)], None, None)
-    samples = {}
-    for scale in GUIDANCE:
-        drawn = Samples(pipe, NUM_SAMPLES, conditions, pipe.sampling.updated(guidance_scale=scale), batch_size=250)
-        runs = [range(start, min(start + 250, NUM_SAMPLES)) for start in range(0, NUM_SAMPLES, 250)]
-        samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in runs)
+    samples = guided(pipe, measure)
     sheet(pipe).save(out / "sheet.png")
     trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")
     bits = run["loss"] * pipe.generator.config.sequence_length / math.log(2)
@@ -146,6 +144,23 @@ def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measur
         "decoded": measure(measure.decoded(pipe.tokenizer)),
         "guidance": samples,
     }
+
+
+def guided(pipe: ImageGenerationPipeline, measure: Measure, stop: StopRequest | None = None) -> dict[str, dict]:
+    """Figures of samples, as many of each class, at each scale of ``GUIDANCE``.
+
+    Raises:
+        PassInterrupted: ``stop`` was set.
+    """
+    number = measure.num_samples
+    ids = [i % len(pipe.class_names) for i in range(number)]
+    conditions = Conditions([*ids], ids, None, None)
+    runs = [range(start, min(start + 250, number)) for start in range(0, number, 250)]
+    samples = {}
+    for scale in GUIDANCE:
+        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(guidance_scale=scale), batch_size=250)
+        samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in (stop or StopRequest()).until_set(runs))
+    return samples
 
 
 def sheet(pipe: ImageGenerationPipeline):
