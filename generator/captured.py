@@ -65,6 +65,17 @@ def release_captures(model: ImageCodeTransformer) -> None:
     _kept.pop(model, None)
 
 
+def keeps_memory(model: ImageCodeTransformer) -> bool:
+    """Whether the cache of keys and values is kept after a batch, for the steps that are recorded over it."""
+    return _modes(model) != ["loop"]
+
+
+def kept_bytes(model: ImageCodeTransformer) -> int:
+    """Bytes of the cache that is kept for a model now, and used again by the next batch."""
+    kept = _kept.get(model)
+    return 0 if kept is None or kept.memory is None else kept.memory.nbytes
+
+
 @dataclass
 class FixedBatch:
     """A batch in the tensors of a step, of which the last pictures may be copies that fill it.
@@ -145,13 +156,17 @@ class Captures:
         self.memory: torch.Tensor | None = None
         self.pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
+    def clear(self) -> None:
+        """Free all."""
+        self.graphs.clear()
+        self.states.clear()
+        self.memory = None
+
     def state(self, model: ImageCodeTransformer, count: int, rows: int) -> StepState:
         """The state of so many pictures and rows."""
         shape = cache_shape(model.config, rows)
         if self.memory is None or self.memory.numel() < math.prod(shape):
-            self.graphs.clear()  # they read and write the old memory
-            self.states.clear()
-            self.memory = None
+            self.clear()  # graphs read and write the old memory
             self.memory = torch.zeros(math.prod(shape), dtype=model.dtype, device=model.device)
         if (count, rows) not in self.states:
             memory = self.memory[: math.prod(shape)].view(shape)
@@ -277,7 +292,7 @@ def _prepared(
             if not isinstance(error, torch.OutOfMemoryError):  # memory may be free the next time
                 _failed.add(mode)
             _warn(f"sampling cannot use {mode} and is slower: {type(error).__name__}: {first_line(error)}")
-            release_captures(model)
+            captures.clear()
             continue
         state.codes.copy_(codes)
         state.given.copy_(codes)
@@ -293,7 +308,8 @@ def _modes(model: ImageCodeTransformer) -> list[str]:
     cuda = model.device.type == "cuda" and os.environ.get("WVQ_CUDA_GRAPHS", "1") != "0"
     if not cuda or torch.is_autocast_enabled("cuda") or any(isinstance(p, DTensor) for p in model.parameters()):
         return ["loop"]
-    return [mode for mode in ("fused_graph", "eager_graph", "loop") if mode not in _failed]
+    kernels = ["fused_graph"] if os.environ.get("WVQ_TRITON", "1") != "0" else []
+    return [mode for mode in (*kernels, "eager_graph", "loop") if mode not in _failed]
 
 
 def _captures(model: ImageCodeTransformer) -> Captures:

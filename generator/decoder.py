@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache, cache_shape
 
 
 def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ class GuidedDecoder:
         count: number of pictures B.
         scales: guidance scale at each of the T positions; 1 is off.
         start: first position whose logits will be needed.
-        memory: of the cache of keys and values, as :meth:`KeyValueCache.new` makes it; a new one if None.
+        memory: of the cache of keys and values, of :func:`cache_shape`; new if None.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class GuidedDecoder:
         self.valid = self.prefix.valid
         if self.valid is not None:  # padded once to its full length: a mask is then a slice
             self.valid = F.pad(self.valid, (0, model.config.sequence_length), value=True)
-        self.both = (
-            KeyValueCache.new(model.config, rows, self.prefix.tokens) if memory is None else KeyValueCache(memory)
-        )
+        if memory is None:
+            memory = self.prefix.tokens.new_empty(cache_shape(model.config, rows))
+        self.both = KeyValueCache(memory)
         self.conditional, self.unconditional = self.both.part(0, count), self.both.part(count, rows)
 
     def logits(self, codes: torch.Tensor, start: int, end: int) -> torch.Tensor:

@@ -81,17 +81,12 @@ class KeyValueCache:
     """Preallocated keys and values of every layer, written in place; ``length`` tokens are filled.
 
     Args:
-        memory: (layers, 2, B, H, S, C), what :meth:`new` makes.
+        memory: (layers, 2, B, H, S, C), as :func:`cache_shape` says.
     """
 
     def __init__(self, memory: torch.Tensor):
         self.memory = memory
         self.length = 0
-
-    @classmethod
-    def new(cls, config: ImageCodeTransformerConfig, batch_size: int, like: torch.Tensor) -> KeyValueCache:
-        """An empty cache of a batch, of the type and on the device of ``like``."""
-        return cls(like.new_empty(cache_shape(config, batch_size)))
 
     def part(self, start: int, stop: int) -> KeyValueCache:
         """Those rows of the batch, in the same memory, with their own length."""
