@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache
+from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache, cache_shape
 
 
 def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
@@ -16,6 +16,12 @@ def guide(logits: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
     """
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, scale)
+
+
+def guided_positions(scales: list[float], start: int) -> range:
+    """Positions from ``start`` on between the first and the last one at which guidance is on."""
+    on = [position for position, scale in enumerate(scales) if scale != 1 and position >= start]
+    return range(on[0], on[-1] + 1) if on else range(0)
 
 
 class GuidedDecoder:
@@ -30,21 +36,29 @@ class GuidedDecoder:
         count: number of pictures B.
         scales: guidance scale at each of the T positions; 1 is off.
         start: first position whose logits will be needed.
+        memory: of the cache of keys and values, of :func:`cache_shape`; new if None.
     """
 
     def __init__(
-        self, model: ImageCodeTransformer, condition: Condition, count: int, scales: list[float], start: int = 0
+        self,
+        model: ImageCodeTransformer,
+        condition: Condition,
+        count: int,
+        scales: list[float],
+        start: int = 0,
+        memory: torch.Tensor | None = None,
     ):
-        on = [position for position, scale in enumerate(scales) if scale != 1 and position >= start]
-        rows = 2 * count if on else count
         self.model, self.count = model, count
-        self.on = range(on[0], on[-1] + 1) if on else range(0)
+        self.on = on = guided_positions(scales, start)
+        rows = 2 * count if on else count
         self.scales = torch.tensor(scales, device=model.device)[:, None]
         self.prefix = model.condition(condition.cat(condition.null()) if on else condition, rows)
         self.valid = self.prefix.valid
         if self.valid is not None:  # padded once to its full length: a mask is then a slice
             self.valid = F.pad(self.valid, (0, model.config.sequence_length), value=True)
-        self.both = KeyValueCache(model.config, rows, self.prefix.tokens)
+        if memory is None:
+            memory = self.prefix.tokens.new_empty(cache_shape(model.config, rows))
+        self.both = KeyValueCache(memory)
         self.conditional, self.unconditional = self.both.part(0, count), self.both.part(count, rows)
 
     def logits(self, codes: torch.Tensor, start: int, end: int) -> torch.Tensor:

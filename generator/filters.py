@@ -1,8 +1,10 @@
-"""Which codes may be drawn: top-k, top-p and min-p over logits (B, K)."""
+"""The draw of codes from logits (B, K): which may be drawn, by top-k, top-p and min-p, and which one is."""
 
 from __future__ import annotations
 
 import torch
+
+from wvq.generator.sampling_settings import SamplingSettings
 
 FREE = -1  # in fixed codes: a position that is drawn
 
@@ -30,3 +32,20 @@ def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_
         least = min_p * probabilities.amax(-1, keepdim=True)
         logits = logits.masked_fill(probabilities < least, -torch.inf)
     return logits
+
+
+def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+    """Codes (B,) drawn from guided logits (B, K) by temperature, filters and the inverse of the CDF.
+
+    Args:
+        logits: (B, K), not changed.
+        uniform: (B,) numbers in [0, 1), one a draw.
+        settings: temperature and filters.
+    """
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    logits = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p, settings.min_p)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    # 1 - u lies in (0, 1]: the first code that reaches it has a probability above 0, whatever was rounded.
+    target = (1 - uniform[:, None]) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target).squeeze(1)

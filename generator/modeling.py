@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -53,13 +55,37 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)
 
 
-class KeyValueCache:
-    """Preallocated keys and values of every layer, written in place; ``length`` tokens are filled."""
+class LayerCache(Protocol):
+    """Keys and values of the tokens that one layer has read."""
 
-    def __init__(self, config: ImageCodeTransformerConfig, batch_size: int, like: torch.Tensor):
-        length = config.prefix_length + config.sequence_length
-        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim)
-        self.memory = like.new_empty(shape)
+    def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of new tokens (B, H, n, C); return those that the new tokens may see."""
+
+
+@dataclass(frozen=True)
+class FilledLayer:
+    """The cache of a layer whose first ``length`` tokens are filled; memory: (2, B, H, S, C)."""
+
+    memory: torch.Tensor
+    length: int
+
+    def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.length + keys.shape[2]
+        stored = self.memory
+        stored[0, :, :, self.length : end] = keys
+        stored[1, :, :, self.length : end] = values
+        return stored[0, :, :, :end], stored[1, :, :, :end]
+
+
+class KeyValueCache:
+    """Preallocated keys and values of every layer, written in place; ``length`` tokens are filled.
+
+    Args:
+        memory: (layers, 2, B, H, S, C), as :func:`cache_shape` says.
+    """
+
+    def __init__(self, memory: torch.Tensor):
+        self.memory = memory
         self.length = 0
 
     def part(self, start: int, stop: int) -> KeyValueCache:
@@ -68,13 +94,15 @@ class KeyValueCache:
         part.memory = self.memory[:, :, start:stop]
         return part
 
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the keys and values of new tokens (B, H, n, C); return those of all tokens so far."""
-        end = self.length + keys.shape[2]
-        stored = self.memory[layer]
-        stored[0, :, :, self.length : end] = keys
-        stored[1, :, :, self.length : end] = values
-        return stored[0, :, :, :end], stored[1, :, :, :end]
+    def layers(self) -> list[FilledLayer]:
+        """The caches of the layers, for the next tokens."""
+        return [FilledLayer(self.memory[layer], self.length) for layer in range(len(self.memory))]
+
+
+def cache_shape(config: ImageCodeTransformerConfig, batch_size: int) -> tuple[int, ...]:
+    """Shape of the keys and values of all layers for whole pictures: (layers, 2, B, H, S, C)."""
+    length = config.prefix_length + config.sequence_length
+    return config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim
 
 
 def _branch_scale(config: ImageCodeTransformerConfig) -> float:
@@ -85,9 +113,9 @@ def _branch_scale(config: ImageCodeTransformerConfig) -> float:
 class Attention(nn.Module):
     """Causal self-attention with rotated queries and keys, over a cache if there is one: (B, S, D) -> (B, S, D)."""
 
-    def __init__(self, config: ImageCodeTransformerConfig, layer: int):
+    def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__()
-        self.layer, self.num_heads, self.num_kv_heads = layer, config.num_heads, config.num_kv_heads
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
         heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = Projection(config.hidden_size, heads * config.head_dim)
@@ -102,13 +130,13 @@ class Attention(nn.Module):
         cos: torch.Tensor,
         sin: torch.Tensor,
         mask: torch.Tensor | None,
-        cache: KeyValueCache | None,
+        cache: LayerCache | None,
     ) -> torch.Tensor:
         heads = rearrange(self.qkv(x), "b s (h c) -> b h s c", c=self.head_dim)
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
         q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
         if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
+            k, v = cache.extend(k, v)
         # A single new token sees all that came before: no mask at all, unless some of the prefix is padding.
         causal = mask is None and q.shape[2] > 1
         grouped = self.num_heads != self.num_kv_heads
@@ -136,7 +164,7 @@ class Block(GradientCheckpointingLayer):
     def __init__(self, config: ImageCodeTransformerConfig, layer: int):
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config)
         rate = config.drop_path * layer / max(1, config.num_layers - 1)
@@ -150,7 +178,7 @@ class Block(GradientCheckpointingLayer):
         cos: torch.Tensor,
         sin: torch.Tensor,
         mask: torch.Tensor | None,
-        cache: KeyValueCache | None,
+        cache: LayerCache | None,
     ) -> torch.Tensor:
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache))
         return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -292,10 +320,22 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         mask = None if valid is None else attention_mask(valid, start, end)
         if mask is None and start and end - start > 1:  # is_causal would align new tokens with the first ones
             mask = _causal(end, x.device)[start:]
-        for block in self.blocks:
-            x = block(x, cos, sin, mask, cache)
+        x = self.run_blocks(x, cos, sin, mask, cache.layers() if cache else [None] * config.num_layers)
         if cache:
             cache.length = end
+        return x
+
+    def run_blocks(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None,
+        caches: Sequence[LayerCache | None],
+    ) -> torch.Tensor:
+        """Hidden states (B, n, D) of tokens with the rows of the rotary table and the mask that are theirs."""
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block(x, cos, sin, mask, cache)
         return self.norm(x)
 
     def forward(

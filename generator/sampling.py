@@ -11,31 +11,15 @@ import torch
 from tqdm import tqdm
 
 from wvq.errors import ConfigError
+from wvq.generator.captured import FixedDecoder, fixed_steps
 from wvq.generator.conditioning import Condition
 from wvq.generator.decoder import GuidedDecoder
-from wvq.generator.filters import FREE, filter_logits
+from wvq.generator.filters import FREE, draw
 from wvq.generator.fixed_rows import run_in_fixed_rows
 from wvq.generator.linear import packed_weights
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.speculative import WindowedSampler
-
-
-def draw(logits: torch.Tensor, uniform: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Codes (B,) drawn from guided logits (B, K) by temperature, filters and the inverse of the CDF.
-
-    Args:
-        logits: (B, K), not changed.
-        uniform: (B,) numbers in [0, 1), one a draw.
-        settings: temperature and filters.
-    """
-    if settings.temperature == 0:
-        return logits.argmax(-1)
-    logits = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p, settings.min_p)
-    cumulative = logits.softmax(-1).cumsum(-1)
-    # 1 - u lies in (0, 1]: the first code that reaches it has a probability above 0, whatever was rounded.
-    target = (1 - uniform[:, None]) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target).squeeze(1)
 
 
 def uniforms(seeds: list[int], length: int) -> torch.Tensor:
@@ -120,14 +104,35 @@ def _fill(
         return
     # A pass over all given codes rounds differently from one pass a code, and the other pictures' masks may differ.
     start = 0 if (settings.fixed_rows or 0) > 1 else open_places[0]
-    any_given = bool((codes != FREE).any())
-    decoder = GuidedDecoder(model, condition, len(seeds), settings.scales(length), start)
-    stop = open_places[-1] + 1
+    places = range(start, open_places[-1] + 1)
+    with fixed_steps(model, codes, condition, seeds, settings, places) as batch:
+        if batch is None:
+            decoder = GuidedDecoder(model, condition, len(seeds), settings.scales(length), start)
+            _draw_codes(codes, decoder, seeds, settings, places, progress)
+        else:
+            _draw_codes(batch.codes, batch.decoder, batch.seeds, settings, places, progress)
+            codes.copy_(batch.codes[: len(codes)])
+
+
+def _draw_codes(
+    codes: torch.Tensor,
+    decoder: GuidedDecoder,
+    seeds: list[int],
+    settings: SamplingSettings,
+    places: range,
+    progress: bool,
+) -> None:
+    """Draw the codes (B, T) that are FREE at the places, in place."""
     if settings.window:
-        WindowedSampler(codes, decoder, seeds, settings).fill(start, stop, progress)
+        WindowedSampler(codes, decoder, seeds, settings).fill(places.start, places.stop, progress)
         return
-    uniform = uniforms(seeds, length).to(codes.device)
-    for position in tqdm(range(start, stop), unit="code", disable=not progress, leave=False):
+    any_given = bool((codes != FREE).any())
+    uniform = uniforms(seeds, codes.shape[1]).to(codes.device)
+    if isinstance(decoder, FixedDecoder):
+        decoder.state.uniform.copy_(uniform)
+    for position in tqdm(places, unit="code", disable=not progress, leave=False):
+        if isinstance(decoder, FixedDecoder) and decoder.draw_next(position):
+            continue
         drawn = draw(decoder.logits(codes, position, position + 1)[:, 0], uniform[:, position], settings)
         if any_given:
             drawn = torch.where(codes[:, position] == FREE, drawn, codes[:, position])

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from wvq.data.sheets import image_grid
+from wvq.generator.captured import using
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import Condition
 from wvq.generator.modeling import ImageCodeTransformer
@@ -132,7 +133,8 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         batch = self.validation.__getitems__([i * len(self.validation) // count for i in range(count)])
         batch = self._with_features(batch, model.device)
         batch.pop("codes")
-        codes = sample_codes(model, Condition(**batch), list(range(count)), SHEET_SETTINGS)
+        with using("loop"):  # recorded steps would keep memory that training needs
+            codes = sample_codes(model, Condition(**batch), list(range(count)), SHEET_SETTINGS)
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from wvq.generator.captured import keeps_memory, kept_bytes
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import sampling_bytes, whole_pass_bytes
@@ -29,7 +30,8 @@ def require_room(pipeline: ImageGenerationPipeline, batch_size: int, settings: S
     """
     needed = drawing_bytes(pipeline, batch_size, settings, given)
     remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
-    require_memory(needed, pipeline.device, f"sampling with batch_size {batch_size}", remedy)
+    beside = max(0, needed - kept_bytes(pipeline.generator))
+    require_memory(beside, pipeline.device, f"sampling with batch_size {batch_size}", remedy)
     return needed
 
 
@@ -52,6 +54,8 @@ def drawing_bytes(
     encoding = min(batch_size, ENCODED) * config.text_length * 13 * config.text_dim * 4
     decoding = decoding_bytes(tokenizer.config, rows, next(tokenizer.decoder.parameters()).dtype.itemsize)
     copies = packed_bytes(pipeline.generator) if settings.deterministic else 0  # made elsewhere only if they fit beside
+    if keeps_memory(pipeline.generator):
+        return copies + features + codes + max(encoding, decoding)
     return copies + features + max(encoding, codes, decoding)
 
 

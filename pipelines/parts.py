@@ -13,6 +13,7 @@ from typing_extensions import Self, Unpack
 from wvq.checks import PATH
 from wvq.errors import ConfigError, WVQError
 from wvq.files.user_folders import expand_user
+from wvq.generator.captured import release_captures
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling_settings import SamplingSettings
@@ -112,6 +113,7 @@ class PipelineParts:
             raise ConfigError(f"{reduced} weights cannot be cast; load the pipeline without weights, and with dtype")
         if reduced == "int8" and target is not None and target.type != "cpu":
             raise ConfigError(f"weights int8 run on the CPU alone, not on {target}; load the pipeline with bf16")
+        release_captures(self.generator)
         for part in self.components.values():
             if part is not None and target is not None:
                 part.to(target)

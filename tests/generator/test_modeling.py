@@ -9,7 +9,14 @@ from tests.tiny import TEXT_DIM, make_generator
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer, KeyValueCache, attention_mask, rotary_table, rotate
+from wvq.generator.modeling import (
+    ImageCodeTransformer,
+    KeyValueCache,
+    attention_mask,
+    cache_shape,
+    rotary_table,
+    rotate,
+)
 from wvq.generator.sampling import sample_codes
 from wvq.generator.sampling_settings import SamplingSettings
 
@@ -174,7 +181,7 @@ def test_cached_decoding_equals_the_full_forward(changes):
     batch = inputs(model.config)
     expected = model(**batch).logits
     prefix = model.condition(condition_of(batch), 3)
-    cache = KeyValueCache(model.config, 3, prefix.tokens)
+    cache = KeyValueCache(torch.empty(cache_shape(model.config, 3)))
     x, found = prefix.tokens, []
     for position in range(model.config.sequence_length):
         found.append(model.logits(model.run(x, prefix.valid, cache)[:, -1]))
@@ -188,7 +195,7 @@ def test_several_tokens_at_once_continue_a_cache():
     batch = inputs(model.config)
     prefix = model.condition(condition_of(batch), 3)
     x = torch.cat((prefix.tokens, model.embed_codes(batch["codes"].flatten(1)[:, :-1])), 1)
-    cache = KeyValueCache(model.config, 3, x)
+    cache = KeyValueCache(torch.empty(cache_shape(model.config, 3)))
     parts = [model.run(x[:, a:b], prefix.valid, cache) for a, b in ((0, 5), (5, 12), (12, 20))]
     torch.testing.assert_close(torch.cat(parts, 1), model.run(x, prefix.valid), atol=1e-5, rtol=1e-5)
 

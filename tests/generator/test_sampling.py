@@ -8,9 +8,9 @@ from scipy import stats
 from tests.tiny import TEXT_DIM, make_generator
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition
-from wvq.generator.filters import filter_logits
+from wvq.generator.filters import draw, filter_logits
 from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling import draw, sample_codes, uniforms
+from wvq.generator.sampling import sample_codes, uniforms
 from wvq.generator.sampling_settings import SamplingSettings
 
 INF = float("inf")

@@ -1,0 +1,95 @@
+"""A step of sampling by kernels of its own: five a layer where rows are few, in place of some thirty-five."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wvq.generator.kernels.attention import attend
+from wvq.generator.kernels.codes import draw, embed, gate
+from wvq.generator.kernels.linear import MOST_ROWS, linear
+from wvq.generator.linear import Projection
+from wvq.generator.modeling import Block, ImageCodeTransformer
+from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.step import Step, StepState
+
+
+class FusedStep(Step):
+    """A :class:`~wvq.generator.step.Step` over one code in Triton's kernels; the values are the same but for rounding.
+
+    Norm, product, gate and residual are one kernel while rows are few, and the libraries multiply more rows than
+    that. Attention with all that leads to it is one kernel always. Guidance, temperature, min-p and the draw are one
+    kernel where no other filter is asked for.
+    """
+
+    def __init__(self, model: ImageCodeTransformer, state: StepState, guided: bool, size: int = 1):
+        super().__init__(model, state, guided, size)
+        if size != 1:
+            raise ValueError("kernels read one code at a time")
+        self.few = self.rows <= MOST_ROWS
+
+    @torch.inference_mode()
+    def draw(self, settings: SamplingSettings) -> None:
+        if settings.temperature and (settings.top_k or settings.top_p < 1):
+            super().draw(settings)
+            return
+        state, logits = self.state, self._logits()[:, 0].float()
+        place = (state.scales, state.position, state.given, state.codes)
+        draw(logits, state.uniform, *place, settings.temperature, settings.min_p)
+        state.position.add_(1)
+
+    def _logits(self) -> torch.Tensor:
+        model, state = self.model, self.state
+        x = self._embedded()
+        for block, memory in zip(model.blocks, state.memory, strict=True):
+            assert isinstance(block, Block)
+            x = self._block(block, x, memory)
+        if not self.few or model.config.code_dim:
+            return model.logits(model.norm(x))[:, None]
+        weight, scale = (model.code_embedding.weight, None) if model.config.head == "tied" else _weight(model.head)
+        return linear(x, weight, scale, model.norm.weight, model.config.norm_eps, dtype=torch.float32)[:, None]
+
+    def _embedded(self) -> torch.Tensor:
+        """Input tokens (rows, D) of the codes ahead of the position."""
+        model, state = self.model, self.state
+        bias = None if state.bias is None else state.bias[: self.rows]
+        targets = model.target_embedding.weight if model.config.target_positions else None
+        if not model.config.code_dim:
+            return embed(state.codes, state.position, model.code_embedding.weight, self.rows, bias, targets)
+        codes = state.codes.index_select(1, state.position - 1)
+        x = model.embed_codes(codes.repeat(2, 1) if self.guided else codes, bias)[:, 0]
+        return x if targets is None else x + targets.index_select(0, state.position)
+
+    def _block(self, block: Block, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """One layer: x (rows, D) is changed in place and returned."""
+        attention, forward, state = block.attention, block.feed_forward, self.state
+        prefix, eps = self.model.config.prefix_length, self.model.config.norm_eps
+        if self.few:
+            qkv = linear(x, *_weight(attention.qkv), block.attention_norm.weight, eps)
+        else:
+            qkv = attention.qkv(block.attention_norm(x))
+        query, key = attention.query_norm, attention.key_norm
+        norms = (query.weight, key.weight) if isinstance(query, nn.RMSNorm) and isinstance(key, nn.RMSNorm) else None
+        mixed = attend(qkv, memory, state.rotary, state.position, prefix, state.valid, norms, eps)
+        x = self._add(x, mixed, attention.out)
+        if self.few:
+            hidden = linear(x, *_weight(forward.gate_up), block.feed_forward_norm.weight, eps, gated=True)
+        else:
+            hidden = gate(forward.gate_up(block.feed_forward_norm(x)))
+        return self._add(x, hidden, forward.down)
+
+    def _add(self, x: torch.Tensor, y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+        """Add the product of y to x in place."""
+        weight, scale = _weight(layer)
+        if self.few:
+            return linear(y, weight, scale, residual=x)
+        if weight.dtype == x.dtype:
+            return x.addmm_(y, weight.T)
+        return x.add_(layer(y))
+
+
+def _weight(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The weight of a linear layer, and the factors of its rows if it is in int8."""
+    if isinstance(layer, Projection):
+        return layer.weight, None
+    raise TypeError(f"no kernel multiplies by the weight of a {type(layer).__name__}")

@@ -1,0 +1,1 @@
+"""Triton kernels of a sampling step over tensors, which know nothing of models; imported only where Triton is."""

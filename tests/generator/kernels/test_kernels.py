@@ -1,0 +1,20 @@
+"""Kernels of a sampling step: values of plain torch, interpreted here and compiled on a GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.interpreter import run_compiled, run_interpreted
+
+CHECKS = Path(__file__).with_name("checks_kernels.py")
+
+pytest.importorskip("triton")
+
+
+def test_kernels_under_the_interpreter():
+    run_interpreted(CHECKS)
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_gpu():
+    run_compiled(CHECKS)

@@ -1,0 +1,20 @@
+"""Steps by kernels draw the codes of the plain loop, interpreted here and compiled on a GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.interpreter import run_compiled, run_interpreted
+
+CHECKS = Path(__file__).with_name("checks_fused.py")
+
+pytest.importorskip("triton")
+
+
+def test_fused_steps_under_the_interpreter():
+    run_interpreted(CHECKS)
+
+
+@pytest.mark.gpu
+def test_fused_steps_on_a_gpu():
+    run_compiled(CHECKS)
