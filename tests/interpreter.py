@@ -1,0 +1,37 @@
+"""Triton's interpreter: runs files of tests of kernels where there is no GPU, each file in a process of its own.
+
+Triton decides when it is imported whether kernels are compiled or interpreted. Such a file is named ``checks_*.py``,
+which pytest does not collect by itself, and a test beside it calls :func:`run_interpreted`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_interpreted(file: str | Path, *options: str, timeout: float = 300) -> None:
+    """Run the tests of a file with kernels interpreted on the CPU; all must pass.
+
+    Args:
+        file: a file of tests.
+        options: of pytest, such as ``-k name``.
+        timeout: seconds.
+    """
+    _run_tests(file, options, timeout, {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def run_compiled(file: str | Path, *options: str, timeout: float = 300) -> None:
+    """Run the tests of a file with kernels compiled for the GPU of this machine; all must pass."""
+    _run_tests(file, options, timeout, {"TRITON_INTERPRET": "0"})
+
+
+def _run_tests(file: str | Path, options: tuple[str, ...], timeout: float, variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file), *options]
+    # A fresh interpreter: a process forked from one that has imported Triton would have its choice.
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
