@@ -24,12 +24,12 @@ MAX_CODES = 2**31 - 2**10  # indices are 32-bit inside, and padded to whole tile
 FEW_DIMS = 16  # up to which a thread holds its features in registers
 # Features and codes of a tile, and how a program runs it. By the machine code for compute capability 9.0 no register is
 # spilled, and two programs share a multiprocessor, so that one computes while the other compares.
-_FEW = {"ROWS": 64, "CODES": 32, "UNROLL": 4, "num_warps": 8}
-_MANY = {"ROWS": 128, "CODES": 128, "DIMS": 32, "num_warps": 4, "num_stages": 3}
+FEW_DIMS_TILE = {"ROWS": 64, "CODES": 32, "UNROLL": 4, "num_warps": 8}
+MANY_DIMS_TILE = {"ROWS": 128, "CODES": 128, "DIMS": 32, "num_warps": 4, "num_stages": 3}
 _PROGRAMS = 2_048  # that a search is cut into at least, where it has as many tiles: several for each multiprocessor
 _PIECE_BYTES = 2**24  # of features, and twice of codes, in another form at a time
 
-_failed = threading.Event()  # a kernel did not compile or start
+failed = threading.Event()  # a kernel did not compile or start: none is tried again
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def search(features: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor | Non
         codebook: (K, D) float32 on the same device; K > 0.
     """
     module = kernels()
-    if module is None or _failed.is_set():
+    if module is None or failed.is_set():
         return None
     keys = torch.full((len(features),), module.NO_KEY, dtype=torch.int64, device=features.device)
     run = _search_few_dims if features.shape[1] <= FEW_DIMS else _search_many_dims
@@ -71,7 +71,7 @@ def search(features: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor | Non
     except torch.OutOfMemoryError:  # no fault of the kernels
         raise
     except Exception as error:  # no class in common: no C compiler, a card with less shared memory, ...
-        _failed.set()
+        failed.set()
         _warn(error)
         return None
     return keys.bitwise_and_(2**32 - 1)  # the lower half of a key is the code
@@ -83,33 +83,36 @@ def _warn(error: Exception) -> None:
 
 
 def _search_few_dims(module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor) -> None:
-    count, dim = features.shape
+    (count, dim), tile = features.shape, FEW_DIMS_TILE
     size = _PIECE_BYTES // (4 * dim)
     for index, piece in enumerate(codebook.split(size) if count else ()):
-        padding = -len(piece) % _FEW["CODES"]
+        padding = -len(piece) % tile["CODES"]
         half_squares = F.pad(piece.square().sum(1).mul_(0.5), (0, padding), value=torch.inf)
         codes = F.pad(piece.T, (0, padding)).contiguous()  # D K
-        grid, tiles_each = _grid(count, len(half_squares), _FEW)
+        grid, tiles_each = _grid(count, len(half_squares), tile)
         module.search_few_dims[grid](
-            features, codes, half_squares, keys, count, index * size, len(half_squares), tiles_each, DIM=dim, **_FEW
+            *(features, codes, half_squares, keys),
+            *(count, index * size, len(half_squares), tiles_each),
+            DIM=dim,
+            **tile,
         )
 
 
 def _search_many_dims(module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor) -> None:
-    width = _whole(features.shape[1], _MANY["DIMS"])
-    rows = min(_whole(_PIECE_BYTES // (4 * width), _MANY["ROWS"]), _whole(len(features), _MANY["ROWS"]))
-    size = min(_whole(2 * _PIECE_BYTES // (4 * width), _MANY["CODES"]), _whole(len(codebook), _MANY["CODES"]))
+    tile, width = MANY_DIMS_TILE, _whole(features.shape[1], MANY_DIMS_TILE["DIMS"])
+    rows = _whole(min(len(features), _PIECE_BYTES // (4 * width)), tile["ROWS"])
+    size = _whole(min(len(codebook), 2 * _PIECE_BYTES // (4 * width)), tile["CODES"])
     z, e = _Halves(rows, width, features.device), _Halves(size, width, features.device)
     for part, part_keys in zip(features.split(rows), keys.split(rows), strict=True) if len(features) else ():
-        z.fill(module, part, _MANY["ROWS"])
+        z.fill(module, part, tile["ROWS"])
         for index, piece in enumerate(codebook.split(size)):
-            e.fill(module, piece, _MANY["CODES"])
-            grid, tiles_each = _grid(len(part), len(piece), _MANY)
+            e.fill(module, piece, tile["CODES"])
+            grid, tiles_each = _grid(len(part), len(piece), tile)
             module.search_many_dims[grid](
                 *(z.high, z.low, z.scales, e.high, e.low, e.scales, e.half_squares, part_keys),
-                *(len(part), index * size, math.ceil(len(piece) / _MANY["CODES"]), tiles_each),
+                *(len(part), index * size, math.ceil(len(piece) / tile["CODES"]), tiles_each),
                 WIDTH=width,
-                **_MANY,
+                **tile,
             )
 
 
@@ -124,7 +127,7 @@ class _Halves:
         rows, width = 16, self.high.shape[1]
         module.split_vectors[(_whole(count, tile) // rows,)](
             *(vectors, self.high, self.low, self.scales, self.half_squares, count),
-            **{"DIM": dim, "WIDTH": width, "ROWS": rows, "DIMS": _MANY["DIMS"]},
+            **{"DIM": dim, "WIDTH": width, "ROWS": rows, "DIMS": MANY_DIMS_TILE["DIMS"]},
         )
 
 
