@@ -24,19 +24,19 @@ def losses(features, codebook, codes):
     return lost / (features.double().square().sum(1) + codebook.double().square().sum(1)[codes])
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 13, 16, 17, 32, 33, 64, 100])
+@pytest.mark.parametrize("dim", [1, 2, 3, 8, 13, 16, 17, 32, 33, 100])
 @pytest.mark.parametrize(("count", "num_codes"), [(1, 1), (70, 31), (3, 300)])
 def test_the_codes_are_those_of_the_tiled_form(count, num_codes, dim):
     features, codebook = draw(count, num_codes, dim)
     assert torch.equal(search(features, codebook), nearest_codes(features, codebook, tile_bytes=10**6))
 
 
-@pytest.mark.parametrize("dim", [2, 8, 16, 24, 256])
+@pytest.mark.parametrize("dim", [2, 8, 24, 256])
 @pytest.mark.parametrize("shift", [0.0, 10.0])
 def test_nothing_is_lost_but_the_rounding_of_float32(dim, shift):
-    features, codebook = draw(150, 200, dim, shift=shift)
+    features, codebook = draw(70, 140, dim, shift=shift)
     assert losses(features, codebook, search(features, codebook)).max() < 1e-6
-    features, codebook = draw_near_ties(150, 200, dim)
+    features, codebook = draw_near_ties(70, 140, dim)
     assert losses(features, codebook, search(features, codebook)).max() < 1e-6
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_lost_but_the_rounding_of_float32(dim, shift):
 def test_the_lowest_index_wins_ties(dim):
     features, codebook = draw(50, 40, dim)
     once = search(features, codebook)
-    for copies in (2, 9):  # within a tile, and in several
+    for copies in (2, 5):  # within a tile, and in several
         assert torch.equal(search(features, codebook.repeat(copies, 1)), once)
     assert torch.equal(search(features, torch.ones(400, dim)), torch.zeros(50, dtype=torch.int64))
 
@@ -57,16 +57,15 @@ def test_scores_of_zero_tie_whatever_their_sign(dim):
 
 
 @pytest.mark.parametrize("dim", [8, 40])
-@pytest.mark.parametrize("programs", [1, 7, 10**6])
-def test_how_a_search_is_cut_does_not_matter(monkeypatch, dim, programs):
-    features, codebook = draw_near_ties(150, 700, dim)
+def test_how_a_search_is_cut_does_not_matter(monkeypatch, dim):
+    features, codebook = draw_near_ties(140, 300, dim)
     whole = search(features, codebook)
-    monkeypatch.setattr(fused, "_PROGRAMS", programs)
-    assert torch.equal(search(features, codebook), whole)
-    monkeypatch.setattr(fused, "_PIECE_BYTES", 4 * 128 * dim)
-    assert torch.equal(search(features, codebook), whole)
-    monkeypatch.undo()
     assert torch.equal(torch.cat([search(part, codebook) for part in features.split(61)]), whole)
+    for programs in (1, 7):
+        monkeypatch.setattr(fused, "_PROGRAMS", programs)
+        assert torch.equal(search(features, codebook), whole)
+    monkeypatch.setattr(fused, "_PIECE_BYTES", 4 * 64 * dim)
+    assert torch.equal(search(features, codebook), whole)
 
 
 @pytest.mark.parametrize("dim", [8, 40])
@@ -91,11 +90,11 @@ def test_a_code_that_is_not_finite_is_not_chosen(dim):
 
 
 def test_vectors_of_very_different_lengths_are_compared_in_float32():
-    features, codebook = draw(60, 150, 40)
+    features, codebook = draw(60, 100, 40)
     for lengths in (1e-12, 1e12):
         assert torch.equal(search(lengths * features, lengths * codebook), search(features, codebook))
     features *= 10 ** torch.linspace(-6, 6, 60)[:, None]
-    codebook *= 10 ** torch.linspace(-6, 6, 150)[:, None]
+    codebook *= 10 ** torch.linspace(-6, 6, 100)[:, None]
     codebook[7] = 0
     assert losses(features, codebook, search(features, codebook)).max() < 1e-6
     features[:, ::3] *= 1e-5
