@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tokenizer.quantizers.searching import draw, draw_near_ties, float64_distances
+from tests.tokenizer.quantizers.searching import draw, draw_near_ties, float64_distances, losses_of
 from wvq.tokenizer.quantizers import fused
 from wvq.tokenizer.quantizers.nearest import nearest_codes
 
@@ -18,10 +18,7 @@ def search(features, codebook):
 
 
 def losses(features, codebook, codes):
-    """How much further the codes are than the nearest ones, as a share of the lengths that the scores are made of."""
-    distances = float64_distances(features, codebook)
-    lost = distances.gather(1, codes[:, None])[:, 0] - distances.min(1).values
-    return lost / (features.double().square().sum(1) + codebook.double().square().sum(1)[codes])
+    return losses_of(features, codebook, codes, float64_distances(features, codebook).argmin(1))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 8, 13, 16, 17, 32, 33, 100])

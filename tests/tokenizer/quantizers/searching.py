@@ -22,3 +22,10 @@ def draw_near_ties(count, num_codes, dim, seed=0):
 
 def float64_distances(features, codebook):
     return (features.double()[:, None] - codebook.double()[None]).square().sum(-1)
+
+
+def losses_of(features, codebook, codes, others):
+    """How much further codes are than others, as a share of the squares that float32 adds up to a score."""
+    wide, vectors, references = features.double(), codebook[codes].double(), codebook[others].double()
+    further = (wide - vectors).square().sum(1) - (wide - references).square().sum(1)
+    return further / (wide.square().sum(1) + vectors.square().sum(1))

@@ -24,7 +24,6 @@ def test_the_kernels_find_the_nearest_codes():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_compiled_kernels_find_the_nearest_codes():
     run_compiled(CHECKS)
 
