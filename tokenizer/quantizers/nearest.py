@@ -1,4 +1,4 @@
-"""The one nearest-code search: exact float32 argmin over the codebook, compiled or in tiles that fit a cache."""
+"""The one nearest-code search: float32 argmin over the codebook, in compiled code or in tiles that fit a cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from wvq.tokenizer.quantizers import native
+from wvq.tokenizer.quantizers import fused, native
 
 _BLOCK = 16  # rows and codes of the smallest product in the tiled search
 
@@ -50,8 +50,8 @@ def cache_bytes(device: torch.device) -> int:
 def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int | None = None) -> torch.Tensor:
     """Index of the code with the smallest squared Euclidean distance to each feature, as float32 computes it.
 
-    Never builds the N x K matrix. On the CPU the search runs in compiled code that keeps scores in registers, if there
-    is a C++ compiler; else, and on other devices, rows are searched in tiles of scores that fit a cache.
+    Never builds the N x K matrix. The search runs in compiled code that keeps scores in registers: on the CPU if there
+    is a C++ compiler, on a GPU if there is Triton. Else rows are searched in tiles of scores that fit a cache.
 
     Args:
         features: (N, D) floating point.
@@ -72,6 +72,10 @@ def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: in
         raise ValueError("codebook must hold at least one code, got none")
     with exact_float32(features.device.type):
         features, codebook = features.float(), codebook.float()
+        if tile_bytes is None and fused.usable(features, codebook):
+            codes = fused.search(features, codebook)
+            if codes is not None:
+                return codes
         # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: the term |z|^2 does not depend on the code.
         half_squares = codebook.square().sum(1).mul_(0.5)  # K
         compiled = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES

@@ -6,35 +6,15 @@ import pytest
 import torch
 
 from tests.processes import run
+from tests.tokenizer.quantizers.searching import draw, draw_near_ties, float64_distances
 from wvq.tokenizer.quantizers import native
 from wvq.tokenizer.quantizers.nearest import cache_bytes, exact_float32, nearest_codes
-
-
-def draw(count, num_codes, dim, seed=0, shift=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(count, dim, generator=generator) + shift
-    return features, torch.randn(num_codes, dim, generator=generator) + shift
-
-
-def draw_near_ties(count, num_codes, dim, seed=0):
-    """Codes in groups that differ by about 1e-7, and features of which half lie on a code."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(max(1, num_codes // 5), dim, generator=generator)
-    codebook = centres[torch.arange(num_codes) % len(centres)]
-    codebook += 1e-7 * torch.randn(num_codes, dim, generator=generator)
-    features = torch.randn(count, dim, generator=generator)
-    features[::2] = codebook[torch.randint(0, num_codes, (len(features[::2]),), generator=generator)]
-    return features, codebook
 
 
 @pytest.fixture
 def _compiled():
     if native.library() is None:
         pytest.skip("the compiled search cannot be had here: no C++ compiler, or WVQ_NATIVE=0")
-
-
-def float64_distances(features, codebook):
-    return (features.double()[:, None] - codebook.double()[None]).square().sum(-1)
 
 
 @pytest.mark.parametrize(("dim", "num_codes"), [(2, 30), (4, 300), (8, 300), (32, 300)])
