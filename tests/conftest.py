@@ -35,12 +35,19 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """First the files that start programs: they take longest, and would leave one process alone at the end."""
+    """Files that start programs come first: they take longest, and would leave one process alone at the end.
+
+    What is marked ``gpu`` is skipped where there is none.
+    """
 
     def starts_programs(item) -> bool:
         return any(value is start for value in vars(item.module).values() for start in (Program, run, run_ranks))
 
     items.sort(key=starts_programs, reverse=True)  # stable: what is equal keeps its order
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 def pytest_unconfigure():
