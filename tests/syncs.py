@@ -1,4 +1,4 @@
-"""Counts what makes the processor wait for its GPU, in code that runs: on a GPU as torch reports it, on the CPU by name.
+"""Counts what makes the processor wait for its GPU, in code that runs: on a GPU by torch, on the CPU by name.
 
 `tests/waiting.py` looks at single parts on the `meta` device, where tensors have no values; this one at whole steps.
 """

@@ -1,4 +1,4 @@
-"""A whole step of either stage's training, optimisers and average included, never makes the processor wait for a GPU."""
+"""A whole training step of either stage, with optimisers and average, never makes the processor wait for a GPU."""
 
 import itertools
 
