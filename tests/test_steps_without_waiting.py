@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.syncs import counting_syncs
+from benchmarks.syncs import counting_syncs
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.live_bytes import LiveBytes
+from benchmarks.live_bytes import LiveBytes
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.syncs import counting_syncs
+from benchmarks.syncs import counting_syncs
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
