@@ -207,7 +207,7 @@ def generator_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]
         def build() -> Step:
             # Llama takes the sizes alone: what is not there takes no memory.
             model = build_generator(size, "meta" if kind == "llama" else device, tiny)
-            expected.append(estimate(model, batch, again))
+            expected.append(estimate(model, batch, again, compiled=compiled and not tiny))
             tokens.append(model.config.sequence_length)
             return GENERATOR_STEPS[kind](model, batch, device, compiled and not tiny, again)
 

@@ -266,6 +266,7 @@ def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerato
         config.gradient_checkpointing,
         mixed=accelerator.mixed_precision != "no",
         fused=accelerator.device.type == "cuda",
+        compiled=config.compile,
         gradients=gradients,
         between=max(whole_pass_bytes(model.config, EVALUATED), sampling_bytes(model.config, ON_SHEET, SHEET_SETTINGS)),
     )
