@@ -19,7 +19,7 @@ from wvq.errors import first_line
 from wvq.memory import GIB
 
 Step = Callable[[], object]
-WARMUP, LEAST_STEPS, MOST_SECONDS = 2, 5, 2.0  # steps before the timed ones; and how long those go on
+WARMUP, LEAST_STEPS, MOST_SECONDS = 2, 5, 1.0  # steps before the timed ones; and how long those go on
 
 
 def wait_for(device: str) -> None:

@@ -75,4 +75,4 @@ def counting_syncs(device: torch.device | str) -> Iterator[list[str]]:
             yield places
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    places += [f"{w.message} at {w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+    places += [f"{w.message} at {w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]

@@ -49,7 +49,7 @@ class TokenizerTask(Task[WassersteinVQModel]):
         self.reconstruction_loss, self.validation, self.config = loss, validation, config
         self.adversary = adversary
         if config.channels_last:
-            loss.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+            loss.to(memory_format=torch.channels_last)
         self.usage = CodebookUsage()
 
     def parameter_groups(self, model: WassersteinVQModel) -> list[dict[str, Any]]:

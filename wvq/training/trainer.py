@@ -22,7 +22,7 @@ from tqdm import tqdm
 from wvq.data.stream import StreamedImages
 from wvq.data.unreadable import DrawnPictures
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
-from wvq.errors import ConfigError, WVQError, from_worker
+from wvq.errors import ConfigError, WVQError, first_line, from_worker
 from wvq.interruption import (
     PassInterrupted,
     RunInterrupted,
@@ -43,6 +43,7 @@ from wvq.training.stream_order import StreamOrder
 from wvq.training.task import Batch, RunningMeans, Task
 from wvq.training.tracking import RunLog, truncate_log
 
+FIT_INTO_MEMORY = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -163,6 +164,7 @@ class Trainer(Generic[Model]):
         Raises:
             RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, a few
                 seconds later.
+            ConfigError: the memory of the GPU is too small.
             CheckpointError: there is nothing to resume, or a checkpoint could not be written.
         """
         if resume:
@@ -174,6 +176,11 @@ class Trainer(Generic[Model]):
                     figures = self._run(log, request)
                 except PassInterrupted as stop:
                     self._stop(stop.signal)
+                except torch.OutOfMemoryError as error:
+                    raise ConfigError(
+                        f"training with {self.micro_batch} pictures at once does not fit into the memory of "
+                        f"{self.accelerator.device} ({first_line(error)}); {FIT_INTO_MEMORY}"
+                    ) from error
         finally:
             if log:
                 log.close()

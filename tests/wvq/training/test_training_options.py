@@ -194,6 +194,16 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
     torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)
 
 
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+
+    run = make_trainer(tmp_path, gradient_accumulation_steps=2)
+    monkeypatch.setattr(run.task, "loss", fill)
+    with pytest.raises(ConfigError, match=r"4 pictures at once does not fit .* 2.00 GiB.\); raise train"):
+        run.run()
+
+
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_ways_of_training_that_are_not_supported_are_refused(kind, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda _: kind))
