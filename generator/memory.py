@@ -102,6 +102,7 @@ def training_bytes(
     *,
     mixed: bool = False,
     fused: bool = True,
+    compiled: bool = False,
     gradients: int = 0,
     between: int = 0,
 ) -> int:
@@ -114,16 +115,30 @@ def training_bytes(
         averaged: whether a moving average of the weights is kept.
         checkpointing: whether blocks are computed again in the backward pass.
         mixed: products in half precision.
-        fused: whether norms and dropout are fused kernels, as on GPUs; they keep less.
+        fused: whether norms, dropout and attention are fused kernels, as on GPUs; norms and dropout keep less.
+        compiled: whether blocks and loss are compiled; what is quickly computed again is not kept.
         gradients: bytes a parameter that are held through the step, as gradients are between the parts of an
             accumulated one, and the buckets that several processes exchange.
         between: bytes of what is done between steps, beside weights, moments and average.
     """
     weights = parameters * FLOAT * (3 + averaged)  # with both moments
     held = parameters * gradients
+    tokens = batch * (config.prefix_length + config.sequence_length - 1)
+    block = tokens * _block_bytes(config, mixed, fused, compiled)
+    inside = block * checkpointing + tokens * _gradient_bytes(config, mixed)
+    kept = config.num_layers * (tokens * config.hidden_size * FLOAT if checkpointing else block)
+    kept += _ends_bytes(config, batch, mixed, fused)
     copies = 2 * _product_weights(config) if mixed else 0
-    step = _step_bytes(config, batch, checkpointing, mixed, fused) + copies
-    return weights + max(held + step, parameters * FLOAT, between)  # at the end of a step all gradients exist
+    # Blocks that are computed again make copies of their own: the others are freed with the forward pass.
+    copies_again = copies // max(1, config.num_layers) if checkpointing else copies
+    value = 2 if mixed else FLOAT
+    # Logits, as float32, and their log-probabilities; then these, their gradient and that of the logits. Compiled, the
+    # logits, and then their gradient too.
+    forward, backward = (value, 2 * value) if compiled else ((value if mixed else 0) + 2 * FLOAT, 3 * FLOAT)
+    logits = batch * config.sequence_length * config.num_codes
+    step = kept + max(copies + forward * logits, copies_again + max(backward * logits, inside))
+    # In the end all gradients exist beside those inside of the first block.
+    return weights + max(held + step, max(held, parameters * FLOAT) + inside, between)
 
 
 def _product_weights(config: ImageCodeTransformerConfig) -> int:
@@ -133,25 +148,39 @@ def _product_weights(config: ImageCodeTransformerConfig) -> int:
     return config.num_layers * block + width * config.num_codes
 
 
-def _step_bytes(config: ImageCodeTransformerConfig, batch: int, checkpointing: bool, mixed: bool, fused: bool) -> int:
-    """Bytes of activations where the backward pass begins, or where it is in a block."""
+def _norm_bytes(config: ImageCodeTransformerConfig, mixed: bool, fused: bool) -> int:
+    """Bytes of a token that a norm keeps: its input, its output, and what is scaled by its weight."""
+    return config.hidden_size * (FLOAT + (2 if mixed else FLOAT) + (0 if fused else FLOAT))
+
+
+def _block_bytes(config: ImageCodeTransformerConfig, mixed: bool, fused: bool, compiled: bool) -> int:
+    """Bytes of a token that a block keeps for the backward pass."""
     value = 2 if mixed else FLOAT
     width, inner, keys = config.hidden_size, config.intermediate_size, config.num_kv_heads * config.head_dim
-    tokens = batch * (config.prefix_length + config.sequence_length - 1)
-    norm = width * (FLOAT + value + (0 if fused else FLOAT))  # its input, its output, and what is scaled by its weight
+    norm = _norm_bytes(config, mixed, fused)
     mask = width * (1 if fused else value)
     attention = norm + (3 * width + 3 * keys) * value + (mask if config.dropout else 0)
+    if fused:  # what is attended to also in the order of its linear layer, and the sums of exponentials
+        attention += width * value + config.num_heads * FLOAT
     if config.qk_norm:
         attention += (width + keys) * FLOAT
-    block = attention + norm + 4 * inner * value + (mask if config.feed_forward_dropout else 0)
-    per_layer = width * FLOAT if checkpointing else block
-    ends = norm + (width * (1 if fused else FLOAT) if config.token_dropout else 0)
+    feed_forward = norm + 4 * inner * value + (mask if config.feed_forward_dropout else 0)
+    if compiled:  # the output of attention in place of the sum that it is part of; no silu
+        feed_forward -= width * (FLOAT - value) + inner * value
+    return attention + feed_forward
+
+
+def _gradient_bytes(config: ImageCodeTransformerConfig, mixed: bool) -> int:
+    """Bytes of a token that a block's gradients take at once, beside what they have not freed yet."""
+    return 2 * config.intermediate_size * (2 if mixed else FLOAT) + 2 * config.hidden_size * FLOAT
+
+
+def _ends_bytes(config: ImageCodeTransformerConfig, batch: int, mixed: bool, fused: bool) -> int:
+    """Bytes that are kept ahead of the blocks and behind them."""
+    tokens = batch * (config.prefix_length + config.sequence_length - 1)
+    dropped = config.hidden_size * (1 if fused else FLOAT) if config.token_dropout else 0
     text = batch * config.text_length * config.text_dim * FLOAT
-    # Log-probabilities, their gradient and that of the logits; or a block's gradients beside what they have not freed
-    # yet, and what was computed again.
-    logits = batch * config.sequence_length * 3 * config.num_codes * FLOAT
-    inside = tokens * (2 * inner * value + 2 * width * FLOAT + (block if checkpointing else 0))
-    return tokens * (config.num_layers * per_layer + ends) + text + max(logits, inside)
+    return tokens * (_norm_bytes(config, mixed, fused) + dropped) + text
 
 
 def whole_pass_bytes(config: ImageCodeTransformerConfig, batch: int, bytes_per_value: int = FLOAT) -> int:

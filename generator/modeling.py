@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -219,6 +219,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
     full_hash: str | None = None  # of the weights before that
     codebook: torch.Tensor
     head: Projection
+    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__(config)
@@ -374,9 +375,22 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         prefix = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
         x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
         x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid, order=order)
-        logits = self.logits(x[:, self.config.prefix_length - 1 :])  # B T K
-        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing)
-        return GeneratorOutput(loss, logits)
+        x = x[:, self.config.prefix_length - 1 :]
+        return GeneratorOutput(*(self._compiled_loss or self._loss)(x, codes, label_smoothing))
+
+    def _loss(self, x: torch.Tensor, codes: torch.Tensor, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+        # Mean cross-entropy of codes (B, T), and logits (B, T, K), of hidden states (B, T, D).
+        logits = self.logits(x)
+        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing), logits
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile each block, all by the same code, and the head with its loss; arguments as for torch.compile.
+
+        A whole model takes minutes, and gains little more. The loss reads the logits once, and never as float32.
+        """
+        for block in self.blocks:
+            block.compile(*args, **kwargs)
+        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
 
 def in_order(table: torch.Tensor, order: torch.Tensor, prefix: int) -> torch.Tensor:

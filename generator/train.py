@@ -37,7 +37,7 @@ from wvq.memory import require_memory
 from wvq.settings.train import TrainConfig
 from wvq.training.acceleration import build_accelerator
 from wvq.training.stage import claimed_stage
-from wvq.training.trainer import Trainer
+from wvq.training.trainer import FIT_INTO_MEMORY, Trainer
 
 MOST_FITTED = 20_000  # captions from which the whitening of text features is computed
 FITTED_AT_ONCE = 64
@@ -266,8 +266,8 @@ def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerato
         config.gradient_checkpointing,
         mixed=accelerator.mixed_precision != "no",
         fused=accelerator.device.type == "cuda",
+        compiled=config.compile,
         gradients=gradients,
         between=max(whole_pass_bytes(model.config, EVALUATED), sampling_bytes(model.config, ON_SHEET, SHEET_SETTINGS)),
     )
-    remedy = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
-    require_memory(needed, accelerator.device, f"training with {micro} pictures at once", remedy)
+    require_memory(needed, accelerator.device, f"training with {micro} pictures at once", FIT_INTO_MEMORY)

@@ -48,6 +48,8 @@ class TokenizerTask(Task[WassersteinVQModel]):
     ):
         self.reconstruction_loss, self.validation, self.config = loss, validation, config
         self.adversary = adversary
+        if config.channels_last:
+            loss.to(memory_format=torch.channels_last)
         self.usage = CodebookUsage()
 
     def parameter_groups(self, model: WassersteinVQModel) -> list[dict[str, Any]]:
@@ -75,7 +77,10 @@ class TokenizerTask(Task[WassersteinVQModel]):
         return [group]
 
     def compiled_parts(self, model: WassersteinVQModel) -> list[nn.Module]:
-        return [model.encoder, model.decoder]  # the quantizer's search is compiled already, or breaks the graph
+        # The quantizer's search is compiled already, or breaks the graph. A compiled discriminator would take the
+        # gradients of its weights too where those of the pictures are asked for, and no second derivative.
+        perceptual = self.reconstruction_loss.perceptual
+        return [model.encoder, model.decoder, *([] if perceptual is None else [perceptual])]
 
     def begin_step(self, model: WassersteinVQModel, parts: int) -> None:
         model.quantizer.begin_step(parts)

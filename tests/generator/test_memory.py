@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.live_bytes import LiveBytes
+from benchmarks.live_bytes import LiveBytes
 from wvq.generator.conditioning import Condition
 from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.memory import FLOAT, sampling_bytes, training_bytes, whole_pass_bytes
+from wvq.generator.modeling import ImageCodeTransformer, rotary_table
 from wvq.generator.sampling import sample_codes
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.training.acceleration import enable_checkpointing
@@ -127,3 +129,43 @@ def test_losses_of_whole_pictures(changes):
         with LiveBytes() as live:
             model(codes)
     assert whole_pass_bytes(model.config, BATCH) == pytest.approx(live.peak, rel=0.1)
+
+
+@pytest.fixture
+def pretended_card(monkeypatch):
+    """Tensors without values on a GPU, with the kernels that it has: fused norms, dropout, attention, and autocast."""
+
+    def attention(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+    rotary_table.cache_clear()
+    with FakeTensorMode(), torch.device("cuda"):
+        yield
+    rotary_table.cache_clear()
+
+
+@pytest.mark.usefixtures("pretended_card")
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.0}, {"hidden_size": 128, "num_heads": 4}])
+def test_what_a_block_keeps_on_a_card(mixed, changes):
+    """Between two models: it leaves the ends aside. The backward pass needs a real card."""
+    live, estimated = [], []
+    for layers in (2, 4):
+        with LiveBytes() as counted:
+            model = ImageCodeTransformer(ImageCodeTransformerConfig(**SIZES | changes | {"num_layers": layers})).train()
+            codes = torch.zeros(BATCH, 8, 8, dtype=torch.int64)
+            with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+                loss = model(codes).loss
+            live.append(counted.now - FLOAT * sum(p.numel() for p in model.parameters()))
+        estimated.append(training_bytes(model.config, 0, BATCH, False, False, mixed=mixed))
+        del loss, model
+    assert estimated[1] - estimated[0] == pytest.approx(live[1] - live[0], rel=0.02)
+
+
+def test_a_compiled_step_takes_less():
+    config = ImageCodeTransformerConfig(size="L", num_classes=1000)
+    plain, compiled = (training_bytes(config, 0, 64, False, False, mixed=True, compiled=flag) for flag in (False, True))
+    assert 0.7 * plain < compiled < 0.9 * plain

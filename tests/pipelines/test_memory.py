@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.live_bytes import LiveBytes
+from benchmarks.live_bytes import LiveBytes
 from tests.tiny import make_pipeline
 from wvq.generator.linear import packed_bytes
 from wvq.generator.sampling_settings import SamplingSettings

@@ -31,7 +31,8 @@ class TrainConfig:
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         num_workers: loader processes of each rank.
         channels_last: memory layout of convolutions; often faster; results differ by rounding only.
-        compile: torch.compile of the network; faster on GPUs, after minutes of compilation.
+        compile: torch.compile of the network's parts; faster on GPUs, after a minute of compilation. Results differ by
+            rounding, and dropout masks are others. Where it does not work, the run says so and goes on without it.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory, a
             third more time.
         seed: start of weights, data order and dropout.

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, first_line
+from wvq.files.user_folders import keep_torch_code_private
 from wvq.settings.train import TrainConfig
 
 UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
@@ -26,6 +27,20 @@ def enable_checkpointing(model: nn.Module) -> None:
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     enable: Callable[[dict[str, bool]], None] = next(getattr(model, name) for name in names if hasattr(model, name))
     enable({"use_reentrant": False})
+
+
+def _small(x: torch.Tensor) -> torch.Tensor:
+    return x.sin().sum()
+
+
+def compile_failure(device: torch.device) -> str | None:
+    """Why torch.compile does not work on a device, in one line, found by a small trial; None if it works."""
+    keep_torch_code_private()
+    try:
+        torch.compile(_small)(torch.ones(2, device=device, requires_grad=True)).backward()
+    except (RuntimeError, ImportError, OSError) as error:  # no Triton, no C compiler, or one that fails
+        return first_line(getattr(error, "inner_exception", error))  # torch puts one line above it
+    return None
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:

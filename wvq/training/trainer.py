@@ -8,6 +8,7 @@ processes changes the order of summation only; dropout masks are drawn by each p
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, NoReturn
@@ -21,8 +22,7 @@ from tqdm import tqdm
 from wvq.data.stream import StreamedImages
 from wvq.data.unreadable import DrawnPictures
 from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
-from wvq.errors import ConfigError, WVQError, from_worker
-from wvq.files.user_folders import keep_torch_code_private
+from wvq.errors import ConfigError, WVQError, first_line, from_worker
 from wvq.interruption import (
     PassInterrupted,
     RunInterrupted,
@@ -32,7 +32,7 @@ from wvq.interruption import (
     stop_on_signal,
 )
 from wvq.settings.train import TrainConfig
-from wvq.training.acceleration import enable_checkpointing
+from wvq.training.acceleration import compile_failure, enable_checkpointing
 from wvq.training.averaging import ExponentialAverage, Model
 from wvq.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from wvq.training.optimization import ModuleOptimizer, build_optimizer
@@ -43,6 +43,7 @@ from wvq.training.stream_order import StreamOrder
 from wvq.training.task import Batch, RunningMeans, Task
 from wvq.training.tracking import RunLog, truncate_log
 
+FIT_INTO_MEMORY = "raise train.gradient_accumulation_steps, set train.gradient_checkpointing, or take a smaller model"
 _SHOWN = {"U": "utilization", "C": "perplexity"}  # of the batch, beside the loss in the progress bar
 
 
@@ -104,18 +105,26 @@ class Trainer(Generic[Model]):
             self.ema = ShardedModel(structure, self.raw_model, config.ema_decay, accelerator.device)
         elif config.ema_decay:
             self.ema = ExponentialAverage(self.raw_model, config.ema_decay)
-        if config.compile:
-            keep_torch_code_private()
-            for part in task.compiled_parts(self.raw_model):
-                part.compile()
         self.progress = Progress(config)
         self.warnings: list[str] = []
+        if config.compile:
+            self._compile()
         self.window = RunningMeans()
         self.evaluating = False
 
     def _optimized(self, module: nn.Module, groups: list[dict[str, Any]], skipped_name: str) -> ModuleOptimizer:
         prepared, optimizer = self.accelerator.prepare(module, build_optimizer(groups))
         return ModuleOptimizer(prepared, optimizer.optimizer, self.config, skipped_name)
+
+    def _compile(self) -> None:
+        failure = compile_failure(self.accelerator.device)
+        if failure is not None:
+            self.warnings.append(f"train.compile: torch.compile fails here ({failure}); training goes on without it")
+            if is_main_process():
+                warnings.warn(self.warnings[-1], stacklevel=2)
+            return
+        for part in self.task.compiled_parts(self.raw_model):
+            part.compile()
 
     @property
     def model(self) -> nn.Module:
@@ -155,6 +164,7 @@ class Trainer(Generic[Model]):
         Raises:
             RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved. Several processes stop together, a few
                 seconds later.
+            ConfigError: the memory of the GPU is too small.
             CheckpointError: there is nothing to resume, or a checkpoint could not be written.
         """
         if resume:
@@ -166,6 +176,11 @@ class Trainer(Generic[Model]):
                     figures = self._run(log, request)
                 except PassInterrupted as stop:
                     self._stop(stop.signal)
+                except torch.OutOfMemoryError as error:
+                    raise ConfigError(
+                        f"training with {self.micro_batch} pictures at once does not fit into the memory of "
+                        f"{self.accelerator.device} ({first_line(error)}); {FIT_INTO_MEMORY}"
+                    ) from error
         finally:
             if log:
                 log.close()
@@ -317,9 +332,12 @@ class Trainer(Generic[Model]):
     def _evaluate(self, log: RunLog | None, bar: tqdm) -> dict[str, Any]:
         self.evaluating = True
         model, images_seen = self.averaged_model.eval(), self.progress.images_seen
-        figures = self.task.evaluate(model, self.accelerator)
-        if log:
-            log.picture("held_out", images_seen, self.task.picture(model))
+        # Without an average the model itself is evaluated: it would be compiled again for every other size of a batch.
+        with torch.compiler.set_stance("force_eager"):
+            figures = self.task.evaluate(model, self.accelerator)
+            picture = self.task.picture(model) if log else None
+        if log and picture:
+            log.picture("held_out", images_seen, picture)
             log.row("validation", images_seen, figures)
             summary = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
             bar.write(f"{self.task.name}, held out after {images_seen:,} images: {summary}")

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from wvq.errors import ConfigError
 from wvq.settings.train import TrainConfig
@@ -109,6 +110,16 @@ def test_a_weight_of_the_adversary_that_is_not_finite_skips_the_step_of_the_mode
     assert all(torch.isfinite(value).all() for value in run.raw_model.state_dict().values())
 
 
+@pytest.fixture
+def captured(monkeypatch):
+    """torch.compile that traces forward and backward as ever, but runs the traced operations without a compiler."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("captured")
 def test_compilation_leaves_names_and_average_alone(tmp_path):
     run = make_trainer(tmp_path, compile=True)
     model, average = run.raw_model, run.ema.model
@@ -119,13 +130,28 @@ def test_compilation_leaves_names_and_average_alone(tmp_path):
     assert model.state_dict().keys() == average.state_dict().keys()
 
 
-@pytest.fixture
-def captured(monkeypatch):
-    """torch.compile that traces forward and backward as ever, but runs the traced operations without a compiler."""
+@pytest.mark.usefixtures("captured")
+def test_an_evaluation_compiles_nothing(tmp_path):
+    run = make_trainer(tmp_path, compile=True, ema_decay=0.0, images=24, evaluate_every=16)
+    run.run()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 2  # encoder and decoder
+    run._evaluate(None, tqdm(disable=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Cannot find a working triton installation.\nMore")
+
     torch.compiler.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    yield
-    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fail))
+    with pytest.warns(UserWarning, match="train.compile: torch.compile fails here .*; training goes on without it"):
+        run = make_trainer(tmp_path, compile=True, images=16)
+    assert run.raw_model.decoder._compiled is None
+    (warning,) = run.run()["warnings"]
+    assert "working triton" in warning
+    assert "\n" not in warning
 
 
 # Nothing of the adversary in the first two steps; two in which it trains alone; two of the ramp; two at full weight. R1
@@ -166,6 +192,16 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
         make_trainer(tmp_path / str(flag), compile=flag).run()
     plain, compiled = (torch.tensor(figures(tmp_path / str(flag), "loss", "l2")) for flag in (False, True))
     torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)
+
+
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+
+    run = make_trainer(tmp_path, gradient_accumulation_steps=2)
+    monkeypatch.setattr(run.task, "loss", fill)
+    with pytest.raises(ConfigError, match=r"4 pictures at once does not fit .* 2.00 GiB.\); raise train"):
+        run.run()
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])

@@ -1,0 +1,223 @@
+"""Training on a GPU: steps of both stages against loops by hand, memory against its estimates, loading of pictures.
+
+Parts of `python -m benchmarks.gpu`. Each takes a device, whether sizes are tiny (for a CPU, to see that the part runs)
+and its seconds, after which no case begins; each gives its rows one by one, those of most value first.
+
+ours: a step of the Trainer as the commands run it. hand: forward, loss, backward, clipping, a fused AdamW step and the
+average of the weights over the same network, compiled in the same parts. llama: the same loop over transformers'
+LlamaForCausalLM of the same sizes, each layer compiled. `model_share` is the operations of a step, as torch counts them
+(attention over all pairs), without what is computed again, over 989 TFLOP/s, an H100's and H200's dense bfloat16 rate
+by the maker's data sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.cost import GPUS, Operations
+from benchmarks.gpu_loading import loading_cases
+from benchmarks.gpu_steps import Step, cost_of, peak_bytes, rows_in_time
+from benchmarks.gpu_train_steps import (
+    build_generator,
+    hand_generator_step,
+    hand_tokenizer_step,
+    llama_step,
+    our_generator_step,
+    our_tokenizer_step,
+    tokenizer_parts,
+)
+from wvq.generator.memory import training_bytes, whole_pass_bytes
+from wvq.generator.modeling import ImageCodeTransformer
+from wvq.memory import GIB, available_memory
+from wvq.tokenizer.memory import decoding_bytes
+
+Row = dict[str, Any]
+PEAK = GPUS["H100"]
+ROOM = 0.9  # share of the free memory that a step may take by its estimate
+
+
+# ---- the generator
+
+
+def operations(size: str, tiny: bool) -> float:
+    """Operations of a step with one picture, forward and backward."""
+    model = build_generator(size, "meta", tiny)
+    codes = torch.zeros(1, model.config.sequence_length, dtype=torch.int64, device="meta")
+    with Operations() as counted:
+        model(codes, torch.zeros(1, dtype=torch.int64, device="meta")).loss.backward()
+    return counted.total
+
+
+def estimate(model: ImageCodeTransformer, batch: int, checkpointing: bool, **settings: Any) -> int:
+    """The trainer's own estimate of a step in bfloat16 with an average of the weights."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return training_bytes(model.config, parameters, batch, True, checkpointing, mixed=True, **settings)
+
+
+def most_pictures(size: str, device: str, tiny: bool, checkpointing: bool, most: int) -> int:
+    """The most pictures at once, by halves of ``most``, that fit by the estimate."""
+    model, batch = build_generator(size, "meta", tiny), most
+    free = available_memory(torch.device(device)) or 0
+    while batch > 1 and estimate(model, batch, checkpointing) > ROOM * free:
+        batch //= 2
+    return batch
+
+
+GENERATOR_STEPS = {"ours": our_generator_step, "hand": hand_generator_step, "llama": llama_step}
+# Kind of step, size, pictures at once at most, whether it is compiled, whether blocks are computed again.
+GENERATOR_CASES = (
+    ("ours", "L", 128, True, False),
+    ("hand", "L", 128, True, False),
+    ("llama", "L", 128, True, False),
+    ("ours", "B", 256, True, False),
+    ("ours", "3B", 32, True, True),
+    ("ours", "L", 128, False, False),
+    ("llama", "B", 256, True, False),
+    ("hand", "B", 256, True, False),
+    ("ours", "B", 256, False, False),
+    ("hand", "3B", 32, True, True),
+    ("ours", "3B", 32, False, True),
+)
+
+
+def generator_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]:
+    """Steps of the generator in bfloat16, 256 codes a picture, K = 16,384: tokens a second and share of the peak."""
+
+    def measure(kind: str, size: str, most: int, compiled: bool, again: bool) -> Row:
+        batch = 4 if tiny else most_pictures(size, device, tiny, again, most)
+
+        def build() -> Step:
+            # Llama takes the sizes alone: what is not there takes no memory.
+            model = build_generator(size, "meta" if kind == "llama" else device, tiny)
+            expected.append(estimate(model, batch, again, compiled=compiled and not tiny))
+            tokens.append(model.config.sequence_length)
+            return GENERATOR_STEPS[kind](model, batch, device, compiled and not tiny, again)
+
+        expected: list[int] = []
+        tokens: list[int] = []
+        row = cost_of(build, device)
+        rate = batch / row["ms"] * 1e3
+        figures = {"batch": batch, "tokens_a_second": rate * tokens[0]}
+        figures["model_share"] = rate * operations(size, tiny) / PEAK
+        if "peak_GiB" in row and kind == "ours":
+            figures |= {"estimate_GiB": expected[0] / GIB, "peak_to_estimate": row["peak_GiB"] * GIB / expected[0]}
+        return figures | row
+
+    names = ("step", "size", "most", "compiled", "recomputed")
+    cases = GENERATOR_CASES[:3] if tiny else GENERATOR_CASES
+    return rows_in_time(((dict(zip(names, case, strict=True)), lambda c=case: measure(*c)) for case in cases), seconds)
+
+
+# ---- the tokenizer
+
+
+TOKENIZER_STEPS = {"ours": our_tokenizer_step, "hand": hand_tokenizer_step}
+# Kind of step, recipe, pictures at once, whether it is compiled.
+TOKENIZER_CASES = (
+    ("ours", "tokenizer", 32, True),
+    ("hand", "tokenizer", 32, True),
+    ("ours", "tokenizer", 32, False),
+    ("ours", "tokenizer_gan", 16, True),
+    ("hand", "tokenizer_gan", 16, True),
+    ("ours", "tokenizer_gan", 16, False),
+)
+
+
+def tokenizer_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]:
+    """Steps of the recipes for ImageNet at 256 pixels in bfloat16 and channels_last: pictures a second."""
+
+    def measure(kind: str, recipe: str, most: int, compiled: bool) -> Row:
+        batch = 2 if tiny else most
+
+        def build() -> Step:
+            task, model = tokenizer_parts(recipe, device, tiny, batch, compiled and not tiny)
+            return TOKENIZER_STEPS[kind](task, model, device)
+
+        row = cost_of(build, device)
+        return {"batch": batch, "pictures_a_second": batch / row["ms"] * 1e3, **row}
+
+    names = ("step", "recipe", "most", "compiled")
+    cases = TOKENIZER_CASES
+    return rows_in_time(((dict(zip(names, case, strict=True)), lambda c=case: measure(*c)) for case in cases), seconds)
+
+
+# ---- memory
+
+
+def generator_memory(device: str, tiny: bool, size: str, batch: int, again: bool, fields: Mapping[str, Any]) -> Row:
+    """Two steps of training: what is allocated at most, and the estimate."""
+    expected: list[int] = []
+
+    def train() -> None:
+        model = build_generator(size, device, tiny, **fields)
+        expected.append(estimate(model, batch, again, fused=device != "cpu"))
+        step = our_generator_step(model, batch, device, False, again)
+        for _ in range(2):
+            step()
+
+    return compared(peak_bytes(train, device), expected[0]) | {"batch": batch}
+
+
+def pass_memory(device: str, tiny: bool, size: str, batch: int) -> Row:
+    """Losses of whole pictures without gradients, beside the weights."""
+    model = build_generator(size, device, tiny).eval()
+    codes = torch.zeros(batch, model.config.sequence_length, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        model(codes)  # tables that stay
+        measured = peak_bytes(lambda: model(codes), device)
+    return compared(measured, whole_pass_bytes(model.config, batch)) | {"batch": batch}
+
+
+def decoding_memory(device: str, tiny: bool, batch: int) -> Row:
+    """Decoding codes by the tokenizer of the recipe for ImageNet, beside the weights."""
+    _, model = tokenizer_parts("tokenizer", device, tiny, batch, False)
+    codes = torch.zeros(batch, *model.config.grid, dtype=torch.int64, device=device)
+    model.eval().requires_grad_(False)
+    model.decode_codes(codes)
+    measured = peak_bytes(lambda: model.decode_codes(codes), device)
+    return compared(measured, decoding_bytes(model.config, batch)) | {"batch": batch}
+
+
+def compared(measured: int, expected: int) -> Row:
+    """Both in GiB, and their ratio."""
+    return {"peak_GiB": measured / GIB, "estimate_GiB": expected / GIB, "peak_to_estimate": measured / expected}
+
+
+MEMORY_CASES = (
+    ("L", 32, False, {}),
+    ("L", 32, True, {}),
+    ("L", 32, False, {"dropout": 0.1, "token_dropout": 0.1}),
+    ("B", 64, False, {}),
+    ("B", 64, True, {"dropout": 0.1, "token_dropout": 0.1}),
+    ("B", 32, False, {"num_kv_heads": 4, "qk_norm": True}),
+    ("B", 64, False, {"num_codes": 65_536}),
+)
+
+
+def memory(device: str, tiny: bool, seconds: float) -> Iterator[Row]:
+    """What steps allocate at most, and the estimates by which runs are refused."""
+    cases: list[tuple[Row, Callable[[], Row]]] = []
+    for size, pictures, again, fields in MEMORY_CASES[: 2 if tiny else None]:
+        batch = 4 if tiny else pictures
+        names = {"memory": f"training {size}", "recomputed": again, "changes": str(fields or "")}
+        cases.append((names, lambda a=(size, batch, again, fields): generator_memory(device, tiny, *a)))
+    batch = 4 if tiny else 64
+    cases.append(({"memory": "losses B"}, lambda: pass_memory(device, tiny, "B", batch)))
+    cases.append(({"memory": "decoding"}, lambda: decoding_memory(device, tiny, batch)))
+    return rows_in_time(cases, seconds)
+
+
+# ---- loading
+
+
+def loader(device: str, tiny: bool, seconds: float) -> Iterator[Row]:
+    """JPEGs of 500 x 375 to crops of 256 pixels: pictures a second on one core, and decoded on the GPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from rows_in_time(loading_cases(device, tiny), seconds)
+    finally:
+        torch.set_num_threads(threads)
