@@ -242,7 +242,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Called only for modules with direct parameters, so a layer that starts differently carries its scale.
+        # A layer that starts differently carries its scale: newer versions call this for its direct parameters alone.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, 0.0, std * init_scale(module))
@@ -250,7 +250,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, ConditionEmbedder):  # has a direct parameter only with text
+        elif isinstance(module, ConditionEmbedder) and module.config.text_dim:  # or else it has no direct parameter
             init.normal_(module.null_text, 0.0, std)
 
     @torch.no_grad()

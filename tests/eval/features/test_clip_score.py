@@ -37,7 +37,8 @@ def test_scores_are_those_of_each_pair(clip_dir, pictures):
     assert ((found >= 0) & (found <= 100)).all()
     assert found.unique().numel() > 1
     for index in range(4):
-        torch.testing.assert_close(score(images[index : index + 1], texts[index : index + 1])[0], found[index])
+        alone = score(images[index : index + 1], texts[index : index + 1])[0]
+        torch.testing.assert_close(alone, found[index], rtol=1e-4, atol=0)  # a batch rounds otherwise than its parts
     assert score.description()["clip_sha256"] == CLIPScore(clip_dir).sha256
 
 
