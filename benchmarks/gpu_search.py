@@ -32,7 +32,7 @@ SIZES = [(n, k, d) for k in (16_384, 262_144) for n in (65_536, 256) for d in (8
 SIZES.sort(key=lambda size: math.prod(size) > 2**41)
 TINY_SIZES = [(300, 64, 8), (40, 128, 32)]
 LIBRARY_CODES = 16_384
-ROUNDS = 10
+ROUNDS, WARM_UP = 10, 3
 FEW_DIMS_TILES = [
     {"ROWS": 64, "CODES": 32, "UNROLL": 2, "num_warps": 8},
     {"ROWS": 32, "CODES": 32, "UNROLL": 4, "num_warps": 4},
@@ -50,13 +50,14 @@ MANY_DIMS_TILES = [
 Step = tuple[Callable[[], None], Quantizer]
 
 
-def milliseconds(run: Callable[[], object], device: str, rounds: int = ROUNDS, warmup: int = 2) -> float:
-    """Median time of a call: on a GPU between two events, so that what the processor does beside it does not count."""
-    for _ in range(warmup):
+def milliseconds(run: Callable[[], object], device: str) -> float:
+    """Median time of a call, between two events on the GPU; of two calls on the CPU, which shows that they run."""
+    on_gpu = device.startswith("cuda")
+    for _ in range(WARM_UP if on_gpu else 1):
         run()
     times = []
-    for _ in range(rounds):
-        if device.startswith("cuda"):
+    for _ in range(ROUNDS if on_gpu else 2):
+        if on_gpu:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             run()
@@ -220,12 +221,12 @@ def tokenizer_step(config: WassersteinVQConfig, batch: int, device: str) -> Step
 def share(step: Step, device: str) -> dict[str, Any]:
     """Times of a step with and without the alignment, and the share of the former that the alignment takes."""
     run, quantizer = step
-    times, kernels = {}, {}
-    for name, factor in (("ms", 1.0), ("ms without", 0.0)):
+    row: dict[str, Any] = {}
+    for with_it, factor in (("", 1.0), (" without", 0.0)):
         quantizer.scale_alignment(factor)
-        times[name] = milliseconds(run, device, warmup=3)
-        kernels[f"kernels {name.removeprefix('ms ')}".replace(" ms", "")] = number_of_kernels(run, device)
-    return {**times, "share": 1 - times["ms without"] / times["ms"], **kernels}
+        row[f"ms{with_it}"] = milliseconds(run, device)
+        row[f"kernels{with_it}"] = number_of_kernels(run, device)
+    return {**row, "share": 1 - row["ms without"] / row["ms"]}
 
 
 def number_of_kernels(run: Callable[[], None], device: str) -> int | None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_CODES = 2**31 - 2**10  # indices are 32-bit inside, and padded to whole tiles
 FEW_DIMS = 16  # up to which a thread holds its features in registers
 # Features and codes of a tile, and how a program runs it. By the machine code for compute capability 9.0 no register is
-# spilled, and two programs share a multiprocessor, so that one computes while the other compares.
+# spilled, and two programs (up to 8 dims, and of many) share a multiprocessor: one computes while the other waits.
 FEW_DIMS_TILE = {"ROWS": 64, "CODES": 32, "UNROLL": 4, "num_warps": 8}
 MANY_DIMS_TILE = {"ROWS": 128, "CODES": 128, "DIMS": 32, "num_warps": 4, "num_stages": 3}
 _PROGRAMS = 2_048  # that a search is cut into at least, where it has as many tiles: several for each multiprocessor
