@@ -4,7 +4,7 @@ Parts of `python -m benchmarks.gpu`. Each takes a device, whether sizes are tiny
 and its seconds, after which no case begins; each gives its rows one by one, those of most value first.
 
 ours: a step of the Trainer as the commands run it. hand: forward, loss, backward, clipping, a fused AdamW step and the
-average of the weights over the same network, compiled in the same parts. llama: the same loop over transformers'
+average of the weights over the same network, its parts compiled as ours. llama: the same loop over transformers'
 LlamaForCausalLM of the same sizes, each layer compiled. `model_share` is the operations of a step, as torch counts them
 (attention over all pairs), without what is computed again, over 989 TFLOP/s, an H100's and H200's dense bfloat16 rate
 by the maker's data sheet.
