@@ -352,6 +352,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
         A whole model takes minutes, and gains little more. The loss reads the logits once, and never as float32.
         """
+        if self.config.drop_path:  # each block has its own rate, and so code of its own
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
         for block in self.blocks:
             block.compile(*args, **kwargs)
         self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
