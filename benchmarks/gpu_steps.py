@@ -100,7 +100,7 @@ def cost_of(build: Callable[[], Step], device: str) -> dict[str, Any]:
         row["first_wait"] = waits[0]
     if kernels := kernels_of(step, device):
         row |= {"kernels": sum(count for *_, count in kernels), "busy_ms": sum(ms for _, ms, _ in kernels)}
-        row["top"] = "; ".join(f"{name[:48]} {ms:.1f} ms x{count}" for name, ms, count in kernels[:8])
+        row["top"] = "; ".join(f"{name[:36]} {ms:.1f} ms x{count}" for name, ms, count in kernels[:5])
     return row
 
 
@@ -130,10 +130,10 @@ def rows_in_time(
     end = time.monotonic() + seconds
     for names, measure in cases:
         if time.monotonic() > end:
-            yield {**names, "state": "no time was left"}
+            yield {**names, "failed": "no time was left"}
             continue
         try:
             yield {**names, **measure()}
         except (RuntimeError, ImportError, OSError) as error:
-            yield {**names, "state": f"{type(error).__name__}: {first_line(error)}"[:300]}
+            yield {**names, "failed": f"{type(error).__name__}: {first_line(error)}"[:300]}
         release()

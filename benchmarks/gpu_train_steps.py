@@ -193,9 +193,9 @@ def hand_tokenizer_step(task: TokenizerTask, model: WassersteinVQModel, device: 
     network = [p for p in model.parameters() if id(p) not in codebook]
     hand = Hand(model, [{"params": network, "lr": 1e-4}, {"params": model.codebook_parameters(), "lr": 0.02}])
     judge = Judge(adversary) if adversary is not None else None
-    if config.compile:
-        for part in task.compiled_parts(model):
-            part.compile()
+    if config.compile:  # not the perceptual network: the adaptive weight goes back through it twice
+        model.encoder.compile()
+        model.decoder.compile()
     size = model.config.image_size
     pictures = torch.rand(config.batch_size, 3, size, size, device=device) * 2 - 1
     pictures = pictures.to(memory_format=torch.channels_last)

@@ -191,7 +191,7 @@ class GeneratorOutput(ModelOutput):
     Attributes:
         loss: 0-d, mean cross-entropy of the codes in nats.
         logits: (B, T, K); place t predicts code t from the condition and the codes before it, in the order that they
-            were read in.
+            were read in. None if they were not asked for.
     """
 
     loss: torch.Tensor = GIVEN
@@ -347,6 +347,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         text_mask: torch.Tensor | None = None,
         order: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        return_logits: bool = True,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures.
 
@@ -357,6 +358,7 @@ class ImageCodeTransformer(StrictPreTrainedModel):
             order: (B, T) int64, each row a permutation: the positions in the order that they are read in; row by row
                 if None. Needs a model with ``target_positions``.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
+            return_logits: False in training: Accelerate would make them float32, which takes memory and time.
 
         Raises:
             ConfigError: codes of another number, or an order that the model cannot follow.
@@ -376,7 +378,8 @@ class ImageCodeTransformer(StrictPreTrainedModel):
         x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
         x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid, order=order)
         x = x[:, self.config.prefix_length - 1 :]
-        return GeneratorOutput(*(self._compiled_loss or self._loss)(x, codes, label_smoothing))
+        loss, logits = (self._compiled_loss or self._loss)(x, codes, label_smoothing)
+        return GeneratorOutput(loss, logits) if return_logits else GeneratorOutput(loss)
 
     def _loss(self, x: torch.Tensor, codes: torch.Tensor, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
         # Mean cross-entropy of codes (B, T), and logits (B, T, K), of hidden states (B, T, D).
@@ -388,6 +391,9 @@ class ImageCodeTransformer(StrictPreTrainedModel):
 
         A whole model takes minutes, and gains little more. The loss reads the logits once, and never as float32.
         """
+        if self.config.drop_path:  # each block has its own rate, and so code of its own
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
         for block in self.blocks:
             block.compile(*args, **kwargs)
         self._compiled_loss = torch.compile(self._loss, *args, **kwargs)

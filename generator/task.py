@@ -82,7 +82,8 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (condition.class_labels, condition.text_features, condition.text_mask)
-        return StepLoss(model(codes, *conditions, order, self.objective.label_smoothing).loss, {})
+        output = model(codes, *conditions, order, self.objective.label_smoothing, return_logits=False)
+        return StepLoss(output.loss, {})
 
     @torch.no_grad()
     def _with_features(self, batch: Batch, device: torch.device) -> Batch:

@@ -46,5 +46,5 @@ def test_a_case_that_fails_and_one_without_time_cost_themselves_alone():
 
     cases = [({"case": 1}, fail), ({"case": 2}, lambda: {"ms": 1.0})]
     rows = list(rows_in_time(cases, 60))
-    assert rows == [{"case": 1, "state": "OutOfMemoryError: CUDA out of memory."}, {"case": 2, "ms": 1.0}]
-    assert list(rows_in_time(cases, -1)) == [{"case": n, "state": "no time was left"} for n in (1, 2)]
+    assert rows == [{"case": 1, "failed": "OutOfMemoryError: CUDA out of memory."}, {"case": 2, "ms": 1.0}]
+    assert list(rows_in_time(cases, -1)) == [{"case": n, "failed": "no time was left"} for n in (1, 2)]

@@ -399,3 +399,10 @@ def test_branches_start_smaller_the_deeper_the_model():
     for last in (block.attention.out, block.feed_forward.down):
         assert last.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
     assert model.head.weight.abs().max() == 0
+
+
+def test_a_loss_alone_is_the_loss():
+    model, codes = make_generator(), torch.randint(32, (2, 16))
+    alone = model(codes, return_logits=False)
+    assert alone.logits is None
+    assert torch.equal(alone.loss, model(codes).loss)

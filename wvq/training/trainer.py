@@ -60,6 +60,7 @@ class Trainer(Generic[Model]):
 
     Attributes:
         optimizers: that of the model, then that of the adversary.
+        raw_model: the model itself, behind what wraps it for several processes.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the number of processes.
@@ -100,6 +101,7 @@ class Trainer(Generic[Model]):
             self.optimizers.append(
                 self._optimized(task.adversary, task.adversary_groups(), "skipped_discriminator_steps")
             )
+        self.raw_model: Model = accelerator.unwrap_model(self.model)
         self.ema: ShardedModel[Model] | ExponentialAverage[Model] | None = None
         if structure is not None:
             self.ema = ShardedModel(structure, self.raw_model, config.ema_decay, accelerator.device)
@@ -130,11 +132,6 @@ class Trainer(Generic[Model]):
     def model(self) -> nn.Module:
         """The model as it trains: wrapped, if several processes train it."""
         return self.optimizers[0].module
-
-    @property
-    def raw_model(self) -> Model:
-        """The model itself, behind what wraps it for several processes or a compiler."""
-        return self.accelerator.unwrap_model(self.model)
 
     @property
     def averaged_model(self) -> Model:
