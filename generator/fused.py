@@ -24,8 +24,8 @@ class FusedStep(Step):
 
     def __init__(self, model: ImageCodeTransformer, state: StepState, guided: bool, size: int = 1):
         super().__init__(model, state, guided, size)
-        if size != 1:
-            raise ValueError("kernels read one code at a time")
+        if size != 1 or model.dtype == torch.float64:
+            raise TypeError("kernels read one code at a time, and add in float32")
         self.few = self.rows <= MOST_ROWS
 
     @torch.inference_mode()

@@ -79,7 +79,9 @@ def test_on_a_processor_the_plain_loop_runs(monkeypatch):
 def test_ways_on_a_gpu(monkeypatch):
     monkeypatch.delenv("WVQ_CUDA_GRAPHS", raising=False)
     monkeypatch.delenv("WVQ_TRITON", raising=False)
-    model = SimpleNamespace(device=torch.device("cuda"), parameters=lambda: iter([torch.zeros(1)]))
+    there = torch.device("cuda", 0)
+    weights = [SimpleNamespace(device=there)]
+    model = SimpleNamespace(device=there, parameters=lambda: weights)
     assert captured._modes(model) == ["fused_graph", "eager_graph", "loop"]
     with using("eager_graph"):
         assert captured._modes(model) == ["eager_graph"]
@@ -92,6 +94,9 @@ def test_ways_on_a_gpu(monkeypatch):
     assert captured._modes(model) == ["loop"]
     monkeypatch.undo()
     monkeypatch.setenv("WVQ_CUDA_GRAPHS", "0")
+    assert captured._modes(model) == ["loop"]
+    monkeypatch.undo()
+    weights.append(SimpleNamespace(device=torch.device("cuda", 1)))
     assert captured._modes(model) == ["loop"]
 
 
@@ -190,9 +195,7 @@ def failing(monkeypatch, error):
         return steps(self, kind, *rest)
 
     monkeypatch.setattr(Captures, "steps", fail)
-    monkeypatch.setattr(
-        captured, "_modes", lambda _: [m for m in ("fused_graph", "eager_graph", "loop") if m not in captured._failed]
-    )
+    monkeypatch.setattr(captured, "_modes", lambda model: ["fused_graph", "eager_graph", "loop"])
 
 
 def test_what_cannot_be_recorded_is_said_once_and_the_next_way_is_taken(monkeypatch, caplog):
@@ -204,7 +207,7 @@ def test_what_cannot_be_recorded_is_said_once_and_the_next_way_is_taken(monkeypa
             assert torch.equal(sample(model, condition), expected)
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["sampling cannot use fused_graph and is slower: ImportError: no module named triton"]
-    assert captured._failed == {"fused_graph"}
+    assert captured._failed == {("fused_graph", GUIDED)}
 
 
 def test_memory_that_is_short_once_may_be_free_the_next_time(monkeypatch, caplog):
@@ -257,7 +260,12 @@ def test_a_step_runs_only_where_the_cache_lacks_what_it_reads(recorded):
     sample(model, condition, 2)
     state = captured._kept[model].states[2, 4]
     ran = []
-    steps = {True: lambda: ran.append(int(state.position))}
+
+    def step():  # as a recorded one, it goes one position on
+        ran.append(int(state.position))
+        state.position.add_(1)
+
+    steps = {True: step}
     decoder = FixedDecoder(model, condition, [2.0] * 16, 0, state, steps, None)
     assert not decoder.draw_next(0)  # the prefix has not been read
     decoder.logits(torch.zeros(2, 16, dtype=torch.int64), 0, 1)
