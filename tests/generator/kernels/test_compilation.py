@@ -115,7 +115,7 @@ def test_codes(compiled, count):
     codes.gate(table[:2])
     compiler = compiled(codes, "_draw_kernel")
     for rows in (count, 2 * count):
-        for size in (1000, 16384, 262_144):
+        for size in (1000, 262_144):  # one tile, and several
             for temperature in (0.0, 1.0):
                 numbers = torch.zeros(count, length), torch.ones(length)
                 codes.draw(torch.zeros(rows, size), *numbers, place, drawn, drawn, temperature, 0.1)
