@@ -1,5 +1,7 @@
 """Recorded steps: which way is taken, what is kept for the next batch, and what happens where none can be recorded."""
 
+import contextlib
+import functools
 import logging
 import threading
 from types import SimpleNamespace
@@ -181,6 +183,41 @@ def test_a_model_is_freed_with_what_is_kept_for_it(recorded):
     count = len(captured._kept)
     del model
     assert len(captured._kept) == count - 1
+
+
+@torch.inference_mode()
+def test_a_step_is_recorded_after_it_has_run_on_a_stream_of_its_own(monkeypatch):
+    events, contexts = [], []
+
+    @contextlib.contextmanager
+    def within(name, *rest, **options):
+        contexts.append((name, options.get("pool")))
+        yield
+        contexts.pop()
+
+    stream = SimpleNamespace(wait_stream=lambda other: events.append("wait"))
+    graph = SimpleNamespace(replay=lambda: events.append("replay"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda used: within("stream"))
+    monkeypatch.setattr(torch.cuda, "graph", functools.partial(within, "graph"))
+    model = make_generator()
+    captures = Captures(model)
+    captures.pool = (1, 0)
+    state = captures.state(model, 1, 1)
+    state.codes.fill_(-1)  # what the last batch left
+
+    def run():
+        events.append((*contexts[-1], int(state.position), int(state.codes.min())))
+        state.position.add_(1)
+        return state.codes
+
+    replay = captures.record(run, state)
+    ran = ("stream", None, 1, 0)
+    assert events == ["wait", ran, ran, "wait", ("graph", (1, 0), 1, 0)]
+    assert replay() is state.codes
+    assert events[5:] == ["replay"]
 
 
 # ---- where it cannot be
