@@ -154,7 +154,7 @@ class Captures:
 
     def __init__(self, model: ImageCodeTransformer):
         self.weights = weights_key(model)
-        self.lock = threading.Lock()  # a state holds one batch at a time
+        self.lock = threading.Lock()  # a state holds one batch at a time: threads take turns
         self.graphs: OrderedDict[tuple, Replay] = OrderedDict()
         self.states: dict[tuple[int, int], StepState] = {}
         self.memory: torch.Tensor | None = None
@@ -258,14 +258,8 @@ def fixed_steps(
         yield None
         return
     captures = _captures(model)
-    if not captures.lock.acquire(blocking=False):  # another thread samples from this model
-        yield None
-        return
-    try:
-        with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
-            yield _prepared(captures, modes, model, codes, condition, seeds, settings, places)
-    finally:
-        captures.lock.release()
+    with captures.lock, torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
+        yield _prepared(captures, modes, model, codes, condition, seeds, settings, places)
 
 
 def _prepared(
