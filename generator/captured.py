@@ -13,7 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -113,6 +113,7 @@ class FixedDecoder(GuidedDecoder):
     ):
         super().__init__(model, condition, len(state.codes), scales, start, state.memory)
         self.state, self.steps, self.size = state, steps, size
+        self.at: int | None = None  # the position that the state holds
         state.scales.copy_(self.scales[:, 0])
         for kept, new in ((state.valid, self.valid), (state.bias, self.prefix.bias)):
             if kept is not None and new is not None:
@@ -124,6 +125,7 @@ class FixedDecoder(GuidedDecoder):
         if step is None:
             return False
         step()
+        self.at = position + 1
         return True
 
     def logits(self, codes: torch.Tensor, start: int, end: int) -> torch.Tensor:
@@ -141,7 +143,9 @@ class FixedDecoder(GuidedDecoder):
             return None
         for half in halves:
             half.length = known + end - start
-        self.state.position.fill_(start)
+        if self.at != start:
+            self.state.position.fill_(start)
+            self.at = start
         return step
 
 
@@ -150,7 +154,7 @@ class Captures:
 
     def __init__(self, model: ImageCodeTransformer):
         self.weights = weights_key(model)
-        self.lock = threading.Lock()  # a state holds one batch at a time
+        self.lock = threading.Lock()  # a state holds one batch at a time: threads take turns
         self.graphs: OrderedDict[tuple, Replay] = OrderedDict()
         self.states: dict[tuple[int, int], StepState] = {}
         self.memory: torch.Tensor | None = None
@@ -216,7 +220,7 @@ class Captures:
 
 
 _kept: WeakKeyDictionary[ImageCodeTransformer, Captures] = WeakKeyDictionary()
-_failed: set[str] = set()  # modes that are not tried again
+_failed: set[tuple[str, SamplingSettings]] = set()  # what is not tried again
 
 
 def weights_key(model: ImageCodeTransformer) -> tuple:
@@ -254,13 +258,8 @@ def fixed_steps(
         yield None
         return
     captures = _captures(model)
-    if not captures.lock.acquire(blocking=False):  # another thread samples from this model
-        yield None
-        return
-    try:
+    with captures.lock, torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
         yield _prepared(captures, modes, model, codes, condition, seeds, settings, places)
-    finally:
-        captures.lock.release()
 
 
 def _prepared(
@@ -281,8 +280,8 @@ def _prepared(
     on = guided_positions(scales, places.start)
     flags = {position in on for position in places[1:]}
     for mode in modes:
-        if mode == "loop":
-            break
+        if mode == "loop" or (mode, settings) in _failed:
+            continue
         try:
             state = captures.state(model, len(codes), (2 if on else 1) * len(codes))
             steps = captures.steps(mode.removesuffix("_graph"), model, state, settings, flags)
@@ -290,7 +289,7 @@ def _prepared(
             if modes == [mode]:
                 raise
             if not isinstance(error, torch.OutOfMemoryError):  # memory may be free the next time
-                _failed.add(mode)
+                _failed.add((mode, settings))
             _warn(f"sampling cannot use {mode} and is slower: {type(error).__name__}: {first_line(error)}")
             captures.clear()
             continue
@@ -305,11 +304,16 @@ def _modes(model: ImageCodeTransformer) -> list[str]:
     """The ways to sample that are tried, in order."""
     if (mode := _mode.get()) != "auto":
         return [mode]
-    cuda = model.device.type == "cuda" and os.environ.get("WVQ_CUDA_GRAPHS", "1") != "0"
-    if not cuda or torch.is_autocast_enabled("cuda") or any(isinstance(p, DTensor) for p in model.parameters()):
+    if (
+        model.device.type != "cuda"
+        or os.environ.get("WVQ_CUDA_GRAPHS", "1") == "0"
+        or torch.is_autocast_enabled("cuda")
+    ):
         return ["loop"]
+    if any(weight.device != model.device or isinstance(weight, DTensor) for weight in model.parameters()):
+        return ["loop"]  # spread over several devices
     kernels = ["fused_graph"] if os.environ.get("WVQ_TRITON", "1") != "0" else []
-    return [mode for mode in (*kernels, "eager_graph", "loop") if mode not in _failed]
+    return [*kernels, "eager_graph", "loop"]
 
 
 def _captures(model: ImageCodeTransformer) -> Captures:

@@ -24,8 +24,8 @@ class FusedStep(Step):
 
     def __init__(self, model: ImageCodeTransformer, state: StepState, guided: bool, size: int = 1):
         super().__init__(model, state, guided, size)
-        if size != 1:
-            raise ValueError("kernels read one code at a time")
+        if size != 1 or model.dtype == torch.float64:
+            raise TypeError("kernels read one code at a time, and add in float32")
         self.few = self.rows <= MOST_ROWS
 
     @torch.inference_mode()
@@ -46,8 +46,8 @@ class FusedStep(Step):
             x = self._block(block, x, memory)
         if not self.few or model.config.code_dim:
             return model.logits(model.norm(x))[:, None]
-        weight, scale = (model.code_embedding.weight, None) if model.config.head == "tied" else _weight(model.head)
-        return linear(x, weight, scale, model.norm.weight, model.config.norm_eps, dtype=torch.float32)[:, None]
+        weight = model.code_embedding.weight if model.config.head == "tied" else _weight(model.head)
+        return linear(x, weight, model.norm.weight, model.config.norm_eps, dtype=torch.float32)[:, None]
 
     def _embedded(self) -> torch.Tensor:
         """Input tokens (rows, D) of the codes ahead of the position."""
@@ -65,7 +65,7 @@ class FusedStep(Step):
         attention, forward, state = block.attention, block.feed_forward, self.state
         prefix, eps = self.model.config.prefix_length, self.model.config.norm_eps
         if self.few:
-            qkv = linear(x, *_weight(attention.qkv), block.attention_norm.weight, eps)
+            qkv = linear(x, _weight(attention.qkv), block.attention_norm.weight, eps)
         else:
             qkv = attention.qkv(block.attention_norm(x))
         query, key = attention.query_norm, attention.key_norm
@@ -73,23 +73,23 @@ class FusedStep(Step):
         mixed = attend(qkv, memory, state.rotary, state.position, prefix, state.valid, norms, eps)
         x = self._add(x, mixed, attention.out)
         if self.few:
-            hidden = linear(x, *_weight(forward.gate_up), block.feed_forward_norm.weight, eps, gated=True)
+            hidden = linear(x, _weight(forward.gate_up), block.feed_forward_norm.weight, eps, gated=True)
         else:
             hidden = gate(forward.gate_up(block.feed_forward_norm(x)))
         return self._add(x, hidden, forward.down)
 
     def _add(self, x: torch.Tensor, y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
         """Add the product of y to x in place."""
-        weight, scale = _weight(layer)
+        weight = _weight(layer)
         if self.few:
-            return linear(y, weight, scale, residual=x)
+            return linear(y, weight, residual=x)
         if weight.dtype == x.dtype:
             return x.addmm_(y, weight.T)
         return x.add_(layer(y))
 
 
-def _weight(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The weight of a linear layer, and the factors of its rows if it is in int8."""
+def _weight(layer: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer that is no more than that."""
     if isinstance(layer, Projection):
-        return layer.weight, None
+        return layer.weight
     raise TypeError(f"no kernel multiplies by the weight of a {type(layer).__name__}")

@@ -25,6 +25,8 @@ class Projection(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features), by the packed copy if there is one."""
+        if torch.compiler.is_compiling():  # Inductor packs by itself
+            return super().forward(x)
         packed = self.packed  # once: another thread may end its context
         rows = x.shape[:-1].numel()
         if packed is None or x.dtype != self.weight.dtype or rows == 0:

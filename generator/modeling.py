@@ -70,6 +70,7 @@ class FilledLayer:
     length: int
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of new tokens (B, H, n, C); return those of all tokens so far."""
         end = self.length + keys.shape[2]
         stored = self.memory
         stored[0, :, :, self.length : end] = keys
@@ -133,8 +134,11 @@ class Attention(nn.Module):
         cache: LayerCache | None,
     ) -> torch.Tensor:
         heads = rearrange(self.qkv(x), "b s (h c) -> b h s c", c=self.head_dim)
-        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
-        q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
+        turned, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
+        if isinstance(self.query_norm, nn.RMSNorm):
+            q, k = turned.split((self.num_heads, self.num_kv_heads), dim=1)
+            turned = torch.cat((self.query_norm(q), self.key_norm(k)), dim=1)
+        q, k = rotate(turned, cos, sin).split((self.num_heads, self.num_kv_heads), dim=1)
         if cache is not None:
             k, v = cache.extend(k, v)
         # A single new token sees all that came before: no mask at all, unless some of the prefix is padding.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from wvq.generator.captured import keeps_memory, kept_bytes
+from wvq.generator.captured import keeps_memory, kept_bytes, padded
 from wvq.generator.filters import FREE
 from wvq.generator.linear import packed_bytes
 from wvq.generator.memory import sampling_bytes, whole_pass_bytes
@@ -48,15 +48,14 @@ def drawing_bytes(
     """
     config, tokenizer = pipeline.generator.config, pipeline.tokenizer
     rows = settings.fixed_rows or batch_size
-    codes = sampling_bytes(config, rows, settings, pipeline.generator.dtype.itemsize, given)
+    kept = keeps_memory(pipeline.generator)  # beside decoding, from one batch to the next
+    codes = sampling_bytes(config, padded(rows) if kept else rows, settings, pipeline.generator.dtype.itemsize, given)
     features = batch_size * config.text_length * config.text_dim * 4
     # A layer of a text encoder: what goes in, query, key, value, what was attended to, and twice the four-fold width.
     encoding = min(batch_size, ENCODED) * config.text_length * 13 * config.text_dim * 4
     decoding = decoding_bytes(tokenizer.config, rows, next(tokenizer.decoder.parameters()).dtype.itemsize)
     copies = packed_bytes(pipeline.generator) if settings.deterministic else 0  # made elsewhere only if they fit beside
-    if keeps_memory(pipeline.generator):
-        return copies + features + codes + max(encoding, decoding)
-    return copies + features + max(encoding, codes, decoding)
+    return copies + features + (codes + max(encoding, decoding) if kept else max(encoding, codes, decoding))
 
 
 def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) -> None:

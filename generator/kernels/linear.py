@@ -21,7 +21,6 @@ def _kernel(
     x,
     norm,
     weight,
-    scale,
     residual,
     out,
     eps,
@@ -31,7 +30,6 @@ def _kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     NORM: tl.constexpr,
-    SCALE: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):
@@ -48,13 +46,8 @@ def _kernel(
             factor = tl.rsqrt(tl.sum(inputs * inputs, 0) / K + eps)
             inputs *= tl.load(norm + k, mask=k < K, other=0).to(tl.float32)
         value = tl.sum(w * inputs[None, :], 1) * factor
-        if SCALE:
-            value *= tl.load(scale + n, mask=n < N, other=0).to(tl.float32)
         if GATED:
-            other = tl.sum(v * inputs[None, :], 1) * factor
-            if SCALE:
-                other *= tl.load(scale + N + n, mask=n < N, other=0).to(tl.float32)
-            value *= tl.sigmoid(value) * other
+            value *= tl.sigmoid(value) * (tl.sum(v * inputs[None, :], 1) * factor)
         if RESIDUAL:
             value += tl.load(residual + row * N + n, mask=n < N, other=0).to(tl.float32)
         tl.store(out + row * N + n, value.to(out.dtype.element_ty), mask=n < N)
@@ -63,7 +56,6 @@ def _kernel(
 def linear(
     x: torch.Tensor,
     weight: torch.Tensor,
-    scale: torch.Tensor | None = None,
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
     gated: bool = False,
@@ -74,8 +66,7 @@ def linear(
 
     Args:
         x: (M, K) of few rows, contiguous.
-        weight: (N, K), or (2 N, K) if gated: first the gate's rows; floating, or int8 with ``scale``.
-        scale: (N,) or (2 N,) factor of each row of the weight; none if None.
+        weight: (N, K), or (2 N, K) if gated: first the gate's rows; of any floating type.
         norm: (K,) weight of an RMSNorm of x with ``eps``; none if None.
         gated: the result is silu(first half) * second half.
         residual: (M, N), to which the result is added in place.
@@ -95,7 +86,6 @@ def linear(
         x,
         x if norm is None else norm,
         weight,
-        weight if scale is None else scale,
         out,
         out,
         eps,
@@ -105,7 +95,6 @@ def linear(
         BLOCK_N=block_n,
         BLOCK_K=block_k,
         NORM=norm is not None,
-        SCALE=scale is not None,
         GATED=gated,
         RESIDUAL=residual is not None,
         num_warps=8 if block_k > TILE else 4,

@@ -1,5 +1,7 @@
 """Recorded steps: which way is taken, what is kept for the next batch, and what happens where none can be recorded."""
 
+import contextlib
+import functools
 import logging
 import threading
 from types import SimpleNamespace
@@ -79,7 +81,9 @@ def test_on_a_processor_the_plain_loop_runs(monkeypatch):
 def test_ways_on_a_gpu(monkeypatch):
     monkeypatch.delenv("WVQ_CUDA_GRAPHS", raising=False)
     monkeypatch.delenv("WVQ_TRITON", raising=False)
-    model = SimpleNamespace(device=torch.device("cuda"), parameters=lambda: iter([torch.zeros(1)]))
+    there = torch.device("cuda", 0)
+    weights = [SimpleNamespace(device=there)]
+    model = SimpleNamespace(device=there, parameters=lambda: weights)
     assert captured._modes(model) == ["fused_graph", "eager_graph", "loop"]
     with using("eager_graph"):
         assert captured._modes(model) == ["eager_graph"]
@@ -92,6 +96,9 @@ def test_ways_on_a_gpu(monkeypatch):
     assert captured._modes(model) == ["loop"]
     monkeypatch.undo()
     monkeypatch.setenv("WVQ_CUDA_GRAPHS", "0")
+    assert captured._modes(model) == ["loop"]
+    monkeypatch.undo()
+    weights.append(SimpleNamespace(device=torch.device("cuda", 1)))
     assert captured._modes(model) == ["loop"]
 
 
@@ -178,6 +185,41 @@ def test_a_model_is_freed_with_what_is_kept_for_it(recorded):
     assert len(captured._kept) == count - 1
 
 
+@torch.inference_mode()
+def test_a_step_is_recorded_after_it_has_run_on_a_stream_of_its_own(monkeypatch):
+    events, contexts = [], []
+
+    @contextlib.contextmanager
+    def within(name, *rest, **options):
+        contexts.append((name, options.get("pool")))
+        yield
+        contexts.pop()
+
+    stream = SimpleNamespace(wait_stream=lambda other: events.append("wait"))
+    graph = SimpleNamespace(replay=lambda: events.append("replay"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda used: within("stream"))
+    monkeypatch.setattr(torch.cuda, "graph", functools.partial(within, "graph"))
+    model = make_generator()
+    captures = Captures(model)
+    captures.pool = (1, 0)
+    state = captures.state(model, 1, 1)
+    state.codes.fill_(-1)  # what the last batch left
+
+    def run():
+        events.append((*contexts[-1], int(state.position), int(state.codes.min())))
+        state.position.add_(1)
+        return state.codes
+
+    replay = captures.record(run, state)
+    ran = ("stream", None, 1, 0)
+    assert events == ["wait", ran, ran, "wait", ("graph", (1, 0), 1, 0)]
+    assert replay() is state.codes
+    assert events[5:] == ["replay"]
+
+
 # ---- where it cannot be
 
 
@@ -190,9 +232,7 @@ def failing(monkeypatch, error):
         return steps(self, kind, *rest)
 
     monkeypatch.setattr(Captures, "steps", fail)
-    monkeypatch.setattr(
-        captured, "_modes", lambda _: [m for m in ("fused_graph", "eager_graph", "loop") if m not in captured._failed]
-    )
+    monkeypatch.setattr(captured, "_modes", lambda model: ["fused_graph", "eager_graph", "loop"])
 
 
 def test_what_cannot_be_recorded_is_said_once_and_the_next_way_is_taken(monkeypatch, caplog):
@@ -204,7 +244,7 @@ def test_what_cannot_be_recorded_is_said_once_and_the_next_way_is_taken(monkeypa
             assert torch.equal(sample(model, condition), expected)
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["sampling cannot use fused_graph and is slower: ImportError: no module named triton"]
-    assert captured._failed == {"fused_graph"}
+    assert captured._failed == {("fused_graph", GUIDED)}
 
 
 def test_memory_that_is_short_once_may_be_free_the_next_time(monkeypatch, caplog):
@@ -234,10 +274,6 @@ def test_a_way_that_was_asked_for_says_why_it_fails(monkeypatch):
 def test_two_threads_may_sample_from_one_model(recorded):
     model, condition = model_and_condition(3)
     expected = sample(model, condition)
-    held = captured._kept[model].lock
-    with held:  # as another thread holds it while it draws
-        assert torch.equal(sample(model, condition), expected)
-    assert not held.locked()
     found = [None, None]
 
     def work(number: int) -> None:
@@ -257,7 +293,12 @@ def test_a_step_runs_only_where_the_cache_lacks_what_it_reads(recorded):
     sample(model, condition, 2)
     state = captured._kept[model].states[2, 4]
     ran = []
-    steps = {True: lambda: ran.append(int(state.position))}
+
+    def step():  # as a recorded one, it goes one position on
+        ran.append(int(state.position))
+        state.position.add_(1)
+
+    steps = {True: step}
     decoder = FixedDecoder(model, condition, [2.0] * 16, 0, state, steps, None)
     assert not decoder.draw_next(0)  # the prefix has not been read
     decoder.logits(torch.zeros(2, 16, dtype=torch.int64), 0, 1)

@@ -5,8 +5,11 @@ import torch
 
 from benchmarks.live_bytes import LiveBytes
 from tests.tiny import make_pipeline
+from wvq.generator.captured import using
 from wvq.generator.linear import packed_bytes
+from wvq.generator.memory import sampling_bytes
 from wvq.generator.sampling_settings import SamplingSettings
+from wvq.pipelines import memory
 from wvq.pipelines.memory import drawing_bytes, first_free
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.memory import decoding_bytes
@@ -52,6 +55,21 @@ def test_a_fixed_group_needs_the_same_for_any_batch(class_pipe):
     assert drawing_bytes(class_pipe, 1, fixed) == drawing_bytes(class_pipe, 100, fixed)
     plain = drawing_bytes(class_pipe, fixed.fixed_rows, SamplingSettings())
     assert drawing_bytes(class_pipe, 1, fixed) == plain + packed_bytes(class_pipe.generator)
+
+
+def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_pipe, monkeypatch):
+    settings = SamplingSettings(guidance_scale=2.0)
+    config = class_pipe.generator.config
+    decoding = decoding_bytes(class_pipe.tokenizer.config, 3)
+    drawing = sampling_bytes(config, 4, settings)  # a batch of 3 is filled up to 4
+    asked = []
+    monkeypatch.setattr(memory, "require_memory", lambda needed, *rest: asked.append(needed))
+    with using("eager_graph"):
+        assert drawing_bytes(class_pipe, 3, settings) == drawing + decoding
+        memory.require_room(class_pipe, 3, settings)
+        monkeypatch.setattr(memory, "kept_bytes", lambda model: 1000)
+        memory.require_room(class_pipe, 3, settings)
+    assert asked == [drawing + decoding, drawing + decoding - 1000]
 
 
 def test_how_many_codes_are_given_ahead():

@@ -16,7 +16,6 @@ TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.int64: "*i64",
-    torch.int8: "*i8",
     torch.uint8: "*u8",
     int: "i32",
     float: "fp32",
@@ -82,8 +81,6 @@ def test_linear(compiled, rows, dtype):
     assert wide_loads(compiler) > 4
     linear.linear(x, weight, residual=x.new_zeros(rows, 2048))
     assert wide_loads(compiler) > 4
-    linear.linear(x, weight.to(torch.int8), scale=torch.ones(2048), norm=norm)
-    assert wide_loads(compiler) > 0
     linear.linear(x.new_zeros(rows, 8576), x.new_zeros(3200, 8576))  # of size 3B
     assert wide_loads(compiler) > 4
 
@@ -118,7 +115,7 @@ def test_codes(compiled, count):
     codes.gate(table[:2])
     compiler = compiled(codes, "_draw_kernel")
     for rows in (count, 2 * count):
-        for size in (1000, 16384, 262_144):
+        for size in (1000, 262_144):  # one tile, and several
             for temperature in (0.0, 1.0):
                 numbers = torch.zeros(count, length), torch.ones(length)
                 codes.draw(torch.zeros(rows, size), *numbers, place, drawn, drawn, temperature, 0.1)
