@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
+from wvq.distributed import processes
 from wvq.errors import ConfigError
 from wvq.settings.train import TrainConfig
 
@@ -43,6 +44,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_plugin=accumulation,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_LIMIT)],
     )
+    processes()  # Accelerate has connected them without the group in which they wait
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
         raise ConfigError(f"the launcher requests {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")
