@@ -14,14 +14,17 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from wvq.errors import ProcessEnded, WVQError
+from wvq.errors import WVQError
 
 T = TypeVar("T")
 
 
 def processes() -> PartialState:
-    """The processes that run together. Accelerate finds CPU processes only where ``cpu`` is set."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    """The processes that run together, connected. Accelerate finds CPU processes only where ``cpu`` is set."""
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    if world_size() > 1:
+        _patient_group()  # at once: a process that fails before its first wait would leave the others waiting for it
+    return state
 
 
 def leave_processes() -> None:
@@ -64,15 +67,15 @@ def wait_for_all() -> None:
     """Wait until every process has come here, however long one of them works; signals are handled meanwhile.
 
     Raises:
-        ProcessEnded: another process has ended.
+        RuntimeError: another process has ended (:func:`is_lost_process`).
     """
     if world_size() > 1:
         _finish(dist.barrier(_patient_group(), async_op=True))
 
 
-def is_lost_process(error: RuntimeError) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether a collective has failed since another process of the run has ended; that one says why."""
-    return world_size() > 1 and _LOST.search(str(error)) is not None
+    return world_size() > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 # Of gloo, NCCL and the store.
@@ -82,10 +85,7 @@ _LOST = re.compile("[Cc]onnection (was )?(closed|reset)|remote (worker|process)|
 def _finish(work: dist.Work) -> None:
     while not work.is_completed():
         time.sleep(_POLL)
-    try:
-        work.wait()  # raises what went wrong
-    except RuntimeError as error:
-        raise ProcessEnded("another process of the run has ended") from error
+    work.wait()  # raises what went wrong
 
 
 def largest_later(values: list[float]) -> Callable[[], list[float]]:

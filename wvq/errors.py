@@ -32,10 +32,6 @@ class DownloadError(WVQError):
     """A Hub id could not be reached or does not exist."""
 
 
-class ProcessEnded(RuntimeError):
-    """Another process of the run has ended while this one waited for it; that one says why."""
-
-
 def near_match(name: str, options: Iterable[object]) -> str:
     """Return ``' (did you mean "x"?)'`` for the option closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.5)

@@ -106,6 +106,7 @@ def test_two_processes(script, tmp_path):
 def test_whether_a_checkpoint_is_there_is_what_the_first_process_sees(tmp_path, monkeypatch):
     """As on a network file system: it is there for the first process, and not yet for this one."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "processes", lambda: None)
     monkeypatch.setattr(distributed, "process_rank", lambda: 1)
     monkeypatch.setattr(distributed, "gather_objects", lambda _: [(True, None)])
     accelerator = SimpleNamespace(
@@ -115,6 +116,20 @@ def test_whether_a_checkpoint_is_there_is_what_the_first_process_sees(tmp_path, 
     )
     target = save_checkpoint(accelerator, None, tmp_path, 64, keep=2)
     assert target == tmp_path / "checkpoints" / "000000000064"
+
+
+def test_a_checkpoint_that_another_process_did_not_help_to_write_blames_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "processes", lambda: None)
+    monkeypatch.setattr(distributed, "process_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "gather_objects", lambda value: [value])
+
+    def save_state(_):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9841")
+
+    with pytest.raises(RuntimeError, match="closed by peer") as caught:
+        save_checkpoint(SimpleNamespace(save_state=save_state), None, tmp_path, 64, keep=2)
+    assert distributed.is_lost_process(caught.value)
 
 
 # ---- stopping after the same step

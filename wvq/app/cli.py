@@ -19,7 +19,7 @@ import wvq
 from wvq.app import commands
 from wvq.app.failures import end_after_another, fail
 from wvq.app.recipes import QuickstartRecipe
-from wvq.errors import ConfigError, ProcessEnded, WVQError, near_match
+from wvq.errors import ConfigError, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.files.user_folders import unwritable_cache
 from wvq.generator.recipes import GeneratorRecipe
@@ -207,8 +207,6 @@ def _run(arguments: list[str]) -> int:
             leave_processes()
     except WVQError as error:
         fail(program, unwritable_cache(error) or error)
-    except ProcessEnded:  # which has said why
-        return 2
     except RunInterrupted as stop:
         again = "; the same command with --resume goes on from there" if "--resume" in parser.format_help() else ""
         print(f"\n{program}: {stop}{again}", file=sys.stderr)

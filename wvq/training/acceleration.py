@@ -17,6 +17,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from wvq.distributed import processes
 from wvq.errors import ConfigError, first_line
 from wvq.files.user_folders import keep_torch_code_private
 from wvq.settings.train import TrainConfig
@@ -66,6 +67,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
         ],
     )
+    processes()  # Accelerate has connected them without the group in which they wait
     kind = accelerator.distributed_type
     if (kind == DistributedType.FSDP and not accelerator.is_fsdp2) or kind in UNSUPPORTED:
         raise ConfigError(f"the launcher requests {kind.value}; give --multi_gpu, or --use_fsdp with --fsdp_version 2")

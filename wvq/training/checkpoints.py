@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
+from wvq.distributed import decided_by_first_process, is_lost_process, is_main_process, wait_for_all
 from wvq.errors import CheckpointError, first_line
 from wvq.models.reading import DAMAGES
 
@@ -81,6 +81,8 @@ def save_checkpoint(accelerator: Accelerator, run: Run, folder: str | Path, imag
             for old in find_checkpoints(folder)[:-keep]:
                 shutil.rmtree(old)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
+        if is_lost_process(error):  # which says why; the disk may be sound
+            raise
         shutil.rmtree(partial, ignore_errors=True)
         saved = find_checkpoints(folder)
         rest = f"the last good one is {saved[-1]}; make room and resume" if saved else "none was saved before"
@@ -117,6 +119,8 @@ def load_checkpoint(accelerator: Accelerator, run: Run, checkpoint: Path) -> Non
     except (torch.OutOfMemoryError, torch.distributed.DistError):  # nothing is wrong with the checkpoint
         raise
     except (SafetensorError, UnpicklingError, EOFError, *DAMAGES) as error:
+        if is_lost_process(error):
+            raise
         raise CheckpointError(
             f"checkpoint {checkpoint} cannot be read ({first_line(error)}); remove it, and --resume goes on from the "
             "one before"

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.live_bytes import LiveBytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.interpreter import run_compiled, run_interpreted
-from tests.live_bytes import LiveBytes
 from tests.tokenizer.quantizers.searching import draw
 from wvq.tokenizer.quantizers import fused
 from wvq.tokenizer.quantizers.nearest import nearest_codes

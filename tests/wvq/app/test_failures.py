@@ -75,7 +75,8 @@ from wvq.errors import DataError
 
 def work(values):
     processes()
-    wait_for_all()
+    if sys.argv[1] == "later":
+        wait_for_all()
     if process_rank() == 1:
         raise DataError("a picture is missing")
     wait_for_all()
@@ -86,11 +87,12 @@ sys.exit(cli.main(["info", "somewhere"]))
 """
 
 
-def test_processes_that_wait_for_one_that_failed_end_quietly_with_its_code():
-    waiting, failing = run_ranks(["-c", ONE_RANK_FAILS])
-    assert (waiting.returncode, failing.returncode) == (2, 2)
+@pytest.mark.parametrize("when", ["before the first wait", "later"])
+def test_processes_that_wait_for_one_that_failed_end_with_a_line(when):
+    waiting, failing = run_ranks(["-c", ONE_RANK_FAILS, when])
+    assert (waiting.returncode, failing.returncode) == (1, 2)
     assert "wvq info: error: a picture is missing" in failing.stderr.splitlines()
-    assert "rror" not in waiting.stderr
+    assert "wvq info: another process of this run has ended" in waiting.stderr.splitlines()
     assert "Traceback" not in waiting.stderr
 
 
