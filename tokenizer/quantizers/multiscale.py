@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, Rule, integer, interval, list_of, or_null
+from wvq.checks import Checker, Rule, integer, interval, list_of, one_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
@@ -26,6 +27,7 @@ from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
 SCALES = list_of(integer(), "a rising list of integers of at least 1")
+TABLES = ("var", "even")
 RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 
 
@@ -36,11 +38,14 @@ class MultiScaleConfig(QuantizerConfig):
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; of a grid that is not
             square, the shorter sides (:mod:`wvq.data.layout`); None for one map.
         num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
+        scale_conv_table: which of them a scale takes (:func:`shared_convs`): ``var``, as in VAR's models, or ``even``,
+            which tokenizers that were saved without the field keep; ``var`` if there are scales and this is None.
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
 
     scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
+    scale_conv_table: str | None = option(None, or_null(one_of(TABLES)), former="even")
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
     @property
@@ -52,6 +57,12 @@ class MultiScaleConfig(QuantizerConfig):
         super().complete(check)
         if self.scales is not None:
             check("num_groups", "1 where scales are given, which share one codebook", lambda groups: groups == 1)
+            self.scale_conv_table = self.scale_conv_table or "var"
+
+    @classmethod
+    def as_saved(cls, values: dict[str, Any]) -> dict[str, Any]:
+        former = {"scale_conv_table": "even"} if values.get("scales") is not None else {}
+        return former | super().as_saved(values)
 
 
 class _Scale(NamedTuple):
@@ -84,8 +95,10 @@ class MultiScaleQuantizer(Quantizer):
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
         self.shapes = config.scale_shapes
-        count = min(config.num_scale_convs, len(self.scales))  # more would never be used
-        self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
+        taken = shared_convs(len(self.scales), config.num_scale_convs, config.scale_conv_table or "var")
+        used = sorted(set(taken))  # one that no scale takes would never be trained
+        self.conv_of_scale = [used.index(conv) for conv in taken]
+        self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in used)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -206,7 +219,7 @@ class MultiScaleQuantizer(Quantizer):
             maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
         if not len(self.convs):
             return maps
-        conv = self.convs[shared_conv(index, len(self.scales), len(self.convs))]
+        conv = self.convs[self.conv_of_scale[index]]
         return (1 - self.ratio) * maps + self.ratio * conv(maps)
 
     def _losses(self, target: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
@@ -242,12 +255,32 @@ class MultiScaleQuantizer(Quantizer):
             )
 
 
-def shared_conv(index: int, num_scales: int, num_convs: int) -> int:
-    """Which convolution scale ``index`` takes: scales lie evenly on [0, 1], which is cut into one part a convolution.
+def shared_convs(num_scales: int, num_convs: int, table: str = "var") -> list[int]:
+    """Which convolution each scale takes, so that neighbouring scales share one: that whose place is the closest.
 
-    So neighbouring scales share one, that whose part has the closest middle (Tian et al. 2024).
+    Scales lie evenly on [0, 1], the first at 0 and the last at 1.
+
+    Args:
+        num_scales: scales S.
+        num_convs: convolutions M.
+        table: ``var``: places from 1 / (3 M) to 1 - 1 / (3 M) for four convolutions, from 1 / (2 M) to 1 - 1 / (2 M)
+            for another number, evenly, as VAR's code has them (Tian et al. 2024). Not all are taken where there are
+            more convolutions than scales. ``even``: the middles of as many equal parts, of at most one convolution a
+            scale, the finer of two that are as close.
+
+    Returns:
+        one index a scale; none if there are no convolutions.
     """
-    return min(index * num_convs // max(num_scales - 1, 1), num_convs - 1)
+    if num_convs == 0:
+        return []
+    last = max(num_scales - 1, 1)
+    if table == "even":
+        num_convs = min(num_convs, num_scales)
+        return [min(index * num_convs // last, num_convs - 1) for index in range(num_scales)]
+    edge = 1 / 3 / num_convs if num_convs == 4 else 1 / 2 / num_convs
+    # In numpy's float64, whose rounding decides between two that are as close.
+    places = np.linspace(edge, 1 - edge, num_convs)
+    return [int(np.abs(places - index / last).argmin()) for index in range(num_scales)]
 
 
 def _channels_first(maps: torch.Tensor) -> torch.Tensor:
