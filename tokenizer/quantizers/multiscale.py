@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,6 +19,7 @@ from wvq.checks import Checker, Rule, integer, interval, list_of, one_of, or_nul
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
+from wvq.models.scale_maps import CONV_TABLES, average_to, shared_convs, spread
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
@@ -27,7 +27,6 @@ from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
 SCALES = list_of(integer(), "a rising list of integers of at least 1")
-TABLES = ("var", "even")
 RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 
 
@@ -38,14 +37,15 @@ class MultiScaleConfig(QuantizerConfig):
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; of a grid that is not
             square, the shorter sides (:mod:`wvq.data.layout`); None for one map.
         num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
-        scale_conv_table: which of them a scale takes (:func:`shared_convs`): ``var``, as in VAR's models, or ``even``,
-            which tokenizers that were saved without the field keep; ``var`` if there are scales and this is None.
+        scale_conv_table: which of them a scale takes (:func:`wvq.models.scale_maps.shared_convs`): ``var``, as in VAR's
+            models, or ``even``, which tokenizers that were saved without the field keep; ``var`` if there are scales
+            and this is None.
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
 
     scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
-    scale_conv_table: str | None = option(None, or_null(one_of(TABLES)), former="even")
+    scale_conv_table: str | None = option(None, or_null(one_of(CONV_TABLES)), former="even")
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
     @property
@@ -207,20 +207,14 @@ class MultiScaleQuantizer(Quantizer):
 
     def _tokens(self, residual: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """Residual (B, D, h, w) averaged down to a map, (B r c, D)."""
-        if shape != self.shapes[-1]:
-            residual = F.interpolate(residual, size=shape, mode="area")
-        return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
+        return average_to(residual, shape).permute(0, 2, 3, 1).reshape(-1, self.dim)
 
     def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
         """Contribution (B, D, h, w) of a scale's vectors (B r c, D) to the quantized features."""
-        shape, grid = self.shapes[index], self.shapes[-1]
-        maps = _channels_first(vectors.view(-1, *shape, self.dim))
-        if shape != grid:
-            maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
-        if not len(self.convs):
-            return maps
-        conv = self.convs[self.conv_of_scale[index]]
-        return (1 - self.ratio) * maps + self.ratio * conv(maps)
+        maps = _channels_first(vectors.view(-1, *self.shapes[index], self.dim))
+        conv = self.convs[self.conv_of_scale[index]] if self.convs else None
+        weight, bias = (conv.weight, conv.bias) if conv is not None else (None, None)
+        return spread(maps, self.shapes[-1], weight, bias, self.ratio)
 
     def _losses(self, target: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
         reached = [step.quantized for step in steps]
@@ -253,34 +247,6 @@ class MultiScaleQuantizer(Quantizer):
                 f"features must be (B, {rows}, {columns}, {self.dim}) for these scales, got {tuple(features.shape)}; "
                 "a multi-scale quantizer needs the whole map"
             )
-
-
-def shared_convs(num_scales: int, num_convs: int, table: str = "var") -> list[int]:
-    """Which convolution each scale takes, so that neighbouring scales share one: that whose place is the closest.
-
-    Scales lie evenly on [0, 1], the first at 0 and the last at 1.
-
-    Args:
-        num_scales: scales S.
-        num_convs: convolutions M.
-        table: ``var``: places from 1 / (3 M) to 1 - 1 / (3 M) for four convolutions, from 1 / (2 M) to 1 - 1 / (2 M)
-            for another number, evenly, as VAR's code has them (Tian et al. 2024). Not all are taken where there are
-            more convolutions than scales. ``even``: the middles of as many equal parts, of at most one convolution a
-            scale, the finer of two that are as close.
-
-    Returns:
-        one index a scale; none if there are no convolutions.
-    """
-    if num_convs == 0:
-        return []
-    last = max(num_scales - 1, 1)
-    if table == "even":
-        num_convs = min(num_convs, num_scales)
-        return [min(index * num_convs // last, num_convs - 1) for index in range(num_scales)]
-    edge = 1 / 3 / num_convs if num_convs == 4 else 1 / 2 / num_convs
-    # In numpy's float64, whose rounding decides between two that are as close.
-    places = np.linspace(edge, 1 - edge, num_convs)
-    return [int(np.abs(places - index / last).argmin()) for index in range(num_scales)]
 
 
 def _channels_first(maps: torch.Tensor) -> torch.Tensor:
