@@ -20,10 +20,10 @@ from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
 from wvq.models.scale_maps import CONV_TABLES, average_to, shared_convs, spread
+from wvq.precision import exact_float32
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
-from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
 SCALES = list_of(integer(), "a rising list of integers of at least 1")
