@@ -16,7 +16,7 @@ from torch import nn
 
 from wvq.checks import as_integer
 from wvq.errors import ConfigError, near_match
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.configuration import GeneratorConfig
 from wvq.generator.initialization import set_init_scale
 from wvq.generator.text.whitening import Moments, whitening
 from wvq.hardware import send
@@ -95,7 +95,7 @@ class Prefix:
 class ConditionEmbedder(nn.Module):
     """Prefix tokens of a condition: the class token first, then the text, so that text touches the first code."""
 
-    def __init__(self, config: ImageCodeTransformerConfig):
+    def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
         if config.has_class_token:

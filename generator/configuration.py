@@ -1,4 +1,4 @@
-"""ImageCodeTransformerConfig, and the table of generator sizes."""
+"""Configs of generators, and the table of their sizes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ HEADS = ("zero", "normal", "tied")
 GRID = list_of(integer(), "two integers of at least 1", 2)
 
 
-class ImageCodeTransformerConfig(StrictConfig):
-    """Configuration of an :class:`ImageCodeTransformer`.
+class GeneratorConfig(StrictConfig):
+    """Fields that all generators of image codes have.
 
     Args:
         size: a name in ``GENERATOR_SIZES`` that sets layers, heads and width; None to give them one by one.
@@ -31,21 +31,13 @@ class ImageCodeTransformerConfig(StrictConfig):
         hidden_size, num_layers, num_heads: width, depth, attention heads.
         num_kv_heads: key/value heads of grouped-query attention; ``num_heads`` if None.
         intermediate_size: width of the feed-forward layer; 8/3 of ``hidden_size``, rounded up to 64, if None.
-        qk_norm: RMS-normalise queries and keys of each head.
         dropout: on the output of attention, in [0, 1).
         feed_forward_dropout: on the output of the feed-forward layer, in [0, 1); as ``dropout`` if None.
         drop_path: share of pictures whose branch is left out in training (stochastic depth, Huang et al. 2016), in
             [0, 1); it rises from 0 at the first layer to this at the last.
         token_dropout: on the input tokens, in [0, 1).
-        rope_theta: base of the rotary frequencies.
-        norm_eps: epsilon of RMSNorm.
+        norm_eps: epsilon of the norms.
         initializer_range: standard deviation of the weights' start.
-        head: output layer: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
-            weights; ``tied`` shares those of the code embedding.
-        code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
-            also pass through a small linear map of the vectors (0: codes are plain indices).
-        target_positions: add a trained vector of the position that each token predicts; lets the codes be read in any
-            order (RAR, arXiv 2411.00776).
         condition_bias: add a vector made from the condition to every code's token, beside the prefix tokens; a short
             training then learns to follow conditions much sooner.
         num_classes: classes; 0 for none.
@@ -63,8 +55,6 @@ class ImageCodeTransformerConfig(StrictConfig):
         ConfigError: an unknown field, or a value out of range.
     """
 
-    model_type = "image_code_transformer"
-
     size: str | None = option(None, identity=False)
     num_codes: int = option(16_384, integer())
     grid: list[int] = option([16, 16], GRID)
@@ -74,17 +64,12 @@ class ImageCodeTransformerConfig(StrictConfig):
     num_heads: int = option(12, integer())
     num_kv_heads: int = option(None, or_null(integer()))
     intermediate_size: int = option(None, or_null(integer()))
-    qk_norm: bool = option(False, FLAG)
     dropout: float = option(0.1, interval("[0, 1)"), identity=False)
     token_dropout: float = option(0.1, interval("[0, 1)"), identity=False)
     feed_forward_dropout: float = option(None, or_null(interval("[0, 1)")), identity=False)
     drop_path: float = option(0.0, interval("[0, 1)"), identity=False)
-    rope_theta: float = option(10_000.0, POSITIVE)
     norm_eps: float = option(1e-5, POSITIVE)
     initializer_range: float = option(0.02, POSITIVE, identity=False)
-    head: str = option("zero", one_of(HEADS), identity=False)
-    code_dim: int = option(0, integer(0))
-    target_positions: bool = option(False, FLAG)
     condition_bias: bool = option(False, FLAG)
     num_classes: int = option(0, integer(0))
     class_names: list[str] = option([], NAMES, identity=False)  # a class is drawn by its id
@@ -106,14 +91,18 @@ class ImageCodeTransformerConfig(StrictConfig):
         if self.num_kv_heads is None:
             self.num_kv_heads = self.num_heads
         if self.intermediate_size is None:
-            self.intermediate_size = -(-8 * self.hidden_size // 192) * 64
+            self.intermediate_size = self.usual_intermediate_size
         if self.feed_forward_dropout is None:
             self.feed_forward_dropout = self.dropout
-        heads = "a divisor of hidden_size with a head size that is a multiple of 4"
-        check("num_heads", heads, lambda count: self.hidden_size % count == 0 and self.head_dim % 4 == 0)
+        check("num_heads", "a divisor of hidden_size", lambda count: self.hidden_size % count == 0)
         check("num_kv_heads", "a divisor of num_heads", lambda count: self.num_heads % count == 0)
         check("class_names", f"empty or {self.num_classes} names", lambda names: len(names) in (0, self.num_classes))
         check("text_length", "above 0 if and only if text_dim is", lambda length: bool(length) == bool(self.text_dim))
+
+    @property
+    def usual_intermediate_size(self) -> int:
+        """Width of the feed-forward layer where none is given."""
+        return -(-8 * self.hidden_size // 192) * 64
 
     @property
     def head_dim(self) -> int:
@@ -123,7 +112,7 @@ class ImageCodeTransformerConfig(StrictConfig):
     @property
     def sequence_length(self) -> int:
         """Codes of one picture."""
-        return self.grid[0] * self.grid[1]
+        raise NotImplementedError
 
     @property
     def has_class_token(self) -> bool:
@@ -134,3 +123,39 @@ class ImageCodeTransformerConfig(StrictConfig):
     def prefix_length(self) -> int:
         """Condition tokens ahead of the codes."""
         return int(self.has_class_token) + self.text_length
+
+
+class ImageCodeTransformerConfig(GeneratorConfig):
+    """Configuration of an :class:`ImageCodeTransformer`.
+
+    Args:
+        qk_norm: RMS-normalise queries and keys of each head.
+        rope_theta: base of the rotary frequencies.
+        head: output layer: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
+            weights; ``tied`` shares those of the code embedding.
+        code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
+            also pass through a small linear map of the vectors (0: codes are plain indices).
+        target_positions: add a trained vector of the position that each token predicts; lets the codes be read in any
+            order (RAR, arXiv 2411.00776).
+        size, ...: those of :class:`GeneratorConfig`.
+
+    Raises:
+        ConfigError: an unknown field, or a value out of range.
+    """
+
+    model_type = "image_code_transformer"
+
+    qk_norm: bool = option(False, FLAG)
+    rope_theta: float = option(10_000.0, POSITIVE)
+    head: str = option("zero", one_of(HEADS), identity=False)
+    code_dim: int = option(0, integer(0))
+    target_positions: bool = option(False, FLAG)
+
+    def complete(self, check: Checker) -> None:
+        super().complete(check)
+        heads = "a divisor of hidden_size with a head size that is a multiple of 4"
+        check("num_heads", heads, lambda count: self.hidden_size % count == 0 and self.head_dim % 4 == 0)
+
+    @property
+    def sequence_length(self) -> int:
+        return self.grid[0] * self.grid[1]

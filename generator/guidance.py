@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it imports this module
+    from wvq.generator.sampling_settings import SamplingSettings
 
 # Rise from 0 to 1 over the share x of the picture that is drawn, with a power.
 _RISES: dict[str, Callable[[float, float], float]] = {
@@ -37,3 +41,17 @@ def guidance_scales(
     shares = [position / length for position in range(length)]
     start, end = interval
     return [1 + (scale - 1) * _RISES[schedule](x, power) if start <= x < end else 1.0 for x in shares]
+
+
+def scale_guidance(settings: SamplingSettings, num_scales: int) -> list[float]:
+    """Guidance scale at each of ``num_scales`` passes; a rise reaches its end at the last one, as in VAR.
+
+    An interval counts passes: pass i is on where its share i / ``num_scales`` lies inside.
+    """
+    start, end = settings.guidance_interval
+    rise, scale = _RISES[settings.guidance_schedule], settings.guidance_scale
+    last = max(num_scales - 1, 1)
+    return [
+        1 + (scale - 1) * rise(index / last, settings.guidance_power) if start <= index / num_scales < end else 1.0
+        for index in range(num_scales)
+    ]

@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput
 
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import Condition, ConditionEmbedder
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.configuration import GeneratorConfig, ImageCodeTransformerConfig
 from wvq.generator.initialization import init_scale, set_init_scale
 from wvq.generator.linear import Projection
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes
@@ -100,7 +100,7 @@ class KeyValueCache:
         return [FilledLayer(self.memory[layer], self.length) for layer in range(len(self.memory))]
 
 
-def cache_shape(config: ImageCodeTransformerConfig, batch_size: int) -> tuple[int, ...]:
+def cache_shape(config: GeneratorConfig, batch_size: int) -> tuple[int, ...]:
     """Shape of the keys and values of all layers for whole pictures: (layers, 2, B, H, S, C)."""
     length = config.prefix_length + config.sequence_length
     return config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim

@@ -76,7 +76,12 @@ class WassersteinVQConfig(MethodsConfig):
 
     def to_dict(self) -> dict[str, Any]:
         values = super().to_dict()
-        for name, default in (("cast_hashes", None), ("fit", "crop"), ("pad_color", "auto")):
+        for name, default in (
+            ("cast_hashes", None),
+            ("fit", "crop"),
+            ("pad_color", "auto"),
+            ("scale_conv_table", None),
+        ):
             if values[name] == default:
                 del values[name]  # the version before, which does not know it, then reads the file
         return values

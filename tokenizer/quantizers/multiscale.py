@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, Rule, integer, interval, list_of, or_null
+from wvq.checks import Checker, Rule, integer, interval, list_of, one_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
+from wvq.models.scale_maps import CONV_TABLES, average_to, shared_convs, spread
+from wvq.precision import exact_float32
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
-from wvq.tokenizer.quantizers.nearest import exact_float32
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
 
 SCALES = list_of(integer(), "a rising list of integers of at least 1")
@@ -36,11 +37,15 @@ class MultiScaleConfig(QuantizerConfig):
         scales: sides of the maps of a multi-scale quantizer, rising up to the side of the grid; of a grid that is not
             square, the shorter sides (:mod:`wvq.data.layout`); None for one map.
         num_scale_convs: 3 x 3 convolutions that neighbouring scales share, at most one a scale; 0 for none.
+        scale_conv_table: which of them a scale takes (:func:`wvq.models.scale_maps.shared_convs`): ``var``, as in VAR's
+            models, or ``even``, which tokenizers that were saved without the field keep; ``var`` if there are scales
+            and this is None.
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
     """
 
     scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
+    scale_conv_table: str | None = option(None, or_null(one_of(CONV_TABLES)), former="even")
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
 
     @property
@@ -52,6 +57,12 @@ class MultiScaleConfig(QuantizerConfig):
         super().complete(check)
         if self.scales is not None:
             check("num_groups", "1 where scales are given, which share one codebook", lambda groups: groups == 1)
+            self.scale_conv_table = self.scale_conv_table or "var"
+
+    @classmethod
+    def as_saved(cls, values: dict[str, Any]) -> dict[str, Any]:
+        former = {"scale_conv_table": "even"} if values.get("scales") is not None else {}
+        return former | super().as_saved(values)
 
 
 class _Scale(NamedTuple):
@@ -84,8 +95,10 @@ class MultiScaleQuantizer(Quantizer):
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
         self.shapes = config.scale_shapes
-        count = min(config.num_scale_convs, len(self.scales))  # more would never be used
-        self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(count))
+        taken = shared_convs(len(self.scales), config.num_scale_convs, config.scale_conv_table or "var")
+        used = sorted(set(taken))  # one that no scale takes would never be trained
+        self.conv_of_scale = [used.index(conv) for conv in taken]
+        self.convs = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in used)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -194,20 +207,15 @@ class MultiScaleQuantizer(Quantizer):
 
     def _tokens(self, residual: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """Residual (B, D, h, w) averaged down to a map, (B r c, D)."""
-        if shape != self.shapes[-1]:
-            residual = F.interpolate(residual, size=shape, mode="area")
-        return residual.permute(0, 2, 3, 1).reshape(-1, self.dim)
+        return average_to(residual, shape).permute(0, 2, 3, 1).reshape(-1, self.dim)
 
     def _spread(self, vectors: torch.Tensor, index: int) -> torch.Tensor:
         """Contribution (B, D, h, w) of a scale's vectors (B r c, D) to the quantized features."""
-        shape, grid = self.shapes[index], self.shapes[-1]
-        maps = _channels_first(vectors.view(-1, *shape, self.dim))
-        if shape != grid:
-            maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
-        if not len(self.convs):
-            return maps
-        conv = self.convs[shared_conv(index, len(self.scales), len(self.convs))]
-        return (1 - self.ratio) * maps + self.ratio * conv(maps)
+        maps = _channels_first(vectors.view(-1, *self.shapes[index], self.dim))
+        conv = self.convs[self.conv_of_scale[index]] if self.convs else None
+        if not isinstance(conv, nn.Conv2d):  # there is none
+            return spread(maps, self.shapes[-1], None, None, self.ratio)
+        return spread(maps, self.shapes[-1], conv.weight, conv.bias, self.ratio)
 
     def _losses(self, target: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
         reached = [step.quantized for step in steps]
@@ -240,14 +248,6 @@ class MultiScaleQuantizer(Quantizer):
                 f"features must be (B, {rows}, {columns}, {self.dim}) for these scales, got {tuple(features.shape)}; "
                 "a multi-scale quantizer needs the whole map"
             )
-
-
-def shared_conv(index: int, num_scales: int, num_convs: int) -> int:
-    """Which convolution scale ``index`` takes: scales lie evenly on [0, 1], which is cut into one part a convolution.
-
-    So neighbouring scales share one, that whose part has the closest middle (Tian et al. 2024).
-    """
-    return min(index * num_convs // max(num_scales - 1, 1), num_convs - 1)
 
 
 def _channels_first(maps: torch.Tensor) -> torch.Tensor:

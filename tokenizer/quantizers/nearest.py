@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from wvq.precision import exact_float32
 from wvq.tokenizer.quantizers import fused, native
 
 _BLOCK = 16  # rows and codes of the smallest product in the tiled search
-
-
-@contextlib.contextmanager
-def exact_float32(device_type: str) -> Iterator[None]:
-    """Float32 products and convolutions without autocast or TF32, whose rounding would change codes between uses."""
-    # Not set_float32_matmul_precision: it fails in a process that chose its precision through these newer settings.
-    cudnn: Any = torch.backends.cudnn  # torch sets the attributes of these two at import, which its types do not show
-    mkldnn: Any = torch.backends.mkldnn
-    backends = (torch.backends.cuda.matmul, mkldnn.matmul, cudnn.conv, mkldnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 @functools.cache

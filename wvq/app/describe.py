@@ -80,7 +80,8 @@ def _tokenizer(path: Path) -> str:
         {
             "pictures": f"{height} x {width} px" + (f", padded ({config.pad_color})" if config.fit == "pad" else ""),
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
-            "quantizer": config.quantizer,
+            "quantizer": config.quantizer
+            + (f', its scales share convolutions by the table "{config.scale_conv_table}"' if config.scales else ""),
             "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
             "data": _data(path),

@@ -27,7 +27,7 @@ _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "tor
 }
 
 
-def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = False) -> Any:
+def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = False, former: Any = None) -> Any:
     """Declares a field of a config, behind its name and type: ``window_size: int = option(65_536, integer())``.
 
     The result has no type, as that of any function that declares a field: it is the field that has one.
@@ -37,8 +37,9 @@ def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = 
         rules: what the value must be, checked in this order.
         identity: whether a trained model makes something else of its inputs under another value.
         of_method: whether the value means something to one kind of quantizer only, and must not pass to another one.
+        former: the value that models had before there was the field, where that is not the default.
     """
-    metadata = {"rules": rules, "identity": identity, "of_method": of_method}
+    metadata = {"rules": rules, "identity": identity, "of_method": of_method, "former": former}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -106,7 +107,12 @@ class StrictConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As of transformers, whose AutoConfig calls it; fields among the keywords are checked as those of the dict."""
-        return super().from_dict({**config_dict, **cls.take_fields(kwargs)}, **kwargs)
+        return super().from_dict({**cls.as_saved(config_dict), **cls.take_fields(kwargs)}, **kwargs)
+
+    @classmethod
+    def as_saved(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values of a saved config, with what is meant by the fields that it lacks where a new config has another."""
+        return values
 
     @classmethod
     def take_fields(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -135,11 +141,14 @@ class StrictConfig(PreTrainedConfig):
     def identity(self) -> dict[str, Any]:
         """The fields that, with the weights, fix what the model makes of its inputs, where they are not the default.
 
-        A field that a later version adds, with the former behaviour as its default, leaves this unchanged.
+        A field that a later version adds leaves this unchanged where the model is as it was before.
         """
-        default, outside = type(self)(), self.fields_outside_identity()
-        values = {name: getattr(self, name) for name in sorted(self.fields()) if name not in outside}
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
+        default = type(self)()
+        fields = [field for field in sorted(self._own(), key=lambda field: field.name) if field.metadata["identity"]]
+        values = {field.name: getattr(self, field.name) for field in fields}
+        changed = {name: value for name, value in values.items() if value != getattr(default, name)}
+        former = {field.name: field.metadata["former"] for field in fields if field.metadata["former"] is not None}
+        return {name: value for name, value in changed.items() if name not in former or value != former[name]}
 
     @classmethod
     def _own(cls) -> list[dataclasses.Field]:
@@ -167,6 +176,7 @@ def read_config(config_class: type[Config], folder: str | os.PathLike[str], hint
             f'{file} describes a model of type "{values.get("model_type")}", not "{config_class.model_type}"'
         )
     try:
+        values = config_class.as_saved(values)
         config = config_class(**values)
     except ConfigError:
         raise

@@ -1,6 +1,7 @@
 """The multi-scale quantizer: its arithmetic written out, loss and gradients, statistics, every method behind it."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig
 
 from tests.tokenizer.quantizers.features import saved_and_read
 from wvq.errors import DataError
 from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein
-from wvq.tokenizer.quantizers.multiscale import shared_conv
+from wvq.tokenizer.quantizers.multiscale import MultiScaleQuantizer
 from wvq.tokenizer.quantizers.nearest import nearest_codes
 from wvq.tokenizer.quantizers.registry import QUANTIZERS, build_quantizer
 
@@ -127,14 +130,29 @@ def test_equals_the_published_algorithm_written_out(convs, ratio):
         np.testing.assert_allclose(output.quantized[index].detach(), reached[-1], atol=1e-5)
 
 
-def test_scales_share_the_convolution_whose_place_is_closest():
-    assert [shared_conv(i, 10, 4) for i in range(10)] == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
-    assert [shared_conv(i, 4, 4) for i in range(4)] == [0, 1, 2, 3]
-    assert [shared_conv(i, 5, 1) for i in range(5)] == [0] * 5
-    assert shared_conv(0, 1, 1) == 0
-    for scales in range(1, 12):
-        for convs in range(1, scales + 1):  # each is somebody's
-            assert {shared_conv(i, scales, convs) for i in range(scales)} == set(range(convs))
+def test_saved_tokenizers_keep_the_table_that_they_were_trained_with(tmp_path):
+    scales = [1, 2, 3, 4, 8]  # the third takes another one
+    config = {"image_size": 16, "channel_multipliers": [1, 2], "base_channels": 8, "num_codes": 16, "code_dim": 4}
+    config["scales"] = scales
+    model = WassersteinVQModel(WassersteinVQConfig(**config, quantizer="vanilla", scale_conv_table="even"))
+    model.save_pretrained(tmp_path / "new")
+    model.save_pretrained(tmp_path / "former")
+    file = tmp_path / "former" / "config.json"
+    values = json.loads(file.read_text())
+    del values["scale_conv_table"]
+    file.write_text(json.dumps(values))
+    for name in ("new", "former"):
+        loaded = WassersteinVQModel.from_pretrained(tmp_path / name)
+        assert loaded.config.scale_conv_table == "even"
+        assert loaded.quantizer.conv_of_scale == [0, 1, 2, 3, 3]
+    assert AutoConfig.from_pretrained(tmp_path / "former").scale_conv_table == "even"
+    assert "scale_conv_table" not in loaded.config.identity()  # so that what was made with it is still known
+    new = WassersteinVQConfig(**config)
+    assert new.scale_conv_table == "var" == new.identity()["scale_conv_table"]
+    assert MultiScaleQuantizer(new, model.quantizer.book).conv_of_scale == [0, 1, 2, 2, 3]
+    plain = WassersteinVQConfig()
+    assert plain.scale_conv_table is None
+    assert "scale_conv_table" not in plain.to_dict() | plain.identity()
 
 
 def test_there_are_at_most_as_many_convolutions_as_scales():

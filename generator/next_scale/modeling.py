@@ -1,0 +1,304 @@
+"""NextScaleTransformer: a transformer over the maps of a multi-scale tokenizer, all codes of a scale at once.
+
+Reference: Tian et al. 2024, VAR: p(c | y) = prod over scales of p(map_i | coarser maps, y); within a scale all codes
+are drawn at once, each from its own distribution.
+Shapes: B pictures, P prefix tokens, T codes over all scales, n codes of one, D hidden size, C code dims, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+
+from wvq.errors import ConfigError
+from wvq.generator.conditioning import NULL_CLASS, Condition, ConditionEmbedder
+from wvq.generator.initialization import init_scale
+from wvq.generator.linear import Projection
+from wvq.generator.modeling import GeneratorOutput, KeyValueCache
+from wvq.generator.next_scale.blocks import Modulation, ScaleBlock, make_norm, modulate
+from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
+from wvq.models.pretrained import StrictPreTrainedModel, as_codes
+from wvq.models.scale_maps import Shape, average_to, spread
+from wvq.precision import exact_float32
+
+
+class ConditionVector(nn.Module):
+    """The condition of each picture as one vector (B, D): its class, the mean of its text's tokens, or their sum."""
+
+    def __init__(self, config: NextScaleTransformerConfig):
+        super().__init__()
+        self.config = config
+        if config.has_class_token:
+            self.class_embedding = nn.Embedding(config.num_classes + 1, config.hidden_size)  # the last row is null
+        if config.text_dim:
+            self.text_projection = nn.Linear(config.text_dim, config.hidden_size)
+            self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def forward(self, condition: Condition, batch_size: int) -> torch.Tensor:
+        """Embed the condition of ``batch_size`` pictures.
+
+        Raises:
+            ConfigError: text features without their mask, or a mask alone.
+        """
+        config, device, vectors = self.config, next(self.parameters()).device, []
+        if config.has_class_token:
+            labels = condition.class_labels
+            if labels is None:
+                labels = torch.full((batch_size,), NULL_CLASS, device=device)
+            vectors.append(self.class_embedding(torch.where(labels < 0, config.num_classes, labels)))
+        if config.text_dim:
+            vectors.append(self._text(condition, batch_size))
+        return torch.stack(vectors).sum(0)
+
+    def _text(self, condition: Condition, batch_size: int) -> torch.Tensor:
+        features, mask = condition.text_features, condition.text_mask
+        if (features is None) != (mask is None):
+            raise ConfigError("text_features and text_mask belong together; give both or neither")
+        if features is None or mask is None:
+            return self.null_text.expand(batch_size, -1)
+        count = mask.sum(1, keepdim=True)
+        features = features.to(self.text_projection.weight.dtype)
+        pooled = (features * mask[..., None]).sum(1) / count.clamp_min(1)
+        return torch.where(count > 0, self.text_projection(pooled), self.null_text)
+
+
+class NextScaleTransformer(StrictPreTrainedModel):
+    """Autoregressive model of the maps of a picture's codes, coarse to fine, given a class, a text, both or nothing.
+
+    It holds the tokenizer's code vectors and convolutions, of which the inputs of each scale are made
+    (:meth:`set_quantizer`), so it stands alone.
+
+    Example::
+
+        generator = NextScaleTransformer.from_pretrained("runs/var/generator")
+        loss = generator(codes, class_labels=labels).loss
+    """
+
+    config: NextScaleTransformerConfig
+    config_class = NextScaleTransformerConfig
+    kind = "generator"
+    base_model_prefix = ""
+    main_input_name = "codes"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ScaleBlock"]
+    _supports_sdpa = True
+    codebook: torch.Tensor
+    conv_weight: torch.Tensor
+    conv_bias: torch.Tensor
+
+    def __init__(self, config: NextScaleTransformerConfig):
+        super().__init__(config)
+        width, dim = config.hidden_size, config.code_dim
+        first = math.prod(config.scale_shapes[0])
+        prefix = config.conditioning == "prefix"
+        self.condition = ConditionEmbedder(config) if prefix else ConditionVector(config)
+        self.start = nn.Parameter(torch.zeros(first, width))
+        self.position = nn.Parameter(torch.zeros(config.sequence_length, width))
+        self.level_embedding = nn.Embedding(len(config.scales), width)
+        self.input_projection = nn.Linear(dim, width)
+        self.token_dropout = nn.Dropout(config.token_dropout)
+        if config.conditioning == "adaptive_shared":
+            self.shared_modulation = Modulation(width, 6, gates=2)
+        self.blocks = nn.ModuleList(ScaleBlock(config, layer) for layer in range(config.num_layers))
+        self.norm = make_norm(config)
+        if not prefix:
+            self.norm_modulation = Modulation(width, 2, gates=0)
+        self.head = Projection(width, config.num_codes)
+        if config.attention_bias:
+            self.head_bias = nn.Parameter(torch.zeros(config.num_codes))
+        convs = len(set(config.conv_of_scale))
+        self.register_buffer("codebook", torch.zeros(config.num_codes, dim))
+        self.register_buffer("conv_weight", torch.zeros(convs, dim, dim, 3, 3))
+        self.register_buffer("conv_bias", torch.zeros(convs, dim))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, Modulation):
+            init.zeros_(module.weight)
+            init.copy_(module.bias, module.start())
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, 0.0, std * init_scale(module))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, ConditionEmbedder | ConditionVector):  # has a direct parameter only with text
+            init.normal_(module.null_text, 0.0, std)
+        elif module is self:
+            for parameter in (self.start, self.position):
+                init.normal_(parameter, 0.0, std)
+
+    @torch.no_grad()
+    def set_quantizer(self, codebook: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> None:
+        """Give the model the tokenizer's code vectors and convolutions.
+
+        Args:
+            codebook: (K, C).
+            weights, biases: (M, C, C, 3, 3) and (M, C) of its M convolutions.
+
+        Raises:
+            ConfigError: shapes that do not fit the config.
+        """
+        for name, given in (("codebook", codebook), ("conv_weight", weights), ("conv_bias", biases)):
+            own = getattr(self, name)
+            if own.shape != given.shape:
+                raise ConfigError(f"{name} {tuple(given.shape)} does not fit this generator's {tuple(own.shape)}")
+            own.copy_(given)
+
+    # ---- maps and inputs
+
+    def add_scale(self, maps: torch.Tensor | float, codes: torch.Tensor, index: int) -> torch.Tensor:
+        """Features (B, C, h, w) after scale ``index``, from those after the one before and its codes (B, n)."""
+        config = self.config
+        shapes = config.scale_shapes
+        with torch.no_grad(), exact_float32(codes.device.type):
+            vectors = F.embedding(codes, self.codebook.float()).unflatten(1, shapes[index]).permute(0, 3, 1, 2)
+            weight, bias = None, None
+            if config.conv_of_scale:
+                conv = config.conv_of_scale[index]
+                weight, bias = self.conv_weight[conv].float(), self.conv_bias[conv].float()
+            return maps + spread(vectors.contiguous(), shapes[-1], weight, bias, config.scale_conv_ratio)
+
+    def scale_inputs(self, codes: torch.Tensor) -> torch.Tensor:
+        """Code vectors (B, T - n_1, C), float32, that scales 2 to S read, of whole pictures (B, T)."""
+        shapes = self.config.scale_shapes
+        maps: torch.Tensor | float = 0.0
+        inputs = [self.codebook.new_zeros(len(codes), 0, self.config.code_dim, dtype=torch.float32)]
+        for index, part in enumerate(codes.split([math.prod(shape) for shape in shapes], 1)[:-1]):
+            maps = self.add_scale(maps, part, index)
+            inputs.append(input_of(maps, shapes[index + 1]))
+        return torch.cat(inputs, 1)
+
+    def embed(self, inputs: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Tokens (B, n, D) of the input vectors (B, n, C) of the scales ``first`` to ``last``, the latter left out."""
+        return self.input_projection(inputs.to(self.input_projection.weight.dtype)) + self._places(first, last)
+
+    def first_tokens(self, vector: torch.Tensor | None, batch_size: int) -> torch.Tensor:
+        """Tokens (B, n_1, D) of the first scale, from the condition's vector (B, D) if it is one."""
+        tokens = (self.start + self._places(0, 1)).expand(batch_size, -1, -1)
+        return tokens if vector is None else tokens + vector[:, None]
+
+    def _places(self, first: int, last: int) -> torch.Tensor:
+        sizes = [math.prod(shape) for shape in self.config.scale_shapes]
+        start, end = sum(sizes[:first]), sum(sizes[:last])
+        levels = scale_of_token(tuple(sizes), self.position.device)[start:end]
+        return self.position[start:end] + self.level_embedding(levels)
+
+    # ---- the transformer
+
+    def run(
+        self,
+        x: torch.Tensor,
+        vector: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> torch.Tensor:
+        """Logits (B, n, K) at new tokens (B, n, D).
+
+        Args:
+            x: (B, n, D) input tokens.
+            vector: (B, D) the condition, where it modulates the norms.
+            mask: which tokens of the cache and of x each one sees; None for all.
+            cache: keys and values of the tokens before; extended by the new ones.
+        """
+        shared = self.config.conditioning == "adaptive_shared"
+        condition = self.shared_modulation(vector) if shared and vector is not None else vector
+        caches = cache.layers() if cache is not None else [None] * len(self.blocks)
+        for block, layer in zip(self.blocks, caches, strict=True):
+            x = block(x, condition, mask, layer)
+        if cache is not None:
+            cache.length += x.shape[1]
+        x = self.norm(x)
+        if vector is not None:
+            scale, shift = self.norm_modulation(vector).unbind(2)
+            x = modulate(x, scale, shift)
+        logits = self.head(x)
+        return logits + self.head_bias if self.config.attention_bias else logits
+
+    def forward(
+        self,
+        codes: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> GeneratorOutput:
+        """Logits and loss of whole pictures, by teacher forcing.
+
+        Args:
+            codes: (B, T) int64 in [0, K), coarse to fine, each scale row by row.
+            class_labels: (B,) int64, -1 for the null class; all null if None.
+            text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
+            label_smoothing: share of the targets' probability that the loss spreads over all codes.
+
+        Raises:
+            ConfigError: codes of another number.
+            DataError: codes that are no integers, or on another device.
+        """
+        config = self.config
+        codes = as_codes(codes, self.codebook.device).flatten(1)
+        if codes.shape[1] != config.sequence_length:
+            raise ConfigError(
+                f"codes must hold {config.sequence_length} a picture (scales {config.scales}), got {tuple(codes.shape)}"
+            )
+        given = Condition(class_labels, text_features, text_mask)
+        prefix, vector, valid, bias = self.embed_condition(given, len(codes))
+        tokens = [self.first_tokens(vector, len(codes)), self.embed(self.scale_inputs(codes), 1, len(config.scales))]
+        x = self.token_dropout(torch.cat(tokens, 1) if bias is None else torch.cat(tokens, 1) + bias)
+        mask = whole_mask(config, valid, x.device)
+        logits = self.run(torch.cat((prefix, x), 1), vector, mask)[:, prefix.shape[1] :]
+        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing)
+        return GeneratorOutput(loss, logits)
+
+    def embed_condition(
+        self, condition: Condition, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Prefix tokens (B, P, D), the vector (B, D), which prefix tokens are real (B, P), and a bias (B, 1, D)."""
+        if isinstance(self.condition, ConditionEmbedder):
+            prefix = self.condition(condition, batch_size)
+            return prefix.tokens, None, prefix.valid, prefix.bias
+        vector = self.condition(condition, batch_size)
+        return vector.new_zeros(batch_size, 0, self.config.hidden_size), vector, None, None
+
+
+def input_of(maps: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """What a scale reads (B, n, C) of the features of all coarser ones (B, C, h, w)."""
+    return average_to(maps, shape).flatten(2).transpose(1, 2)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def scale_of_token(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Index (T,) of each token's scale, of scales of these numbers of codes."""
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+
+
+def whole_mask(config: NextScaleTransformerConfig, valid: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Mask (S, S), or (B, 1, S, S) where some of the prefix is padding, of whole pictures behind their prefix.
+
+    A token sees the prefix, its own scale and the coarser ones; a token of the prefix sees those before it.
+    """
+    mask = _scale_mask(config.prefix_length, tuple(math.prod(shape) for shape in config.scale_shapes), device)
+    if valid is None:
+        return mask
+    keys = F.pad(valid, (0, config.sequence_length), value=True)[:, None, None, :]
+    return (mask & keys) | torch.eye(len(mask), dtype=torch.bool, device=device)  # padding sees itself
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _scale_mask(prefix: int, sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    ranks = torch.cat((torch.arange(prefix), prefix + scale_of_token(sizes, torch.device("cpu"))))
+    return (ranks[:, None] >= ranks[None, :]).to(device)
+
+
+AutoConfig.register(NextScaleTransformerConfig.model_type, NextScaleTransformerConfig)
+AutoModel.register(NextScaleTransformerConfig, NextScaleTransformer)

@@ -1,0 +1,131 @@
+"""Sampling of multi-scale codes: a pass a scale, over a cache that grows by the tokens of each.
+
+Every picture has its own random generator and every code its own number of it, so a picture's codes depend on weights,
+condition, settings and seed, and on the batch by rounding alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from wvq.errors import ConfigError
+from wvq.generator.conditioning import Condition
+from wvq.generator.decoder import guide
+from wvq.generator.filters import FREE, draw
+from wvq.generator.fixed_rows import run_in_fixed_rows
+from wvq.generator.guidance import scale_guidance
+from wvq.generator.linear import packed_weights
+from wvq.generator.modeling import KeyValueCache, cache_shape
+from wvq.generator.next_scale.modeling import NextScaleTransformer, input_of
+from wvq.generator.sampling import check_fixed, uniforms
+from wvq.generator.sampling_settings import SamplingSettings
+
+# Called after each scale with its number, from 0, and the codes (B, n) of all scales so far.
+Preview = Callable[[int, torch.Tensor], None]
+
+
+def sample_scales(
+    model: NextScaleTransformer,
+    condition: Condition,
+    seeds: list[int],
+    settings: SamplingSettings,
+    progress: bool = False,
+    fixed: torch.Tensor | None = None,
+    callback: Preview | None = None,
+) -> torch.Tensor:
+    """Draw the codes of pictures.
+
+    Args:
+        model: in eval mode.
+        condition: condition of B pictures.
+        seeds: one a picture.
+        settings: guidance and filters; guidance follows its schedule over the scales, the last at its end.
+        progress: show a progress bar over the scales.
+        fixed: (B, T) int64, codes that are given, -1 where they are to be drawn: the first scales of a picture to draw
+            the finer ones of, or all scales of a picture outside of the region to draw anew.
+        callback: see :data:`Preview`.
+
+    Returns:
+        (B, T) int64, made outside of inference mode, so that they can be trained on.
+
+    Raises:
+        ConfigError: ``fixed`` does not fit, or the settings have a window.
+    """
+    config = model.config
+    if settings.window:
+        raise ConfigError("window is for generators of one code a pass; this one draws a scale a pass: set it to 0")
+    codes = torch.full((len(seeds), config.sequence_length), FREE, dtype=torch.int64, device=model.device)
+    if fixed is not None:
+        check_fixed(fixed, tuple(codes.shape), config.num_codes)
+        codes.copy_(fixed)
+
+    def fill(numbers: list[int]) -> torch.Tensor:
+        part = codes[numbers]
+        _fill(part, model, condition.rows(numbers), [seeds[number] for number in numbers], settings, progress, None)
+        return part
+
+    with packed_weights(model, settings.deterministic), torch.inference_mode():
+        if settings.fixed_rows is None:
+            _fill(codes, model, condition, seeds, settings, progress, callback)
+        else:
+            codes.copy_(run_in_fixed_rows(seeds, settings.fixed_rows, fill))
+    return codes
+
+
+def _fill(
+    codes: torch.Tensor,
+    model: NextScaleTransformer,
+    condition: Condition,
+    seeds: list[int],
+    settings: SamplingSettings,
+    progress: bool,
+    callback: Preview | None,
+) -> None:
+    """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`sample_scales`."""
+    config = model.config
+    count, shapes = len(seeds), config.scale_shapes
+    guidance = scale_guidance(settings, len(shapes))
+    guided = any(scale != 1 for scale in guidance)
+    rows = 2 * count if guided else count
+    both = condition.cat(condition.null()) if guided else condition
+    prefix, vector, valid, bias = model.embed_condition(both, rows)
+    first = model.first_tokens(vector, rows)
+    x = torch.cat((prefix, first if bias is None else first + bias), 1)
+    cache = KeyValueCache(x.new_empty(cache_shape(config, rows)))
+    uniform = uniforms(seeds, config.sequence_length).to(codes.device)
+    maps: torch.Tensor | float = 0.0
+    start = 0
+    for index, shape in enumerate(tqdm(shapes, unit="scale", disable=not progress, leave=False)):
+        end = start + math.prod(shape)
+        mask = _mask(valid, prefix.shape[1], cache.length, x)
+        logits = model.run(x, vector, mask, cache)[:, start - end :].float()
+        logits = guide(logits, guidance[index]) if guided else logits
+        given = codes[:, start:end]
+        drawn = draw(logits.flatten(0, 1), uniform[:, start:end].flatten(), settings).view_as(given)
+        codes[:, start:end] = torch.where(given == FREE, drawn, given)
+        if callback is not None:
+            callback(index, codes[:, :end].clone())
+        if index + 1 < len(shapes):
+            maps = model.add_scale(maps, codes[:, start:end], index)
+            inputs = input_of(maps, shapes[index + 1])
+            x = model.embed(torch.cat((inputs, inputs)) if guided else inputs, index + 1, index + 2)
+            x = x if bias is None else x + bias
+        start = end
+
+
+def _mask(valid: torch.Tensor | None, prefix: int, length: int, x: torch.Tensor) -> torch.Tensor | None:
+    """Mask of a pass: all that was read and all that is new is seen but padding, and a prefix is read in order."""
+    new = x.shape[1]
+    if length == 0 and prefix:  # prefix and first scale together
+        ranks = torch.arange(new, device=x.device).clamp_max(prefix)
+        mask = ranks[:, None] >= ranks[None, :]
+        if valid is None:
+            return mask
+        keys = F.pad(valid, (0, new - prefix), value=True)[:, None, None, :]
+        return (mask & keys) | torch.eye(new, dtype=torch.bool, device=x.device)
+    return None if valid is None else F.pad(valid, (0, length + new - prefix), value=True)[:, None, None, :]
