@@ -13,9 +13,17 @@ def read_plain_text(file: str | Path) -> str:
 
     Raises:
         OSError: it cannot be read.
+        ValueError: as of :func:`plain_text`.
+    """
+    return plain_text(Path(file).read_bytes())
+
+
+def plain_text(content: bytes) -> str:
+    """The text that the bytes of a file hold.
+
+    Raises:
         ValueError: it is in another encoding; the message names the line and the remedy, and not the file.
     """
-    content = Path(file).read_bytes()
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
