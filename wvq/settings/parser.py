@@ -133,6 +133,12 @@ class Parser(ArgumentParser):
         if union := re.search(r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)$", line):
             types = re.sub(r"<class '(\w+)'>", r"\1", union.group(1)).replace("NoneType", "null").replace(", ", " or ")
             line = f"{line[: union.start()]}expected {types}. Got value: {union.group(2)}"
+        if nested := re.search(r"\"(\w+)\": .*NestedArg\(key='([\w.]+)'", line):
+            option, field = nested.groups()
+            line = (
+                f"unknown option {option}.{field}: this command takes --{option} alone; those of single stages, such "
+                "as train-tokenizer, take more"
+            )
         unknown = re.search(r"unrecognized arguments: --([\w.]+)|'([\w.]+)'(?: is not accepted)?$", line)
         if unknown and ("accept" in line or "unrecognized" in line):
             group = re.search(r"Group '([\w.]+)'", line)

@@ -39,6 +39,11 @@ def test_names_of_classes_may_be_written_as_integers(written, in_a_file):
     assert data.classes == ["1", "10"]
 
 
+def test_a_field_of_data_where_a_command_takes_only_a_path():
+    with pytest.raises(ConfigError, match=r"^unknown option data\.stream: this command takes --data alone; .*stages"):
+        parse("quickstart", "--data.stream", "true")
+
+
 # ---- whole numbers
 
 
