@@ -29,7 +29,8 @@ def plain_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         code = f"byte {content[error.start : error.start + 1].hex()}"
-        raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy('LATIN1')} if it is Latin-1") from None
+        likely = ("UTF-16LE", "UTF-16") if b"\0" in content else ("LATIN1", "Latin-1")
+        raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy(likely[0])} if it is {likely[1]}") from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"line {line} is not UTF-8 text (a zero byte): {_remedy('UTF-16LE')} if it is UTF-16")
