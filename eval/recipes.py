@@ -24,7 +24,7 @@ from wvq.checks import (
     list_of,
     or_null,
 )
-from wvq.errors import ConfigError
+from wvq.errors import ConfigError, near_match
 from wvq.eval.features.names import FEATURE_NETWORKS, INCEPTION
 from wvq.eval.presets import with_preset
 from wvq.eval.real.kinds import FEWEST, KINDS, require_kind
@@ -35,6 +35,7 @@ from wvq.settings.data import DataConfig
 MOST_PIXELS = 4_096  # a side that samples may be brought to
 CLASSES = ("auto", "balanced", "reference", "none")
 PROMPTS = ("reference",)
+_DATA_FILES = (".parquet", ".tar")
 # The side that samples are brought to.
 RESIZE = Rule(
     f"from 1 to {MOST_PIXELS:,} pixels",
@@ -188,12 +189,22 @@ class GenerationEvaluation(EvaluationRecipe):
         check.each(or_null(PATH), "save_samples")
         check.each(or_null(TEXT), "preset", "sweep", "weights", "device")
         check.each(or_null(integer(FEWEST)), "num_images")
-        check.one_of("classes", (None, *CLASSES))
+        if self.classes is not None and self.classes not in CLASSES:
+            near = near_match(str(self.classes), CLASSES)
+            raise ConfigError(
+                f"classes must be {', '.join(CLASSES[:-1])} or {CLASSES[-1]}{near}, got {self.classes!r}; for samples "
+                "of some classes alone name these in data.classes, with classes reference"
+            )
         check.one_of("prompts", (None, *PROMPTS))
         check.each(RESIZE, "resize")
         check.each(FIELDS, "sampling")
         check.each(integer(), "batch_size")
         check.each(SAMPLE_SEED, "seed")
+        if self.reference is not None and (Path(self.reference).is_dir() or self.reference.endswith(_DATA_FILES)):
+            raise ConfigError(
+                f"reference: {self.reference} is no .npz file as ADM's evaluation has them; pictures of a folder or a "
+                "data set are given as --data.path"
+            )
         recipe = with_preset(self)
         EvaluationRecipe.check(recipe)
         SamplingSettings().updated(**recipe.sampling)

@@ -211,7 +211,9 @@ def _reference(
     if recipe.reference:
         archive = read_archive(recipe.reference)
         return ArchiveReference(archive, recipe.kind, recipe.force_reference, usable_cache()), None, []
-    images = open_images(replace(recipe.data, image_size=recipe.resize or image_size))
+    size = recipe.resize or image_size
+    images = open_images(replace(recipe.data, image_size=size))
+    images.inventory.remark(f"read at the size of the samples, {size_text(size)} px")
     images.inventory.show()
     seen = {recipe.pipeline: pipe.generator.data_fingerprint}
     if recipe.kind == "validation":

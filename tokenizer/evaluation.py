@@ -68,7 +68,9 @@ def evaluate_tokenizer(
     measurements = model.quantizer.measurements(device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     total = -(-len(keys) // batch_size) if isinstance(keys, Sized) else None
-    bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=not visible, leave=False)
+    # On a terminal alone: within the bar of a run it moves the cursor, which leaves codes in a log.
+    hidden = None if visible else True
+    bar = tqdm(share.batches(batch_size, device), "evaluating", total, unit="batch", disable=hidden, leave=False)
     for batch in (stop or StopRequest()).until_set(bar):
         pixels = batch["pixel_values"]
         output = model.encode(pixels)

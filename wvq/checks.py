@@ -67,7 +67,8 @@ def at_most(limit: int) -> Rule:
 def one_of(options: Iterable[object]) -> Rule:
     """One of some names."""
     known = list(options)
-    return Rule(f"one of {', '.join(map(str, known))}", known.__contains__)
+    names = ", ".join(str(name) for name in known if name is not None)
+    return Rule(f"one of {names}{', or null' if None in known else ''}", known.__contains__)
 
 
 def or_null(rule: Rule) -> Rule:
@@ -115,6 +116,12 @@ def as_list(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else value
 
 
+def _as_names(value: object) -> object:
+    """A list of names, of which YAML and Python may hold some as integers."""
+    names = as_list(value)
+    return [str(name) if is_integer(name, 0) else name for name in names] if isinstance(names, list) else names
+
+
 def as_number(value: object) -> object:
     """A number of NumPy, PyTorch or another library as Python's own; any other value unchanged."""
     if isinstance(value, bool | str) or _dims(value) or _is_boolean_of_a_library(value):
@@ -160,6 +167,8 @@ def _as_source(value: object) -> object:
         raise ValueError("it is empty")
     if "\0" in text:
         raise ValueError("it holds a NUL character")
+    if _SURROGATE.search(text):  # a byte of a name in another encoding
+        raise ValueError("this name is not UTF-8 text, as saved recipes need; rename it")
     if text.lower().startswith("file:"):
         raise ValueError(f"write {re.sub('^file:(//)?', '', text, flags=re.IGNORECASE)}")
     if _URL.match(text):
@@ -180,6 +189,7 @@ def _as_path(value: object) -> object:
     return plain
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0, as_number)
@@ -193,7 +203,7 @@ PATH = Rule("a path", lambda value: isinstance(value, str), _as_path)
 # A file or folder, or a name by which something can be fetched, such as a Hub id.
 SOURCE = Rule("a path or a name", lambda value: isinstance(value, str), _as_source)
 NAMES = Rule(
-    "a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), as_list
+    "a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), _as_names
 )
 FIELDS = Rule(
     "fields by name", lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value), _as_fields

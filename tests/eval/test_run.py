@@ -40,8 +40,10 @@ def recipe(pipeline_dir, picture_folder, tiny_data, tmp_path):
     return GenerationEvaluation(pipeline=pipeline_dir, data=data, num_images=6, out=str(tmp_path / "r.json"))
 
 
-def test_a_result_is_written_with_its_text_and_page_and_nothing_else(recipe, tmp_path):
+def test_a_result_is_written_with_its_text_and_page_and_nothing_else(recipe, tmp_path, capsys):
     result = run_generation_evaluation(recipe, progress=False)
+    size = result["settings"]["reference"]["image_size"]
+    assert f"read at the size of the samples, {size} px" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
     assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
     assert result["settings"]["pipeline"] == recipe.pipeline

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from tqdm import tqdm
 
 from wvq.data.dataset import load_images
 from wvq.errors import DataError
@@ -41,6 +42,16 @@ def test_figures_are_those_of_the_set_without_them(tokenizer, pictures):
     removed = evaluate_tokenizer(tokenizer, pictures(*BROKEN, remove=True), batch_size=7)
     assert (broken["num_images"], broken["num_unreadable"]) == (57, 3)
     assert broken | {"num_unreadable": 0} == removed
+
+
+def test_a_log_gets_no_codes_that_move_the_cursor(tokenizer, pictures, capfd):
+    dataset = pictures()
+    capfd.readouterr()
+    with tqdm(total=1, desc="tokenizer"):
+        evaluate_tokenizer(tokenizer, dataset, progress=True)
+    shown = capfd.readouterr().err
+    assert "tokenizer" in shown
+    assert "\x1b" not in shown
 
 
 def test_no_error_at_the_end_of_a_run_unless_nothing_is_left(tokenizer, pictures, monkeypatch):

@@ -60,7 +60,7 @@ def refusal(check, value):
         (lambda c: c.each(interval("[0, 1)"), "x"), "in [0, 1)", [0, 0.5], [-0.1, 1, 1.0, NAN, False, "0", None]),
         (lambda c: c.each(interval("(0, 1]"), "x"), "in (0, 1]", [0.1, 1], [0, 1.1]),
         (lambda c: c.each(or_null(interval("(0, inf]")), "x"), "in (0, inf], or null", [INF, None], [0, NAN, "1"]),
-        (lambda c: c.one_of("x", ("cosine", None)), "one of cosine, None", ["cosine", None], ["q", 3, ["q"]]),
+        (lambda c: c.one_of("x", ("cosine", None)), "one of cosine, or null", ["cosine", None], ["q", 3, ["q"]]),
         (lambda c: c.each(FLAG, "x"), "true or false", [True, False], [0, 1, "true", None]),
         (lambda c: c.each(TEXT, "x"), "a text", ["", "a"], [3, None, ["a"]]),
         (
@@ -70,7 +70,12 @@ def refusal(check, value):
             [[], [1], [1, 2, 3], [1, 2.5], [1, None], 1, "12", None],
         ),
         (lambda c: c.each(list_of(number(), "numbers"), "x"), "numbers", [[0.5], [1, 2]], [[], [-1], [NAN], ["1"], 3]),
-        (lambda c: c.each(NAMES, "x"), "a list of names", [[], ["a"], ("a", "b")], [[1], "a", None]),
+        (
+            lambda c: c.each(NAMES, "x"),
+            "a list of names",
+            [[], ["a"], ("a", "b"), [1, "b"]],
+            [[-1], [1.5], [True], "a", None],
+        ),
         (lambda c: c.each(PATH, "x"), "a path", ["a", Path("a"), "."], [3, None, b"a", ["a"]]),
         (lambda c: c("x", "even", lambda value: value % 2 == 0), "even", [2], [3]),
     ],
@@ -210,6 +215,7 @@ def test_a_name_that_begins_with_a_tilde_stays_one(home):
         ("file:///data/x", "write /data/x"),
         ("FILE:/data/x", "write /data/x"),
         ("a\0b", "it holds a NUL character"),
+        ("caf\udce9", "this name is not UTF-8 text, as saved recipes need; rename it"),
         ("~no-such-user/x", "no home folder here; write ./~"),
     ],
 )

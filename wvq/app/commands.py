@@ -80,7 +80,8 @@ def export_codes(values: Namespace) -> None:
     if not is_main_process():
         return
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
-    print(f"codes of {header.num_images} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
+    counts = " and ".join(f"{count:,} {split}" for split, count in header.num_images.items())
+    print(f"codes of {counts} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
     if header.layout["kind"] == "grid":
         tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
         print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")

@@ -16,7 +16,7 @@ from wvq.files.plain_text import read_plain_text
 
 SIDECARS = (".txt", ".caption")
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
-_LIKE_CAPTIONS = re.compile(r"(caption|metadata|label|annotation|prompt)", re.IGNORECASE)
+_LIKE_CAPTIONS = re.compile(r"(?<![a-z])(caption|metadata|label|annotation|prompt)", re.IGNORECASE)
 # Boxes of objects, as YOLO writes them, lie beside pictures in files of the same names.
 _BOX = re.compile(r"\s*\d+(\s+[-+.\deE]+){4,}\s*")
 _TOKEN = re.compile(rb"[^\s\"',;/\\<>]+\.[A-Za-z0-9]+")  # what may be the name of a file
@@ -120,7 +120,7 @@ class Notes:
         for listing, name in texts:
             if picture := stems.get(os.path.splitext(os.path.join(listing.path, name))[0]):
                 suspicious = caption_of(self.about(picture)) is None
-            elif _LIKE_CAPTIONS.match(name):
+            elif _LIKE_CAPTIONS.search(name):
                 suspicious = True
             else:
                 looked_into += 1

@@ -155,7 +155,7 @@ def _all_labels(stream: PictureStream) -> list[str]:
         if file.is_file():
             return read_json(file, DataError, f"{file} is being removed")["labels"]
     values: set[str] = set()
-    for shard in tqdm(range(len(stream.urls)), desc="classes", unit="shard", leave=False):
+    for shard in tqdm(range(len(stream.urls)), desc="classes", unit="shard", disable=None, leave=False):
         values.update(label for label in stream.labels(shard) if label is not None)
     if file is not None:
         with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from wvq.data.shards import URL, Shards
 from wvq.errors import DataError, DownloadError, WVQError, first_line
+from wvq.files.plain_text import plain_text
 from wvq.settings.data import DataConfig
 
 # What a shard that is damaged, or cannot be reached, makes the libraries raise.
@@ -80,8 +81,8 @@ class TarRows(WebDataset):
             except ValueError:  # also bytes that are no text
                 raise DataError(f"{path}: {key}.{name} is not JSON") from None
         fields = fields if isinstance(fields, dict) else {}
-        label = _value(parts, fields, config.label_column, ["cls"], _LABELS)
-        texts = _value(parts, fields, config.caption_column, ["txt", "caption", "text"], _CAPTIONS)
+        label = _value(path, key, parts, fields, config.label_column, ["cls"], _LABELS)
+        texts = _value(path, key, parts, fields, config.caption_column, ["txt", "caption", "text"], _CAPTIONS)
         texts = [texts] if isinstance(texts, str) else texts
         captions = [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else None
         return picture, str(label) if isinstance(label, int | str) else None, captions
@@ -102,11 +103,24 @@ def _named(parts: dict[str, Any], kinds: list[str]) -> str | None:
 
 
 def _value(
-    parts: dict[str, Any], fields: dict[str, Any], column: str | None, kinds: list[str], names: tuple[str, ...]
+    path: str,
+    key: str,
+    parts: dict[str, Any],
+    fields: dict[str, Any],
+    column: str | None,
+    kinds: list[str],
+    names: tuple[str, ...],
 ) -> Any:
-    """A class or captions: of a part of their own, else of a field of the ``.json``."""
+    """A class or captions: of a part of their own, else of a field of the ``.json``.
+
+    Raises:
+        DataError: the part is in another encoding than UTF-8, or UTF-16 with a byte order mark.
+    """
     if name := _named(parts, kinds if column is None else [column]):
-        return parts[name].decode("utf-8", "replace").strip()
+        try:
+            return plain_text(parts[name]).strip()
+        except ValueError as error:
+            raise DataError(f"{path}: {key}.{name} {error}") from None
     return next(
         (fields[name] for name in (names if column is None else (column,)) if fields.get(name) is not None), None
     )
@@ -120,7 +134,7 @@ def _builder(shards: Shards, config: DataConfig, columns: list[str] | None = Non
     if shards.kind == "parquet":
         return Parquet(data_files=files, columns=columns)
     named = {name: getattr(config, name) for name in ("image_column", "label_column", "caption_column")}
-    return TarRows(data_files=files, hash="1", **named)  # to be counted up when other rows come of the same shards
+    return TarRows(data_files=files, hash="2", **named)  # to be counted up when other rows come of the same shards
 
 
 def identity_of(urls: Sequence[str]) -> list[tuple[str, ...]]:

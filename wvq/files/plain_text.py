@@ -13,15 +13,24 @@ def read_plain_text(file: str | Path) -> str:
 
     Raises:
         OSError: it cannot be read.
+        ValueError: as of :func:`plain_text`.
+    """
+    return plain_text(Path(file).read_bytes())
+
+
+def plain_text(content: bytes) -> str:
+    """The text that the bytes of a file hold.
+
+    Raises:
         ValueError: it is in another encoding; the message names the line and the remedy, and not the file.
     """
-    content = Path(file).read_bytes()
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         code = f"byte {content[error.start : error.start + 1].hex()}"
-        raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy('LATIN1')} if it is Latin-1") from None
+        likely = ("UTF-16LE", "UTF-16") if b"\0" in content else ("LATIN1", "Latin-1")
+        raise ValueError(f"line {line} is not UTF-8 text ({code}): {_remedy(likely[0])} if it is {likely[1]}") from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"line {line} is not UTF-8 text (a zero byte): {_remedy('UTF-16LE')} if it is UTF-16")

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from wvq.checks import PATH, as_number
+from wvq.checks import PATH, as_number, is_integer
 from wvq.errors import ConfigError, near_match
 from wvq.files.stage_folder import former_fields, read_recipe
 from wvq.files.user_folders import expand_user
@@ -132,6 +133,12 @@ class Parser(ArgumentParser):
         if union := re.search(r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)$", line):
             types = re.sub(r"<class '(\w+)'>", r"\1", union.group(1)).replace("NoneType", "null").replace(", ", " or ")
             line = f"{line[: union.start()]}expected {types}. Got value: {union.group(2)}"
+        if nested := re.search(r"\"(\w+)\": .*NestedArg\(key='([\w.]+)'", line):
+            option, field = nested.groups()
+            line = (
+                f"unknown option {option}.{field}: this command takes --{option} alone; those of single stages, such "
+                "as train-tokenizer, take more"
+            )
         unknown = re.search(r"unrecognized arguments: --([\w.]+)|'([\w.]+)'(?: is not accepted)?$", line)
         if unknown and ("accept" in line or "unrecognized" in line):
             group = re.search(r"Group '([\w.]+)'", line)
@@ -173,6 +180,11 @@ def as_written(value: Any, kind: Any) -> Any:
     numbers = {one for of_list in kinds if get_origin(of_list) is list for one in get_args(of_list)} & {int, float}
     if numbers and isinstance(value, str) and value.startswith("["):
         value = value.strip("[]").split(",")
+    if list[str] in kinds:  # YAML reads a name such as 1 as a number
+        if isinstance(value, str) and value.startswith("["):
+            with suppress(yaml.YAMLError):
+                value = yaml.safe_load(value)
+        return [str(one) if is_integer(one, 0) else one for one in value] if isinstance(value, list) else value
     if isinstance(value, list):
         return [_scalar(one, numbers or set(kinds)) for one in value]
     return _scalar(value, set(kinds))
@@ -181,7 +193,7 @@ def as_written(value: Any, kind: Any) -> Any:
 def _scalar(value: Any, kinds: Set[Any]) -> Any:
     value = as_number(os.fspath(value) if isinstance(value, os.PathLike) else value)
     text = str(value).strip()
-    if str in kinds or not isinstance(value, str | int | float) or not text:
+    if (str in kinds and int not in kinds) or not isinstance(value, str | int | float) or not text:
         return value
     if bool in kinds:
         return _FLAGS.get(text.lower(), value)

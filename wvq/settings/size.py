@@ -21,12 +21,20 @@ def is_size(value: object) -> TypeIs[Size]:
 def _written(value: object) -> object:
     """A size as files hold it: a square is its side, other sizes are lists; what is no size unchanged."""
     if isinstance(value, str):
-        sides = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value)
-        value = list(map(int, sides.groups())) if sides else value
+        sides = [_number(text) for text in re.split("[xX×]", value)]
+        value = sides if len(sides) == 2 else sides[0] if len(sides) == 1 else value
     if isinstance(value, list | tuple):
         written = list(map(as_integer, value))
         return written[0] if len(written) == 2 and written[0] == written[1] else written
     return as_integer(value)
+
+
+def _number(text: str) -> float | str:
+    """The number that a text holds; another text unchanged."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 SIZE = Rule("an integer of at least 1, or [height, width]", is_size, _written)

@@ -161,6 +161,8 @@ def test_several_files_that_disagree_are_named(folder, name, text, message):
         ("labels.csv", "id,breed\n0,cat\n"),
         ("Annotations.json", "{}"),
         ("prompts.txt", "red\nblue\n"),
+        ("train_captions.txt", "red\n"),
+        ("all-Labels.csv", "id,breed\n0,cat\n"),
         ("list.txt", "a/0.png 1\n2.png 3\n"),
         ("0.json", '{"caption": "red"}'),
     ],
@@ -181,7 +183,9 @@ def test_a_metadata_file_of_another_form_is_named(folder):
     assert (table.column_names, len(caught)) == (["image"], 1)
 
 
-@pytest.mark.parametrize(("name", "text"), [("notes.txt", "hello"), ("config.json", "{}"), ("0.md", "0.png")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("notes.txt", "hello"), ("unlabelled.txt", "no"), ("config.json", "{}"), ("0.md", "0.png")]
+)
 def test_other_texts_are_only_counted(folder, name, text):
     (folder / name).write_text(text)
     assert [name] in read(folder)[1].passed_over.values()

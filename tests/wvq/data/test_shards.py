@@ -224,3 +224,16 @@ class TestAtRest:
         write_tar(tmp_path / "00000.tar", [("a", {"png": picture_bytes(0), "json": b"\xff{"})])
         with pytest.raises(DataError, match=r"a\.json is not JSON"):
             load_images(DataConfig(path=str(tmp_path), image_size=16))
+
+    @pytest.mark.parametrize("part", ["txt", "cls"])
+    def test_parts_in_another_encoding(self, tmp_path, part):
+        write_tar(tmp_path / "00000.tar", [("a", {"png": picture_bytes(0), part: "café".encode("latin-1")})])
+        with pytest.raises(DataError, match=rf"00000\.tar: a\.{part} line 1 is not UTF-8 text \(byte e9\): convert it"):
+            load_images(DataConfig(path=str(tmp_path), image_size=16))
+
+    def test_captions_in_utf_16_with_a_byte_order_mark(self, tmp_path):
+        rows = [(str(n), {"png": picture_bytes(n), "txt": f"café {n}".encode("utf-16")}) for n in range(12)]
+        write_tar(tmp_path / "00000.tar", rows)
+        captions = load_images(DataConfig(path=str(tmp_path), image_size=16)).train.captions
+        assert captions is not None
+        assert all(caption.startswith("café ") for caption in captions)

@@ -23,6 +23,7 @@ def test_big_endian_utf_16(tmp_path):
     [
         ("plain\r\nn\u00e9e\n".encode("latin1"), r"^line 2 is not UTF-8 text \(byte e9\): .*iconv -f LATIN1 -t UTF-8"),
         ("a\nb\n".encode("utf-16-le"), r"^line 1 is not UTF-8 text \(a zero byte\): .*iconv -f UTF-16LE"),
+        ("n\u00e9e\n".encode("utf-16-le"), r"^line 1 is not UTF-8 text \(byte e9\): .*iconv -f UTF-16LE"),
         (b"\xff\xfea", "^line 1 is not UTF-8 text"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from wvq.app.cli import COMMANDS
 from wvq.errors import ConfigError
+from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, as_written, load_recipe, near_option
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 
@@ -27,6 +28,20 @@ def in_a_file(tmp_path):
         return load_recipe(recipe, file)
 
     return read
+
+
+@pytest.mark.parametrize("written", ["[1, 10]", "['1', 10]", "['1', '10']"])
+def test_names_of_classes_may_be_written_as_integers(written, in_a_file):
+    assert in_a_file(f"data:\n  classes: {written}\n").data.classes == ["1", "10"]
+    assert parse("train-tokenizer", f"--data.classes={written}").data.classes == ["1", "10"]
+    data = DataConfig(classes=[1, "10"])
+    data.check()
+    assert data.classes == ["1", "10"]
+
+
+def test_a_field_of_data_where_a_command_takes_only_a_path():
+    with pytest.raises(ConfigError, match=r"^unknown option data\.stream: this command takes --data alone; .*stages"):
+        parse("quickstart", "--data.stream", "true")
 
 
 # ---- whole numbers

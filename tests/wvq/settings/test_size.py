@@ -23,6 +23,9 @@ from wvq.tokenizer.recipes import ExportRecipe
         ([16, 16], 16),
         ("16x16", 16),
         (1e2, 100),
+        ("1e2", 100),
+        ("64.0", 64),
+        ("1e2x64.0", [100, 64]),
         ([16.0, np.int64(24)], [16, 24]),
     ],
 )
@@ -33,7 +36,27 @@ def test_a_size_in_each_form(given, kept):
 
 
 @pytest.mark.parametrize(
-    "value", [0, -4, 16.5, True, None, [], [16], [16, 0], [16, 24, 3], [16, "24"], "x", "ax24", "1x2x3", "16x"]
+    "value",
+    [
+        0,
+        -4,
+        16.5,
+        True,
+        None,
+        [],
+        [16],
+        [16, 0],
+        [16, 24, 3],
+        [16, "24"],
+        "x",
+        "16.5",
+        "nan",
+        "inf",
+        "1e2x",
+        "ax24",
+        "1x2x3",
+        "16x",
+    ],
 )
 def test_what_is_no_size(value):
     config = DataConfig(image_size=value)
@@ -56,6 +79,8 @@ def test_a_size_that_is_set_later():
         (["--data.image_size", "[16, 24]"], [16, 24]),
         (["--data.image_size", "[24,24]"], 24),
         (["--data.image_size", "24"], 24),
+        (["--data.image_size", "2.4e1"], 24),
+        (["--data.image_size=24.0"], 24),
         ([], 32),
     ],
 )
@@ -67,7 +92,7 @@ def test_sizes_on_the_command_line(words, kept):
     assert data.image_size == kept
 
 
-@pytest.mark.parametrize(("written", "kept"), [("16x24", [16, 24]), ([16, 24], [16, 24]), (24, 24)])
+@pytest.mark.parametrize(("written", "kept"), [("16x24", [16, 24]), ([16, 24], [16, 24]), (24, 24), ("1e2", 100)])
 def test_sizes_in_a_recipe(tmp_path, written, kept):
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump({"data": {"image_size": written}}))
