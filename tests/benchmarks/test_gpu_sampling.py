@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("wvq.generator.captured")
-
 from benchmarks import gpu_peers
 from benchmarks.gpu_sampling import CASES, GREEDY, build, draw, kernels_a_code, sampling, step_bytes
 from benchmarks.sampling import build_llama
@@ -53,7 +51,7 @@ def test_each_peer_has_a_row_a_batch():
 
 def test_the_plain_loop_draws_what_the_sampler_draws():
     model, labels = build("B", "cpu", True), torch.arange(3)
-    codes = gpu_peers.plain_loop(model, labels, lambda logits: logits.argmax(-1))
+    codes = gpu_peers.plain_loop(model, labels, 16, lambda logits: logits.argmax(-1))
     assert torch.equal(codes, draw(model, 3, GREEDY).flatten(1))
 
 
