@@ -39,11 +39,11 @@ class Part:
 # In order of value: should the time run out, the last are missing.
 PARTS = {
     "machine": Part("gpu_machine", 10, bounded=False),
-    "suite": Part("gpu_tests", 60, timed=False),
+    "suite": Part("gpu_tests", 58, timed=False),
     "memory": Part("gpu_training", 30, timed=False),
     "sampling": Part("gpu_sampling", 55),
     "search": Part("gpu_search", 30, bounded=False),
-    "generator_training": Part("gpu_training", 50),
+    "generator_training": Part("gpu_training", 55),
     "tokenizer_training": Part("gpu_training", 30),
     "sampling_peers": Part("gpu_peers", 25),
     "alignment_share": Part("gpu_search", 10, bounded=False),
