@@ -4,9 +4,10 @@
     python -m benchmarks.gpu --show docs/results/gpu.json
 
 Each part (:data:`benchmarks.gpu_part.PARTS`, in order of value) runs in a process of its own and has its share of the
-minutes that are left: one that fails, or has to be ended because it runs past its limit, costs itself alone. The file
-``gpu.json`` in the folder is written anew whenever a part has added a row, so that a run that is cut off leaves what it
-has. The tables are printed at the end, and by ``--show`` from a file.
+minutes that are left: one that fails, or has to be ended because it runs past its limit, costs itself alone. A part's
+process starts, and imports what it needs, while the one before it runs. Neighbours that measure no time run side by
+side. The file ``gpu.json`` in the folder is written anew whenever a part has added a row, so that a run that is cut off
+leaves what it has. The tables are printed at the end, and by ``--show`` from a file.
 """
 
 from __future__ import annotations
@@ -37,7 +38,62 @@ LAST_LINES = 12  # of what a part that fails has written
 SHOWN = 11_000  # characters of the tables that are printed
 ENDING = 2.0  # seconds that are kept for the end of a run
 PROGRAM = (sys.executable, "-m", "benchmarks.gpu_part")
-IN_TIME = 0.9  # share of a part's time that its function is given; the rest starts its process
+IN_TIME = 0.95  # share of a part's limit that its function is given; the rest is for its last row
+
+
+class PartProcess:
+    """A part in a process group of its own: it imports what it needs, and waits for its seconds.
+
+    Args:
+        name: of the part.
+        device, tiny, program: see :class:`GpuRun`.
+    """
+
+    def __init__(self, name: str, device: str, tiny: bool, program: Sequence[str]):
+        self.name = name
+        self.scratch = tempfile.TemporaryDirectory()
+        self.file, self.log = Path(self.scratch.name, "rows.json"), Path(self.scratch.name, "log")
+        command = [*program, name, "--device", device, "--file", str(self.file)] + ["--tiny"] * tiny
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+
+    def __enter__(self) -> PartProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.end()
+        self.scratch.cleanup()
+
+    def begin(self, seconds: float) -> None:
+        """Give the part its seconds."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as given:  # one that has failed already
+            given.write(f"{seconds:.1f}\n")
+
+    def end(self) -> None:
+        """End the process, and what it has started itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def side_by_side(names: Sequence[str]) -> list[list[str]]:
+    """Parts in groups of those that run at the same time: neighbours that measure no time."""
+    groups: list[list[str]] = []
+    for name in names:
+        if groups and not PARTS[name].timed and not PARTS[groups[-1][-1]].timed:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
 class GpuRun:
@@ -63,10 +119,19 @@ class GpuRun:
 
     def run(self, names: Sequence[str]) -> dict[str, Any]:
         """Run these parts; returns what the file holds."""
-        for number, name in enumerate(names):
-            left = self.deadline - time.monotonic()
-            shares = [PARTS[other].share for other in names[number:]]
-            self.run_part(name, left * shares[0] / sum(shares))
+        groups = side_by_side(names)
+        shares = [max(PARTS[name].share for name in group) for group in groups]
+        with contextlib.ExitStack() as stack:
+
+            def start(group: list[str]) -> list[PartProcess]:
+                parts = [PartProcess(name, self.device, self.tiny, self.program) for name in group]
+                return [stack.enter_context(part) for part in parts]
+
+            following = start(groups[0])
+            for number in range(len(groups)):
+                running, following = following, start(groups[number + 1]) if number + 1 < len(groups) else []
+                left = self.deadline - time.monotonic()
+                self.run_parts(running, left * shares[number] / sum(shares[number:]))
         return self.result
 
     @property
@@ -74,35 +139,34 @@ class GpuRun:
         """What is known so far."""
         return {**self.facts, "parts": self.parts}
 
-    def run_part(self, name: str, limit: float) -> None:
-        """Run a part in a process group of its own, which is ended after ``limit`` seconds."""
-        start = time.monotonic()
-        self._note(name, {"state": "running", "limit": round(limit, 1), "rows": []})
-        with tempfile.TemporaryDirectory() as scratch:
-            file, log = Path(scratch, "rows.json"), Path(scratch, "log")
-            command = [*self.program, name, "--device", self.device]
-            command += ["--seconds", f"{IN_TIME * limit:.1f}", "--file", str(file)] + ["--tiny"] * self.tiny
-            with log.open("w") as output:
-                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-            try:
-                while process.poll() is None and time.monotonic() - start < limit:
-                    time.sleep(0.1)
-                    self._collect(name, file)
-                code = process.poll()
-            finally:  # also what the part has started itself
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            self._collect(name, file)
-            lines = log.read_text(errors="replace").splitlines()
-        part = self.parts[name]
-        state = "cut off at its limit" if code is None else "failed" if code else part["state"]
+    def run_parts(self, parts: Sequence[PartProcess], limit: float) -> None:
+        """Let parts run side by side, and end what still runs after ``limit`` seconds."""
+        running, start = list(parts), time.monotonic()
+        for part in parts:
+            self._note(part.name, {"state": "running", "limit": round(limit, 1), "rows": []})
+            part.begin(IN_TIME * limit)
+        while running:
+            late = time.monotonic() - start > limit
+            for part in list(running):
+                code = part.process.poll()
+                self._collect(part.name, part.file)
+                if code is not None or late:
+                    running.remove(part)
+                    self._end(part, code, time.monotonic() - start)
+            time.sleep(0.1)
+
+    def _end(self, part: PartProcess, code: int | None, seconds: float) -> None:
+        """Note how a part has ended; ``code`` is None for one that still runs."""
+        part.end()
+        self._collect(part.name, part.file)
+        row = self.parts[part.name]
+        state = "cut off at its limit" if code is None else "failed" if code else row["state"]
         state = "done" if state == "running" else state
-        facts: dict[str, Any] = {"state": state, "seconds": round(time.monotonic() - start, 1)}
-        if state != "done" and lines:
+        facts: dict[str, Any] = {"state": state, "seconds": round(seconds, 1)}
+        if state != "done" and (lines := part.log.read_text(errors="replace").splitlines()):
             facts["last_lines"] = lines[-LAST_LINES:]
-        self._note(name, part | facts)
-        print(f"{name}: {state}, {facts['seconds']} s", flush=True)
+        self._note(part.name, row | facts)
+        print(f"{part.name}: {state}, {facts['seconds']} s", flush=True)
 
     def _collect(self, name: str, file: Path) -> None:
         """Take over the rows that a part has written since."""

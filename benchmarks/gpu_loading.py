@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmarks.gpu_steps import wait_for
+from benchmarks.gpu_machine import wait_for
 from wvq.data.pictures import EncodedStore
 from wvq.data.pixels import random_crop, to_pixels
 
@@ -54,7 +54,7 @@ def rate(work: Callable[[], object], pictures: int, device: str, seconds: float)
 def loading_cases(device: str, tiny: bool) -> Iterator[tuple[dict[str, str], Callable[[], dict[str, float]]]]:
     """What names a way of reading JPEGs of 500 x 375, and what measures its pictures a second."""
     files = jpegs(4 if tiny else 32, 375, 500)
-    most = 0.1 if tiny else 1.5
+    most = 0.1 if tiny else 1.0
     tensors = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
     generator = np.random.default_rng(0)
 

@@ -13,6 +13,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu_machine import wait_for
 from benchmarks.live_bytes import LiveBytes
 from benchmarks.syncs import counting_syncs
 from wvq.errors import first_line
@@ -20,12 +21,6 @@ from wvq.memory import GIB
 
 Step = Callable[[], object]
 WARMUP, LEAST_STEPS, MOST_SECONDS = 2, 5, 1.0  # steps before the timed ones; and how long those go on
-
-
-def wait_for(device: str) -> None:
-    """Wait until the device has done all that it was given."""
-    if device != "cpu":
-        torch.accelerator.synchronize()
 
 
 def release() -> None:
@@ -67,17 +62,18 @@ def kernels_of(step: Step, device: str) -> list[tuple[str, float, int]]:
     return sorted(rows, key=lambda row: -row[1])
 
 
-def cost_of(build: Callable[[], Step], device: str) -> dict[str, Any]:
+def cost_of(build: Callable[[], Step], device: str, profiled: bool = True) -> dict[str, Any]:
     """What a step costs, on a device that holds nothing else.
 
     Args:
         build: makes model and optimiser, and gives the step.
         device: where they are.
+        profiled: whether kernels are looked at too; starting the profiler takes seconds.
 
     Returns:
         ``ms``, its median; ``first_s``, from the start of building to the end of the first step, with compilation;
-        ``busy_ms``, in which kernels ran; ``kernels`` and ``waits`` of one step; ``peak_GiB`` that was allocated; and
-        the costliest ``top`` kernels.
+        ``peak_GiB`` that was allocated; ``waits`` of one step; if profiled, its ``kernels``, ``busy_ms``, in which they
+        ran, and the costliest of them, ``top``.
     """
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -98,7 +94,7 @@ def cost_of(build: Callable[[], Step], device: str) -> dict[str, Any]:
     row["waits"] = len(waits)
     if waits:
         row["first_wait"] = waits[0]
-    if kernels := kernels_of(step, device):
+    if profiled and (kernels := kernels_of(step, device)):
         row |= {"kernels": sum(count for *_, count in kernels), "busy_ms": sum(ms for _, ms, _ in kernels)}
         row["top"] = "; ".join(f"{name[:36]} {ms:.1f} ms x{count}" for name, ms, count in kernels[:5])
     return row

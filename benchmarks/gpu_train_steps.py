@@ -36,7 +36,8 @@ from wvq.training.task import Task
 from wvq.training.trainer import Trainer
 
 DECAY = 0.9999  # of the average, as the recipes have it
-WORKERS = 4  # loader processes, where there is a GPU to keep at work
+WORKERS = 2  # loader processes for pictures, where there is a GPU to keep at work
+PICTURES = 64  # that a tokenizer sees
 TINY_GENERATOR = {"num_layers": 2, "hidden_size": 64, "num_heads": 2, "grid": [4, 4], "num_codes": 256}
 TINY_TOKENIZER = {"base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "num_codes": 64}
 
@@ -82,9 +83,8 @@ def build_generator(size: str, device: str, tiny: bool, **fields: Any) -> ImageC
 
 
 def our_generator_step(model: ImageCodeTransformer, batch: int, device: str, compiled: bool, again: bool) -> Step:
-    """A step of the Trainer, as `wvq train-generator` runs it."""
+    """A step of the Trainer, as `wvq train-generator` runs it; a batch of codes is there without loader processes."""
     loop = {"batch_size": batch, "learning_rate": 1e-4, "mixed_precision": "bf16", "ema_decay": DECAY}
-    loop |= {"num_workers": WORKERS if device != "cpu" else 0}
     config = TrainConfig(**loop, compile=compiled, gradient_checkpointing=again)
     task = GeneratorTask(None, None, ConditionConfig(), ObjectiveConfig(), config, {})  # type: ignore[arg-type]
     return trainer_step(task, model, Codes(1024, model.config.sequence_length, model.config.num_codes))
@@ -170,7 +170,8 @@ def tokenizer_parts(
         adversary = build_adversary(judge, size)
     loss = ReconstructionLoss(recipe.loss)
     if perceptual:
-        recipe.loss.perceptual_weight, layers = perceptual, VGGLayers()
+        with torch.device(device):
+            recipe.loss.perceptual_weight, layers = perceptual, VGGLayers()
         loss.config, loss.perceptual = recipe.loss, FeatureDistance(layers, layers)
     with torch.device(device):
         model = WassersteinVQModel(WassersteinVQConfig(**fields))
@@ -181,7 +182,7 @@ def tokenizer_parts(
 
 def our_tokenizer_step(task: TokenizerTask, model: WassersteinVQModel, device: str) -> Step:
     """A step of the Trainer, as `wvq train-tokenizer` runs it."""
-    return trainer_step(task, model, Noise(model.config.image_size))
+    return trainer_step(task, model, Noise(model.config.image_size, PICTURES))
 
 
 def hand_tokenizer_step(task: TokenizerTask, model: WassersteinVQModel, device: str) -> Step:

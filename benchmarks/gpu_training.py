@@ -12,6 +12,7 @@ by the maker's data sheet.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,12 +30,16 @@ from benchmarks.gpu_train_steps import (
     our_tokenizer_step,
     tokenizer_parts,
 )
-from wvq.generator.memory import training_bytes, whole_pass_bytes
+from wvq.generator.conditioning import Condition
+from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
 from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.sampling import sample_codes
+from wvq.generator.sampling_settings import SamplingSettings
 from wvq.memory import GIB, available_memory
 from wvq.tokenizer.memory import decoding_bytes
 
 Row = dict[str, Any]
+Case = tuple[Row, Callable[[], Row]]  # its names, and what measures it
 PEAK = GPUS["H100"]
 ROOM = 0.9  # share of the free memory that a step may take by its estimate
 
@@ -42,6 +47,7 @@ ROOM = 0.9  # share of the free memory that a step may take by its estimate
 # ---- the generator
 
 
+@functools.cache
 def operations(size: str, tiny: bool) -> float:
     """Operations of a step with one picture, forward and backward."""
     model = build_generator(size, "meta", tiny)
@@ -67,19 +73,21 @@ def most_pictures(size: str, device: str, tiny: bool, checkpointing: bool, most:
 
 
 GENERATOR_STEPS = {"ours": our_generator_step, "hand": hand_generator_step, "llama": llama_step}
-# Kind of step, size, pictures at once at most, whether it is compiled, whether blocks are computed again.
+# Kind of step, size, pictures at once at most, whether it is compiled, whether blocks are computed again. Compiling
+# takes some ten seconds: a case without it gives the first row.
 GENERATOR_CASES = (
-    ("ours", "L", 128, True, False),
-    ("llama", "L", 128, True, False),
-    ("hand", "L", 128, True, False),
-    ("ours", "3B", 32, True, True),
-    ("ours", "B", 256, True, False),
-    ("ours", "L", 128, False, False),
-    ("llama", "B", 256, True, False),
-    ("hand", "B", 256, True, False),
-    ("ours", "B", 256, False, False),
-    ("hand", "3B", 32, True, True),
+    ("ours", "L", 64, False, False),
+    ("llama", "L", 64, False, False),
+    ("ours", "L", 64, True, False),
+    ("hand", "L", 64, True, False),
+    ("llama", "L", 64, True, False),
     ("ours", "3B", 32, False, True),
+    ("ours", "B", 128, False, False),
+    ("ours", "B", 128, True, False),
+    ("hand", "B", 128, True, False),
+    ("llama", "B", 128, True, False),
+    ("hand", "3B", 32, False, True),
+    ("ours", "3B", 32, True, True),
 )
 
 
@@ -98,7 +106,7 @@ def generator_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]
 
         expected: list[int] = []
         tokens: list[int] = []
-        row = cost_of(build, device)
+        row = cost_of(build, device, profiled=compiled)
         rate = batch / row["ms"] * 1e3
         figures = {"batch": batch, "tokens_a_second": rate * tokens[0]}
         figures["model_share"] = rate * operations(size, tiny) / PEAK
@@ -107,7 +115,7 @@ def generator_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]
         return figures | row
 
     names = ("step", "size", "most", "compiled", "recomputed")
-    cases = GENERATOR_CASES[:3] if tiny else GENERATOR_CASES
+    cases = GENERATOR_CASES[1:4] if tiny else GENERATOR_CASES
     return rows_in_time(((dict(zip(names, case, strict=True)), lambda c=case: measure(*c)) for case in cases), seconds)
 
 
@@ -118,7 +126,9 @@ TOKENIZER_STEPS = {"ours": our_tokenizer_step, "hand": hand_tokenizer_step}
 # Kind of step, recipe, pictures at once, whether it is compiled.
 TOKENIZER_CASES = (
     ("ours", "tokenizer", 32, False),
+    ("hand", "tokenizer", 32, False),
     ("ours", "tokenizer_gan", 16, False),
+    ("hand", "tokenizer_gan", 16, False),
     ("ours", "tokenizer", 32, True),  # compiling takes a minute
     ("hand", "tokenizer", 32, True),
     ("ours", "tokenizer_gan", 16, True),
@@ -136,7 +146,7 @@ def tokenizer_training(device: str, tiny: bool, seconds: float) -> Iterator[Row]
             task, model = tokenizer_parts(recipe, device, tiny, batch, compiled and not tiny)
             return TOKENIZER_STEPS[kind](task, model, device)
 
-        row = cost_of(build, device)
+        row = cost_of(build, device, profiled=kind == "ours")
         return {"batch": batch, "pictures_a_second": batch / row["ms"] * 1e3, **row}
 
     names = ("step", "recipe", "most", "compiled")
@@ -171,6 +181,15 @@ def pass_memory(device: str, tiny: bool, size: str, batch: int) -> Row:
     return compared(measured, whole_pass_bytes(model.config, batch)) | {"batch": batch}
 
 
+def sampling_memory(device: str, tiny: bool, size: str, batch: int) -> Row:
+    """Drawing whole pictures under guidance in bfloat16, as the sampler does by itself, beside the weights."""
+    settings = SamplingSettings(guidance_scale=2.0)
+    model = build_generator(size, device, tiny).eval().to(torch.bfloat16)
+    condition = Condition(torch.arange(batch, device=device))
+    measured = peak_bytes(lambda: sample_codes(model, condition, list(range(batch)), settings), device)
+    return compared(measured, sampling_bytes(model.config, batch, settings, model.dtype.itemsize)) | {"batch": batch}
+
+
 def decoding_memory(device: str, tiny: bool, batch: int) -> Row:
     """Decoding codes by the tokenizer of the recipe for ImageNet, beside the weights."""
     _, model = tokenizer_parts("tokenizer", device, tiny, batch, False)
@@ -188,9 +207,9 @@ def compared(measured: int, expected: int) -> Row:
 
 MEMORY_CASES = (
     ("L", 32, False, {}),
+    ("B", 64, False, {}),
     ("L", 32, True, {}),
     ("L", 32, False, {"dropout": 0.1, "token_dropout": 0.1}),
-    ("B", 64, False, {}),
     ("B", 64, True, {"dropout": 0.1, "token_dropout": 0.1}),
     ("B", 32, False, {"num_kv_heads": 4, "qk_norm": True}),
     ("B", 64, False, {"num_codes": 65_536}),
@@ -199,14 +218,22 @@ MEMORY_CASES = (
 
 def memory(device: str, tiny: bool, seconds: float) -> Iterator[Row]:
     """What steps allocate at most, and the estimates by which runs are refused."""
-    cases: list[tuple[Row, Callable[[], Row]]] = []
-    for size, pictures, again, fields in MEMORY_CASES[: 2 if tiny else None]:
-        batch = 4 if tiny else pictures
-        names = {"memory": f"training {size}", "recomputed": again, "changes": str(fields or "")}
-        cases.append((names, lambda a=(size, batch, again, fields): generator_memory(device, tiny, *a)))
     batch = 4 if tiny else 64
-    cases.append(({"memory": "losses B"}, lambda: pass_memory(device, tiny, "B", batch)))
-    cases.append(({"memory": "decoding"}, lambda: decoding_memory(device, tiny, batch)))
+
+    def training(size: str, pictures: int, again: bool, fields: Mapping[str, Any]) -> Case:
+        names = {"memory": f"training {size}", "recomputed": again, "changes": str(fields or "")}
+        pictures = 4 if tiny else pictures
+        return names, lambda: generator_memory(device, tiny, size, pictures, again, fields)
+
+    first, *others = (training(*case) for case in MEMORY_CASES[: 2 if tiny else None])
+    cases: list[Case] = [
+        first,
+        ({"memory": "decoding"}, lambda: decoding_memory(device, tiny, batch)),
+        ({"memory": "sampling B"}, lambda: sampling_memory(device, tiny, "B", batch)),
+        ({"memory": "sampling L"}, lambda: sampling_memory(device, tiny, "L", batch)),
+        *others,
+        ({"memory": "losses B"}, lambda: pass_memory(device, tiny, "B", batch)),
+    ]
     return rows_in_time(cases, seconds)
 
 

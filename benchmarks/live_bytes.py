@@ -15,13 +15,11 @@ class LiveBytes(TorchDispatchMode):
         self.alive, self.now, self.peak = {}, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
         output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if torch.is_tensor(tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self.alive:
-                    self._add(storage)
+        for storage in _storages(output):
+            if storage._cdata not in given and storage._cdata not in self.alive:
+                self._add(storage)
         return output
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -33,3 +31,9 @@ class LiveBytes(TorchDispatchMode):
 
     def _remove(self, key: int) -> None:
         self.now -= self.alive.pop(key)
+
+
+def _storages(tree: object) -> list[torch.UntypedStorage]:
+    """Storages of the tensors in arguments or results; packed weights (oneDNN) have none."""
+    tensors = [leaf for leaf in tree_leaves(tree) if torch.is_tensor(leaf)]
+    return [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]

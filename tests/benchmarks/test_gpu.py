@@ -1,8 +1,10 @@
 """The bounded run on a GPU: its parts one by one, what fails or hangs, what a cut run leaves, its tables."""
 
+import io
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from wvq.files.atomic import read_json
 PROGRAM = """
 import json, pathlib, subprocess, sys, time
 name, file = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--file") + 1])
-file.write_text(json.dumps({"rows": [{"part": name, "seconds": float(sys.argv[sys.argv.index("--seconds") + 1])}]}))
+file.write_text(json.dumps({"rows": [{"part": name, "seconds": float(sys.stdin.readline())}]}))
 if name == "sampling":
     raise RuntimeError("the kernel cannot be built")
 if name == "suite":
@@ -25,6 +27,19 @@ if name == "suite":
     file.with_name("x").write_text("")
     print(child.pid, flush=True)
     time.sleep(600)
+"""
+
+# Parts that end once what they wait for has happened: that another has started, or has been given its seconds.
+MEETING = """
+import json, os, pathlib, sys, time
+name, file = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--file") + 1])
+(folder := pathlib.Path(os.environ["MEETING"])).joinpath(name + " started").touch()
+line = sys.stdin.readline()
+if line:
+    folder.joinpath(name + " begun").touch()
+    while not folder.joinpath(json.loads(os.environ["AWAITED"])[name]).exists():
+        time.sleep(0.05)
+    file.write_text(json.dumps({"rows": [{"part": name}]}))
 """
 
 
@@ -70,6 +85,35 @@ def test_the_time_that_a_part_leaves_goes_to_the_next(tmp_path, program):
     assert parts["search"]["rows"][0]["seconds"] == pytest.approx(gpu.IN_TIME * parts["search"]["limit"], abs=0.2)
 
 
+@pytest.fixture
+def meeting(tmp_path, monkeypatch):
+    """Runs parts of which each waits for what is given for it; returns their states."""
+    file = tmp_path / "part.py"
+    file.write_text(MEETING)
+
+    def states(awaited: dict[str, str], minutes: float) -> list[str]:
+        monkeypatch.setenv("MEETING", str(tmp_path))
+        monkeypatch.setenv("AWAITED", json.dumps(awaited))
+        run = gpu.GpuRun(tmp_path, "cpu", True, minutes, (sys.executable, "-S", str(file)))
+        return [part["state"] for part in run.run(list(awaited))["parts"].values()]
+
+    return states
+
+
+def test_a_part_starts_while_the_one_before_it_runs(meeting):
+    assert meeting({"suite": "search started", "search": "suite begun"}, 10) == ["done", "done"]
+
+
+def test_parts_that_measure_no_time_run_side_by_side(meeting):
+    assert gpu.side_by_side(["suite", "memory", "loader", "suite"]) == [["suite", "memory"], ["loader"], ["suite"]]
+    assert meeting({"suite": "memory begun", "memory": "suite begun"}, 10) == ["done", "done"]
+
+
+def test_a_part_that_measures_times_runs_alone(meeting):
+    states = meeting({"suite": "search begun", "search": "suite begun"}, (gpu.ENDING + 6) / 60)
+    assert states == ["cut off at its limit", "done"]
+
+
 def test_a_run_that_is_cut_off_leaves_what_it_has(tmp_path, program):
     code = f"""if True:
         from pathlib import Path
@@ -93,7 +137,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_has(tmp_path, program):
 
 def test_a_part_without_a_module_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(PARTS, "search", PARTS["search"].__class__("gpu_of_another_world", 1))
-    run_part("search", "cpu", True, 1, tmp_path / "rows.json")
+    run_part("search", "cpu", True, io.StringIO("1\n"), tmp_path / "rows.json")
     written = json.loads((tmp_path / "rows.json").read_text())
     assert written == {"rows": [], "missing": "there is no benchmarks/gpu_of_another_world.py"}
     run = gpu.GpuRun(tmp_path, "cpu", True, 1)
@@ -114,12 +158,7 @@ def test_a_module_that_cannot_be_imported_is_no_missing_part(monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_has_its_function(name):
-    if name in ("sampling", "sampling_peers"):
-        pytest.importorskip("wvq.generator.captured")
-    function = function_of(name)
-    if function is None:
-        pytest.skip(f"there is no benchmarks/{PARTS[name].module}.py")
-    assert callable(function)
+    assert callable(function_of(name))
 
 
 def test_the_command_measures_prints_and_shows(tmp_path, monkeypatch, capsys):
@@ -188,21 +227,38 @@ def test_left_out(): pass
 def test_tests_are_counted_and_failures_kept(tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "test_other.py").write_text("def test_of_the_cpu(): raise ValueError")
-    counts, *failures = gpu_tests.suite("cpu", True, 100, tmp_path)
-    assert {name: counts[name] for name in ("files", "passed", "failed", "skipped", "cut_off")} == {
-        "files": 1, "passed": 1, "failed": 1, "skipped": 1, "cut_off": False,
+    (tmp_path / "test_broken.py").write_text("import a_package_that_is_not_there  # pytest.mark.gpu")
+    *failures, counts = gpu_tests.suite("cpu", True, 100, tmp_path)
+    assert {name: counts[name] for name in ("files", "passed", "failed", "error", "skipped", "cut_off")} == {
+        "files": 2, "passed": 1, "failed": 1, "error": 1, "skipped": 1, "cut_off": False,
     }  # fmt: skip
-    assert len(failures) == 1
-    assert "test_wrong" in failures[0]["failure"]
-    assert "arithmetic" in failures[0]["failure"]
+    broken, wrong = failures
+    assert "test_broken" in broken["failure"]
+    assert "a_package_that_is_not_there" in broken["message"]
+    assert "test_wrong" in wrong["failure"]
+    assert "arithmetic" in wrong["message"]
 
 
-def test_tests_that_hang_are_interrupted_and_the_others_counted(tmp_path):
-    (tmp_path / "test_some.py").write_text(TESTS + "def test_without_end(): time.sleep(600)\n")
-    counts, *failures = gpu_tests.suite("cpu", True, 33, tmp_path, ending=25)
+def test_several_processes_report_each_test_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_tests, "PROCESSES", 2)
+    (tmp_path / "test_some.py").write_text(TESTS)
+    *failures, counts = gpu_tests.suite("cpu", False, 100, tmp_path)
+    assert (counts["passed"], counts["failed"], counts["skipped"], len(failures)) == (1, 1, 1, 1)
+
+
+def test_tests_that_hang_are_ended_and_the_others_counted(tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+    hanging = f"def test_without_end():\n    open({str(begun)!r}, 'w').close()\n    time.sleep(600)\n"
+    (tmp_path / "test_some.py").write_text(TESTS + hanging)
+    rows = gpu_tests.suite("cpu", True, 1e9, tmp_path)
+    assert "arithmetic" in next(rows)["message"]  # it comes while the others run
+    while not begun.exists():
+        time.sleep(0.05)
+    monkeypatch.setattr(gpu_tests, "time", SimpleNamespace(monotonic=lambda: float("inf"), sleep=time.sleep))
+    (counts,) = rows
     assert counts["cut_off"]
     assert counts["passed"] == counts["failed"] == 1
-    assert "arithmetic" in failures[0]["failure"]
+    assert "test_without_end" in counts["unfinished"]
 
 
 def test_without_marked_tests_nothing_runs(tmp_path):

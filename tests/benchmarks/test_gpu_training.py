@@ -8,11 +8,12 @@ from benchmarks.gpu_steps import rows_in_time
 from benchmarks.gpu_training import GENERATOR_CASES, TOKENIZER_CASES
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+LONG = 3_600.0  # seconds: compiling takes a minute with some versions of torch
 
 
 def test_each_step_of_the_generator_has_a_row():
-    rows = list(gpu_training.generator_training("cpu", True, 60))
-    assert [(row["step"], row["size"]) for row in rows] == [case[:2] for case in GENERATOR_CASES[:3]]
+    rows = list(gpu_training.generator_training("cpu", True, LONG))
+    assert [(row["step"], row["size"]) for row in rows] == [case[:2] for case in GENERATOR_CASES[1:4]]
     for row in rows:
         assert row["tokens_a_second"] == pytest.approx(4 * 16 / row["ms"] * 1e3)
         assert 0 < row["model_share"] < 1
@@ -20,21 +21,28 @@ def test_each_step_of_the_generator_has_a_row():
 
 
 def test_each_step_of_the_tokenizer_has_a_row():
-    rows = list(gpu_training.tokenizer_training("cpu", True, 60))
+    rows = list(gpu_training.tokenizer_training("cpu", True, LONG))
     assert [(row["step"], row["recipe"]) for row in rows] == [case[:2] for case in TOKENIZER_CASES]
     assert all(row["pictures_a_second"] > 0 for row in rows)
     assert all(row["waits"] == 0 for row in rows if row["step"] == "ours"), rows
 
 
 def test_estimates_of_memory_hold():
-    rows = list(gpu_training.memory("cpu", True, 60))
-    assert {row["memory"] for row in rows} == {"training L", "losses B", "decoding"}
+    rows = list(gpu_training.memory("cpu", True, LONG))
+    assert {row["memory"] for row in rows} == {
+        "training L",
+        "training B",
+        "sampling B",
+        "sampling L",
+        "losses B",
+        "decoding",
+    }
     assert all(row["peak_to_estimate"] == pytest.approx(1, abs=0.15) for row in rows), rows
 
 
 def test_loading_is_measured_and_leaves_the_threads_alone():
     threads = torch.get_num_threads()
-    rows = list(gpu_training.loader("cpu", True, 60))
+    rows = list(gpu_training.loader("cpu", True, LONG))
     assert len(rows) == 3
     assert all(row["pictures_a_second"] > 0 for row in rows)
     assert torch.get_num_threads() == threads

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.live_bytes import LiveBytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.live_bytes import LiveBytes
 from tests.interpreter import run_compiled, run_interpreted
 from tests.tokenizer.quantizers.searching import draw
 from wvq.tokenizer.quantizers import fused
