@@ -45,9 +45,9 @@ def using(mode: str) -> Iterator[None]:
     Args:
         mode: ``loop``, a pass of the model a code; ``eager_graph``, a recorded step of its layers;
             ``compiled_graph``, of its layers compiled by Inductor; ``fused_graph``, of kernels of this package;
-            ``overlapped_graph``, of the same, where each starts while the one before it runs. What
-            keeps such a step from being recorded is then raised. ``auto`` takes the fastest on CUDA that can be
-            recorded, and the loop elsewhere.
+            ``overlapped_graph``, of the same, where each starts while the one before it runs. What keeps such a step
+            from being recorded is then raised. ``auto`` takes the fastest on CUDA that can be recorded, and the loop
+            elsewhere.
 
     Raises:
         ConfigError: an unknown mode.
