@@ -100,6 +100,11 @@ class OverlappedStep(FusedStep):
 
     early = True
 
+    def __init__(self, model: ImageCodeTransformer, state: StepState, guided: bool, size: int = 1):
+        super().__init__(model, state, guided, size)
+        if torch.cuda.get_device_capability(model.device) < (9, 0):
+            raise TypeError("kernels start early on Hopper GPUs and later alone")
+
 
 def _weight(layer: nn.Module) -> torch.Tensor:
     """The weight of a linear layer that is no more than that."""
