@@ -29,10 +29,14 @@ from wvq.memory import GIB
 
 SETTINGS = SamplingSettings(guidance_scale=2.0)
 GREEDY = SETTINGS.updated(temperature=0.0)
-QUICK = ("fused_graph", "eager_graph", "loop")  # compiling takes up to a minute: it comes last
+KERNELS = ("fused_graph", "overlapped_graph")  # of this package
+LAYERS = ("eager_graph", "loop")  # those of the model
+QUICK = (*KERNELS, *LAYERS)  # compiling takes up to a minute: it comes last
 TINY = {"size": None, "num_layers": 2, "hidden_size": 64, "num_heads": 2, "num_codes": 64}
 SMALL_GRID = [8, 8]  # of what also runs on the CPU
 ROUNDS = {"loop": 1}  # of others 3
+STEPS = 20  # whose kernels are timed one by one
+LAST_KERNEL = "_draw_kernel"  # of a step
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,13 @@ class Case:
 
 
 CASES = [
-    *(Case("B", batch, mode, 6) for batch, mode in itertools.product((1, 64), QUICK)),
-    *(Case("B", 8, mode, 4) for mode in QUICK[:2]),
-    *(Case("L", batch, mode, 10) for batch, mode in itertools.product((1, 64), QUICK)),
-    *(Case("L", 8, mode, 6) for mode in QUICK[:2]),
+    *(Case("B", batch, mode, 5) for mode, batch in itertools.product(KERNELS, (1, 64))),
+    *(Case("L", 1, mode, 6) for mode in KERNELS),
+    *(Case("B", batch, mode, 6) for batch, mode in itertools.product((1, 64), LAYERS)),
+    *(Case("B", 8, mode, 4) for mode in QUICK[:3]),
+    *(Case("L", 1, mode, 10) for mode in LAYERS),
+    *(Case("L", 64, mode, 10) for mode in QUICK),
+    *(Case("L", 8, mode, 6) for mode in QUICK[:3]),
     *(Case("3B", batch, mode, 12) for batch, mode in itertools.product((64, 1), QUICK)),
     *(Case("B", batch, "fused_graph", 6, int8=True) for batch in (1, 64)),
     *(Case("B", batch, "compiled_graph", 30) for batch in (1, 64)),
@@ -70,10 +77,15 @@ def build(size: str, device: str, tiny: bool, grid: list[int] | None = None) -> 
         ).eval()
 
 
-def draw(model: ImageCodeTransformer, batch: int, settings: SamplingSettings = SETTINGS) -> torch.Tensor:
+def draw(
+    model: ImageCodeTransformer,
+    batch: int,
+    settings: SamplingSettings = SETTINGS,
+    fixed: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Codes of pictures of the first classes."""
     labels = torch.arange(batch, device=model.device)
-    return sample_codes(model, Condition(labels), list(range(batch)), settings)
+    return sample_codes(model, Condition(labels), list(range(batch)), settings, fixed=fixed)
 
 
 def step_bytes(model: ImageCodeTransformer, rows: int) -> int:
@@ -125,6 +137,38 @@ def kernels_a_code(device: str, tiny: bool, mode: str) -> float:
     return (counts[1] - counts[0]) / 32
 
 
+def kernel_times(model: ImageCodeTransformer, case: Case) -> list[dict[str, Any]]:
+    """Time of each kernel over the last steps of a picture."""
+    fixed = torch.zeros(case.batch, *model.config.grid, dtype=torch.int64, device=model.device)
+    fixed.flatten(1)[:, -STEPS - 1 :] = -1
+    with using(case.mode), profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        draw(model, case.batch, fixed=fixed)
+        wait_for(model.device.type)
+    events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    spans = [(event.name, event.time_range.start, event.time_range.end) for event in events]
+    return [{"kernel": row.pop("kernel"), "batch": case.batch, "mode": case.mode, **row} for row in by_kernel(spans)]
+
+
+def by_kernel(spans: list[tuple[str, float, float]]) -> list[dict[str, Any]]:
+    """Rows of the whole step and of each kernel, the longest first, from their names, starts and ends in microseconds.
+
+    What runs between the first and the last draw counts. A kernel that starts early waits within its time.
+    """
+    spans = sorted(spans, key=lambda span: span[1])
+    draws = [number for number, span in enumerate(spans) if span[0] == LAST_KERNEL]
+    inside = [span for span in spans[draws[0] + 1 : draws[-1] + 1] if not span[0].startswith("Mem")]
+    steps = len(draws) - 1
+    times: dict[str, list[float]] = {}
+    for name, start, end in inside:
+        times.setdefault(name, []).append(end - start)
+    rows = [
+        {"kernel": name, "a_code": len(each) / steps, "us": sum(each) / len(each), "us_a_code": sum(each) / steps}
+        for name, each in sorted(times.items(), key=lambda item: -sum(item[1]))
+    ]
+    whole = (spans[draws[-1]][2] - spans[draws[0]][2]) / steps
+    return [{"kernel": "a step", "a_code": len(inside) / steps, "us_a_code": whole}, *rows]
+
+
 def agreement(device: str, tiny: bool, modes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Share of codes in float32 that equal those of the CPU, and those of the loop on the device."""
     model = build("B", "cpu", tiny, SMALL_GRID)
@@ -159,12 +203,12 @@ def checks(device: str, tiny: bool) -> Iterator[dict[str, Any]]:
 
 
 def sampling(device: str, tiny: bool, seconds: float) -> Iterator[dict[str, Any]]:
-    """A row for each case that the time allows; after those of size B, whether their codes are the same."""
+    """A row for each case that the time allows; after those of the kernels, whether codes are the same."""
     end = time.monotonic() + seconds
     bandwidth = copy_bandwidth(device, 8 if tiny else 2_048)
     model, built, checked = None, ("", False), False
     for case in CASES:
-        if not checked and case.size != "B" and time.monotonic() < end:
+        if not checked and case.mode not in KERNELS and time.monotonic() < end:
             yield from checks(device, tiny)
             checked = True
         row: dict[str, Any] = {"size": case.size, "batch": case.batch, "mode": case.mode}
@@ -179,5 +223,7 @@ def sampling(device: str, tiny: bool, seconds: float) -> Iterator[dict[str, Any]
                 model = reduce_weights(model, "int8") if case.int8 else model.to(torch.bfloat16)
                 built = case.size, case.int8
             yield row | measure(model, case, bandwidth)
+            if device == "cuda" and case.size == "B" and case.mode in KERNELS:
+                yield from kernel_times(model, case)
         except Exception as error:  # out of memory, or whatever Triton or Inductor raises
             yield row | {"failed": first_line(error)}

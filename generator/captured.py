@@ -30,7 +30,7 @@ from wvq.generator.step import CompiledStep, Step, StepState
 
 logger = logging.getLogger(__name__)
 
-MODES = ("auto", "loop", "eager_graph", "compiled_graph", "fused_graph")
+MODES = ("auto", "loop", "eager_graph", "compiled_graph", "fused_graph", "overlapped_graph")
 KEPT_GRAPHS = 16  # of one model; each has some hundred nodes, and all share their memory
 
 Replay = Callable[[], torch.Tensor | None]
@@ -44,9 +44,10 @@ def using(mode: str) -> Iterator[None]:
 
     Args:
         mode: ``loop``, a pass of the model a code; ``eager_graph``, a recorded step of its layers;
-            ``compiled_graph``, of its layers compiled by Inductor; ``fused_graph``, of kernels of this package. What
-            keeps such a step from being recorded is then raised. ``auto`` takes the fastest on CUDA that can be
-            recorded, and the loop elsewhere.
+            ``compiled_graph``, of its layers compiled by Inductor; ``fused_graph``, of kernels of this package;
+            ``overlapped_graph``, of the same, where each starts while the one before it runs. What keeps such a step
+            from being recorded is then raised. ``auto`` takes the fastest on CUDA that can be recorded, and the loop
+            elsewhere.
 
     Raises:
         ConfigError: an unknown mode.
@@ -327,10 +328,10 @@ def _captures(model: ImageCodeTransformer) -> Captures:
 
 
 def _step_class(kind: str, size: int) -> type[Step]:
-    if kind == "fused" and size == 1:
-        from wvq.generator.fused import FusedStep  # Triton is not everywhere
+    if kind in ("fused", "overlapped") and size == 1:
+        from wvq.generator.fused import FusedStep, OverlappedStep  # Triton is not everywhere
 
-        return FusedStep
+        return OverlappedStep if kind == "overlapped" else FusedStep
     return CompiledStep if kind == "compiled" else Step
 
 

@@ -1,10 +1,12 @@
-"""From the last code to the first hidden state, the gate between two products, and from logits to the next code."""
+"""From the last code to the first hidden state, and from logits to the next code."""
 
 from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
+
+from wvq.generator.kernels.overlap import launch_options, start_next, wait_for_previous
 
 LARGEST_TILE = 16384  # codes that a draw holds at once
 
@@ -23,7 +25,9 @@ def _embed_kernel(
     BLOCK_D: tl.constexpr,
     BIAS: tl.constexpr,
     TARGETS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    start_next(EARLY)
     row = tl.program_id(0)
     place = tl.load(position)
     code = tl.load(codes + (row % count) * length + place - 1)
@@ -43,6 +47,7 @@ def embed(
     rows: int,
     bias: torch.Tensor | None = None,
     targets: torch.Tensor | None = None,
+    early: bool = False,
 ) -> torch.Tensor:
     """Input tokens (M, D) of the codes ahead of ``position``.
 
@@ -53,6 +58,7 @@ def embed(
         rows: M, a multiple of B: the codes are repeated.
         bias: (M, 1, D) to add, contiguous; nothing if None.
         targets: (T, D), of which row ``position`` is added; nothing if None.
+        early: let the next kernel start early. This one is the first of a step, and does not.
     """
     count, length = codes.shape
     out = table.new_empty(rows, table.shape[1])
@@ -70,33 +76,17 @@ def embed(
         BLOCK_D=block,
         BIAS=bias is not None,
         TARGETS=targets is not None,
+        EARLY=early,
     )
-    return out
-
-
-@triton.jit
-def _gate_kernel(x, out, I, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    gate = tl.load(x + 2 * row * I + i, mask=i < I, other=0).to(tl.float32)
-    up = tl.load(x + (2 * row + 1) * I + i, mask=i < I, other=0).to(tl.float32)
-    tl.store(out + row * I + i, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=i < I)
-
-
-def gate(x: torch.Tensor) -> torch.Tensor:
-    """silu of the first half of (M, 2 I) times the second: (M, I)."""
-    rows, size = len(x), x.shape[1] // 2
-    out = x.new_empty(rows, size)
-    _gate_kernel[(rows, triton.cdiv(size, 1024))](x, out, size, BLOCK=1024)
     return out
 
 
 @triton.jit
 def _logits(start, other, k, K, scale, temperature, GUIDED: tl.constexpr):
     """Guided logits of the codes k, minus infinity outside of K; the sums are those of torch.lerp."""
-    value = tl.load(start + k, mask=k < K, other=-float("inf"))
+    value = tl.load(start + k, mask=k < K, other=-float("inf")).to(tl.float32)
     if GUIDED:
-        null = tl.load(other + k, mask=k < K, other=0)
+        null = tl.load(other + k, mask=k < K, other=0).to(tl.float32)
         toward = value - null
         value = tl.where(scale < 0.5, null + scale * toward, value - toward * (1 - scale))
         value = tl.where(k < K, value, -float("inf"))
@@ -113,13 +103,17 @@ def _draw_kernel(
     codes,
     count,
     length,
-    K,
     temperature,
     min_p,
+    K: tl.constexpr,  # where one tile holds all codes, the compiler reads and adds them once
     BLOCK: tl.constexpr,
     GUIDED: tl.constexpr,
     GREEDY: tl.constexpr,
+    ONE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    start_next(EARLY)
+    wait_for_previous(EARLY)
     row = tl.program_id(0)
     place = tl.load(position)
     scale = tl.load(scales + place)
@@ -156,6 +150,8 @@ def _draw_kernel(
         drawn = tl.minimum(drawn, tl.min(tl.where(chosen, k, K), 0))
     fixed = tl.load(given + row * length + place)
     tl.store(codes + row * length + place, tl.where(fixed < 0, tl.minimum(drawn, K - 1).to(tl.int64), fixed))
+    if ONE:  # no other program reads the position
+        tl.store(position, place + 1)
 
 
 def draw(
@@ -167,11 +163,12 @@ def draw(
     codes: torch.Tensor,
     temperature: float,
     min_p: float = 0.0,
+    early: bool = False,
 ) -> None:
-    """Write the codes at ``position``: guidance, temperature, min-p and the inverse of the CDF.
+    """Write the codes at ``position`` and go one on: guidance, temperature, min-p and the inverse of the CDF.
 
     Args:
-        logits: (B, K) float32, or (2 B, K) if guided: first those with the condition.
+        logits: (B, K) of any floating type, or (2 B, K) if guided: first those with the condition.
         uniform: (B, T) numbers in [0, 1).
         scales: (T,) float32, guidance scale at each position.
         position: (1,) int64.
@@ -179,6 +176,7 @@ def draw(
         codes: (B, T) int64.
         temperature: 0 takes the likeliest code.
         min_p: share of the likeliest code's probability that a code must have.
+        early: see :mod:`wvq.generator.kernels.overlap`.
     """
     count, length = codes.shape
     size = logits.shape[1]
@@ -192,11 +190,15 @@ def draw(
         codes,
         count,
         length,
-        size,
         float(temperature or 1.0),
         float(min_p),
+        K=size,
         BLOCK=block,
         GUIDED=len(logits) > count,
         GREEDY=temperature == 0,
+        ONE=count == 1,
         num_warps=16 if block >= 8192 else 4,
+        **launch_options(early),
     )
+    if count > 1:
+        position.add_(1)

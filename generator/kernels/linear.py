@@ -11,13 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
+from wvq.generator.kernels.overlap import launch_options, start_next, wait_for_previous
+
 MOST_ROWS = 4  # each row costs its own sums: on an H200, 4 take about as long as cuBLAS, norm and gate apart
 TILE = 8192  # weights that a program holds at once
 PROGRAMS = 132  # at least so many, one for each multiprocessor of a Hopper GPU
 
 
 @triton.jit
-def _kernel(
+def _linear_kernel(
     x,
     norm,
     weight,
@@ -32,19 +34,27 @@ def _kernel(
     NORM: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    start_next(EARLY)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     inside = (n < N)[:, None] & (k < K)[None, :]
-    w = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=inside, other=0).to(tl.float32)
+    first = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=inside, other=0)
     if GATED:
-        v = tl.load(weight + (N + n)[:, None].to(tl.int64) * K + k[None, :], mask=inside, other=0).to(tl.float32)
+        second = tl.load(weight + (N + n)[:, None].to(tl.int64) * K + k[None, :], mask=inside, other=0)
+    if NORM:
+        scale = tl.load(norm + k, mask=k < K, other=0)
+    wait_for_previous(EARLY)
+    w = first.to(tl.float32)
+    if GATED:
+        v = second.to(tl.float32)
     for row in tl.static_range(ROWS):
         inputs = tl.load(x + row * K + k, mask=k < K, other=0).to(tl.float32)
         factor = 1.0
         if NORM:  # the root mean square is a factor of the row, and follows the product
             factor = tl.rsqrt(tl.sum(inputs * inputs, 0) / K + eps)
-            inputs *= tl.load(norm + k, mask=k < K, other=0).to(tl.float32)
+            inputs *= scale.to(tl.float32)
         value = tl.sum(w * inputs[None, :], 1) * factor
         if GATED:
             value *= tl.sigmoid(value) * (tl.sum(v * inputs[None, :], 1) * factor)
@@ -61,6 +71,7 @@ def linear(
     gated: bool = False,
     residual: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
+    early: bool = False,
 ) -> torch.Tensor:
     """x W', after RMSNorm, and before a gate (SwiGLU) or the addition to a residual stream.
 
@@ -71,6 +82,7 @@ def linear(
         gated: the result is silu(first half) * second half.
         residual: (M, N), to which the result is added in place.
         dtype: of the result; that of x if None.
+        early: load the weights while the kernel before runs, see :mod:`wvq.generator.kernels.overlap`.
 
     Returns:
         (M, N): ``residual`` if it is given, else a new tensor.
@@ -82,7 +94,7 @@ def linear(
     block_n = min(16, max(1, TILE // (2 * block_k if gated else block_k)))
     while block_n > 1 and outputs < PROGRAMS * block_n:
         block_n //= 2
-    _kernel[(triton.cdiv(outputs, block_n),)](
+    _linear_kernel[(triton.cdiv(outputs, block_n),)](
         x,
         x if norm is None else norm,
         weight,
@@ -98,5 +110,6 @@ def linear(
         GATED=gated,
         RESIDUAL=residual is not None,
         num_warps=8 if block_k > TILE else 4,
+        **launch_options(early),
     )
     return out

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from benchmarks import gpu_peers
-from benchmarks.gpu_sampling import CASES, GREEDY, build, draw, kernels_a_code, sampling, step_bytes
+from benchmarks.gpu_sampling import (
+    CASES,
+    GREEDY,
+    KERNELS,
+    build,
+    by_kernel,
+    draw,
+    kernels_a_code,
+    sampling,
+    step_bytes,
+)
 from benchmarks.sampling import build_llama
 from wvq.generator.decoder import guide
 
@@ -15,7 +25,7 @@ def test_each_case_has_a_row():
     rows = list(sampling("cpu", True, LONG))
     cases = [row for row in rows if "size" in row]
     assert [(row["size"], row["batch"], row["mode"]) for row in cases] == [(c.size, c.batch, c.mode) for c in CASES]
-    measured = [row for row in cases if row["mode"] != "fused_graph"]  # Triton needs a GPU
+    measured = [row for row in cases if row["mode"] not in KERNELS]  # Triton needs a GPU
     assert all(row["ms_a_code"] > row["floor_ms"] > 0 for row in measured)
     assert all(row["times_floor"] == pytest.approx(row["ms_a_code"] / row["floor_ms"]) for row in measured)
     equal = {row["mode"]: row for row in rows if "equal_codes" in row}
@@ -40,6 +50,17 @@ def test_a_step_reads_blocks_head_and_half_a_cache():
 
 def test_a_cpu_runs_no_kernels():
     assert kernels_a_code("cpu", True, "loop") == 0
+
+
+def test_kernels_between_the_first_draw_and_the_last_are_timed():
+    step = [("product", 0.0, 3.0), ("product", 4.0, 5.0), ("Memset", 5.0, 6.0), ("_draw_kernel", 6.0, 8.0)]
+    spans = [(name, 10 * number + start, 10 * number + end) for number in range(3) for name, start, end in step]
+    rows = by_kernel([("prefix", -9.0, -1.0), *reversed(spans), ("product", 90.0, 99.0)])
+    assert rows == [
+        {"kernel": "a step", "a_code": 3, "us_a_code": 10},
+        {"kernel": "product", "a_code": 2, "us": 2, "us_a_code": 4},
+        {"kernel": "_draw_kernel", "a_code": 1, "us": 2, "us_a_code": 2},
+    ]
 
 
 # ---- peers

@@ -8,7 +8,8 @@ from wvq.generator.decoder import guide
 from wvq.generator.filters import draw as plain_draw
 from wvq.generator.kernels import linear as products
 from wvq.generator.kernels.attention import attend
-from wvq.generator.kernels.codes import draw, embed, gate
+from wvq.generator.kernels.between import gate, rms_norm
+from wvq.generator.kernels.codes import draw, embed
 from wvq.generator.kernels.linear import linear
 from wvq.generator.modeling import rotary_table, rotate
 from wvq.generator.sampling_settings import SamplingSettings
@@ -142,6 +143,12 @@ def test_embed(dtype):
     close(embed(codes, position, table, 4, bias, targets), last.double() + bias[:, 0] + targets[3], dtype)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_norm(dtype):
+    x, weight = normal(3, 200, dtype=dtype), normal(200, dtype=dtype)
+    close(rms_norm(x, weight, 1e-2), F.rms_norm(x.double(), (200,), weight.double(), 1e-2), dtype)
+
+
 def test_gate():
     x = normal(3, 2 * 1100)
     torch.testing.assert_close(gate(x), F.silu(x[:, :1100]) * x[:, 1100:])
@@ -160,10 +167,22 @@ def test_draw(changes, guided, size):
     given[5, 2] = 17
     codes = torch.zeros_like(given)
     draw(logits, uniform, scales, position, given, codes, settings.temperature, settings.min_p)
+    assert position.item() == 3
     expected = plain_draw(guide(logits, scales[2]) if guided else logits, uniform[:, 2], settings)
     assert codes[5, 2] == 17
     assert (codes[:5, 2] - expected[:5]).abs().max() <= (0 if size == 50 else 1)  # sums of many shares round
     assert codes[:, [0, 1, 3]].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_draw_for_one_picture(dtype):
+    """The kernel itself goes one position on; logits of any type are read."""
+    logits = normal(2, 50, dtype=dtype)
+    codes, position = torch.zeros(1, 4, dtype=torch.int64, device=DEVICE), torch.tensor([1], device=DEVICE)
+    scales = torch.full((4,), 1.5, device=DEVICE)
+    draw(logits, torch.zeros(1, 4, device=DEVICE), scales, position, codes - 1, codes, 0.0)
+    assert codes[0].tolist() == [0, guide(logits.float(), 1.5).argmax().item(), 0, 0]
+    assert position.item() == 2
 
 
 def test_draws_follow_the_probabilities():
