@@ -12,7 +12,7 @@ from wvq.generator.decoder import guide
 
 
 def test_each_case_has_a_row():
-    rows = list(sampling("cpu", True, 60))
+    rows = list(sampling("cpu", True, 600))
     cases = [row for row in rows if "size" in row]
     assert [(row["size"], row["batch"], row["mode"]) for row in cases] == [(c.size, c.batch, c.mode) for c in CASES]
     measured = [row for row in cases if row["mode"] != "fused_graph"]  # Triton needs a GPU

