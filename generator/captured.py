@@ -313,8 +313,11 @@ def _modes(model: ImageCodeTransformer) -> list[str]:
         return ["loop"]
     if any(weight.device != model.device or isinstance(weight, DTensor) for weight in model.parameters()):
         return ["loop"]  # spread over several devices
-    kernels = ["fused_graph"] if os.environ.get("WVQ_TRITON", "1") != "0" else []
-    return [*kernels, "eager_graph", "loop"]
+    if os.environ.get("WVQ_TRITON", "1") == "0":
+        return ["eager_graph", "loop"]
+    # Only Hopper and what came after it can start a kernel before the end of the one before.
+    overlapped = ["overlapped_graph"] if torch.cuda.get_device_capability(model.device) >= (9, 0) else []
+    return [*overlapped, "fused_graph", "eager_graph", "loop"]
 
 
 def _captures(model: ImageCodeTransformer) -> Captures:

@@ -7,6 +7,7 @@ the program is described and reported, and of the files for its output and error
 other, run as `python` would run it, and ends as an interpreter ends. The server ends when its input does.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -66,7 +67,9 @@ def watch(connection: Connection, output: int, errors: int) -> None:
         connection.close()
         become(arguments, environment, folder, output, errors)
     connection.send(program)
-    connection.send(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]))
+    code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        connection.send(code)
     os._exit(0)
 
 

@@ -4,12 +4,31 @@ Triton decides when it is imported whether kernels are compiled or interpreted. 
 which pytest does not collect by itself, and a test beside it calls :func:`run_interpreted`.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
+import pytest
+from packaging.version import Version
+
 ROOT = Path(__file__).parents[1]
+
+
+def _loops_by_constants_only() -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    old = Version(importlib.metadata.version("triton")) < Version("3.7")
+    return old and Version(numpy.__version__) >= Version("2.4")
+
+
+# Of tests of kernels with loops whose number of turns is a value of theirs.
+needs_computed_loops = pytest.mark.skipif(
+    _loops_by_constants_only(), reason="before 3.7 Triton's interpreter fails on loops over a value under NumPy 2.4"
+)
 
 
 def run_interpreted(file: str | Path, *options: str, timeout: float = 300) -> None:

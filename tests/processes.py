@@ -117,6 +117,9 @@ def run_ranks(
     """Run a program as each rank of ``world`` processes, as a launcher would on CPUs; one process needs no launcher.
 
     Unlike the launcher, nothing ends one rank because another has ended.
+
+    Raises:
+        AssertionError: a rank had not ended in time; shows what each has written to its standard error.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -129,6 +132,8 @@ def run_ranks(
     ranks = [Program(arguments, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
     try:
         return [rank.wait(timeout) for rank in ranks]
+    except subprocess.TimeoutExpired as stalled:  # most often since another has failed, which says why
+        raise AssertionError("\n".join([str(stalled), *(rank.stderr[-4000:] for rank in ranks)])) from None
     finally:
         for rank in ranks:
             rank.kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class StoredArray:
     def read(self) -> np.ndarray:
         """The whole array. Raises DataError if the file is damaged."""
         with readable(self.file), self._opened() as member:
-            member.seek(self.start)
+            member.read(self.start)  # after a seek, zipfile does not compare the values with their checksum
             values = np.frombuffer(bytearray(member.read(self.nbytes)), self.dtype)
             return values.reshape(self.shape, order="F" if self.fortran else "C")
 
@@ -158,7 +159,7 @@ def readable(file: Path) -> Iterator[None]:
         raise DataError(f"{file} does not exist") from None
     except (
         *(OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError, SyntaxError),
-        *(MemoryError, struct.error, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
+        *(MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
     ) as error:
         if isinstance(error, DataError):
             raise

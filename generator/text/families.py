@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from wvq.errors import CheckpointError
 from wvq.models.networks import surplus_weights
-from wvq.models.reading import DAMAGES, why_unloadable
+from wvq.models.reading import DAMAGES, whole_weights, why_unloadable
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ def load_text_model(folder: Path) -> tuple[TextFamily, Any, Any]:
         values, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
         family = _family(folder, values.get("model_type"))
         tokenizer = _load_tokenizer(folder, **local)
-        model, info = getattr(transformers, family.classes[values["model_type"]]).from_pretrained(
-            folder,
-            dtype="auto",
-            use_safetensors=True,
-            output_loading_info=True,
-            key_mapping=family.key_mapping,
-            **local,
-        )
+        with whole_weights():
+            model, info = getattr(transformers, family.classes[values["model_type"]]).from_pretrained(
+                folder,
+                dtype="auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                key_mapping=family.key_mapping,
+                **local,
+            )
     except CheckpointError:
         raise
     except (SafetensorError, *DAMAGES) as error:

@@ -84,7 +84,10 @@ def test_ways_on_a_gpu(monkeypatch):
     there = torch.device("cuda", 0)
     weights = [SimpleNamespace(device=there)]
     model = SimpleNamespace(device=there, parameters=lambda: weights)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     assert captured._modes(model) == ["fused_graph", "eager_graph", "loop"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert captured._modes(model) == ["overlapped_graph", "fused_graph", "eager_graph", "loop"]
     with using("eager_graph"):
         assert captured._modes(model) == ["eager_graph"]
         with using("loop"):

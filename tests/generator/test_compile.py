@@ -38,9 +38,9 @@ def test_a_step_is_that_of_a_plain_model(recomputed):
         torch.testing.assert_close(other.grad, parameter.grad, msg=name)
 
 
-def test_blocks_with_rates_of_their_own_are_compiled_one_by_one(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    model = make_generator(num_layers=4, drop_path=0.3).train()
-    model.compile(backend="aot_eager")
-    model(torch.randint(32, (2, 16))).loss.backward()
+def test_blocks_with_rates_of_their_own_are_compiled_one_by_one():
+    with torch._dynamo.config.patch(recompile_limit=2):
+        model = make_generator(num_layers=4, drop_path=0.3).train()
+        model.compile(backend="aot_eager")
+        model(torch.randint(32, (2, 16))).loss.backward()
     assert counters["stats"]["unique_graphs"] == 5

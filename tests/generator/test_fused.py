@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.interpreter import run_compiled, run_interpreted
+from tests.interpreter import needs_computed_loops, run_compiled, run_interpreted
 
 CHECKS = Path(__file__).with_name("checks_fused.py")
 
 pytest.importorskip("triton")
 
 
+@needs_computed_loops
 def test_fused_steps_under_the_interpreter():
     run_interpreted(CHECKS)
 

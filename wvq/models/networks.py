@@ -19,7 +19,7 @@ from wvq.checks import POSITIVE, interval
 from wvq.errors import CheckpointError, ConfigError, first_line
 from wvq.files.atomic import read_json
 from wvq.files.weight_files import verify_weights
-from wvq.models.reading import DAMAGES, resolve_folder, why_unloadable
+from wvq.models.reading import DAMAGES, resolve_folder, whole_weights, why_unloadable
 
 if TYPE_CHECKING:  # an optional dependency
     from efficientnet_lite_pytorch import EfficientNet
@@ -85,9 +85,10 @@ def load_frozen(model_class: Any, path: str | Path, kind: str, unused: tuple[str
     folder = resolve_folder(path, kind)
     verify_weights(folder)
     try:
-        model, info = model_class.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, trust_remote_code=False
-        )
+        with whole_weights():
+            model, info = model_class.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True, trust_remote_code=False
+            )
     except (SafetensorError, *DAMAGES) as error:
         raise CheckpointError(f"{folder} does not load as a {kind} ({why_unloadable(folder, error)})") from error
     problems = {

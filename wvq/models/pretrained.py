@@ -27,7 +27,7 @@ from wvq.models.loading_options import (
     take_dtype,
     take_hub_options,
 )
-from wvq.models.reading import DAMAGES, resolve_folder
+from wvq.models.reading import DAMAGES, resolve_folder, whole_weights
 from wvq.models.saving_options import (
     ModelPushOptions,
     SavingOptions,
@@ -123,15 +123,16 @@ class StrictPreTrainedModel(PreTrainedModel):
         if kind is not None and not cls.cast_when_loaded:
             passed_on["dtype"] = kind
         try:
-            loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
-                folder,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # an error below, which names them
-                use_safetensors=True,
-                local_files_only=True,
-                **passed_on,
-            )
+            with whole_weights():
+                loaded: Any = super().from_pretrained(  # a pair, though its type is that of the model
+                    folder,
+                    config=config,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # an error below, which names them
+                    use_safetensors=True,
+                    local_files_only=True,
+                    **passed_on,
+                )
             model, info = loaded
         except (ConfigError, torch.OutOfMemoryError):  # nothing is wrong with the files
             raise

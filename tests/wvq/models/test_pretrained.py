@@ -1,6 +1,7 @@
 """What both models share: loading and saving with the options of transformers, and the hash of the weights."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,21 @@ def test_shards_come_back_and_are_verified(tmp_path):
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=f"{shard.name} is not the file that was saved"):
         SmallModel.from_pretrained(tmp_path / "a")
+
+
+def test_a_sharded_run_loads_all_weights_in_every_process(tmp_path, monkeypatch):
+    """transformers may leave them 0 where a process is not the first of its machine."""
+    model = SmallModel(SmallConfig(width=4))
+    model.save_pretrained(tmp_path / "a")
+    variables = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", "LOCAL_RANK": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert weights_hash(SmallModel.from_pretrained(tmp_path / "a")) == weights_hash(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"  # of the model that is sharded
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,8 @@ def test_an_unknown_recipe_names_the_near_match_and_the_shipped_ones():
         recipe_file("openmoji_32/tokeniser")
 
 
-def test_shipped_recipes_are_found_by_any_of_their_names():
+def test_shipped_recipes_are_found_by_any_of_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no file of that name lies
     expected = shipped_recipes()["openmoji_32/tokenizer"]
     for name in ("openmoji_32/tokenizer", "configs/openmoji_32/tokenizer.yaml", str(expected)):
         assert recipe_file(name).samefile(expected)
