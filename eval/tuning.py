@@ -46,7 +46,9 @@ CANDIDATES = (
     SamplingSettings(guidance_scale=2.0, temperature=0.8, top_k=100),
     SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100),
 )
-ROUND = 32  # samples of each setting between two looks at the clock
+ROUND = 32  # most samples of each setting between two looks at the clock
+FIRST = 8  # samples of each setting in the first round; each later one doubles them, up to ROUND more
+FEWEST_SETTINGS = 2  # that are tried however short the time is
 MOST_IMAGES = 256  # samples of a setting: enough to rank them
 MARGIN = 0.02  # share of samples that may be blank beyond that of the real pictures
 TIE = 0.05  # distances that differ by less than this share count as equal
@@ -74,7 +76,8 @@ class SamplingSearch:
     """The settings that were tried, with the one that was chosen.
 
     Attributes:
-        trials: one a setting, in the order in which they were given.
+        trials: one a setting that there was time for, in the order in which they were given.
+        num_candidates: settings that were given.
         chosen: the best of them.
         reason: why, in one sentence.
         metric: name of the distance, which says whose features it is over.
@@ -86,6 +89,7 @@ class SamplingSearch:
     """
 
     trials: list[Trial]
+    num_candidates: int
     chosen: Trial
     reason: str
     metric: str
@@ -123,6 +127,7 @@ class SamplingSearch:
         return {
             "trials": trials,
             "real": {"blank": self.real_blank, "repeated": self.real_repeated},
+            "num_candidates": self.num_candidates,
             "num_images": self.num_images,
             "num_reference": self.num_reference,
             "seed": self.seed,
@@ -143,9 +148,9 @@ def search_sampling(
 ) -> SamplingSearch:
     """Draw samples by each of a few settings and choose one; the pipeline is not changed.
 
-    All settings draw the same conditions, those of the real pictures, from the same seeds, in rounds of ``ROUND``
-    samples until there are enough or the time is over: each has as many samples as the others. The choice is
-    :func:`choose`'s.
+    All settings draw the same conditions, those of the real pictures, from the same seeds, in rounds until there are
+    enough samples or the time is over: each has as many samples as the others. Where the time is too short for a few
+    samples of each, settings from all over the list are left out. The choice is :func:`choose`'s.
 
     Args:
         pipeline: draws the samples.
@@ -154,7 +159,7 @@ def search_sampling(
         feature_network: network of the kernel distance; coarse pixels if None.
         seed: sample i of each setting is drawn from seed + i.
         most_images: most samples of a setting.
-        max_seconds: no round begins that would probably end later than this; the first one always runs.
+        max_seconds: nothing begins that would probably end later than this, but a few samples of two settings.
         progress: whether to show a progress bar.
 
     Raises:
@@ -172,18 +177,29 @@ def search_sampling(
     plan = condition_plan(config, dataset, indices, classes, prompts, most_images)
     samples = [Samples(pipeline, most_images, plan, settings, seed, ROUND) for settings in candidates]
     views = [_View(feature_network) for _ in candidates]
-    count = _draw(samples, views, max_seconds, progress)
+    count, tried = _draw(samples, views, started + max_seconds, progress)
     real_features = torch.cat([_features(feature_network, part) for part in real[:count].split(ROUND)])
     limit = blank_below(contrast(real))
-    trials = [
-        Trial(settings, *view.figures(real_features, limit)) for settings, view in zip(candidates, views, strict=True)
-    ]
+    trials = [Trial(candidates[number], *views[number].figures(real_features, limit)) for number in tried]
     blank, copies = defects(contrast(real), small_pictures(real), limit)
     name = feature_network.name if feature_network else "pixels"
     [metric] = KERNEL.names_over(name)
     chosen, reason = choose(trials, blank, metric)
-    seconds = round(time.perf_counter() - started, 1)
-    return SamplingSearch(trials, chosen, reason, metric, count, len(real_features), blank, copies, seed, seconds)
+    if len(trials) < len(candidates):
+        reason += f"; there was time to try {len(trials)} of {len(candidates)} settings, by {count} samples each"
+    return SamplingSearch(
+        trials,
+        len(candidates),
+        chosen,
+        reason,
+        metric,
+        count,
+        len(real_features),
+        blank,
+        copies,
+        seed,
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def choose(trials: Sequence[Trial], real_blank: float, metric: str = "distance") -> tuple[Trial, str]:
@@ -212,17 +228,49 @@ def choose(trials: Sequence[Trial], real_blank: float, metric: str = "distance")
     return chosen, f"{how} of the {among}"
 
 
-def _draw(samples: Sequence[Samples], views: Sequence[_View], max_seconds: float, progress: bool) -> int:
-    """Draw as many samples of each setting into its view as there is time for; returns how many those are."""
-    started, longest, count, most = time.perf_counter(), 0.0, 0, samples[0].num_images
+def _draw(samples: Sequence[Samples], views: Sequence[_View], deadline: float, progress: bool) -> tuple[int, list[int]]:
+    """Draw as many samples of each setting into its view as there is time for.
+
+    Returns:
+        How many those are, and the numbers of the settings that have them; the other views are empty.
+    """
+    most = samples[0].num_images
+    run, tried, pace = range(min(FIRST, most)), list[int](), 0.0
+
     with tqdm(total=most * len(samples), desc="sampling settings", unit="img", disable=not progress) as bar:
-        while count < most and (not count or time.perf_counter() - started + longest <= max_seconds):
-            before, run = time.perf_counter(), range(count, min(count + ROUND, most))
-            for one, view in zip(samples, views, strict=True):
-                view.add(one.draw(run).images)
-                bar.update(len(run))
-            count, longest = run.stop, max(longest, time.perf_counter() - before)
-    return count
+
+        def add(number: int) -> float:
+            """Draw a round of a setting; returns the seconds of one sample."""
+            before = time.perf_counter()
+            views[number].add(samples[number].draw(run).images)
+            bar.update(len(run))
+            return (time.perf_counter() - before) / len(run)
+
+        def is_time_for(drawn: int) -> bool:
+            """Whether there is time for so many samples, and for as many real pictures as each setting has samples."""
+            return time.perf_counter() + pace * (drawn + run.stop) <= deadline
+
+        for number in _spread_order(len(samples)):
+            if len(tried) >= FEWEST_SETTINGS and not is_time_for(len(run)):
+                break
+            pace = add(number)
+            tried.append(number)
+        bar.total = most * len(tried)
+        while (count := run.stop) < most:
+            run = range(count, min(count + min(count, ROUND), most))
+            if not is_time_for(len(run) * len(tried)):
+                break
+            pace = max(map(add, tried))
+    return count, sorted(tried)
+
+
+def _spread_order(count: int) -> list[int]:
+    """The numbers below ``count``, of which the first few are always from all over: both ends, then the middle."""
+    order = list(dict.fromkeys((0, count - 1)))
+    while len(order) < count:
+        rest = [number for number in range(count) if number not in order]
+        order.append(max(rest, key=lambda number: min(abs(number - other) for other in order)))
+    return order
 
 
 class _View:

@@ -14,7 +14,7 @@ from typing import SupportsIndex
 import torch
 from torch import nn
 
-from wvq.checks import as_integer
+from wvq.checks import as_integer, locale_fault
 from wvq.errors import ConfigError, near_match
 from wvq.generator.configuration import GeneratorConfig
 from wvq.generator.initialization import set_init_scale
@@ -196,12 +196,16 @@ def class_ids(labels: Iterable[str | SupportsIndex], class_names: Sequence[str],
     for label in labels:
         number = ids_by_name.get(label, _written_id(label)) if isinstance(label, str) else as_integer(label)
         if number is None and isinstance(label, str):
+            if fault := locale_fault(label):
+                raise ConfigError(f"class {label!r}: {fault}")
             known = f"; classes: {', '.join(class_names[:12])}" if class_names else "; this model has no class names"
             raise ConfigError(f'class "{label}" is unknown{near_match(label, class_names)}{known}')
         if not isinstance(number, int) or isinstance(number, bool):
             raise ConfigError(f"a class is a name or an id, got {label!r}")
         if not 0 <= number < num_classes:
-            raise ConfigError(f"class id {number} is out of range: this model has {num_classes} classes, from 0")
+            named = ids_by_name.get(str(number))
+            hint = "" if named is None else f'; the class of that name has the id {named}: give "{number}", as a text'
+            raise ConfigError(f"class id {number} is out of range: this model has {num_classes} classes, from 0{hint}")
         ids.append(number)
     return ids
 

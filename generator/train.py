@@ -50,6 +50,9 @@ class _Sizes(Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...
 
+    @property
+    def code_dim(self) -> int: ...
+
 
 class _Codebook(Protocol):
     def lookup(self, codes: torch.Tensor) -> torch.Tensor: ...
@@ -60,7 +63,7 @@ class Tokenizer(Decoder, Protocol):
 
     @property
     def config(self) -> _Sizes:
-        """Number of codes and grid."""
+        """Number of codes, grid, and dims of a code's vector."""
 
     @property
     def quantizer(self) -> _Codebook:
@@ -102,7 +105,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
     text_encoder = build_text_encoder(
         train, recipe.condition, padding=run_padding(out / TRAINING) if resume else "right"
     )
-    config = build_config(recipe, train.header, text_encoder)
+    config = build_config(recipe, train.header, tokenizer, text_encoder)
     recipe = replace(recipe, condition=settled_condition(recipe.condition, out if resume else None))
     fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, tokenizer))
     with claimed_stage(out, recipe, resume, fingerprint) as stage:
@@ -210,12 +213,13 @@ def settled_condition(condition: ConditionConfig, resumed: Path | None) -> Condi
 
 
 def build_config(
-    recipe: GeneratorRecipe, header: CodeHeader, text_encoder: TextEncoder | None
+    recipe: GeneratorRecipe, header: CodeHeader, tokenizer: Tokenizer, text_encoder: TextEncoder | None
 ) -> ImageCodeTransformerConfig:
     """The model's config: sizes from the recipe, the rest from the cache.
 
     Raises:
-        ConfigError: a field that comes from the cache is in the recipe, or one is out of range.
+        ConfigError: a field that comes from the cache is in the recipe, one is out of range, or ``code_dim`` is not
+            that of the tokenizer.
     """
     names = header.class_names if recipe.condition.classes else []
     from_cache: dict[str, Any] = {
@@ -232,7 +236,13 @@ def build_config(
     if recipe.objective.random_order and not sizes.setdefault("target_positions", True):
         raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
     text = text_encoder.config_fields() if text_encoder is not None else {}
-    return ImageCodeTransformerConfig(**sizes, **from_cache, **text)
+    config = ImageCodeTransformerConfig(**sizes, **from_cache, **text)
+    if config.code_dim not in (0, dims := tokenizer.config.code_dim):
+        raise ConfigError(
+            f"model.code_dim is {config.code_dim}, but the codes of {recipe.tokenizer} are vectors of {dims}: set it "
+            f"to {dims}, or to 0 for a model that does not see them"
+        )
+    return config
 
 
 def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:

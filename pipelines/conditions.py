@@ -9,7 +9,7 @@ from typing import SupportsIndex, TypeAlias, TypeGuard, TypeVar
 
 import torch
 
-from wvq.checks import SAMPLE_SEED, Rule, as_integer, integer, is_integer, require
+from wvq.checks import SAMPLE_SEED, Rule, as_integer, integer, is_integer, locale_fault, require
 from wvq.errors import ConfigError
 from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids, warn_of_numbers_as_names
 from wvq.generator.configuration import ImageCodeTransformerConfig
@@ -68,7 +68,8 @@ def requested(
         raise ConfigError("a prompt is given, but this model is not conditional on text; use class_labels")
     for text in prompts or []:
         if re.search("[\ud800-\udfff]", text):  # what Python makes of bytes of the command line that are not UTF-8
-            raise ConfigError(f"prompt {text!r} holds bytes that are no UTF-8 text; write it in UTF-8")
+            fault = locale_fault(text) or "it holds bytes that are no UTF-8 text; write it in UTF-8"
+            raise ConfigError(f"prompt {text!r}: {fault}")
     lengths = {
         name: len(values) for name, values in (("class_labels", labels), ("prompt", prompts)) if values is not None
     }

@@ -49,8 +49,12 @@ from wvq.tokenizer.recipes import ExportRecipe
 CHECKED_ROWS = 32
 
 
-def export_codes(recipe: ExportRecipe) -> CodeHeader:
+def export_codes(recipe: ExportRecipe, images: ImageSplits | StreamSplits | None = None) -> CodeHeader:
     """Encode the pictures of a recipe into ``recipe.out``; the folder appears when it is complete and checked.
+
+    Args:
+        recipe: settings.
+        images: the pictures of ``recipe.data``, if they have been read and their inventory shown before.
 
     Raises:
         ConfigError, DataError, CheckpointError: bad settings, pictures (one, or too many, that cannot be read) or
@@ -66,8 +70,9 @@ def export_codes(recipe: ExportRecipe) -> CodeHeader:
     tokenizer.config.require_image_size(recipe.data, recipe.tokenizer)
     if is_main_process() and (warning := tokenizer.config.other_fit(recipe.data, recipe.tokenizer)):
         warnings.warn(warning, stacklevel=2)
-    images = open_images(recipe.data)
-    images.inventory.show()
+    if images is None:
+        images = open_images(recipe.data)
+        images.inventory.show()
     fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, images, tokenizer))
     sets: dict[str, Pictures] = {"train": images.train, "validation": images.validation}
     header = CodeHeader(

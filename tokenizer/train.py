@@ -34,8 +34,15 @@ from wvq.training.stage import claimed_stage
 from wvq.training.trainer import Trainer
 
 
-def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, Any]:
+def train_tokenizer(
+    recipe: TokenizerRecipe, resume: bool = False, images: ImageSplits | StreamSplits | None = None
+) -> dict[str, Any]:
     """Train the tokenizer of a recipe and save it in ``recipe.out``.
+
+    Args:
+        recipe: settings.
+        resume: continue the run in ``recipe.out``.
+        images: the pictures of ``recipe.data``, if they have been read and their inventory shown before.
 
     Returns:
         Held-out figures and the run's counts (see :meth:`Trainer.run`), as saved in ``result.json``.
@@ -47,8 +54,9 @@ def train_tokenizer(recipe: TokenizerRecipe, resume: bool = False) -> dict[str, 
     recipe.check()
     refuse_data_folder(recipe.out, recipe.data.path)
     loss = ReconstructionLoss(recipe.loss)
-    images = open_images(recipe.data)
-    images.inventory.show()
+    if images is None:
+        images = open_images(recipe.data)
+        images.inventory.show()
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_fsdp2:
         raise ConfigError("a tokenizer is too small to shard; start it with --multi_gpu instead of --use_fsdp")

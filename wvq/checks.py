@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import fields
@@ -158,6 +159,22 @@ def _as_fields(value: object) -> object:
     return list(map(_as_fields, value)) if isinstance(value, list | tuple) else as_number(value)
 
 
+def locale_fault(text: str) -> str | None:
+    """Why Python could not decode a name, an option or a prompt that is UTF-8: the locale; None if that is not why.
+
+    Args:
+        text: bytes that could not be decoded are surrogates in it.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8" or text.isascii():
+        return None
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return None
+    return f"it is UTF-8 text, which this locale takes as {encoding}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+
+
 def _as_source(value: object) -> object:
     """A path with the user's home in place of ``~`` and without a slash at its end; a name or URL as it is."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -168,7 +185,7 @@ def _as_source(value: object) -> object:
     if "\0" in text:
         raise ValueError("it holds a NUL character")
     if _SURROGATE.search(text):  # a byte of a name in another encoding
-        raise ValueError("this name is not UTF-8 text, as saved recipes need; rename it")
+        raise ValueError(locale_fault(text) or "this name is not UTF-8 text, as saved recipes need; rename it")
     if text.lower().startswith("file:"):
         raise ValueError(f"write {re.sub('^file:(//)?', '', text, flags=re.IGNORECASE)}")
     if _URL.match(text):

@@ -1,6 +1,5 @@
 """The search over sampling settings: the choice among trials, equal terms for all, its bounds, and what it reports."""
 
-import itertools
 import json
 from types import SimpleNamespace
 
@@ -87,9 +86,10 @@ def test_all_settings_draw_the_same_conditions_from_the_same_seeds(labelled, pro
     assert found.chosen.settings == HOT
     assert found.metric == "kd_projection"
     assert (found.num_images, found.num_reference) == (40, 30)
-    assert pipeline.seeds == [(1, 7, 32), (0.2, 7, 32), (1, 39, 8), (0.2, 39, 8)]
-    assert pipeline.labels[:32] == pipeline.labels[32:64]
-    assert pipeline.labels[64:72] == pipeline.labels[72:]
+    rounds = [(7, 8), (15, 8), (23, 16), (39, 8)]
+    assert pipeline.seeds == [(temperature, *drawn) for drawn in rounds for temperature in (1, 0.2)]
+    assert pipeline.labels[:8] == pipeline.labels[8:16]
+    assert pipeline.labels[32:48] == pipeline.labels[48:64]
     assert set(pipeline.labels) == {0, 1, 2}
     assert (found.trials[1].blank, found.trials[1].repeated) == (1, 0)
     assert pipeline.sampling == SamplingSettings(temperature=0.7)  # not changed
@@ -101,12 +101,34 @@ def test_the_same_search_gives_the_same_figures(labelled):
     assert first.metric == "kd_pixels"
 
 
-def test_the_clock_ends_it_after_whole_rounds(labelled, monkeypatch):
-    ticks = itertools.count()
-    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    assert search(Artist(), labelled, max_seconds=0).num_images == tuning.ROUND
-    # The clock moves on by one with each look: three times a round, of which the work itself takes one.
-    assert search(Artist(), labelled, max_seconds=5).num_images == 2 * tuning.ROUND
+@pytest.mark.parametrize(
+    ("settings", "seconds", "tried", "count"),
+    [
+        (8, 0, [0, 7], 8),
+        (8, 40, [0, 3, 5, 7], 8),  # of the real pictures, as many as each setting has samples count as well
+        (8, 72, [*range(8)], 8),
+        (2, 200, [0, 1], 64),
+        (1, 0, [0], 8),
+    ],
+)
+def test_the_clock_bounds_the_samples_and_then_the_settings(settings, seconds, tried, count, labelled, monkeypatch):
+    """One sample takes a second."""
+    now = [0.0]
+
+    class Slow(Artist):
+        def __call__(self, *conditions, num_images, **options):
+            now[0] += num_images
+            return super().__call__(*conditions, num_images=num_images, **options)
+
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    candidates = [SamplingSettings(top_k=number) for number in range(settings)]
+    found = search(Slow(), labelled, candidates, max_seconds=seconds)
+    assert [one.settings.top_k for one in found.trials] == tried
+    assert (found.num_images, found.num_candidates) == (count, settings)
+    assert now[0] + min(count, 30) <= seconds or len(tried) <= tuning.FEWEST_SETTINGS
+    left_out = f"; there was time to try {len(tried)} of {settings} settings, by {count} samples each"
+    assert found.reason.endswith(left_out) == (len(tried) < settings)
+    assert found.result()["num_candidates"] == settings
 
 
 def test_conditions_are_those_that_the_model_has(labelled):

@@ -175,6 +175,14 @@ def test_a_text_is_a_name_first_and_else_an_id():
             class_ids([label], NUMBERED, 12)
 
 
+def test_an_id_out_of_range_that_is_the_name_of_a_class_says_so():
+    message = r'class id 10 is out of range: .* from 0; the class of that name has the id 2: give "10", as a text$'
+    with pytest.raises(ConfigError, match=message):
+        class_ids([10], NUMBERED, 4)
+    with pytest.raises(ConfigError, match=r"from 0$"):
+        class_ids([11], NUMBERED, 4)
+
+
 @pytest.mark.parametrize("label", [2, 2.0, np.int64(2), np.int32(2), torch.tensor(2), np.array(2)])
 def test_an_integer_is_an_id_of_whatever_library(label):
     assert class_ids([label], NUMBERED, 12) == [2]

@@ -13,6 +13,7 @@ import yaml
 
 from tests.tiny import CLASS_NAMES, TEXT_DIM
 from wvq.data.codes import CodeDataset
+from wvq.errors import ConfigError
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.conditioning import ConditionEmbedder
 from wvq.generator.modeling import ImageCodeTransformer
@@ -77,6 +78,12 @@ def test_text_and_code_vectors(recipe, tokenizer, tmp_path, text_condition):
     expected = (vectors - vectors.mean(0)) / vectors.std()
     torch.testing.assert_close(generator.codebook, expected, atol=1e-5, rtol=1e-5)
     assert generator.condition.null_text.abs().sum() > 0
+
+
+def test_code_vectors_of_other_dims_are_refused_before_a_folder_is_made(recipe, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.code_dim is 3, but .* are vectors of 4: set it to 4, or"):
+        train_generator(recipe(model={"code_dim": 3}), tokenizer)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_classes_can_be_left_out(recipe, tokenizer, tmp_path):

@@ -40,7 +40,7 @@ from wvq.tokenizer.train import train_tokenizer
 TOKENIZER_SHARE = 0.36
 # Of OpenMoji: after minutes of training little guidance is best: more of it exaggerates what was memorised.
 SAMPLING = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)
-# Time of the search for those of other pictures, as a share of the training time; it comes in addition.
+# Most time of the search for those of other pictures, as a share of the training time; it comes in addition.
 SEARCH_SHARE = 0.1
 FEWEST = {"train": 8, "validation": 4}  # pictures that the evaluation can halve
 # Held out where the usual tenth is fewer than that, as of a few pictures in each of many classes.
@@ -139,7 +139,7 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
     if fit.fit == "pad":
         for data in (tokenizer_recipe.data, export_recipe.data):
             data.fit, data.pad_color = fit.fit, fit.pad_color
-        images = load_images(tokenizer_recipe.data)
+        images = images.under(tokenizer_recipe.data)
     if len(images.validation) < FEWEST["validation"]:
         for stage in (tokenizer_recipe, export_recipe):
             stage.data.validation_fraction = LARGER_FRACTION
@@ -153,11 +153,12 @@ def run_quickstart(recipe: QuickstartRecipe) -> Path:
             f"quick start needs {FEWEST['train']} and {FEWEST['validation']}, so about 25 pictures in all"
         )
     decisions.append(condition_note(images, generator_recipe.condition))
+    images.inventory.show()
     print("\n".join(decisions))
 
     results: dict[str, Any] = {"fit": asdict(fit), "decisions": decisions}
-    results |= {"tokenizer": train_tokenizer(tokenizer_recipe)}
-    export_codes(export_recipe)
+    results |= {"tokenizer": train_tokenizer(tokenizer_recipe, images=images)}
+    export_codes(export_recipe, images.under(export_recipe.data))
     built_in = recipe.data == "openmoji"
     results["generator"], pipe = train_pipeline(
         generator_recipe,

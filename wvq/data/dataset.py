@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,14 @@ class ImageSplits:
     class_names: tuple[str, ...]
     source: str
     inventory: Inventory
+
+    def under(self, config: DataConfig) -> ImageSplits:
+        """The same pictures, held out in the same way, at the size and under the fit, crop and flip of a config."""
+        return replace(
+            self,
+            train=ImageDataset(self.train.table, self.class_names, config),
+            validation=ImageDataset(self.validation.table, self.class_names, config.of_held_out()),
+        )
 
 
 def load_images(config: DataConfig) -> ImageSplits:

@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets
 
+from wvq.checks import locale_fault
 from wvq.data.captions import Notes, joined
 from wvq.data.inventory import NAMED, Inventory, first_names, shown
 from wvq.data.listing import Listing, list_folder, walk
@@ -292,7 +293,8 @@ def _require_utf8(name: str) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"{shown(name)}: this name is not UTF-8 text, as tables of pictures need; rename it, or all of them by "
+            fault = locale_fault(name) or (
+                "this name is not UTF-8 text, as tables of pictures need; rename it, or all of them by "
                 "convmv -f latin1 -t utf8 -r --notest FOLDER"
-            ) from None
+            )
+            raise DataError(f"{shown(name)}: {fault}") from None

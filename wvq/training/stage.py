@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wvq.data.splits import check_pictures
-from wvq.distributed import decided_by_first_process, wait_for_all
+from wvq.distributed import decided_by_first_process, is_main_process, wait_for_all
 from wvq.files.atomic import files_into, write_json
 from wvq.files.fingerprint import DataFingerprint
 from wvq.files.locks import sole_run
+from wvq.files.names import FINGERPRINT_NAME, RECIPE_NAME
 from wvq.files.stage_folder import finished_run, start_stage
 from wvq.settings.data import DataConfig
 from wvq.training.trainer import Trainer
@@ -31,12 +34,14 @@ class Stage:
         folder: folder in it, of the run's log, pictures and checkpoints.
         resume: whether the run goes on with what is there.
         finished: the result of a resumed run that had come to its end before: nothing is left to train.
+        trains: whether training has begun.
     """
 
     out: Path
     folder: Path
     resume: bool
     finished: dict[str, Any] | None
+    trains: bool = False
 
     def train(self, trainer: Trainer[Any], **facts: Any) -> dict[str, Any]:
         """Run the trainer, and save the model and the result; all processes end together.
@@ -51,6 +56,7 @@ class Stage:
         Raises:
             RunInterrupted, CheckpointError: see :meth:`Trainer.run`.
         """
+        self.trains = True
         result = trainer.run(resume=self.resume) | facts
         model = trainer.model_to_save
         if model is not None:
@@ -71,6 +77,8 @@ def claimed_stage(
 ) -> Iterator[Stage]:
     """Hold the folder of a stage for as long as the block runs, and start or resume a run in it.
 
+    A start that fails before its training leaves nothing behind, so that the next one is not refused.
+
     Args:
         out: the folder.
         recipe: saved in it; a resumed run must have been started with the same one.
@@ -85,9 +93,24 @@ def claimed_stage(
     with sole_run(out):
         folder = decided_by_first_process(lambda: start_stage(out, recipe, resume))
         finished = decided_by_first_process(lambda: finished_run(out)) if resume else None
-        if fingerprint is not None and finished is None:
-            decided_by_first_process(lambda: _keep_fingerprint(Path(out), fingerprint, data, resume))
-        yield Stage(Path(out), folder, resume, finished)
+        stage = Stage(Path(out), folder, resume, finished)
+        try:
+            if fingerprint is not None and finished is None:
+                decided_by_first_process(lambda: _keep_fingerprint(Path(out), fingerprint, data, resume))
+            yield stage
+        except BaseException:
+            if not (resume or stage.trains) and is_main_process():
+                _remove_start(stage)
+            raise
+
+
+def _remove_start(stage: Stage) -> None:
+    """Remove what a start has written: with a recipe or a training folder there before, it would have been refused."""
+    for name in (RECIPE_NAME, FINGERPRINT_NAME):
+        (stage.out / name).unlink(missing_ok=True)
+    shutil.rmtree(stage.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # other files lie there
+        stage.out.rmdir()
 
 
 def _keep_fingerprint(out: Path, fingerprint: DataFingerprint, data: DataConfig | None, resume: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from PIL import Image
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app.cli import COMMANDS, main
@@ -122,7 +123,7 @@ def test_prompts_end_at_line_feeds_alone(encoding, tmp_path):
 
 def test_a_prompt_of_bytes_that_are_no_text(fails, pipeline_dir, tmp_path):
     line = fails("sample", pipeline_dir, "--prompt", "a\udcff", f"--out={tmp_path / 's'}")
-    assert r"prompt 'a\udcff' holds bytes that are no UTF-8 text" in line
+    assert r"prompt 'a\udcff': it holds bytes that are no UTF-8 text" in line
     assert not (tmp_path / "s").exists()
 
 
@@ -339,3 +340,32 @@ def test_a_terminal_that_lacks_characters_shows_their_codes(encoding):
     name = "нет" if encoding == "cp1251" else r"\u043d\u0435\u0442"
     line = f"wvq info: error: {name} \\u2603: no such file or folder\n"
     assert (done.returncode, done.stderr.decode(encoding)) == (2, line)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train-tokenizer", "--data.path=кот", "--out=t"],
+        ["train-tokenizer", "--data.path=.", "--data.layout=plain", "--out=../t"],
+        ["sample", "{pipeline}", "--prompt=кот", "--out=../t"],
+        ["sample", "{pipeline}", "--class=кот", "--out=../t"],
+    ],
+    ids=["option", "file", "prompt", "class"],
+)
+def test_a_locale_that_is_not_utf_8_is_blamed_by_its_name(command, tmp_path, pipeline_dir):
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / f"кот {number}.png")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "wvq", *(part.format(pipeline=pipeline_dir) for part in command)],
+        cwd=tmp_path / "pictures",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    line = "it is UTF-8 text, which this locale takes as ascii; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert line in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

@@ -14,9 +14,11 @@ from wvq.app import quickstart
 from wvq.app.quickstart import run_quickstart, stage_recipes, text_condition
 from wvq.app.quickstart_report import PROMPTS, shown_prompts
 from wvq.app.recipes import QuickstartRecipe
+from wvq.data import dataset
 from wvq.data.codes import CodeHeader
+from wvq.data.sources import read_source
 from wvq.errors import ConfigError, DataError
-from wvq.eval.tuning import CANDIDATES, ROUND
+from wvq.eval.tuning import CANDIDATES, FEWEST_SETTINGS, FIRST
 from wvq.generator.recipes import ConditionConfig
 from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -81,11 +83,12 @@ def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, t
     trials = results["sampling"]["trials"]
     [chosen] = [trial for trial in trials if trial["chosen"]]
     assert pipe.sampling.identity().items() <= chosen.items()
-    assert len(trials) == len(CANDIDATES)
+    assert (len(trials), results["sampling"]["num_candidates"]) == (FEWEST_SETTINGS, len(CANDIDATES))
     assert "kd_efficientnet_lite0" in chosen
     assert results["generation"]["settings"]["temperature"] == chosen["temperature"]
     assert json.dumps(vars(pipe.sampling)) in (out / "README.md").read_text()
     printed = capsys.readouterr().out
+    assert printed.count("held out (") == 1  # what was read is printed once for all stages
     for text in ("conditions: 3 classes and captions", results["sampling"]["reason"]):
         assert text in printed
         assert text[1:] in html
@@ -103,8 +106,10 @@ def test_a_run_on_captioned_pictures(caption_folder, tiny_stages, encoder_dir, t
     assert {row["kind"] for row in read_log(out / "generator" / "training")} == {"train", "validation"}
 
 
-def test_drawings_of_odd_shapes_are_padded(tiny_stages, no_network, tmp_path, capsys):
+def test_drawings_of_odd_shapes_are_padded(tiny_stages, no_network, tmp_path, capsys, monkeypatch):
     tiny_stages("./nowhere")
+    times_read = []
+    monkeypatch.setattr(dataset, "read_source", lambda *given: times_read.append(1) or read_source(*given))
     write_letters(tmp_path / "letters")
     html = run(tmp_path / "letters", tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())["fit"]
@@ -113,6 +118,7 @@ def test_drawings_of_odd_shapes_are_padded(tiny_stages, no_network, tmp_path, ca
     assert result["reason"] in capsys.readouterr().out
     assert ImageProcessor.from_pretrained(tmp_path / "run" / "tokenizer").fit == "pad"
     assert CodeHeader.read(tmp_path / "run" / "codes").crop_recipe["validation"] == "center, pad(white)"
+    assert len(times_read) == 1
     html = run(tmp_path / "letters", tmp_path / "cropped", fit="crop")
     assert "Fit: crop, as requested" in html
     assert ImageProcessor.from_pretrained(tmp_path / "cropped" / "tokenizer").fit == "crop"
@@ -181,7 +187,7 @@ def test_one_class_of_few_pictures(picture_folder, tiny_stages, no_network, tmp_
     html = run(tmp_path / "one", tmp_path / "run")
     assert "Conditions: 1 class; the pictures have no captions." in html
     results = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert results["sampling"]["num_images"] == ROUND  # the time was over after the first round
+    assert results["sampling"]["num_images"] == FIRST  # the time was over after the first round
 
 
 def test_the_settings_of_openmoji_are_one_candidate_and_plain_sampling_is_another():

@@ -9,6 +9,7 @@ import pytest
 
 from tests.wvq.training.regression import Regression, trainer
 from wvq.errors import ConfigError
+from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.interruption import RunInterrupted
 from wvq.settings.train import TrainConfig
 from wvq.training.stage import claimed_stage
@@ -69,6 +70,41 @@ def test_a_folder_in_use_is_refused(tmp_path):
     before = files(tmp_path)
     with pytest.raises(ConfigError, match="already holds a run; pass --resume"):
         train(tmp_path / "run")
+    assert files(tmp_path) == before
+
+
+def refuse(stage, names) -> None:
+    """Fail as a stage that does not fit into memory, after it has written these files."""
+    assert {path.name for path in stage.out.iterdir()} == names
+    raise ConfigError("too large")
+
+
+@pytest.mark.parametrize("kept", [[], ["notes.txt"]])
+def test_a_start_that_fails_before_its_training_leaves_nothing(kept, tmp_path):
+    for name in kept:
+        (tmp_path / "runs" / "run").mkdir(parents=True)
+        (tmp_path / "runs" / "run" / name).write_text("mine")
+    before = files(tmp_path)
+    fingerprint = DataFingerprint(PictureSketch.of(["a"]), PictureSketch.of(["b"]))
+    with (
+        pytest.raises(ConfigError, match="too large"),
+        claimed_stage(tmp_path / "runs" / "run", Recipe(), resume=False, fingerprint=fingerprint) as stage,
+    ):
+        refuse(stage, {*kept, "recipe.yaml", "training", "data_fingerprint.json"})
+    assert files(tmp_path) == before
+    assert (tmp_path / "runs").exists() == bool(kept)
+    train(tmp_path / "runs" / "run")
+
+
+def test_a_resume_that_fails_before_its_training_leaves_the_run(tmp_path):
+    train(tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()  # so that it has not come to its end
+    before = files(tmp_path)
+    with (
+        pytest.raises(ConfigError, match="too large"),
+        claimed_stage(tmp_path / "run", Recipe(), resume=True) as stage,
+    ):
+        refuse(stage, {"recipe.yaml", "result.json", "training"})
     assert files(tmp_path) == before
 
 
