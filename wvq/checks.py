@@ -176,6 +176,13 @@ def locale_fault(text: str) -> str | None:
 
 
 def _as_source(value: object) -> object:
+    plain = _as_any_source(value)
+    if isinstance(plain, str) and _SURROGATE.search(plain):  # a byte of a name in another encoding
+        raise ValueError(locale_fault(plain) or "this name is not UTF-8 text, as saved recipes need; rename it")
+    return plain
+
+
+def _as_any_source(value: object) -> object:
     """A path with the user's home in place of ``~`` and without a slash at its end; a name or URL as it is."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
@@ -184,8 +191,6 @@ def _as_source(value: object) -> object:
         raise ValueError("it is empty")
     if "\0" in text:
         raise ValueError("it holds a NUL character")
-    if _SURROGATE.search(text):  # a byte of a name in another encoding
-        raise ValueError(locale_fault(text) or "this name is not UTF-8 text, as saved recipes need; rename it")
     if text.lower().startswith("file:"):
         raise ValueError(f"write {re.sub('^file:(//)?', '', text, flags=re.IGNORECASE)}")
     if _URL.match(text):
@@ -219,6 +224,8 @@ TEXT = Rule("a text", lambda value: isinstance(value, str))
 PATH = Rule("a path", lambda value: isinstance(value, str), _as_path)
 # A file or folder, or a name by which something can be fetched, such as a Hub id.
 SOURCE = Rule("a path or a name", lambda value: isinstance(value, str), _as_source)
+# The same where nothing but this process has to read the name.
+ANY_SOURCE = Rule("a path or a name", lambda value: isinstance(value, str), _as_any_source)
 NAMES = Rule(
     "a list of names", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), _as_names
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wvq.checks import is_number
+from wvq.checks import ANY_SOURCE, is_number
 from wvq.data.codes import HEADER_NAME, CodeHeader
 from wvq.data.layout import layout_text
 from wvq.errors import CheckpointError, DataError
@@ -27,7 +27,7 @@ def describe(path: str | Path) -> str:
         DataError: nothing is there, or it is not of wvq.
         CheckpointError, CacheError: it is of wvq, but damaged.
     """
-    path = expand_user(path)
+    path = expand_user(path, rule=ANY_SOURCE)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():

@@ -117,9 +117,8 @@ def test_a_relative_path_with_glob_characters(tmp_path, monkeypatch):
     assert captions(load("pictures [v2]/a.parquet")) == ["a"]
 
 
-@pytest.mark.parametrize("name", ["a::b", "caf\udce9"])
-def test_a_path_that_cannot_be_opened(tmp_path, name):
-    file = write(tmp_path / name / "a.parquet")
+def test_a_path_that_cannot_be_opened(tmp_path):
+    file = write(tmp_path / "a::b" / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: `datasets` cannot open a path with ::"):
         load(file)
 

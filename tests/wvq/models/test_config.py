@@ -65,7 +65,7 @@ def test_a_saved_config_comes_back(tmp_path):
         ({"kind": "od"}, "kind must be one of plain, odd, got 'od'"),
         ({"kind": ["odd"]}, r"kind must be one of plain, odd, got \['odd'\]"),
         ({"names": "ab"}, "names must be a list of names, got 'ab'"),
-        ({"names": [1]}, r"names must be a list of names, got \[1\]"),
+        ({"names": [None]}, r"names must be a list of names, got \[None\]"),
         ({"flag": 1}, "flag must be true or false, got 1"),
         ({"averaging_decay": 1}, r"averaging_decay must be in \[0, 1\), or null, got 1"),
     ],
