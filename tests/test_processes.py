@@ -67,5 +67,5 @@ def test_each_rank_knows_its_own():
 
 def test_where_a_rank_hangs_the_error_shows_why_another_failed():
     code = "import os, sys, time; sys.exit('no room') if os.environ['RANK'] == '0' else time.sleep(100)"
-    with pytest.raises(AssertionError, match="(?s)timed out after 5 seconds.*no room"):
+    with pytest.raises(AssertionError, match=r"(?s)timed out after 5 seconds.*no room"):
         run_ranks(["-c", code], timeout=5)
