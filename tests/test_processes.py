@@ -63,3 +63,9 @@ def test_each_rank_knows_its_own():
     code = "import os; print(*(os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')))"
     assert [done.stdout for done in run_ranks(["-c", code])] == ["0 0 2\n", "1 1 2\n"]
     assert run_ranks(["-c", "import os; assert 'RANK' not in os.environ"], world=1)[0].returncode == 0
+
+
+def test_where_a_rank_hangs_the_error_shows_why_another_failed():
+    code = "import os, sys, time; sys.exit('no room') if os.environ['RANK'] == '0' else time.sleep(100)"
+    with pytest.raises(AssertionError, match=r"(?s)timed out after 5 seconds.*no room"):
+        run_ranks(["-c", code], timeout=5)

@@ -1,11 +1,13 @@
 """The bounded run on a GPU: its parts one by one, what fails or hangs, what a cut run leaves, its tables."""
 
+import contextlib
 import io
 import json
 import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from benchmarks import gpu, gpu_tests
@@ -128,7 +130,11 @@ def test_a_run_that_is_cut_off_leaves_what_it_has(tmp_path, program):
                 break
             time.sleep(0.05)
     finally:
+        started = [] if cut.ended else psutil.Process(cut.pid).children(recursive=True)  # in sessions of their own
         cut.kill()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     parts = read(tmp_path)["parts"]
     assert parts["machine"]["state"] == "done"
     assert parts["suite"]["state"] == "running"
