@@ -250,6 +250,8 @@ def _encode(
         missing = [number for number in range(work.files[split]) if number not in done[split]]
         mine = missing[state.process_index :: state.num_processes]
         newly = _encode_files(work, split, mine, dataset, tokenizer, recipe, request)
+        if isinstance(dataset, StreamedImages):
+            dataset.stream.warn_of_missing()
         left_out[split] = join_left_out([*done[split].values(), newly])
     parts = gather_objects(left_out)
     return {split: join_left_out(part[split] for part in parts) for split in sets}

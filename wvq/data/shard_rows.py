@@ -18,6 +18,7 @@ from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from datasets.utils.file_utils import xopen
 
 from wvq.data.shards import URL, Shards
 from wvq.errors import DataError, DownloadError, WVQError, first_line
@@ -62,8 +63,7 @@ class TarRows(WebDataset):
     def _generate_examples(self, tar_paths: list[str], tar_iterators: list[Any]) -> Iterator[tuple[Key, dict]]:
         columns = list(self.info.features)
         for number, (path, members) in enumerate(zip(tar_paths, tar_iterators, strict=True)):
-            if not URL.match(path):
-                _refuse_cut_short(path)
+            _refuse_cut_short(path)
             for row, sample in enumerate(self._get_pipeline_from_tar(path, members)):
                 yield Key(number, row), dict(zip(columns, self._row(path, sample), strict=True))
 
@@ -89,11 +89,18 @@ class TarRows(WebDataset):
 
 
 def _refuse_cut_short(path: str) -> None:
-    """Raise DataError for a file that lacks the end of a tar: where a download stopped, readers just stop too."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAR_END))
-        if file.read() != bytes(_TAR_END):
-            raise DataError(f"{path} is cut short, or no tar file; fetch it again, or take it out of the shards")
+    """Raise DataError for a tar that lacks its end: where a download or an upload stopped, readers just stop too.
+
+    Of an address the end is fetched as well, where the server gives parts of a file; elsewhere this is not noticed.
+    """
+    with xopen(path, "rb") as file:
+        try:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAR_END))
+            end = file.read()
+        except (OSError, ValueError):  # what file systems for addresses raise where a file is only read in order
+            return
+    if end != bytes(_TAR_END):
+        raise DataError(f"{path} is cut short, or no tar file; fetch it again, or take it out of the shards")
 
 
 def _named(parts: dict[str, Any], kinds: list[str]) -> str | None:

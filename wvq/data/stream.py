@@ -93,8 +93,8 @@ class Classes:
 class PictureStream:
     """The pictures of some shards, in order; a picklable description, opened anew for each pass.
 
-    Rows without a picture, as tables of downloads keep one for each that failed, are passed over with a warning, and so
-    are pictures of classes that are not chosen, without.
+    Rows without a picture, as tables of downloads keep one for each that failed, are passed over and counted, for one
+    warning at the end of a pass; pictures of classes that are not chosen are passed over in silence.
 
     Args:
         kind: ``tar`` or ``parquet``.
@@ -111,6 +111,8 @@ class PictureStream:
     columns: tuple[str, str | None, str | None]
     label_names: tuple[str, ...] | None = None
     classes: Classes | None = None
+    _missing: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # by shard, of those read wholly
+    _first_missing: str = field(default="", init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
 
     def labels(self, shard: int) -> Iterator[str | None]:
@@ -127,29 +129,39 @@ class PictureStream:
         """
         url, (image, _, caption) = self.urls[shard], self.columns
         rows = read_rows(self.kind, url, self.config, start, [name for name in self.columns if name is not None])
+        missing = 0
         for row, values in enumerate(rows, start):
             encoded = values[image]
             if isinstance(encoded, bytes):
                 encoded = {"bytes": encoded, "path": None}
             file = f"{url.rsplit('/', 1)[-1]}/{(encoded or {}).get('path') or f'row {row}'}"
             if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
-                self._warn_of_missing(file)
+                missing += 1
+                self._first_missing = self._first_missing or file
                 continue
             label = -1 if self.classes is None else self.classes.id_of(self._class_of(values))
             if label is not None:
                 texts = _texts(values[caption]) if caption is not None else ("",)
                 yield StreamedPicture(shard << _ROW_BITS | row, file, encoded, label, texts)
+        if start == 0:
+            self._missing[shard] = missing
+
+    def warn_of_missing(self) -> None:
+        """Warn of the rows without a picture, once and in the main process; to be called at the end of a pass."""
+        count, shards = sum(self._missing.values()), len(self._missing)
+        if count and not self._warned and is_main_process():
+            self._warned = True
+            warnings.warn(
+                f"rows without a picture are left out: {count:,} of the shards that were read ({shards:,}); the first: "
+                f"{self._first_missing}",
+                stacklevel=2,
+            )
 
     def _class_of(self, values: dict[str, Any]) -> str | None:
         value = values[label] if (label := self.columns[1]) is not None else None
         if value is None or self.label_names is None:
             return None if value is None else str(value)
         return self.label_names[value] if value >= 0 else None  # -1: "unlabelled" in the test splits of many data sets
-
-    def _warn_of_missing(self, name: str) -> None:
-        if not self._warned and is_main_process():
-            warnings.warn(f"{name} has no picture; such rows are left out", stacklevel=3)
-        self._warned = True
 
     def identity(self) -> str:
         """SHA-256 over what the pictures and their order depend on; their content is not read."""
@@ -200,6 +212,7 @@ class StreamedImages(CroppedPictures):
         """The pictures of one of ``world`` processes, in order: those of every ``world``-th shard."""
         for shard in range(rank, self.num_shards, world):
             yield from self.stream.read(shard)
+        self.stream.warn_of_missing()
 
     def at(self, chunks: Iterable[Sequence[int]]) -> Iterator[list[SupportsInt]]:
         """The pictures of some numbers, which ascend within a chunk and from each to the next.

@@ -163,3 +163,4 @@ class StreamOrder(Sampler[DrawnBatch]):
             for picture in self.images.stream.read(shard, row):
                 yield place, picture
             row = 0
+        self.images.stream.warn_of_missing()

@@ -1,6 +1,8 @@
 """Opening a stream: splits, hold-out, classes, and what cannot be one."""
 
+import io
 import json
+import os
 
 import fsspec
 import pytest
@@ -113,7 +115,7 @@ def test_shards_without_pictures_are_refused(tmp_path):
     write_tar(tmp_path / "train.tar", [sample(n) for n in range(4)])
     write_tar(tmp_path / "validation.tar", [("a", {"txt": "no picture"})])
     with (
-        pytest.warns(UserWarning, match="has no picture"),
+        pytest.warns(UserWarning, match="rows without a picture are left out: 1 "),
         pytest.raises(DataError, match="leaves no validation pictures"),
     ):
         opened(tmp_path)
@@ -147,6 +149,27 @@ class TestElsewhere:
     def test_a_shard_that_is_not_there(self, memory):
         with pytest.raises(DownloadError, match=r"^memory://shards/0000\d\.tar cannot be reached \(FileNotFoundError"):
             texts(opened("memory://shards/{00003..00005}.tar", classes=["x"]).train)
+
+    @pytest.mark.parametrize("keep", [10, 15, 0])
+    def test_a_shard_that_is_cut_short_is_named(self, memory, keep):
+        """Also between two members, which readers of tar files take for the end."""
+        files = fsspec.filesystem("memory")
+        files.pipe("/shards/00001.tar", files.cat_file("/shards/00001.tar")[: keep * 512])
+        with pytest.raises(DataError, match=r"^memory://shards/00001\.tar is cut short, or no tar file"):
+            texts(opened(memory, classes=["x", "y", "z"]).train)
+
+    def test_the_end_of_a_shard_that_is_only_read_in_order_is_not_looked_at(self, memory, monkeypatch):
+        """As of a server that gives no parts of files."""
+
+        def seek(file, offset, whence=os.SEEK_SET):
+            if whence == os.SEEK_END:
+                raise ValueError("only reading from the beginning is supported")
+            return io.BytesIO.seek(file, offset, whence)
+
+        files = fsspec.filesystem("memory")
+        monkeypatch.setattr(type(files.open("/shards/00001.tar")), "seek", seek)
+        images = opened(memory, classes=["x", "y", "z"])
+        assert len(texts(images.train)) + len(texts(images.validation)) == 12
 
     def test_what_http_needs_is_named(self, monkeypatch):
         def missing(*arguments, **options):

@@ -78,7 +78,7 @@ class TestItems:
             pictures = [picture_bytes(n) if n != 1 else None for n in range(shard * 4, shard * 4 + 4)]
             rows = {"jpg": pictures, "label": [0, 1, -1, 1], "caption": [f"picture {n}" for n in range(4)]}
             datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{shard:05d}.parquet")
-        with pytest.warns(UserWarning, match=r"00000\.parquet/row 1 has no picture; such rows are left out"):
+        with pytest.warns(UserWarning, match=r"without a picture are left out: 1 of .* \(2\); .*00000\.parquet/row 1$"):
             images = opened(tmp_path, validation_fraction=0.3, seed=1)
         assert images.class_names == ("b", "a")
         pictures = [*images.train.share(), *images.validation.share()]
@@ -87,6 +87,27 @@ class TestItems:
         chosen = opened(tmp_path, classes=["b"], validation_fraction=0.3, seed=1)
         assert chosen.class_names == ("b",)
         assert [picture.label for picture in (*chosen.train.share(), *chosen.validation.share())] == [0, 0, 0]
+
+    def test_rows_without_a_picture_are_counted_in_one_warning_at_the_end_of_a_pass(self, tmp_path):
+        for shard, lacking in enumerate(([1, 2], [], [0, 5, 7])):
+            samples = [sample(n) for n in range(40 * shard, 40 * shard + 40)]
+            for row in lacking:
+                del samples[row][1]["png"]
+            write_tar(tmp_path / "train" / f"{shard}.tar", samples)
+        write_tar(tmp_path / "val" / "0.tar", [sample(n) for n in range(4)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train = opened(tmp_path).train
+            pictures = train.share()
+            assert len([next(pictures) for _ in range(115)]) == 115
+        message = (
+            r"^rows without a picture are left out: 5 of the shards that were read \(3\); the first: 0\.tar/row 1$"
+        )
+        with pytest.warns(UserWarning, match=message):
+            assert list(pictures) == []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(list(train.share())) == 115
 
     def test_a_loader_process_gets_the_stream_pickled(self, four):
         train = opened(four).train
