@@ -25,7 +25,7 @@ from wvq.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 LOOP = {"images": 6400, "batch_size": 4, "gradient_accumulation_steps": 2, "ema_decay": 0.9, "warmup_images": 8}
 PICTURES = [{"pixel_values": torch.rand(2, 3, 16, 16)} for _ in range(4)]
-CPU_ALONE = {"online": 1}  # reads a list once a step, in a branch that no other device takes
+CPU_ALONE = {"online": 1, "wasserstein": 2}  # a list, and eigenvalues, in branches that no other device takes
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -90,6 +90,7 @@ def test_waiting_is_seen(monkeypatch):
         lambda: values.nonzero(),
         lambda: values[values > 0],
         lambda: torch.linalg.eigvalsh(values),
+        lambda: torch.zeros_like(values).requires_grad_().trace().backward(),
         lambda: torch.tensor([1, 2], device="meta"),
         lambda: torch.rand(2).to("meta"),
     ]
