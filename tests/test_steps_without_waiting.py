@@ -71,7 +71,7 @@ def test_adversarial_training(device, tmp_path):
     adversary = Adversary(DiscriminatorConfig("patchgan", base_channels=8, num_layers=1, augment=True, **regularisers))
     network = nn.Conv2d(3, 4, 3)
     loss = ReconstructionLoss(LossConfig(l1_weight=0.5))
-    loss.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
+    loss.perceptual = FeatureDistance(network, lambda network, pictures: [network(pictures)])
     task = TokenizerTask(loss.to(device), None, TokenizerTrainConfig(**LOOP), adversary)
     assert waits(task, build_tokenizer(), PICTURES, tmp_path, device) == []
 

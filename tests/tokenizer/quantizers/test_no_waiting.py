@@ -74,7 +74,7 @@ def test_no_adversary_waits(monkeypatch, loss):
         adversary = Adversary(settings)
         network = nn.Conv2d(3, 4, 3)
     reconstruction = ReconstructionLoss(LossConfig())
-    reconstruction.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
+    reconstruction.perceptual = FeatureDistance(network, lambda network, pictures: [network(pictures)])
     task = TokenizerTask(reconstruction, None, TokenizerTrainConfig(images=6400), adversary)
     step(task, model, adversary, parts=1)
     with no_waiting():
