@@ -172,7 +172,7 @@ def tokenizer_parts(
     if perceptual:
         with torch.device(device):
             recipe.loss.perceptual_weight, layers = perceptual, VGGLayers()
-        loss.config, loss.perceptual = recipe.loss, FeatureDistance(layers, layers)
+        loss.config, loss.perceptual = recipe.loss, FeatureDistance(layers)
     with torch.device(device):
         model = WassersteinVQModel(WassersteinVQConfig(**fields))
     if adversary is not None:

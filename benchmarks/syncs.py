@@ -14,9 +14,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
-# Their results have a shape that depends on values, or they report to the processor whether they succeeded.
-READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "repeat_interleave.Tensor")
-READING += ("_unique", "unique_", "linalg_eig", "linalg_svd", "linalg_cholesky", "linalg_inv", "linalg_solve")
+# Parts of the names of operations: their results have a shape that depends on values, or they report to the processor
+# whether they succeeded, or they read the number that they fill in (as the gradient of `trace()` does).
+REPORTING = ("unique", "bincount", "linalg_eig", "linalg_svd", "linalg_cholesky", "linalg_inv", "linalg_solve")
+REPORTING += ("index_fill.int_Tensor", "index_fill_.int_Tensor")
+# Beginnings of the names of those that the `meta` device refuses by itself.
+READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "repeat_interleave.Tensor")
 INDEXING = ("index.Tensor", "index_put", "_index_put", "_unsafe_index")
 COPYING = (torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 
@@ -35,7 +38,7 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().removeprefix("aten::")
-        reads = name.startswith(READING)
+        reads = name.startswith(READING) or any(part in name for part in REPORTING)
         if name.startswith(INDEXING):  # by a mask: the number of its ones is needed
             reads = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         if reads:

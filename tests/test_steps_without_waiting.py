@@ -25,7 +25,7 @@ from wvq.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 LOOP = {"images": 6400, "batch_size": 4, "gradient_accumulation_steps": 2, "ema_decay": 0.9, "warmup_images": 8}
 PICTURES = [{"pixel_values": torch.rand(2, 3, 16, 16)} for _ in range(4)]
-CPU_ALONE = {"online": 1}  # reads a list once a step, in a branch that no other device takes
+CPU_ALONE = {"online": 1, "wasserstein": 2}  # a list, and eigenvalues, in branches that no other device takes
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -71,7 +71,7 @@ def test_adversarial_training(device, tmp_path):
     adversary = Adversary(DiscriminatorConfig("patchgan", base_channels=8, num_layers=1, augment=True, **regularisers))
     network = nn.Conv2d(3, 4, 3)
     loss = ReconstructionLoss(LossConfig(l1_weight=0.5))
-    loss.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
+    loss.perceptual = FeatureDistance(network, lambda network, pictures: [network(pictures)])
     task = TokenizerTask(loss.to(device), None, TokenizerTrainConfig(**LOOP), adversary)
     assert waits(task, build_tokenizer(), PICTURES, tmp_path, device) == []
 

@@ -2,7 +2,7 @@
 
 There, a number or a list of places that is read from a tensor is an error, as in ``item()``, ``bool()``, ``nonzero()``
 or an index of bools. `no_waiting` adds what torch would do there without a word: numbers from a list, copies that
-block, and decompositions of matrices, which report to the processor whether they succeeded.
+block, and operations that read or report a number, such as decompositions of matrices.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-REPORTING = ("linalg_eig", "linalg_svd", "linalg_cholesky", "linalg_inv", "linalg_solve", "unique", "bincount")
+from benchmarks.syncs import REPORTING
 
 
 class _Watch(TorchDispatchMode):

@@ -52,18 +52,26 @@ class ReconstructionLoss(nn.Module):
         return total, {name: value.detach() for name, value in terms.items()}
 
 
+Layers = Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]  # of a network, from pictures to feature maps
+
+
+def _output(network: nn.Module, pictures: torch.Tensor) -> list[torch.Tensor]:
+    return network(pictures)
+
+
 class FeatureDistance(nn.Module):
     """Mean squared difference of unit-length features of a frozen network, at several depths.
 
     Args:
-        layers: maps pictures (B, 3, H, W) in [-1, 1] to a list of feature maps.
-        network: the module that ``layers`` runs; frozen and kept in eval mode.
+        network: frozen and kept in eval mode.
+        layers: maps the network and pictures (B, 3, H, W) in [-1, 1] to a list of feature maps, by default what the
+            network itself gives. It must not hold the network: a copy of this module would run the original.
     """
 
-    def __init__(self, layers: Callable[[torch.Tensor], list[torch.Tensor]], network: nn.Module):
+    def __init__(self, network: nn.Module, layers: Layers = _output):
         super().__init__()
-        self.layers = layers
         self.network = network.requires_grad_(False).eval()
+        self.layers = layers
 
     def train(self, mode: bool = True):
         """Stay in eval mode, whatever the mode of the model around it."""
@@ -72,8 +80,8 @@ class FeatureDistance(nn.Module):
     def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Mean distance (0-d) of pictures and references (B, 3, H, W) in [-1, 1]; the references get no gradient."""
         with torch.no_grad():
-            targets = [F.normalize(x, dim=1) for x in self.layers(references)]
-        values = [F.normalize(x, dim=1) for x in self.layers(pictures)]
+            targets = [F.normalize(x, dim=1) for x in self.layers(self.network, references)]
+        values = [F.normalize(x, dim=1) for x in self.layers(self.network, pictures)]
         return torch.stack([(x - y).square().sum(1).mean() for x, y in zip(values, targets, strict=True)]).mean()
 
 
@@ -94,11 +102,10 @@ def build_perceptual(config: LossConfig) -> nn.Module:
         from wvq.models.networks import efficientnet_lite0, perceptual_layers
 
         network, _ = efficientnet_lite0()
-        return FeatureDistance(lambda pictures: perceptual_layers(network, pictures), network)
+        return FeatureDistance(network, perceptual_layers)
     from wvq.models.networks import VisionBackbone
 
-    network = VisionBackbone(config.perceptual_network)
-    return FeatureDistance(network, network)
+    return FeatureDistance(VisionBackbone(config.perceptual_network))
 
 
 class LPIPS(nn.Module):

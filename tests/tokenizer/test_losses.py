@@ -76,7 +76,7 @@ def test_bad_settings_name_their_field(fields, message):
 def small_distance():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2))
-    return FeatureDistance(lambda pictures: [network[:3](pictures), network(pictures)], network)
+    return FeatureDistance(network, lambda network, pictures: [network[:3](pictures), network(pictures)])
 
 
 def test_feature_distance_is_frozen_and_stays_in_eval_mode():
@@ -99,10 +99,18 @@ def test_feature_distance_value():
     distance = small_distance()
     assert distance(x, x).item() == 0
     values = []
-    for a, b in zip(distance.layers(x), distance.layers(y), strict=True):
+    for a, b in zip(*(distance.layers(distance.network, z) for z in (x, y)), strict=True):
         a, b = (f / f.norm(dim=1, keepdim=True).clamp_min(1e-12) for f in (a, b))
         values.append((a - b).square().sum(1).mean())
     torch.testing.assert_close(distance(x, y), sum(values) / 2)
+
+
+def test_a_copy_of_a_feature_distance_runs_its_own_network():
+    x, y = pair()
+    distance = small_distance()
+    double = copy.deepcopy(distance).double()
+    torch.testing.assert_close(double(x.double(), y.double()).float(), distance(x, y))
+    assert double(x.double(), y.double()).dtype == torch.float64
 
 
 def test_perceptual_term_is_weighted_and_outside_autocast(monkeypatch):

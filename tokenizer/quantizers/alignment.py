@@ -153,6 +153,18 @@ class _Moments(torch.autograd.Function):
         return (gradient / len(centred)).to(ctx.dtype)
 
 
+class _Trace(torch.autograd.Function):
+    # Trace of a matrix (D, D). The gradient of torch's own reads a number from the device, which the processor awaits.
+    @staticmethod
+    def forward(ctx, matrix):
+        ctx.dim = len(matrix)
+        return matrix.trace()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.expand(ctx.dim).diag_embed()
+
+
 def gaussian_wasserstein(
     mean: torch.Tensor,
     covariance: torch.Tensor,
@@ -187,7 +199,7 @@ def gaussian_wasserstein(
         root = _root(covariance)
         middle = root @ code_covariance @ root
         cross = _root_trace((middle + middle.T) / 2)
-        bures = covariance.trace() + code_covariance.trace() - 2 * cross
+        bures = covariance.trace() + _Trace.apply(code_covariance) - 2 * cross
         return ((mean - code_mean).square().sum() + bures.relu() + _EPSILON).sqrt().to(codebook.dtype)
 
 

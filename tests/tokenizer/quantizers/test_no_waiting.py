@@ -74,7 +74,7 @@ def test_no_adversary_waits(monkeypatch, loss):
         adversary = Adversary(settings)
         network = nn.Conv2d(3, 4, 3)
     reconstruction = ReconstructionLoss(LossConfig())
-    reconstruction.perceptual = FeatureDistance(lambda pictures: [network(pictures)], network)
+    reconstruction.perceptual = FeatureDistance(network, lambda network, pictures: [network(pictures)])
     task = TokenizerTask(reconstruction, None, TokenizerTrainConfig(images=6400), adversary)
     step(task, model, adversary, parts=1)
     with no_waiting():
@@ -90,6 +90,7 @@ def test_waiting_is_seen(monkeypatch):
         lambda: values.nonzero(),
         lambda: values[values > 0],
         lambda: torch.linalg.eigvalsh(values),
+        lambda: torch.zeros_like(values).requires_grad_().trace().backward(),
         lambda: torch.tensor([1, 2], device="meta"),
         lambda: torch.rand(2).to("meta"),
     ]
