@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interpreter import run_compiled, run_interpreted
+from tests.interpreter import checks_of, run_compiled, run_interpreted
 
 CHECKS = Path(__file__).with_name("checks_kernels.py")
 
@@ -16,5 +16,6 @@ def test_kernels_under_the_interpreter():
 
 
 @pytest.mark.gpu
-def test_kernels_on_a_gpu():
-    run_compiled(CHECKS)
+@pytest.mark.parametrize("check", checks_of(CHECKS))
+def test_kernels_on_a_gpu(check):
+    run_compiled(f"{CHECKS}::{check}")
