@@ -129,7 +129,7 @@ def kernels_a_code(device: str, tiny: bool, mode: str) -> float:
         with using(mode):
             draw(model, 1)
             wait_for(device)
-            with profile(activities=activities) as profiled:
+            with profile(activities=activities, acc_events=True) as profiled:
                 draw(model, 1)
                 wait_for(device)
         events = (event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA)
@@ -141,7 +141,7 @@ def kernel_times(model: ImageCodeTransformer, case: Case) -> list[dict[str, Any]
     """Time of each kernel over the last steps of a picture."""
     fixed = torch.zeros(case.batch, *model.config.grid, dtype=torch.int64, device=model.device)
     fixed.flatten(1)[:, -STEPS - 1 :] = -1
-    with using(case.mode), profile(activities=[ProfilerActivity.CUDA]) as profiled:
+    with using(case.mode), profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         draw(model, case.batch, fixed=fixed)
         wait_for(model.device.type)
     events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]

@@ -233,7 +233,7 @@ def number_of_kernels(run: Callable[[], None], device: str) -> int | None:
     """Kernels that a call starts; None on the CPU."""
     if not device.startswith("cuda"):
         return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         run()
         torch.cuda.synchronize()
     return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())

@@ -54,7 +54,7 @@ def kernels_of(step: Step, device: str) -> list[tuple[str, float, int]]:
     """Name, milliseconds and count of the kernels of one step, the costliest first; none on a CPU."""
     if device == "cpu":
         return []
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         step()
         wait_for(device)
     events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CUDA]

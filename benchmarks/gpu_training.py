@@ -197,7 +197,7 @@ def decoding_memory(device: str, tiny: bool, batch: int) -> Row:
     model.eval().requires_grad_(False)
     model.decode_codes(codes)
     measured = peak_bytes(lambda: model.decode_codes(codes), device)
-    return compared(measured, decoding_bytes(model.config, batch)) | {"batch": batch}
+    return compared(measured, decoding_bytes(model.config, batch, device_type=device)) | {"batch": batch}
 
 
 def compared(measured: int, expected: int) -> Row:

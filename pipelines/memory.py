@@ -53,7 +53,8 @@ def drawing_bytes(
     features = batch_size * config.text_length * config.text_dim * 4
     # A layer of a text encoder: what goes in, query, key, value, what was attended to, and twice the four-fold width.
     encoding = min(batch_size, ENCODED) * config.text_length * 13 * config.text_dim * 4
-    decoding = decoding_bytes(tokenizer.config, rows, next(tokenizer.decoder.parameters()).dtype.itemsize)
+    value = next(tokenizer.decoder.parameters())
+    decoding = decoding_bytes(tokenizer.config, rows, value.dtype.itemsize, value.device.type)
     copies = packed_bytes(pipeline.generator) if settings.deterministic else 0  # made elsewhere only if they fit beside
     return copies + features + (codes + max(encoding, decoding) if kept else max(encoding, codes, decoding))
 

@@ -7,6 +7,7 @@ which pytest does not collect by itself, and a test beside it calls :func:`run_i
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def run_interpreted(file: str | Path, *options: str, timeout: float = 300) -> No
     """Run the tests of a file with kernels interpreted on the CPU; all must pass.
 
     Args:
-        file: a file of tests.
+        file: a file of tests, or one test of it as ``file::name``.
         options: of pytest, such as ``-k name``.
         timeout: seconds.
     """
@@ -45,6 +46,14 @@ def run_interpreted(file: str | Path, *options: str, timeout: float = 300) -> No
 def run_compiled(file: str | Path, *options: str, timeout: float = 300) -> None:
     """Run the tests of a file with kernels compiled for the GPU of this machine; all must pass."""
     _run_tests(file, options, timeout, {"TRITON_INTERPRET": "0"})
+
+
+def checks_of(file: str | Path) -> list[str]:
+    """Names of the tests in a file, so that those that take long to compile run one by one, in processes of their own.
+
+    Each may be given to :func:`run_compiled` as ``file::name``.
+    """
+    return re.findall(r"^def (test_\w+)", Path(file).read_text("utf-8"), re.MULTILINE)
 
 
 def _run_tests(file: str | Path, options: tuple[str, ...], timeout: float, variables: dict[str, str]) -> None:

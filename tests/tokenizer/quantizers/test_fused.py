@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.live_bytes import LiveBytes
-from tests.interpreter import run_compiled, run_interpreted
+from tests.interpreter import checks_of, run_compiled, run_interpreted
 from tests.tokenizer.quantizers.searching import draw
 from wvq.tokenizer.quantizers import fused
 from wvq.tokenizer.quantizers.nearest import nearest_codes
@@ -25,8 +25,9 @@ def test_the_kernels_find_the_nearest_codes():
 
 
 @pytest.mark.gpu
-def test_the_compiled_kernels_find_the_nearest_codes():
-    run_compiled(CHECKS)
+@pytest.mark.parametrize("check", checks_of(CHECKS))
+def test_the_compiled_kernels_find_the_nearest_codes(check):
+    run_compiled(f"{CHECKS}::{check}")
 
 
 @pytest.fixture
