@@ -81,7 +81,9 @@ def suite(device: str, tiny: bool, seconds: float, folder: Path = Path("tests"))
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "--tb=short", "-p", "no:cacheprovider", "-p", __name__]
         command += [] if tiny else [f"--numprocesses={PROCESSES}", "--dist=worksteal"]
         command += ["--continue-on-collection-errors", *map(str, files)]
-        variables = os.environ | {REPORTS: str(reports)} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+        # Of a process that itself runs tests, a worker's variables would make this one take itself for a worker.
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        variables |= {REPORTS: str(reports)} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
         with log.open("w") as output, reports.open(encoding="utf-8") as written:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
             try:
