@@ -119,10 +119,7 @@ class ConditionEmbedder(nn.Module):
         config, device = self.config, next(self.parameters()).device
         tokens, masks, biases = [], [], []
         if config.has_class_token:
-            labels = condition.class_labels
-            if labels is None:
-                labels = torch.full((batch_size,), NULL_CLASS, device=device)
-            labels = torch.where(labels < 0, config.num_classes, labels)
+            labels = class_rows(condition, config.num_classes, batch_size, device)
             tokens.append(self.class_embedding(labels)[:, None])
             masks.append(torch.ones(batch_size, 1, dtype=torch.bool, device=device))
             if config.condition_bias:
@@ -130,9 +127,9 @@ class ConditionEmbedder(nn.Module):
         if config.text_dim:
             features, mask = self._given_text(condition, batch_size, device)
             if config.condition_bias:
-                count = mask.sum(1, keepdim=True)
-                pooled = (features * mask[..., None]).sum(1) / count.clamp_min(1)
-                biases.append((self.text_bias(pooled) * (count > 0))[:, None])  # no text, no bias
+                biases.append(
+                    (self.text_bias(mean_text(features, mask)) * mask.any(1, keepdim=True))[:, None]
+                )  # or none
             last = torch.arange(config.text_length, device=device) == config.text_length - 1
             null = ~mask.any(1, keepdim=True) & last  # B L: a null text is one trained token in the last place
             tokens.append(torch.where(null[..., None], self.null_text, self.text_projection(features)))
@@ -155,8 +152,7 @@ class ConditionEmbedder(nn.Module):
             features, mask = features.cpu().double(), mask.cpu()
             tokens.add(features[mask])
             if self.config.condition_bias:
-                pooled = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-                pools.add(pooled[mask.any(1)])
+                pools.add(mean_text(features, mask)[mask.any(1)])
         layers = [(self.text_projection, tokens)]
         if self.config.condition_bias:
             layers.append((self.text_bias, pools))
@@ -170,14 +166,36 @@ class ConditionEmbedder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, L, E) and mask (B, L) of the texts, all null if there are none."""
         dtype = self.text_projection.weight.dtype
-        features, mask = condition.text_features, condition.text_mask
-        if (features is None) != (mask is None):
-            raise ConfigError("text_features and text_mask belong together; give both or neither")
-        if features is not None and mask is not None:
-            return features.to(dtype), mask
+        if (given := given_text(condition)) is not None:
+            return given[0].to(dtype), given[1]
         shape = (batch_size, self.config.text_length)
         features = torch.zeros(*shape, self.config.text_dim, device=device, dtype=dtype)
         return features, torch.zeros(shape, dtype=torch.bool, device=device)
+
+
+def class_rows(condition: Condition, num_classes: int, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Rows (B,) of a class embedding whose last one is null; all null where there are no classes."""
+    labels = condition.class_labels
+    if labels is None:
+        labels = torch.full((batch_size,), NULL_CLASS, device=device)
+    return torch.where(labels < 0, num_classes, labels)
+
+
+def given_text(condition: Condition) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Features (B, L, E) and mask (B, L) of the texts; None where there are none.
+
+    Raises:
+        ConfigError: text features without their mask, or a mask alone.
+    """
+    features, mask = condition.text_features, condition.text_mask
+    if (features is None) != (mask is None):
+        raise ConfigError("text_features and text_mask belong together; give both or neither")
+    return None if features is None or mask is None else (features, mask)
+
+
+def mean_text(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean (B, E) of the features (B, L, E) of each text's tokens; 0 for a text without any."""
+    return (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def class_ids(labels: Iterable[str | SupportsIndex], class_names: Sequence[str], num_classes: int) -> list[int]:

@@ -106,7 +106,7 @@ def cache_shape(config: GeneratorConfig, batch_size: int) -> tuple[int, ...]:
     return config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim
 
 
-def _branch_scale(config: ImageCodeTransformerConfig) -> float:
+def branch_scale(config: GeneratorConfig) -> float:
     """Start of a branch's last layer: the sum of 2 L branches keeps the scale of one (Radford et al. 2019)."""
     return 1 / math.sqrt(2 * config.num_layers)
 
@@ -121,7 +121,7 @@ class Attention(nn.Module):
         heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = Projection(config.hidden_size, heads * config.head_dim)
         self.out = Projection(config.hidden_size, config.hidden_size)
-        set_init_scale(self.out, _branch_scale(config))
+        set_init_scale(self.out, branch_scale(config))
         self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -155,11 +155,19 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gate_up = Projection(config.hidden_size, 2 * config.intermediate_size)
         self.down = Projection(config.intermediate_size, config.hidden_size)
-        set_init_scale(self.down, _branch_scale(config))
+        set_init_scale(self.down, branch_scale(config))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
+
+
+def branch_dropouts(config: GeneratorConfig, layer: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Dropout and stochastic depth behind attention, and behind the feed-forward layer."""
+    rate = config.drop_path * layer / max(1, config.num_layers - 1)
+    path = [StochasticDepth(rate, mode="row")] if rate else []
+    attention, feed_forward = nn.Dropout(config.dropout), nn.Dropout(config.feed_forward_dropout)
+    return nn.Sequential(attention, *path), nn.Sequential(feed_forward, *path)
 
 
 class Block(GradientCheckpointingLayer):
@@ -171,10 +179,7 @@ class Block(GradientCheckpointingLayer):
         self.attention = Attention(config)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config)
-        rate = config.drop_path * layer / max(1, config.num_layers - 1)
-        path = [StochasticDepth(rate, mode="row")] if rate else []
-        self.attention_dropout = nn.Sequential(nn.Dropout(config.dropout), *path)
-        self.feed_forward_dropout = nn.Sequential(nn.Dropout(config.feed_forward_dropout), *path)
+        self.attention_dropout, self.feed_forward_dropout = branch_dropouts(config, layer)
 
     def forward(
         self,

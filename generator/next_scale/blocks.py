@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
-from torchvision.ops import StochasticDepth
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from wvq.generator.initialization import set_init_scale
 from wvq.generator.linear import Projection
-from wvq.generator.modeling import LayerCache
+from wvq.generator.modeling import LayerCache, branch_dropouts, branch_scale
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 
 PARTS = 6  # of a layer's modulation: gates, scales and shifts of attention and of the feed-forward layer
@@ -70,7 +69,7 @@ class ScaleAttention(nn.Module):
         self.head_dim, self.norm = config.head_dim, config.qk_norm
         self.qkv = Projection(config.hidden_size, 3 * config.hidden_size)
         self.out = Projection(config.hidden_size, config.hidden_size)
-        set_init_scale(self.out, 1 / math.sqrt(2 * config.num_layers))
+        set_init_scale(self.out, branch_scale(config))
         self.biased = config.attention_bias
         if self.biased:
             self.query_bias = nn.Parameter(torch.zeros(config.hidden_size))
@@ -108,7 +107,7 @@ class ScaleFeedForward(nn.Module):
         self.gated, inner = config.feed_forward == "swiglu", config.intermediate_size
         self.up = Projection(config.hidden_size, 2 * inner if self.gated else inner)
         self.down = Projection(inner, config.hidden_size)
-        set_init_scale(self.down, 1 / math.sqrt(2 * config.num_layers))
+        set_init_scale(self.down, branch_scale(config))
         if not self.gated:
             self.up_bias = nn.Parameter(torch.zeros(inner))
             self.down_bias = nn.Parameter(torch.zeros(config.hidden_size))
@@ -132,10 +131,7 @@ class ScaleBlock(GradientCheckpointingLayer):
             self.modulation = Modulation(config.hidden_size, PARTS, gates=2)
         elif config.conditioning == "adaptive_shared":
             self.modulation_offset = nn.Parameter(torch.zeros(PARTS, config.hidden_size))
-        rate = config.drop_path * layer / max(1, config.num_layers - 1)
-        path = [StochasticDepth(rate, mode="row")] if rate else []
-        self.attention_dropout = nn.Sequential(nn.Dropout(config.dropout), *path)
-        self.feed_forward_dropout = nn.Sequential(nn.Dropout(config.feed_forward_dropout), *path)
+        self.attention_dropout, self.feed_forward_dropout = branch_dropouts(config, layer)
 
     def forward(
         self,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from wvq.checks import FLAG, Checker, Rule, integer, interval, list_of, one_of
+from wvq.checks import FLAG, Checker, integer, interval, one_of
 from wvq.data.layout import make_layout, sequence_length
 from wvq.generator.configuration import GeneratorConfig
 from wvq.models.config import option
-from wvq.models.scale_maps import CONV_TABLES, shared_convs
+from wvq.models.scale_maps import CONV_TABLES, RISING, SCALES, shared_convs
 
-SCALES = list_of(integer(), "a rising list of integers of at least 1")
-RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 CONDITIONINGS = ("adaptive", "adaptive_shared", "prefix")
 NORMS = ("rms", "layer")
 FEED_FORWARDS = ("swiglu", "gelu")

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import NULL_CLASS, Condition, ConditionEmbedder
+from wvq.generator.conditioning import Condition, ConditionEmbedder, class_rows, given_text, mean_text
 from wvq.generator.initialization import init_scale
 from wvq.generator.linear import Projection
 from wvq.generator.modeling import GeneratorOutput, KeyValueCache
@@ -48,24 +48,17 @@ class ConditionVector(nn.Module):
         """
         config, device, vectors = self.config, next(self.parameters()).device, []
         if config.has_class_token:
-            labels = condition.class_labels
-            if labels is None:
-                labels = torch.full((batch_size,), NULL_CLASS, device=device)
-            vectors.append(self.class_embedding(torch.where(labels < 0, config.num_classes, labels)))
+            vectors.append(self.class_embedding(class_rows(condition, config.num_classes, batch_size, device)))
         if config.text_dim:
             vectors.append(self._text(condition, batch_size))
         return torch.stack(vectors).sum(0)
 
     def _text(self, condition: Condition, batch_size: int) -> torch.Tensor:
-        features, mask = condition.text_features, condition.text_mask
-        if (features is None) != (mask is None):
-            raise ConfigError("text_features and text_mask belong together; give both or neither")
-        if features is None or mask is None:
+        if (given := given_text(condition)) is None:
             return self.null_text.expand(batch_size, -1)
-        count = mask.sum(1, keepdim=True)
-        features = features.to(self.text_projection.weight.dtype)
-        pooled = (features * mask[..., None]).sum(1) / count.clamp_min(1)
-        return torch.where(count > 0, self.text_projection(pooled), self.null_text)
+        features, mask = given
+        projected = self.text_projection(mean_text(features.to(self.text_projection.weight.dtype), mask))
+        return torch.where(mask.any(1, keepdim=True), projected, self.null_text)
 
 
 class NextScaleTransformer(StrictPreTrainedModel):

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, Rule, integer, interval, list_of, one_of, or_null
+from wvq.checks import Checker, integer, interval, one_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
-from wvq.models.scale_maps import CONV_TABLES, average_to, shared_convs, spread
+from wvq.models.scale_maps import CONV_TABLES, RISING, SCALES, average_to, shared_convs, spread
 from wvq.precision import exact_float32
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
-
-SCALES = list_of(integer(), "a rising list of integers of at least 1")
-RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 
 
 class MultiScaleConfig(QuantizerConfig):

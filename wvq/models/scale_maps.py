@@ -5,11 +5,18 @@ Shapes: B pictures, D dims, h w grid, r c map of a scale.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from wvq.checks import Rule, integer, list_of
+
 Shape = tuple[int, int]
+# What the sides of the maps must be.
+SCALES = list_of(integer(), "a rising list of integers of at least 1")
+RISING = Rule(SCALES.expected, lambda scales: all(coarse < fine for coarse, fine in pairwise(scales)))
 CONV_TABLES = ("var", "even")
 
 
