@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import tokenizers
 from benchmarks.cells import claimed, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
 from wvq.data.dataset import ImageDataset, load_images
@@ -71,13 +72,17 @@ CELLS |= {
 }
 
 
-def tokenizer_folder(cell: Cell, data: str, tokenizers: Path) -> Path:
-    """The comparison's tokenizer of that method and K, trained first where it is not there."""
-    trained = next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
-    out = tokenizers / trained.name
-    with claimed(tokenizers / f"{trained.name}.lock", wait=True):
+def compared_tokenizer(cell: Cell) -> tokenizers.Cell:
+    """The comparison's tokenizer of a cell's method and K."""
+    return next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
+
+
+def tokenizer_folder(cell: tokenizers.Cell, data: str, folder: Path) -> Path:
+    """The tokenizer of a cell, in ``folder``, trained first where it is not there."""
+    out = folder / cell.name
+    with claimed(folder / f"{cell.name}.lock", wait=True):
         if not (out / "result.json").exists():
-            train_tokenizer(cell_recipe(trained, data, out), resume=(out / RECIPE_NAME).exists())
+            train_tokenizer(cell_recipe(cell, data, out), resume=(out / RECIPE_NAME).exists())
     return out
 
 
@@ -124,9 +129,9 @@ class Measure:
                 yield to_uint8(tokenizer.decode_codes(tokenizer.encode(batch["pixel_values"]).codes))
 
 
-def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measure) -> dict:
-    """Train one generator and measure it."""
-    source = tokenizer_folder(cell, data, tokenizers)
+def run_cell(cell: Cell, data: str, out: Path, folder: Path, measure: Measure) -> dict:
+    """Train one generator, over a tokenizer of ``folder``, and measure it."""
+    source = tokenizer_folder(compared_tokenizer(cell), data, folder)
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
     run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
@@ -180,11 +185,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     images = load_images(data_config(arguments.data)).train
     measure = Measure(images, load_feature_network("efficientnet_lite0"))
-    tokenizers = arguments.tokenizers or arguments.out / "tokenizers"
+    folder = arguments.tokenizers or arguments.out / "tokenizers"
     run_cells(
         arguments.only,
         arguments.out,
-        lambda name, out: run_cell(CELLS[name], arguments.data, out, tokenizers, measure),
+        lambda name, out: run_cell(CELLS[name], arguments.data, out, folder, measure),
     )
 
 
