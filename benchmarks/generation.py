@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from typing_extensions import Unpack
 
 from benchmarks import tokenizers
 from benchmarks.cells import claimed, run_cells
@@ -37,6 +38,7 @@ from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.generator.sampling_settings import SamplingOptions
 from wvq.interruption import StopRequest
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -151,8 +153,13 @@ def run_cell(cell: Cell, data: str, out: Path, folder: Path, measure: Measure) -
     }
 
 
-def guided(pipe: ImageGenerationPipeline, measure: Measure, stop: StopRequest | None = None) -> dict[str, dict]:
-    """Figures of samples, as many of each class, at each scale of ``GUIDANCE``.
+def guided(
+    pipe: ImageGenerationPipeline,
+    measure: Measure,
+    stop: StopRequest | None = None,
+    **options: Unpack[SamplingOptions],
+) -> dict[str, dict]:
+    """Figures of samples, as many of each class, at each scale of ``GUIDANCE`` and with other sampling settings.
 
     Raises:
         PassInterrupted: ``stop`` was set.
@@ -163,7 +170,8 @@ def guided(pipe: ImageGenerationPipeline, measure: Measure, stop: StopRequest | 
     runs = [range(start, min(start + 250, number)) for start in range(0, number, 250)]
     samples = {}
     for scale in GUIDANCE:
-        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(guidance_scale=scale), batch_size=250)
+        sampling = pipe.sampling.updated(**{**options, "guidance_scale": scale})
+        drawn = Samples(pipe, number, conditions, sampling, batch_size=250)
         samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in (stop or StopRequest()).until_set(runs))
     return samples
 
