@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 from benchmarks.sampling import CLASSES, build_llama
 from benchmarks.training import rate
 from wvq.files.atomic import write_json
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.task import GeneratorTask
 from wvq.hardware import processor_name

@@ -21,9 +21,10 @@ from benchmarks.gpu_machine import median_seconds, wait_for
 from benchmarks.gpu_sampling import SETTINGS, build
 from benchmarks.sampling import build_llama
 from wvq.errors import first_line
-from wvq.generator.conditioning import Condition
-from wvq.generator.decoder import guide
-from wvq.generator.modeling import ImageCodeTransformer, rotary_table, rotate
+from wvq.generator.base.body import rotary_table, rotate
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.guidance import guide
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 
 SCALE = 2.0
 WARMUP = 8  # codes, before the whole pictures that are timed

@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_machine import copy_bandwidth, median_seconds, wait_for
 from wvq.errors import first_line
-from wvq.generator.captured import MODES, release_captures, using
-from wvq.generator.conditioning import Condition
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.captured import MODES, release_captures, using
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.reduced import reduce_weights
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.memory import GIB
 
 SETTINGS = SamplingSettings(guidance_scale=2.0)

@@ -19,8 +19,8 @@ from benchmarks.generator import Codes
 from benchmarks.gpu_steps import Step
 from benchmarks.sampling import CLASSES, build_llama
 from benchmarks.training import Noise
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.task import GeneratorTask
 from wvq.settings.parser import load_recipe

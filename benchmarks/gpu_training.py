@@ -30,11 +30,11 @@ from benchmarks.gpu_train_steps import (
     our_tokenizer_step,
     tokenizer_parts,
 )
-from wvq.generator.conditioning import Condition
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.memory import GIB, available_memory
 from wvq.tokenizer.memory import decoding_bytes
 

@@ -24,8 +24,8 @@ from wvq.eval.features.networks import default_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.real.references import DatasetReference
 from wvq.files.atomic import write_json
+from wvq.generator.base.conditioning import Condition
 from wvq.generator.conditioned_codes import ConditionedCodes
-from wvq.generator.conditioning import Condition
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.hardware import hardware
 from wvq.pipelines.assemble import train_pipeline

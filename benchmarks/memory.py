@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.generator import Codes
 from wvq.files.atomic import write_json
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.linear import packed_bytes
+from wvq.generator.base.linear import packed_bytes
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import training_bytes
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.task import GeneratorTask
 from wvq.hardware import hardware
 from wvq.pipelines.image_generation import ImageGenerationPipeline

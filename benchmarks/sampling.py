@@ -6,11 +6,12 @@
 ours: :func:`wvq.generator.sampling.sample_codes` of a generator of size B (12 layers of 768, K = 16,384, 16 x 16 codes,
 one class token) under guidance 2. generate: ``LlamaForCausalLM.generate`` of the same sizes with ``guidance_scale=2``,
 its own cache and classifier-free guidance. floor: the matrix products of one step alone, by ``F.linear`` with our
-weights and as many rows. packed_floor: the same with packed weights (:mod:`wvq.generator.linear`). bf16, int8: ours
-with reduced weights (:mod:`wvq.generator.reduced`). pass_of_8: a forward pass over 8 guessed codes, half of the picture
-being known (:mod:`wvq.generator.speculative`), without the draws. With ``--sides``, whole pictures of side x side codes
-are drawn; products: the packed floor, and the two products of attention with as many tokens as a picture has on
-average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
+weights and as many rows. packed_floor: the same with packed weights (:mod:`wvq.generator.base.linear`). bf16, int8:
+ours with reduced weights (:mod:`wvq.generator.reduced`). pass_of_8: a forward pass over 8 guessed codes, half of the
+picture being known (:mod:`wvq.generator.next_code.speculative`), without the draws. With ``--sides``, whole pictures of
+side x side codes are drawn; products: the packed floor, and the two products of attention with as many tokens as a
+picture has on average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of
+the rounds' own.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from wvq.files.atomic import write_json
-from wvq.generator.conditioning import Condition
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.decoder import GuidedDecoder
-from wvq.generator.linear import packed_weights
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.linear import packed_weights
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.decoder import GuidedDecoder
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.hardware import processor_name
 
 CLASSES = 1000

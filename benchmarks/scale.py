@@ -21,10 +21,10 @@ import torch
 from benchmarks.cost import GPUS, UTILIZATION, Operations
 from wvq.eval.report.markdown import markdown_table
 from wvq.files.atomic import write_json
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes, training_bytes
-from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.hardware import hardware
 from wvq.memory import GIB
 

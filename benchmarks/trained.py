@@ -18,15 +18,15 @@ import torch
 
 from wvq.data.codes import CodeDataset
 from wvq.files.atomic import write_json
-from wvq.generator.conditioning import Condition
-from wvq.generator.decoder import GuidedDecoder
-from wvq.generator.filters import FREE
-from wvq.generator.linear import packed_weights
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.filters import FREE
+from wvq.generator.base.linear import packed_weights
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.decoder import GuidedDecoder
+from wvq.generator.next_code.modeling import ImageCodeTransformer
+from wvq.generator.next_code.speculative import WindowedSampler
 from wvq.generator.reduced import REDUCED, reduce_weights
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
-from wvq.generator.speculative import WindowedSampler
 
 PICTURES = 256
 

@@ -14,7 +14,7 @@ from wvq.eval.report.markdown import markdown_table
 from wvq.eval.report.results import is_result
 from wvq.files.atomic import read_json
 from wvq.files.user_folders import expand_user
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 # What a figure depends on beside the model. Sampling settings belong to the model: they may differ, and are shown.
 PROTOCOL = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from wvq.eval.recipes import GenerationEvaluation
@@ -26,7 +26,7 @@ class Preset:
     """The protocol of a published figure, with the figure.
 
     Attributes:
-        sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`.
+        sampling: fields of :class:`wvq.generator.base.sampling_settings.SamplingSettings`.
         published: the figures.
         num_images, classes, feature_network, reference_kind: the protocol.
         image_size: side of the pictures that the pipeline draws.

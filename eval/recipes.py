@@ -29,7 +29,7 @@ from wvq.eval.features.names import FEATURE_NETWORKS, INCEPTION
 from wvq.eval.presets import with_preset
 from wvq.eval.real.kinds import FEWEST, KINDS, require_kind
 from wvq.eval.sweeps import parse_sweep
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
 
 MOST_PIXELS = 4_096  # a side that samples may be brought to

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 MOST = 100  # values of a sweep
 

@@ -29,7 +29,7 @@ from wvq.eval.figures.metrics import KERNEL
 from wvq.eval.real.kinds import FEWEST
 from wvq.eval.samples.conditions import condition_plan, reference_choice
 from wvq.eval.samples.drawing import Samples
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline

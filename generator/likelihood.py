@@ -6,25 +6,28 @@ import torch
 import torch.nn.functional as F
 
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.interface import CodeGenerator
 
 
-def code_log_probabilities(model: ImageCodeTransformer, codes: torch.Tensor, condition: Condition) -> torch.Tensor:
+def code_log_probabilities(model: CodeGenerator, codes: torch.Tensor, condition: Condition) -> torch.Tensor:
     """Logarithm of each code's probability given the condition and the codes before it, without guidance.
+
+    Codes before it are those of earlier passes: of coarser scales, where a scale is drawn at once.
 
     One forward pass without a cache: all codes are known.
 
     Args:
         model: in eval mode.
-        codes: (B, T) or (B, h, w) int64 in [0, K).
+        codes: (B, T) int64 in [0, K), or in the shape of their layout.
         condition: condition of B pictures.
 
     Returns:
-        (B, T) float32, in nats; their sum over T is the picture's log-likelihood.
+        (B, T) float32, in nats, in the flat order of :mod:`wvq.data.layout`; their sum over T is the picture's
+        log-likelihood.
 
     Raises:
-        ConfigError: another number of codes than the model's grid has, or a code out of range.
+        ConfigError: another number of codes than the model's pictures have, or a code out of range.
     """
     codes = codes.to(model.device).flatten(1)
     if codes.is_floating_point() or not bool(((codes >= 0) & (codes < model.config.num_codes)).all()):

@@ -8,12 +8,14 @@ those exactly (VNNI), and bfloat16 elsewhere.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from wvq.errors import ConfigError, near_match
-from wvq.generator.linear import Projection
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.linear import Projection
 from wvq.models.pretrained import weights_hash
 
 
@@ -60,10 +62,11 @@ class Int8Linear(nn.Module):
         return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale)
 
 
+Generator = TypeVar("Generator", bound=CodeGenerator)
 REDUCED = {"bf16": BFloat16Linear, "int8": Int8Linear}
 
 
-def reduce_weights(model: ImageCodeTransformer, kind: str) -> ImageCodeTransformer:
+def reduce_weights(model: Generator, kind: str) -> Generator:
     """Replace the linear layers of the blocks and the head, in place. The model can then only sample.
 
     Args:
@@ -82,11 +85,7 @@ def reduce_weights(model: ImageCodeTransformer, kind: str) -> ImageCodeTransform
     if kind == "int8" and model.device.type != "cpu":
         raise ConfigError(f"weights int8 run on the CPU alone, and the model is on {model.device}; use bf16")
     model.full_hash = weights_hash(model)
-    layers = [(block.attention, name) for block in model.blocks for name in ("qkv", "out")]
-    layers += [(block.feed_forward, name) for block in model.blocks for name in ("gate_up", "down")]
-    if model.config.head != "tied":
-        layers.append((model, "head"))
-    for part, name in layers:
+    for part, name in model.linear_layers():
         setattr(part, name, REDUCED[kind](getattr(part, name)))
     model.reduced = kind
     return model

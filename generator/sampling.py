@@ -1,4 +1,4 @@
-"""Sampling of codes: the draw of a code, and the loop over positions, one small function each.
+"""Sampling of codes of any layout: given codes, groups of fixed rows, and the way of drawing that the layout has.
 
 Every picture has its own random generator, so its codes depend on the weights, its condition, the settings and its
 seed. They depend on the batch that it was sampled in, and so on the number of processes, by rounding alone: it decides
@@ -7,33 +7,58 @@ the rare draw that lies close to the border of two codes. With ``deterministic``
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from tqdm import tqdm
 
+from wvq.data.layout import codes_shape, unflatten_codes
 from wvq.errors import ConfigError
-from wvq.generator.captured import FixedDecoder, fixed_steps
-from wvq.generator.conditioning import Condition
-from wvq.generator.decoder import GuidedDecoder
-from wvq.generator.filters import FREE, draw
-from wvq.generator.fixed_rows import run_in_fixed_rows
-from wvq.generator.linear import packed_weights
-from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling_settings import SamplingSettings
-from wvq.generator.speculative import WindowedSampler
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.base.draws import check_fixed
+from wvq.generator.base.filters import FREE
+from wvq.generator.base.fixed_rows import run_in_fixed_rows
+from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.linear import packed_weights
+from wvq.generator.base.previews import Preview
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code import sampling as next_code
+from wvq.generator.next_code.modeling import ImageCodeTransformer
+from wvq.generator.next_scale import sampling as next_scale
+from wvq.generator.next_scale.modeling import NextScaleTransformer
 
 
-def uniforms(seeds: list[int], length: int) -> torch.Tensor:
-    """Uniform numbers (B, T) in [0, 1), row by row from each picture's own generator."""
-    return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+@dataclass(frozen=True)
+class _Sampler:
+    """How one kind of generator is sampled.
+
+    Attributes:
+        fill: draws the codes (B, T) that are FREE, in place; arguments as of :func:`sample_codes`.
+        check: raises ConfigError where the generator cannot follow the settings.
+        previews: whether a callback is called.
+    """
+
+    fill: Callable[..., None]
+    check: Callable[[Any, SamplingSettings], None]
+    previews: bool = False
+
+
+_SAMPLERS: dict[type[CodeGenerator], _Sampler] = {
+    ImageCodeTransformer: _Sampler(next_code.fill, next_code.check_settings),
+    NextScaleTransformer: _Sampler(next_scale.fill, next_scale.check_settings, previews=True),
+}
 
 
 def sample_codes(
-    model: ImageCodeTransformer,
+    model: CodeGenerator,
     condition: Condition,
     seeds: list[int],
     settings: SamplingSettings,
     progress: bool = False,
     fixed: torch.Tensor | None = None,
+    callback: Preview | None = None,
 ) -> torch.Tensor:
     """Draw the codes of pictures.
 
@@ -42,98 +67,54 @@ def sample_codes(
         condition: condition of B pictures.
         seeds: one a picture.
         settings: guidance and filters.
-        progress: show a progress bar over the codes.
-        fixed: (B, h, w) int64, codes that are given, -1 where they are to be drawn. Each drawn code sees the given
-            ones before it, not those after it: rows that are given from the top down are continued downwards.
+        progress: show a progress bar over the codes, or over the scales.
+        fixed: (B, ...) int64 in the shape of the layout, codes that are given, -1 where they are to be drawn. A drawn
+            code sees the given ones that come before it: row by row, those above and to the left; scale by scale, those
+            of all coarser scales.
+        callback: see :data:`wvq.generator.base.previews.Preview`; of generators that draw scale by scale.
 
     Returns:
-        (B, h, w) int64, made outside of inference mode, so that they can be trained on.
+        (B, ...) int64 in the shape of the layout, made outside of inference mode, so that they can be trained on.
 
     Raises:
-        ConfigError: ``fixed`` does not fit.
+        ConfigError: ``fixed`` does not fit, or the generator cannot follow the settings.
     """
-    config = model.config
-    shape = (len(seeds), *config.grid)
+    config, sampler = model.config, _SAMPLERS[type(model)]
+    check_sampling(config, settings, callback is not None)
     codes = torch.full((len(seeds), config.sequence_length), FREE, dtype=torch.int64, device=model.device)
     if fixed is not None:
-        check_fixed(fixed, shape, config.num_codes)
+        check_fixed(fixed, (len(seeds), *codes_shape(config.code_layout)), config.num_codes)
         codes.copy_(fixed.flatten(1))
 
     def fill(numbers: list[int]) -> torch.Tensor:
         part = codes[numbers]
-        _fill(part, model, condition.rows(numbers), [seeds[number] for number in numbers], settings, progress)
+        sampler.fill(part, model, condition.rows(numbers), [seeds[number] for number in numbers], settings, progress)
         return part
 
     with packed_weights(model, settings.deterministic), torch.inference_mode():
-        if settings.fixed_rows is None:
-            _fill(codes, model, condition, seeds, settings, progress)
-        else:
+        if settings.fixed_rows is not None:
             codes.copy_(run_in_fixed_rows(seeds, settings.fixed_rows, fill))
-    return codes.view(shape)
+        elif callback is not None:
+            sampler.fill(codes, model, condition, seeds, settings, progress, callback)
+        else:
+            sampler.fill(codes, model, condition, seeds, settings, progress)
+    return unflatten_codes(codes, config.code_layout)
 
 
-def check_fixed(fixed: torch.Tensor, shape: tuple[int, ...], num_codes: int) -> None:
-    """Check codes that are given.
+def check_sampling(config: GeneratorConfig, settings: SamplingSettings, previews: bool = False) -> None:
+    """Check that a generator can follow sampling settings.
 
     Args:
-        fixed: the codes, -1 where they are to be drawn.
-        shape: what they must have: B, h, w.
-        num_codes: codes K of the model.
+        config: of the generator.
+        settings: the settings.
+        previews: whether pictures are to be shown while they are drawn.
 
     Raises:
-        ConfigError: another shape or kind, or a code out of range.
+        ConfigError: a setting that this kind of generator does not have, or a value that does not fit its codes.
     """
-    if tuple(fixed.shape) != shape or fixed.is_floating_point():
-        raise ConfigError(f"fixed codes must be integers {shape}, got {fixed.dtype} {tuple(fixed.shape)}")
-    if not bool(((fixed >= FREE) & (fixed < num_codes)).all()):
-        raise ConfigError(f"fixed codes must be in [0, {num_codes}), or {FREE} where they are drawn")
-
-
-def _fill(
-    codes: torch.Tensor,
-    model: ImageCodeTransformer,
-    condition: Condition,
-    seeds: list[int],
-    settings: SamplingSettings,
-    progress: bool,
-) -> None:
-    """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`sample_codes`."""
-    length = codes.shape[1]
-    open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
-    if not open_places:
-        return
-    # A pass over all given codes rounds differently from one pass a code, and the other pictures' masks may differ.
-    start = 0 if (settings.fixed_rows or 0) > 1 else open_places[0]
-    places = range(start, open_places[-1] + 1)
-    with fixed_steps(model, codes, condition, seeds, settings, places) as batch:
-        if batch is None:
-            decoder = GuidedDecoder(model, condition, len(seeds), settings.scales(length), start)
-            _draw_codes(codes, decoder, seeds, settings, places, progress)
-        else:
-            _draw_codes(batch.codes, batch.decoder, batch.seeds, settings, places, progress)
-            codes.copy_(batch.codes[: len(codes)])
-
-
-def _draw_codes(
-    codes: torch.Tensor,
-    decoder: GuidedDecoder,
-    seeds: list[int],
-    settings: SamplingSettings,
-    places: range,
-    progress: bool,
-) -> None:
-    """Draw the codes (B, T) that are FREE at the places, in place."""
-    if settings.window:
-        WindowedSampler(codes, decoder, seeds, settings).fill(places.start, places.stop, progress)
-        return
-    any_given = bool((codes != FREE).any())
-    uniform = uniforms(seeds, codes.shape[1]).to(codes.device)
-    if isinstance(decoder, FixedDecoder):
-        decoder.state.uniform.copy_(uniform)
-    for position in tqdm(places, unit="code", disable=not progress, leave=False):
-        if isinstance(decoder, FixedDecoder) and decoder.draw_next(position):
-            continue
-        drawn = draw(decoder.logits(codes, position, position + 1)[:, 0], uniform[:, position], settings)
-        if any_given:
-            drawn = torch.where(codes[:, position] == FREE, drawn, codes[:, position])
-        codes[:, position] = drawn
+    sampler = next(sampler for kind, sampler in _SAMPLERS.items() if kind.config_class is type(config))
+    sampler.check(config, settings)
+    if previews and not sampler.previews:
+        raise ConfigError("previews need a generator that draws scale by scale; this one draws position by position")
+    if previews and settings.deterministic:
+        raise ConfigError("previews show a batch while it is drawn, and deterministic draws groups of it; choose one")

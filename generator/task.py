@@ -15,13 +15,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from wvq.data.sheets import image_grid
-from wvq.generator.captured import using
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.conditioned_codes import ConditionedCodes
-from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.captured import using
 from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, ObjectiveConfig
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.hardware import send
 from wvq.settings.size import height_width
@@ -44,7 +44,7 @@ class Decoder(Protocol):
         """Pictures (B, 3, H, W) in [-1, 1] of codes."""
 
 
-class GeneratorTask(Task[ImageCodeTransformer]):
+class GeneratorTask(Task[CodeGenerator]):
     """The generator's side of the training loop.
 
     Args:
@@ -72,7 +72,7 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         self.joint_dropout = JOINT_DROPOUT if condition.joint_dropout is None else condition.joint_dropout
         self.text_encoder = text_encoder
 
-    def parameter_groups(self, model: ImageCodeTransformer) -> list[dict[str, Any]]:
+    def parameter_groups(self, model: CodeGenerator) -> list[dict[str, Any]]:
         return network_groups(list(model.parameters()), self.config)
 
     def loss(self, model: nn.Module, batch: Batch, images_seen: int, progress: float) -> StepLoss:
@@ -82,7 +82,9 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
         conditions = (condition.class_labels, condition.text_features, condition.text_mask)
-        output = model(codes, *conditions, order, self.objective.label_smoothing, return_logits=False)
+        options = {} if order is None else {"order": order}
+        smoothing = self.objective.label_smoothing
+        output = model(codes, *conditions, label_smoothing=smoothing, return_logits=False, **options)
         return StepLoss(output.loss, {})
 
     @torch.no_grad()
@@ -97,7 +99,7 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         return tensors
 
     @torch.no_grad()
-    def evaluate(self, model: ImageCodeTransformer, accelerator: Accelerator) -> dict[str, Any]:
+    def evaluate(self, model: CodeGenerator, accelerator: Accelerator) -> dict[str, Any]:
         """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given.
 
         Also both position by position, row by row, and what the codes of a picture cost in bits a pixel.
@@ -128,7 +130,7 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         }
 
     @torch.no_grad()
-    def picture(self, model: ImageCodeTransformer) -> Image.Image:
+    def picture(self, model: CodeGenerator) -> Image.Image:
         """Samples under the conditions of the first held-out pictures (spread over the set)."""
         count = min(ON_SHEET, len(self.validation))
         batch = self.validation.__getitems__([i * len(self.validation) // count for i in range(count)])
@@ -139,7 +141,7 @@ class GeneratorTask(Task[ImageCodeTransformer]):
         pictures = self.tokenizer.decode_codes(codes.to(self.tokenizer.device)).cpu()
         return image_grid(pictures, columns=8, scale=max(1, 96 // pictures.shape[-1]))
 
-    def save(self, model: ImageCodeTransformer, folder: Path) -> None:
+    def save(self, model: CodeGenerator, folder: Path) -> None:
         model.config.averaging_decay = self.config.ema_decay
         model.save_pretrained(folder)
 

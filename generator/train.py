@@ -19,16 +19,18 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from wvq.data.codes import CodeDataset, CodeHeader
-from wvq.data.layout import layout_text
+from wvq.data.layout import layout_name
 from wvq.distributed import decided_by_first_process, gather_objects, is_main_process
 from wvq.errors import CacheError, ConfigError
 from wvq.files.fingerprint import DataFingerprint, changed_pictures, mixed_pictures
 from wvq.files.names import TRAINING
 from wvq.files.stage_folder import recipe_of_run
+from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.conditioned_codes import ConditionedCodes
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.kinds import CONFIGS
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.models import new_generator
 from wvq.generator.recipes import JOINT_DROPOUT, ConditionConfig, GeneratorRecipe
 from wvq.generator.task import EVALUATED, ON_SHEET, SHEET_SETTINGS, Decoder, GeneratorTask
 from wvq.generator.text.encoder import TEXT_FIELDS, TextEncoder
@@ -53,9 +55,12 @@ class _Sizes(Protocol):
     @property
     def code_dim(self) -> int: ...
 
+    @property
+    def code_layout(self) -> dict: ...
 
-class _Codebook(Protocol):
-    def lookup(self, codes: torch.Tensor) -> torch.Tensor: ...
+
+class _Quantizer(Protocol):
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]: ...
 
 
 class Tokenizer(Decoder, Protocol):
@@ -66,8 +71,8 @@ class Tokenizer(Decoder, Protocol):
         """Number of codes, grid, and dims of a code's vector."""
 
     @property
-    def quantizer(self) -> _Codebook:
-        """Gives the vectors of codes."""
+    def quantizer(self) -> _Quantizer:
+        """Gives what makes features of codes, see :meth:`CodeGenerator.take_quantizer`."""
 
     @property
     def data_fingerprint(self) -> DataFingerprint | None:
@@ -122,10 +127,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
             for codes in (train, validation)
         )
         set_seed(recipe.train.seed)
-        model = ImageCodeTransformer(config)
-        if config.code_dim:
-            codes = torch.arange(config.num_codes, device=tokenizer.device)
-            model.set_codebook(tokenizer.quantizer.lookup(codes).cpu())
+        model = new_generator(config)
+        model.take_quantizer(tokenizer.quantizer.code_tensors(tokenizer.device))
         live_encoder = text_encoder.to(accelerator.device) if text_encoder is not None and cache == "none" else None
         if text_encoder is not None and not resume:  # a checkpoint holds the result
             fit_text(model, train_set, live_encoder)
@@ -145,20 +148,20 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
     """Check that a cache was made by the tokenizer and that a generator can be trained over it.
 
     Raises:
-        CacheError: another tokenizer made it, or it holds more than one code a position.
+        CacheError: another tokenizer made it.
     """
     config = tokenizer.config
-    if header.layout["kind"] != "grid":
-        raise CacheError(
-            f"{recipe.codes} holds {header.layout['kind']} codes ({layout_text(header.layout)}), and the generator "
-            "draws one code a position; train a tokenizer with num_groups 1 and without scales, and export its codes"
-        )
     for name, expected in (("num_codes", config.num_codes), ("grid", list(config.grid))):
         if getattr(header, name) != expected:
             raise CacheError(
                 f"{recipe.codes} has {name} {getattr(header, name)}, but the tokenizer in {recipe.tokenizer} "
                 f"has {expected}; export the codes with this tokenizer"
             )
+    if header.layout != config.code_layout:
+        raise CacheError(
+            f"{recipe.codes} holds {layout_name(header.layout)}, but the tokenizer in {recipe.tokenizer} makes "
+            f"{layout_name(config.code_layout)}; export the codes with this tokenizer"
+        )
     if not tokenizer.made(header.tokenizer_hash):
         raise CacheError(
             f"{recipe.codes} was made by another tokenizer than the one in {recipe.tokenizer}; "
@@ -214,7 +217,7 @@ def settled_condition(condition: ConditionConfig, resumed: Path | None) -> Condi
 
 def build_config(
     recipe: GeneratorRecipe, header: CodeHeader, tokenizer: Tokenizer, text_encoder: TextEncoder | None
-) -> ImageCodeTransformerConfig:
+) -> GeneratorConfig:
     """The model's config: sizes from the recipe, the rest from the cache.
 
     Raises:
@@ -222,7 +225,9 @@ def build_config(
             that of the tokenizer.
     """
     names = header.class_names if recipe.condition.classes else []
+    kind = CONFIGS[header.layout["kind"]]
     from_cache: dict[str, Any] = {
+        **kind.fields_of_tokenizer(tokenizer.config),
         "num_codes": header.num_codes,
         "grid": header.grid,
         "num_classes": len(names),
@@ -233,10 +238,16 @@ def build_config(
         if name in recipe.model:
             raise ConfigError(f"model.{name} comes from the code cache and the condition settings; leave it out")
     sizes = dict(recipe.model)
-    if recipe.objective.random_order and not sizes.setdefault("target_positions", True):
-        raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
+    if recipe.objective.random_order:
+        if header.layout["kind"] != "grid":
+            raise ConfigError(
+                f"objective.random_order is for one code a position, and {recipe.codes} holds {header.layout['kind']} "
+                "codes; leave it out"
+            )
+        if not sizes.setdefault("target_positions", True):
+            raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
     text = text_encoder.config_fields() if text_encoder is not None else {}
-    config = ImageCodeTransformerConfig(**sizes, **from_cache, **text)
+    config = kind(**sizes, **from_cache, **text)
     if config.code_dim not in (0, dims := tokenizer.config.code_dim):
         raise ConfigError(
             f"model.code_dim is {config.code_dim}, but the codes of {recipe.tokenizer} are vectors of {dims}: set it "
@@ -245,7 +256,7 @@ def build_config(
     return config
 
 
-def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:
+def fit_text(model: CodeGenerator, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:
     """Whiten the text projections by a sample of the captions: the main process computes them for all.
 
     Args:
@@ -261,7 +272,7 @@ def fit_text(model: ImageCodeTransformer, train_set: ConditionedCodes, encoder: 
         getattr(model.condition, name).load_state_dict(state)
 
 
-def _require_memory(model: ImageCodeTransformer, config: TrainConfig, accelerator: Accelerator) -> None:
+def _require_memory(model: CodeGenerator, config: TrainConfig, accelerator: Accelerator) -> None:
     """Refuse a run that cannot fit; where the weights are sharded, that is not estimated."""
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from wvq.data.codes import CodeHeader
 from wvq.distributed import is_main_process, processes, wait_for_all
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.models import load_generator
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.pipelines.folders import already_holds, refuse_foreign_files
@@ -52,7 +52,7 @@ def train_pipeline(
     refuse_foreign_files(recipe.out)
     result = train_generator(recipe, tokenizer, resume)
     state = processes()
-    generator = ImageCodeTransformer.from_pretrained(f"{recipe.out}/generator").to(state.device)
+    generator = load_generator(f"{recipe.out}/generator").to(state.device)
     text_encoder = None
     if generator.config.text_dim:
         text = generator.config

@@ -11,7 +11,7 @@ import torch
 
 from wvq.checks import integer, require
 from wvq.errors import ConfigError
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.models.options import Foreign, refuse_options
 from wvq.pipelines.conditions import Requested
 

@@ -11,8 +11,8 @@ import torch
 
 from wvq.checks import SAMPLE_SEED, Rule, as_integer, integer, is_integer, locale_fault, require
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import NULL_CLASS, Condition, class_ids, warn_of_numbers_as_names
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.base.conditioning import NULL_CLASS, Condition, class_ids, warn_of_numbers_as_names
+from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.text.encoder import TextEncoder
 
 ClassLabel: TypeAlias = str | SupportsIndex  # a name or an id
@@ -42,7 +42,7 @@ class Requested:
 
 
 def requested(
-    config: ImageCodeTransformerConfig,
+    config: GeneratorConfig,
     class_labels: ClassLabels = None,
     prompt: Prompts = None,
     num_images: int | None = None,
@@ -94,7 +94,7 @@ def requested(
 
 def condition_of(
     request: Requested,
-    config: ImageCodeTransformerConfig,
+    config: GeneratorConfig,
     text_encoder: TextEncoder | None,
     device: torch.device,
     one_by_one: bool = False,

@@ -11,9 +11,11 @@ import wvq
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import read_json, whole_folder, write_json, write_text
 from wvq.files.names import INDEX_NAME
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.kinds import read_generator_config
+from wvq.generator.models import MODELS
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.pretrained import read_config, weights_hash
 from wvq.pipelines.model_card import CARD_NAME, is_model_card
@@ -22,15 +24,15 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 
 PIPELINE_CLASS = "ImageGenerationPipeline"
-PARTS = {
-    "tokenizer": ["wvq", WassersteinVQModel.__name__],
-    "generator": ["wvq", ImageCodeTransformer.__name__],
-    "text_encoder": ["wvq", TextEncoder.__name__],
-}  # the entries of the index; the last one may be null
-_FORMER_TEXT_ENCODER = ["transformers", "AutoModel"]  # in earlier folders
+# What the index may have under the name of each part; the second of a text encoder is that of earlier folders.
+_ENTRIES: dict[str, list[list[str] | None]] = {
+    "tokenizer": [["wvq", WassersteinVQModel.__name__]],
+    "generator": [["wvq", model.__name__] for model in MODELS.values()],
+    "text_encoder": [["wvq", TextEncoder.__name__], ["transformers", "AutoModel"], None],
+}
 
 
-Part: TypeAlias = WassersteinVQModel | ImageCodeTransformer | TextEncoder
+Part: TypeAlias = WassersteinVQModel | CodeGenerator | TextEncoder
 
 
 def write_pipeline(
@@ -64,7 +66,7 @@ def write_pipeline(
                 ImageProcessor.of_tokenizer(part.config).save_pretrained(partial)
     write_text(folder / CARD_NAME, card)
     index = {"_class_name": PIPELINE_CLASS, "wvq_version": wvq.__version__}
-    named = {name: own if name in parts else None for name, own in PARTS.items()}
+    named = {name: ["wvq", type(parts[name]).__name__] if name in parts else None for name in _ENTRIES}
     write_json(folder / INDEX_NAME, {**index, **named, "sampling": asdict(sampling)})
 
 
@@ -140,11 +142,11 @@ def read_sampling(folder: Path) -> SamplingSettings:
     index = read_json(file, CheckpointError, f"{folder} is no pipeline: {INDEX_NAME} is missing{hint}")
     if index.get("_class_name") != PIPELINE_CLASS:
         raise CheckpointError(f"{file} does not describe an {PIPELINE_CLASS}")
-    for name, own in PARTS.items():
-        if index.get(name) != own and not (name == "text_encoder" and index.get(name) in (None, _FORMER_TEXT_ENCODER)):
+    for name, known in _ENTRIES.items():
+        if index.get(name) not in known:
             raise CheckpointError(
-                f"{file}: {name} is {index.get(name)!r}, not {own!r}: the parts of a pipeline lie in its own folder, "
-                "each under its name, and nothing is loaded from elsewhere"
+                f"{file}: {name} is {index.get(name)!r}, not {known[0]!r} or alike: the parts of a pipeline lie in its "
+                "own folder, each under its name, and nothing is loaded from elsewhere"
             )
     sampling = index.get("sampling") or {}
     if not isinstance(sampling, dict):
@@ -155,7 +157,7 @@ def read_sampling(folder: Path) -> SamplingSettings:
         raise CheckpointError(f"{file}: sampling: {error}") from error
 
 
-def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransformerConfig]:
+def read_configs(folder: Path) -> tuple[WassersteinVQConfig, GeneratorConfig]:
     """The configs of a pipeline's tokenizer and generator; weights are not read.
 
     Raises:
@@ -165,7 +167,7 @@ def read_configs(folder: Path) -> tuple[WassersteinVQConfig, ImageCodeTransforme
     read_sampling(folder)
     return (
         read_config(WassersteinVQConfig, part_folder(folder, "tokenizer")),
-        read_config(ImageCodeTransformerConfig, part_folder(folder, "generator")),
+        read_generator_config(part_folder(folder, "generator")),
     )
 
 

@@ -12,13 +12,15 @@ from tqdm import tqdm
 from typing_extensions import Unpack
 
 from wvq.checks import integer, require
+from wvq.data.layout import codes_shape
 from wvq.data.pixels import to_uint8
-from wvq.generator.conditioning import Condition
-from wvq.generator.fixed_rows import run_in_fixed_rows
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.draws import check_fixed
+from wvq.generator.base.fixed_rows import run_in_fixed_rows
+from wvq.generator.base.linear import packed_weights
+from wvq.generator.base.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.generator.likelihood import code_log_probabilities
-from wvq.generator.linear import packed_weights
-from wvq.generator.sampling import check_fixed, sample_codes
-from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
+from wvq.generator.sampling import sample_codes
 from wvq.pipelines.call_options import repeated, require_size, seeds_of, updated_settings
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
 from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
@@ -123,7 +125,7 @@ class ImageGenerationPipeline(PipelineParts):
             num_images_per_prompt: pictures a condition, in place of ``num_images``.
             height, width: of the pictures, which a model has one of; for callers that give it.
             fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
-                :func:`wvq.generator.sampling.sample_codes`.
+                :func:`wvq.generator.next_code.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
             generator: in place of a seed, as diffusers has it: its ``initial_seed()`` is the seed, and its state is
                 neither used nor changed; or a list of one a picture.
@@ -131,8 +133,8 @@ class ImageGenerationPipeline(PipelineParts):
                 ``deterministic``, which runs groups of a fixed number of pictures.
             output_type: ``pil``, ``np`` (uint8, N H W 3) or ``pt`` (float32, N 3 H W in [-1, 1]).
             progress: show a progress bar.
-            sampling: fields of :class:`wvq.generator.sampling_settings.SamplingSettings`, such as ``guidance_scale``
-                and ``top_k``; the pipeline's own where None or left out.
+            sampling: fields of :class:`wvq.generator.base.sampling_settings.SamplingSettings`, such as
+                ``guidance_scale`` and ``top_k``; the pipeline's own where None or left out.
 
         Raises:
             ConfigError: an unknown class or setting, a condition that the model does not have, a setting out of range,
@@ -147,7 +149,7 @@ class ImageGenerationPipeline(PipelineParts):
         request = repeated(request, num_images, num_images_per_prompt)
         seeds = seeds_of(None if seed is None else first, generator, len(request))
         if fixed_codes is not None:
-            shape = (len(seeds), *self.generator.config.grid)
+            shape = (len(seeds), *codes_shape(self.generator.config.code_layout))
             fixed_codes = torch.as_tensor(fixed_codes)
             fixed_codes = fixed_codes.expand(shape) if fixed_codes.shape == shape[1:] else fixed_codes
             check_fixed(fixed_codes, shape, self.generator.config.num_codes)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from wvq.checks import as_list
-from wvq.data.layout import layout_text
+from wvq.data.layout import layout_name
 from wvq.errors import CheckpointError, ConfigError
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.text.encoder import TextEncoder
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 
-def require_sizes(
-    generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQConfig, encoder: TextEncoder | None
-) -> None:
+def require_sizes(generator: GeneratorConfig, tokenizer: WassersteinVQConfig, encoder: TextEncoder | None) -> None:
     """Check that codes and texts have the sizes that the generator was built for.
 
     Args:
@@ -29,11 +27,10 @@ def require_sizes(
         expected, actual = (as_list(getattr(config, name)) for config in (tokenizer, generator))
         if expected != actual:
             raise ConfigError(f"the tokenizer has {name} {expected}, the generator {actual}")
-    layout = tokenizer.code_layout
-    if layout["kind"] != "grid":
+    if tokenizer.code_layout != generator.code_layout:
         raise ConfigError(
-            f"the tokenizer has {layout['kind']} codes ({layout_text(layout)}), and a generator draws one code a "
-            "position; take a tokenizer with num_groups 1 and without scales"
+            f"the tokenizer has {layout_name(tokenizer.code_layout)}, and the generator was made for "
+            f"{layout_name(generator.code_layout)}; take the tokenizer that it was trained with"
         )
     if not generator.text_dim:
         return
@@ -46,7 +43,7 @@ def require_sizes(
         )
 
 
-def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: WassersteinVQModel) -> None:
+def require_tokenizer(generator: GeneratorConfig, tokenizer: WassersteinVQModel) -> None:
     """Check that a tokenizer is the one that the generator's config names by a hash, if it names one.
 
     Args:
@@ -63,7 +60,7 @@ def require_tokenizer(generator: ImageCodeTransformerConfig, tokenizer: Wasserst
         )
 
 
-def require_text_encoder(generator: ImageCodeTransformerConfig, encoder: TextEncoder | None) -> None:
+def require_text_encoder(generator: GeneratorConfig, encoder: TextEncoder | None) -> None:
     """Check that a text encoder is the one that the generator's config names by its identity, if it names one.
 
     Args:

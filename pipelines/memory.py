@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from wvq.generator.captured import keeps_memory, kept_bytes, padded
-from wvq.generator.filters import FREE
-from wvq.generator.linear import packed_bytes
+from wvq.generator.base.filters import FREE
+from wvq.generator.base.linear import packed_bytes
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes, whole_pass_bytes
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.next_code.captured import keeps_memory, kept_bytes, padded
 from wvq.memory import require_memory
 from wvq.tokenizer.memory import decoding_bytes
 

@@ -11,12 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
-from wvq.generator.conditioning import class_list
+from wvq.generator.base.conditioning import class_list
 from wvq.plain_output import one_line
 from wvq.settings.size import size_text
 
 if TYPE_CHECKING:
-    from wvq.generator.sampling_settings import SamplingSettings
+    from wvq.generator.base.sampling_settings import SamplingSettings
     from wvq.pipelines.parts import PipelineParts
 
 CARD_NAME = "README.md"

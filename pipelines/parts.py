@@ -13,10 +13,11 @@ from typing_extensions import Self, Unpack
 from wvq.checks import PATH
 from wvq.errors import ConfigError, WVQError
 from wvq.files.user_folders import expand_user
-from wvq.generator.captured import release_captures
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.models import load_generator
+from wvq.generator.next_code.captured import release_captures
 from wvq.generator.reduced import reduce_weights
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import TextEncoder
 from wvq.models.loading_options import (
     FLOATING_TYPES,
@@ -52,7 +53,7 @@ class PipelineParts:
     def __init__(
         self,
         tokenizer: WassersteinVQModel,
-        generator: ImageCodeTransformer,
+        generator: CodeGenerator,
         text_encoder: TextEncoder | None = None,
         sampling: SamplingSettings | None = None,
         ignore_tokenizer_mismatch: bool = False,
@@ -193,7 +194,7 @@ class PipelineParts:
         folder = resolve_folder(path, "pipeline", **hub_options)
         sampling = read_sampling(folder)
         tokenizer = WassersteinVQModel.from_pretrained(part_folder(folder, "tokenizer"), dtype=kind)
-        generator = ImageCodeTransformer.from_pretrained(part_folder(folder, "generator"), dtype=kind)
+        generator = load_generator(part_folder(folder, "generator"), dtype=kind)
         config, text_encoder = generator.config, None
         if config.text_dim:
             source = part_folder(folder, "text_encoder")

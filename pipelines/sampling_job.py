@@ -26,7 +26,7 @@ from wvq.files.png_text import png_text
 from wvq.files.reading import parse_json
 from wvq.files.stage_folder import former_identity, refuse_occupied
 from wvq.files.user_folders import expand_user
-from wvq.generator.sampling_settings import SamplingOptions, SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingOptions, SamplingSettings
 from wvq.interruption import stop_on_signal
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, requested
 from wvq.pipelines.image_generation import ImageGenerationPipeline

@@ -7,7 +7,7 @@ import torch
 from wvq.errors import UnreadablePictureError
 from wvq.eval.features.networks import FeatureNetwork, FeatureOutput
 from wvq.eval.features.pictures import PictureFeatures
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 
 def draw_pictures(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:

@@ -12,8 +12,8 @@ from wvq.data.dataset import load_images
 from wvq.eval.features.networks import load_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.assemble import train_pipeline
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.export import export_codes

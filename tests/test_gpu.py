@@ -14,10 +14,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from tests.tiny import make_generator
 from wvq.devices import named_device
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.models.pretrained import weights_hash
 from wvq.tokenizer.adversarial import ADVERSARIAL_LOSSES, gradient_penalty

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks.syncs import counting_syncs
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.task import GeneratorTask
 from wvq.settings.train import TrainConfig

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from wvq.app.quickstart import stage_recipes
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.text.captions import CaptionIndex
 from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline

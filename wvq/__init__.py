@@ -15,8 +15,8 @@ _PUBLIC = {
     "nearest_codes": "wvq.tokenizer.quantizers.nearest",
     "gaussian_wasserstein": "wvq.tokenizer.quantizers.alignment",
     "sliced_wasserstein": "wvq.tokenizer.quantizers.alignment",
-    "ImageCodeTransformerConfig": "wvq.generator.configuration",
-    "ImageCodeTransformer": "wvq.generator.modeling",
+    "ImageCodeTransformerConfig": "wvq.generator.next_code.configuration",
+    "ImageCodeTransformer": "wvq.generator.next_code.modeling",
     "ImageGenerationPipeline": "wvq.pipelines.image_generation",
     "CodeDataset": "wvq.data.codes",
 }
@@ -25,8 +25,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run nothing
     from wvq.data.codes import CodeDataset as CodeDataset
-    from wvq.generator.configuration import ImageCodeTransformerConfig as ImageCodeTransformerConfig
-    from wvq.generator.modeling import ImageCodeTransformer as ImageCodeTransformer
+    from wvq.generator.next_code.configuration import ImageCodeTransformerConfig as ImageCodeTransformerConfig
+    from wvq.generator.next_code.modeling import ImageCodeTransformer as ImageCodeTransformer
     from wvq.pipelines.image_generation import ImageGenerationPipeline as ImageGenerationPipeline
     from wvq.tokenizer.configuration import WassersteinVQConfig as WassersteinVQConfig
     from wvq.tokenizer.modeling import WassersteinVQModel as WassersteinVQModel

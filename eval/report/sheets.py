@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wvq.data.pixels import to_pil
 from wvq.data.sheets import labelled_rows
-from wvq.generator.conditioning import class_list
+from wvq.generator.base.conditioning import class_list
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wvq.errors import ConfigError, DataError
-from wvq.generator.conditioning import class_ids, warn_of_numbers_as_names
+from wvq.generator.base.conditioning import class_ids, warn_of_numbers_as_names
 
 if TYPE_CHECKING:
     from wvq.data.dataset import ImageDataset
-    from wvq.generator.configuration import ImageCodeTransformerConfig
+    from wvq.generator.base.configuration import GeneratorConfig
 
 Item = TypeVar("Item")
 
@@ -51,7 +51,7 @@ def conditions_hash(labels: Sequence[str | int] | None, texts: Sequence[str] | N
 
 
 def check_conditions(
-    config: ImageCodeTransformerConfig,
+    config: GeneratorConfig,
     classes: str | Sequence[str | int] | None,
     prompts: str | Sequence[str] | None,
     num_images: int,
@@ -101,7 +101,7 @@ def check_conditions(
     return classes
 
 
-def reference_choice(config: ImageCodeTransformerConfig) -> tuple[str | None, str | None]:
+def reference_choice(config: GeneratorConfig) -> tuple[str | None, str | None]:
     """Classes and prompts by which samples are drawn under the conditions of the reference: its classes where the model
     has classes, or else its captions where it has text.
     """
@@ -110,7 +110,7 @@ def reference_choice(config: ImageCodeTransformerConfig) -> tuple[str | None, st
     return None, "reference" if config.text_dim else None
 
 
-def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[str] | None) -> None:
+def _check_prompts(config: GeneratorConfig, prompts: str | Sequence[str] | None) -> None:
     if prompts is None:
         return
     if not config.text_dim:
@@ -121,13 +121,13 @@ def _check_prompts(config: ImageCodeTransformerConfig, prompts: str | Sequence[s
         raise ConfigError("prompts is an empty list")
 
 
-def _balanced_classes(config: ImageCodeTransformerConfig, classes: str | list[str | int]) -> list[str | int]:
+def _balanced_classes(config: GeneratorConfig, classes: str | list[str | int]) -> list[str | int]:
     """The classes of which equally many samples are drawn: those that are named, or all."""
     return list(range(config.num_classes)) if isinstance(classes, str) else classes
 
 
 def condition_plan(
-    config: ImageCodeTransformerConfig,
+    config: GeneratorConfig,
     dataset: ImageDataset | None,
     reference_indices: list[int],
     classes: str | Sequence[str | int] | None,

@@ -17,7 +17,7 @@ from wvq.eval.features.clip_score import CLIPScore
 from wvq.eval.features.shards import Batch
 from wvq.eval.samples.conditions import Conditions, conditions_hash
 from wvq.files.stage_folder import refuse_occupied
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from wvq.pipelines.image_generation import ImageGenerationPipeline

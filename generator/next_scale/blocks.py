@@ -15,9 +15,10 @@ from einops import rearrange
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from wvq.generator.initialization import set_init_scale
-from wvq.generator.linear import Projection
-from wvq.generator.modeling import LayerCache, branch_dropouts, branch_scale
+from wvq.generator.base.body import branch_dropouts, branch_scale
+from wvq.generator.base.cache import LayerCache
+from wvq.generator.base.initialization import set_init_scale
+from wvq.generator.base.linear import Projection
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 
 PARTS = 6  # of a layer's modulation: gates, scales and shifts of attention and of the feed-forward layer

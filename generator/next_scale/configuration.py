@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wvq.checks import FLAG, Checker, integer, interval, one_of
-from wvq.data.layout import make_layout, sequence_length
-from wvq.generator.configuration import GeneratorConfig
+from wvq.data.layout import make_layout
+from wvq.generator.base.configuration import GeneratorConfig
 from wvq.models.config import option
 from wvq.models.scale_maps import CONV_TABLES, RISING, SCALES, shared_convs
 
@@ -60,23 +62,23 @@ class NextScaleTransformerConfig(GeneratorConfig):
         if self.conditioning != "prefix":
             check("condition_bias", f'false where conditioning is "{self.conditioning}"', lambda on: not on)
 
+    @classmethod
+    def fields_of_tokenizer(cls, tokenizer: Any) -> dict[str, Any]:
+        names = ("scales", "code_dim", "num_scale_convs", "scale_conv_ratio", "scale_conv_table")
+        return {name: getattr(tokenizer, name) for name in names}
+
     @property
     def usual_intermediate_size(self) -> int:
         return 4 * self.hidden_size if self.feed_forward == "gelu" else super().usual_intermediate_size
 
     @property
     def code_layout(self) -> dict:
-        """Layout of a picture's codes (:mod:`wvq.data.layout`)."""
         return make_layout((self.grid[0], self.grid[1]), 1, self.scales)
 
     @property
     def scale_shapes(self) -> list[tuple[int, int]]:
         """Rows and columns of the map of each scale."""
         return [(rows, columns) for rows, columns in self.code_layout["shapes"]]
-
-    @property
-    def sequence_length(self) -> int:
-        return sequence_length(self.code_layout)
 
     @property
     def conv_of_scale(self) -> list[int]:

@@ -8,6 +8,7 @@ Shapes: B pictures, P prefix tokens, T codes over all scales, n codes of one, D 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -17,51 +18,18 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition, ConditionEmbedder, class_rows, given_text, mean_text
-from wvq.generator.initialization import init_scale
-from wvq.generator.linear import Projection
-from wvq.generator.modeling import GeneratorOutput, KeyValueCache
+from wvq.generator.base.cache import KeyValueCache
+from wvq.generator.base.conditioning import Condition, ConditionEmbedder, ConditionVector
+from wvq.generator.base.initialization import init_scale
+from wvq.generator.base.interface import CodeGenerator, GeneratorOutput
+from wvq.generator.base.linear import Projection
 from wvq.generator.next_scale.blocks import Modulation, ScaleBlock, make_norm, modulate
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
-from wvq.models.pretrained import StrictPreTrainedModel, as_codes
 from wvq.models.scale_maps import Shape, average_to, spread
 from wvq.precision import exact_float32
 
 
-class ConditionVector(nn.Module):
-    """The condition of each picture as one vector (B, D): its class, the mean of its text's tokens, or their sum."""
-
-    def __init__(self, config: NextScaleTransformerConfig):
-        super().__init__()
-        self.config = config
-        if config.has_class_token:
-            self.class_embedding = nn.Embedding(config.num_classes + 1, config.hidden_size)  # the last row is null
-        if config.text_dim:
-            self.text_projection = nn.Linear(config.text_dim, config.hidden_size)
-            self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
-
-    def forward(self, condition: Condition, batch_size: int) -> torch.Tensor:
-        """Embed the condition of ``batch_size`` pictures.
-
-        Raises:
-            ConfigError: text features without their mask, or a mask alone.
-        """
-        config, device, vectors = self.config, next(self.parameters()).device, []
-        if config.has_class_token:
-            vectors.append(self.class_embedding(class_rows(condition, config.num_classes, batch_size, device)))
-        if config.text_dim:
-            vectors.append(self._text(condition, batch_size))
-        return torch.stack(vectors).sum(0)
-
-    def _text(self, condition: Condition, batch_size: int) -> torch.Tensor:
-        if (given := given_text(condition)) is None:
-            return self.null_text.expand(batch_size, -1)
-        features, mask = given
-        projected = self.text_projection(mean_text(features.to(self.text_projection.weight.dtype), mask))
-        return torch.where(mask.any(1, keepdim=True), projected, self.null_text)
-
-
-class NextScaleTransformer(StrictPreTrainedModel):
+class NextScaleTransformer(CodeGenerator):
     """Autoregressive model of the maps of a picture's codes, coarse to fine, given a class, a text, both or nothing.
 
     It holds the tokenizer's code vectors and convolutions, of which the inputs of each scale are made
@@ -75,12 +43,7 @@ class NextScaleTransformer(StrictPreTrainedModel):
 
     config: NextScaleTransformerConfig
     config_class = NextScaleTransformerConfig
-    kind = "generator"
-    base_model_prefix = ""
-    main_input_name = "codes"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["ScaleBlock"]
-    _supports_sdpa = True
     codebook: torch.Tensor
     conv_weight: torch.Tensor
     conv_bias: torch.Tensor
@@ -130,21 +93,20 @@ class NextScaleTransformer(StrictPreTrainedModel):
                 init.normal_(parameter, 0.0, std)
 
     @torch.no_grad()
-    def set_quantizer(self, codebook: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> None:
-        """Give the model the tokenizer's code vectors and convolutions.
-
-        Args:
-            codebook: (K, C).
-            weights, biases: (M, C, C, 3, 3) and (M, C) of its M convolutions.
-
-        Raises:
-            ConfigError: shapes that do not fit the config.
-        """
-        for name, given in (("codebook", codebook), ("conv_weight", weights), ("conv_bias", biases)):
-            own = getattr(self, name)
+    def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name in ("codebook", "conv_weight", "conv_bias"):
+            own, given = getattr(self, name), tensors[name]
             if own.shape != given.shape:
                 raise ConfigError(f"{name} {tuple(given.shape)} does not fit this generator's {tuple(own.shape)}")
             own.copy_(given)
+
+    def linear_layers(self) -> list[tuple[nn.Module, str]]:
+        layers: list[tuple[nn.Module, str]] = [(self, "head")]
+        for block in self.blocks:
+            assert isinstance(block, ScaleBlock)
+            attention, feed_forward = block.attention, block.feed_forward
+            layers += [(attention, "qkv"), (attention, "out"), (feed_forward, "up"), (feed_forward, "down")]
+        return layers
 
     # ---- maps and inputs
 
@@ -223,6 +185,7 @@ class NextScaleTransformer(StrictPreTrainedModel):
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        return_logits: bool = True,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures, by teacher forcing.
 
@@ -231,17 +194,14 @@ class NextScaleTransformer(StrictPreTrainedModel):
             class_labels: (B,) int64, -1 for the null class; all null if None.
             text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
+            return_logits: False in training: Accelerate would make them float32, which takes memory and time.
 
         Raises:
             ConfigError: codes of another number.
             DataError: codes that are no integers, or on another device.
         """
         config = self.config
-        codes = as_codes(codes, self.codebook.device).flatten(1)
-        if codes.shape[1] != config.sequence_length:
-            raise ConfigError(
-                f"codes must hold {config.sequence_length} a picture (scales {config.scales}), got {tuple(codes.shape)}"
-            )
+        codes = self.whole_pictures(codes)
         given = Condition(class_labels, text_features, text_mask)
         prefix, vector, valid, bias = self.embed_condition(given, len(codes))
         tokens = [self.first_tokens(vector, len(codes)), self.embed(self.scale_inputs(codes), 1, len(config.scales))]
@@ -249,7 +209,7 @@ class NextScaleTransformer(StrictPreTrainedModel):
         mask = whole_mask(config, valid, x.device)
         logits = self.run(torch.cat((prefix, x), 1), vector, mask)[:, prefix.shape[1] :]
         loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing)
-        return GeneratorOutput(loss, logits)
+        return GeneratorOutput(loss, logits) if return_logits else GeneratorOutput(loss)
 
     def embed_condition(
         self, condition: Condition, batch_size: int

@@ -7,86 +7,42 @@ condition, settings and seed, and on the batch by rounding alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition
-from wvq.generator.decoder import guide
-from wvq.generator.filters import FREE, draw
-from wvq.generator.fixed_rows import run_in_fixed_rows
-from wvq.generator.guidance import scale_guidance
-from wvq.generator.linear import packed_weights
-from wvq.generator.modeling import KeyValueCache, cache_shape
+from wvq.generator.base.cache import KeyValueCache, cache_shape
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.draws import uniforms
+from wvq.generator.base.filters import FREE, draw
+from wvq.generator.base.guidance import guide, scale_guidance
+from wvq.generator.base.previews import Preview
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.generator.next_scale.modeling import NextScaleTransformer, input_of
-from wvq.generator.sampling import check_fixed, uniforms
-from wvq.generator.sampling_settings import SamplingSettings
-
-# Called after each scale with its number, from 0, and the codes (B, n) of all scales so far.
-Preview = Callable[[int, torch.Tensor], None]
 
 
-def sample_scales(
-    model: NextScaleTransformer,
-    condition: Condition,
-    seeds: list[int],
-    settings: SamplingSettings,
-    progress: bool = False,
-    fixed: torch.Tensor | None = None,
-    callback: Preview | None = None,
-) -> torch.Tensor:
-    """Draw the codes of pictures.
-
-    Args:
-        model: in eval mode.
-        condition: condition of B pictures.
-        seeds: one a picture.
-        settings: guidance and filters; guidance follows its schedule over the scales, the last at its end.
-        progress: show a progress bar over the scales.
-        fixed: (B, T) int64, codes that are given, -1 where they are to be drawn: the first scales of a picture to draw
-            the finer ones of, or all scales of a picture outside of the region to draw anew.
-        callback: see :data:`Preview`.
-
-    Returns:
-        (B, T) int64, made outside of inference mode, so that they can be trained on.
-
-    Raises:
-        ConfigError: ``fixed`` does not fit, or the settings have a window.
-    """
-    config = model.config
+def check_settings(config: NextScaleTransformerConfig, settings: SamplingSettings) -> None:
+    """Raise ConfigError where the generator cannot follow the settings."""
     if settings.window:
         raise ConfigError("window is for generators of one code a pass; this one draws a scale a pass: set it to 0")
-    codes = torch.full((len(seeds), config.sequence_length), FREE, dtype=torch.int64, device=model.device)
-    if fixed is not None:
-        check_fixed(fixed, tuple(codes.shape), config.num_codes)
-        codes.copy_(fixed)
-
-    def fill(numbers: list[int]) -> torch.Tensor:
-        part = codes[numbers]
-        _fill(part, model, condition.rows(numbers), [seeds[number] for number in numbers], settings, progress, None)
-        return part
-
-    with packed_weights(model, settings.deterministic), torch.inference_mode():
-        if settings.fixed_rows is None:
-            _fill(codes, model, condition, seeds, settings, progress, callback)
-        else:
-            codes.copy_(run_in_fixed_rows(seeds, settings.fixed_rows, fill))
-    return codes
 
 
-def _fill(
+def fill(
     codes: torch.Tensor,
     model: NextScaleTransformer,
     condition: Condition,
     seeds: list[int],
     settings: SamplingSettings,
     progress: bool,
-    callback: Preview | None,
+    callback: Preview | None = None,
 ) -> None:
-    """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`sample_scales`."""
+    """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`wvq.generator.sampling.sample_codes`.
+
+    Guidance follows its schedule over the scales, the last at its end.
+    """
     config = model.config
     count, shapes = len(seeds), config.scale_shapes
     guidance = scale_guidance(settings, len(shapes))

@@ -16,7 +16,7 @@ from benchmarks.gpu_sampling import (
     step_bytes,
 )
 from benchmarks.sampling import build_llama
-from wvq.generator.decoder import guide
+from wvq.generator.base.guidance import guide
 
 LONG = 3_600.0  # seconds: compiling takes a minute with some versions of torch
 

@@ -7,7 +7,7 @@ import pytest
 from wvq.errors import ConfigError
 from wvq.eval.presets import PRESETS, find_preset, with_preset
 from wvq.eval.recipes import GenerationEvaluation
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 
 @pytest.mark.parametrize("name", PRESETS)

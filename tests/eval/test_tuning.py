@@ -11,7 +11,7 @@ from tests.stand_ins import FakePipeline, draw_pictures
 from wvq.errors import ConfigError, DataError
 from wvq.eval import tuning
 from wvq.eval.tuning import CANDIDATES, Trial, choose, search_sampling
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 
 HOT, COLD = SamplingSettings(), SamplingSettings(temperature=0.2)
 

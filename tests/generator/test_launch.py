@@ -14,7 +14,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from tests.processes import run_ranks
 from tests.tiny import index_captions, save_text_encoder
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.text.features import text_features
 from wvq.training.checkpoints import find_checkpoints

@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny import make_generator
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition
+from wvq.generator.base.conditioning import Condition
 from wvq.generator.likelihood import code_log_probabilities
 
 

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from tests.generator.test_sampling import model_and_condition
+from tests.generator.next_code.test_sampling import model_and_condition
 from tests.tiny import make_generator, make_pipeline
 from wvq.errors import ConfigError
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.reduced import REDUCED, Int8Linear, reduce_weights
 from wvq.generator.sampling import sample_codes
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 

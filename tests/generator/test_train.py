@@ -14,9 +14,9 @@ import yaml
 from tests.tiny import CLASS_NAMES, TEXT_DIM
 from wvq.data.codes import CodeDataset
 from wvq.errors import ConfigError
+from wvq.generator.base.conditioning import ConditionEmbedder
 from wvq.generator.conditioned_codes import ConditionedCodes
-from wvq.generator.conditioning import ConditionEmbedder
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
 from wvq.generator.task import random_order
 from wvq.generator.text.encoder import TextEncoder

@@ -11,7 +11,7 @@ from tests.tiny import make_generator
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.train import check_cache
 from wvq.models.pretrained import model_hash, weights_hash
 from wvq.pipelines.image_generation import ImageGenerationPipeline

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.tiny import make_generator, make_pipeline, save_pipeline
 from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError
-from wvq.generator.sampling_settings import SamplingOptions
+from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.pipelines.image_generation import CallOptions, ImageGenerationPipeline
 
 # ---- conditions and counts

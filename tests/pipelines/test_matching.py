@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 from tests.text_encoders import ONE_A_FAMILY, save_encoder, save_stack
 from tests.tiny import TEXT_DIM, make_generator, make_pipeline, save_text_encoder
 from wvq.errors import CheckpointError, ConfigError
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.assemble import train_pipeline

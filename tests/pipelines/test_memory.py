@@ -6,10 +6,10 @@ from torch import nn
 
 from benchmarks.live_bytes import LiveBytes
 from tests.tiny import make_pipeline
-from wvq.generator.captured import using
-from wvq.generator.linear import packed_bytes
+from wvq.generator.base.linear import packed_bytes
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.next_code.captured import using
 from wvq.pipelines import memory
 from wvq.pipelines.memory import drawing_bytes, first_free
 from wvq.tokenizer.configuration import WassersteinVQConfig

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.tiny import CLASS_NAMES, make_pipeline
 from wvq import ImageProcessor
 from wvq.errors import CheckpointError, ConfigError, DownloadError
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.model_card import model_card
 from wvq.tokenizer.modeling import WassersteinVQModel

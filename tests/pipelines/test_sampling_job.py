@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from wvq.errors import ConfigError, UnreadablePictureError
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.memory import drawing_bytes

@@ -133,6 +133,17 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """Quantized features (..., D) of codes."""
 
+    @torch.no_grad()
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """The tensors that make features of codes, on the CPU: ``codebook`` (K, D), or (G, K, D / G) of G codebooks.
+
+        A quantizer of several scales adds ``conv_weight`` (M, D, D, 3, 3) and ``conv_bias`` (M, D) of its convolutions.
+
+        Args:
+            device: where the quantizer is.
+        """
+        return {"codebook": self.lookup(torch.arange(self.num_codes, device=device)).cpu()}
+
     def lookup_scales(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """Quantized features (..., D) of the first scale of the codes, of the first two, ..., of all."""
         return [self.lookup(codes)]

@@ -142,6 +142,15 @@ class MultiScaleQuantizer(Quantizer):
         return partial
 
     @torch.no_grad()
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        convs = [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
+        shape = (self.dim, self.dim, 3, 3)
+        weights = torch.stack([conv.weight.cpu() for conv in convs]) if convs else torch.zeros(0, *shape)
+        biases = [torch.zeros(self.dim) if conv.bias is None else conv.bias.cpu() for conv in convs]
+        bias = torch.stack(biases) if biases else torch.zeros(0, self.dim)
+        return {**self.book.code_tensors(device), "conv_weight": weights, "conv_bias": bias}
+
+    @torch.no_grad()
     def residuals(self, features: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         """Residual (B r c, D) that each scale quantized, for prepared features (B, h, w, D) and their codes (B, T)."""
         coarser = [torch.zeros_like(features), *self.lookup_scales(codes)[:-1]]

@@ -74,6 +74,9 @@ class ProductQuantizer(Quantizer):
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         return torch.cat([codebook.lookup(codes[..., g]) for g, codebook in enumerate(self.codebooks)], dim=-1)
 
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        return {"codebook": torch.stack([codebook.code_tensors(device)["codebook"] for codebook in self.codebooks])}
+
     def training_state(self) -> dict[str, Any]:
         return {"groups": [codebook.training_state() for codebook in self.codebooks]}
 

@@ -22,8 +22,8 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError, WVQError, near_match
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.files.user_folders import unwritable_cache
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file

@@ -16,8 +16,8 @@ from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
 from wvq.files.plain_text import read_plain_text
 from wvq.files.user_folders import expand_user
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe

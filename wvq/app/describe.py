@@ -14,7 +14,7 @@ from wvq.files.fingerprint import DataFingerprint
 from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, TRAINING
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
-from wvq.generator.conditioning import class_list
+from wvq.generator.base.conditioning import class_list
 from wvq.models.config import read_config
 from wvq.settings.size import height_width, is_size, size_text
 from wvq.training.tracking import LOG_NAME
@@ -59,13 +59,15 @@ def _lines(title: str, rows: Mapping[str, object]) -> str:
 
 def _model(path: Path) -> str:
     file = path / "config.json"
+    from wvq.generator.kinds import MODEL_TYPES
+
     kind = read_json(file, CheckpointError, f"{file} is missing").get("model_type")
     if path.name == "text_encoder" and (path.parent / INDEX_NAME).exists():
         return f"{path}: text encoder"
     verify_weights(path)
     if kind == "wasserstein_vq":
         return _tokenizer(path)
-    if kind == "image_code_transformer":
+    if kind in MODEL_TYPES:
         return _generator(path)
     raise DataError(f'{path} holds a model of type "{kind}", which is not one of wvq')
 
@@ -91,16 +93,16 @@ def _tokenizer(path: Path) -> str:
 
 
 def _generator(path: Path) -> str:
-    from wvq.generator.configuration import ImageCodeTransformerConfig
+    from wvq.generator.kinds import read_generator_config
 
-    config = read_config(ImageCodeTransformerConfig, path)
+    config = read_generator_config(path)
     conditions = [f"{config.num_classes} classes"] if config.num_classes else []
     conditions += [f"text of up to {config.text_length} tokens"] if config.text_dim else []
     return _lines(
         f"{path}: generator of image codes",
         {
             "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
-            "codes": f"{config.grid[0]} x {config.grid[1]} a picture, K = {config.num_codes:,}",
+            "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}",
             "conditions": " and ".join(conditions) or "none",
             "classes": _classes(config.class_names, config.num_classes),
             "weights": _averaging(config.averaging_decay),
@@ -188,7 +190,7 @@ def _picture(path: Path) -> str:
 
 
 def _samples(path: Path) -> str:
-    from wvq.generator.sampling_settings import SamplingSettings
+    from wvq.generator.base.sampling_settings import SamplingSettings
 
     file = path / JOB_NAME
     job = read_json(file, DataError, f"{file} is missing", MAX_JOB_BYTES)

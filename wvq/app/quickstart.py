@@ -25,8 +25,8 @@ from wvq.eval.report.markdown import markdown_table
 from wvq.eval.tuning import CANDIDATES, SamplingSearch, search_sampling
 from wvq.files.atomic import write_json
 from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.generator.text.encoder import resolve_text_encoder
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline

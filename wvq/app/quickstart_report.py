@@ -26,7 +26,7 @@ from wvq.eval.report.summary import metric_rows
 from wvq.eval.samples.conditions import reference_choice
 from wvq.eval.tuning import MARGIN, TIE, SamplingSearch
 from wvq.files.names import TRAINING
-from wvq.generator.conditioning import class_list
+from wvq.generator.base.conditioning import class_list
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.size import height_width
 from wvq.tokenizer.quantizers.statistics import CodeStatistics

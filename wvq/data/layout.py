@@ -50,6 +50,11 @@ def sequence_length(layout: dict) -> int:
     return sum(map(math.prod, layout["shapes"]))
 
 
+def codes_shape(layout: dict) -> tuple[int, ...]:
+    """The shape of a picture's codes as models hold them."""
+    return (sequence_length(layout),) if layout["kind"] == "multi-scale" else tuple(layout["shapes"][0])
+
+
 def layout_text(layout: dict) -> str:
     """The layout in words, such as "4 x 4 a picture"."""
     shapes = layout["shapes"]
@@ -58,6 +63,11 @@ def layout_text(layout: dict) -> str:
         return f"{sequence_length(layout):,} a picture, of the sides {sides} one after the other"
     rows, columns, *groups = shapes[0]
     return f"{rows} x {columns} a picture" + "".join(f", {count} at each position" for count in groups)
+
+
+def layout_name(layout: dict) -> str:
+    """The layout with its kind in words, such as "grid codes (4 x 4 a picture)"."""
+    return f"{layout['kind']} codes ({layout_text(layout)})"
 
 
 def flatten_codes(codes: torch.Tensor, layout: dict) -> torch.Tensor:
@@ -77,15 +87,11 @@ def unflatten_codes(codes: torch.Tensor, layout: dict) -> torch.Tensor:
         DataError: codes of another shape.
     """
     _require_shape(codes, layout)
-    return codes.reshape(len(codes), *_model_shape(layout))
-
-
-def _model_shape(layout: dict) -> tuple[int, ...]:
-    return (sequence_length(layout),) if layout["kind"] == "multi-scale" else tuple(layout["shapes"][0])
+    return codes.reshape(len(codes), *codes_shape(layout))
 
 
 def _require_shape(codes: torch.Tensor, layout: dict) -> None:
-    shape, length = _model_shape(layout), sequence_length(layout)
+    shape, length = codes_shape(layout), sequence_length(layout)
     if codes.ndim > 0 and tuple(codes.shape[1:]) in (shape, (length,)):
         return
     expected = f"(B, {', '.join(map(str, shape))})" + (f" or flat (B, {length})" if shape != (length,) else "")

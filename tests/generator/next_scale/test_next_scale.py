@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from wvq.errors import ConfigError
-from wvq.generator.conditioning import Condition
-from wvq.generator.filters import FREE
-from wvq.generator.guidance import scale_guidance
+from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.filters import FREE
+from wvq.generator.base.guidance import scale_guidance
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.generator.next_scale.modeling import NextScaleTransformer
-from wvq.generator.next_scale.sampling import sample_scales
-from wvq.generator.sampling_settings import SamplingSettings
+from wvq.generator.sampling import sample_codes
 
 SCALES, SIZES = [1, 2, 4], [1, 4, 16]
 T, K = sum(SIZES), 32
@@ -43,8 +43,8 @@ def make(kind="adaptive", **fields):
     with torch.no_grad():
         for parameter in model.parameters():  # nothing starts at zero: each part counts
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    parts = (model.codebook, model.conv_weight, model.conv_bias)
-    model.set_quantizer(*(torch.randn_like(part) * (0.1 if part is model.conv_weight else 1.0) for part in parts))
+    sizes = {"codebook": 1.0, "conv_weight": 0.1, "conv_bias": 1.0}
+    model.take_quantizer({name: torch.randn_like(getattr(model, name)) * size for name, size in sizes.items()})
     return model
 
 
@@ -128,7 +128,7 @@ def test_inputs_are_the_features_of_coarser_scales_averaged_down():
 def test_a_pass_a_scale_equals_teacher_forcing(model, settings):
     """The likeliest codes of the guided teacher-forced logits of what was drawn are what was drawn."""
     settings, given = SamplingSettings(temperature=0, **settings), condition(model)
-    codes = sample_scales(model, given, [0, 1, 2], settings)
+    codes = sample_codes(model, given, [0, 1, 2], settings)
     conditional, null = logits(model, codes, given), logits(model, codes, given.null())
     sizes = torch.tensor([rows * columns for rows, columns in model.config.scale_shapes])
     scales = torch.tensor(scale_guidance(settings, 3)).repeat_interleave(sizes)[:, None]
@@ -137,19 +137,19 @@ def test_a_pass_a_scale_equals_teacher_forcing(model, settings):
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model):
     settings, given = SamplingSettings(guidance_scale=2.0), condition(model)
-    codes = sample_scales(model, given, [4, 5, 6], settings)
+    codes = sample_codes(model, given, [4, 5, 6], settings)
     assert len({tuple(row) for row in codes.tolist()}) == 3
     for number in range(3):
-        alone = sample_scales(model, given.rows([number]), [4 + number], settings)
+        alone = sample_codes(model, given.rows([number]), [4 + number], settings)
         assert torch.equal(alone[0], codes[number])
-    deterministic = sample_scales(model, given, [4, 5, 6], settings.updated(deterministic=True))
+    deterministic = sample_codes(model, given, [4, 5, 6], settings.updated(deterministic=True))
     assert deterministic.shape == codes.shape
 
 
 def test_codes_follow_the_distribution():
     model = make()
     given = Condition(torch.zeros(4_000, dtype=torch.int64))
-    codes = sample_scales(model, given, list(range(4_000)), SamplingSettings())
+    codes = sample_codes(model, given, list(range(4_000)), SamplingSettings())
     drawn = torch.bincount(codes[:, 0], minlength=K) / 4_000
     expected = logits(model, codes[:1], Condition(torch.zeros(1, dtype=torch.int64)))[0, 0].softmax(-1)
     assert (drawn - expected).abs().max() < 0.03
@@ -161,19 +161,19 @@ def test_given_codes_stay_and_are_read(model):
     sizes = [rows * columns for rows, columns in model.config.scale_shapes]
     fixed = first.clone()
     fixed[:, sizes[0] + sizes[1] :] = FREE  # all but the finest scale
-    codes = sample_scales(model, given, [0, 1, 2], settings, fixed=fixed)
+    codes = sample_codes(model, given, [0, 1, 2], settings, fixed=fixed)
     assert torch.equal(codes[:, : sizes[0] + sizes[1]], first[:, : sizes[0] + sizes[1]])
-    free = sample_scales(model, given, [0, 1, 2], settings)
+    free = sample_codes(model, given, [0, 1, 2], settings)
     assert not torch.equal(codes[:, sizes[0] + sizes[1] :], free[:, sizes[0] + sizes[1] :])
-    assert torch.equal(sample_scales(model, given, [0, 1, 2], settings, fixed=free), free)
+    assert torch.equal(sample_codes(model, given, [0, 1, 2], settings, fixed=free), free)
     redrawn = free.clone()
     redrawn[:, -3:] = FREE
-    assert torch.equal(sample_scales(model, given, [0, 1, 2], settings, fixed=redrawn), free)
+    assert torch.equal(sample_codes(model, given, [0, 1, 2], settings, fixed=redrawn), free)
 
 
 def test_previews_are_the_codes_of_all_scales_so_far():
     model, seen = make(), []
-    codes = sample_scales(
+    codes = sample_codes(
         model, condition(model), [0, 1, 2], SamplingSettings(), callback=lambda *step: seen.append(step)
     )
     assert [number for number, _ in seen] == [0, 1, 2]
@@ -195,15 +195,14 @@ def test_guidance_reaches_its_scale_at_the_last_pass():
 def test_what_does_not_fit_is_refused():
     model = make()
     with pytest.raises(ConfigError, match="window"):
-        sample_scales(model, condition(model), [0, 1, 2], SamplingSettings(window=4))
+        sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(window=4))
     with pytest.raises(ConfigError, match="fixed codes must be integers"):
-        sample_scales(
-            model, condition(model), [0, 1, 2], SamplingSettings(), fixed=torch.zeros(3, 5, dtype=torch.int64)
-        )
-    with pytest.raises(ConfigError, match=r"must hold 21 a picture \(scales \[1, 2, 4\]\)"):
+        sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(), fixed=torch.zeros(3, 5, dtype=torch.int64))
+    line = r"must hold 21 a picture \(multi-scale .* of the sides 1, 2, 4 one after the other\)\), got"
+    with pytest.raises(ConfigError, match=line):
         model(torch.zeros(1, 20, dtype=torch.int64))
     with pytest.raises(ConfigError, match="codebook"):
-        model.set_quantizer(torch.zeros(K, 5), model.conv_weight, model.conv_bias)
+        model.take_quantizer({"codebook": torch.zeros(K, 5)})
     for scales in ([2, 1, 4], [1, 2], [], [1, 2, 4, 8]):
         with pytest.raises(ConfigError, match="scales"):
             NextScaleTransformerConfig(**SMALL | {"scales": scales})
@@ -214,7 +213,7 @@ def test_what_does_not_fit_is_refused():
 def test_saved_and_loaded_it_draws_the_same(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = NextScaleTransformer.from_pretrained(tmp_path)
-    draws = [sample_scales(one, condition(one), [0, 1, 2], SamplingSettings()) for one in (model, loaded)]
+    draws = [sample_codes(one, condition(one), [0, 1, 2], SamplingSettings()) for one in (model, loaded)]
     assert torch.equal(*draws)
     assert loaded.config.identity() == model.config.identity()
 

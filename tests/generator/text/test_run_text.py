@@ -5,7 +5,7 @@ import torch
 
 from tests.tiny import save_text_encoder
 from wvq.errors import ConfigError
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator

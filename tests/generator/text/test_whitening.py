@@ -2,9 +2,9 @@
 
 import torch
 
-from wvq.generator.conditioning import Condition, ConditionEmbedder
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.conditioning import Condition, ConditionEmbedder
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.text.whitening import Moments, whitening
 
 

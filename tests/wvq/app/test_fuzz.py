@@ -16,7 +16,7 @@ from wvq.errors import WVQError
 from wvq.eval.figures.comparison import Comparison
 from wvq.eval.real.dataset import dataset_features
 from wvq.eval.report.results import make_result, write_result
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.sampling_job import sample_to_folder
 from wvq.tokenizer.modeling import WassersteinVQModel

@@ -19,8 +19,8 @@ from wvq.data.codes import CodeHeader
 from wvq.data.sources import read_source
 from wvq.errors import ConfigError, DataError
 from wvq.eval.tuning import CANDIDATES, FEWEST_SETTINGS, FIRST
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import ConditionConfig
-from wvq.generator.sampling_settings import SamplingSettings
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.training.tracking import read_log

@@ -14,7 +14,7 @@ from wvq.files.fingerprint import DataFingerprint, PictureSketch
 from wvq.files.names import RECIPE_NAME
 from wvq.files.reading import MAX_JSON_BYTES, parse_json, read_yaml
 from wvq.files.stage_folder import read_recipe
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.models.config import read_config
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_file

@@ -16,7 +16,7 @@ from wvq.files import atomic as outputs
 from wvq.files import weight_files
 from wvq.files.names import CHECKSUMS_NAME
 from wvq.files.weight_files import written_weights
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 PARTS = ("tokenizer", "generator", "text_encoder")

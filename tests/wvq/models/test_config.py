@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from wvq.checks import FLAG, NAMES, at_most, integer, one_of, or_null
 from wvq.errors import CheckpointError, ConfigError
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.models.config import StrictConfig, option, read_config
 from wvq.tokenizer.configuration import WassersteinVQConfig
 

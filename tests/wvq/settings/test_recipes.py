@@ -12,7 +12,7 @@ import yaml
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
-from wvq.generator.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, recipe_of, shipped_recipes

@@ -1,0 +1,84 @@
+"""CodeGenerator, what all generators of image codes have in common, and what their forward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from wvq.data.layout import layout_name
+from wvq.errors import ConfigError
+from wvq.generator.base.conditioning import ConditionNetwork
+from wvq.generator.base.configuration import GeneratorConfig
+from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes
+
+
+@dataclass
+class GeneratorOutput(ModelOutput):
+    """Loss and logits of whole pictures.
+
+    Attributes:
+        loss: 0-d, mean cross-entropy of the codes in nats.
+        logits: (B, T, K); place t predicts code t from the condition and the codes before it, in the order that they
+            were read in. None if they were not asked for.
+    """
+
+    loss: torch.Tensor = GIVEN
+    logits: torch.Tensor = GIVEN
+
+
+class CodeGenerator(StrictPreTrainedModel):
+    """An autoregressive model of the codes of a picture of one layout, given a class, a text, both or nothing.
+
+    Its ``forward(codes, class_labels, text_features, text_mask, label_smoothing, return_logits)`` gives the loss and
+    the logits of whole pictures, (B, T) in the flat order of :mod:`wvq.data.layout`; :mod:`wvq.generator.sampling`
+    draws pictures.
+
+    Attributes:
+        condition: embeds the conditions.
+        reduced: what :func:`wvq.generator.reduced.reduce_weights` has made of the linear layers.
+        full_hash: hash of the weights before that.
+    """
+
+    config: GeneratorConfig
+    kind = "generator"
+    base_model_prefix = ""
+    main_input_name = "codes"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    condition: ConditionNetwork
+    reduced: str | None = None
+    full_hash: str | None = None
+
+    def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take what the model needs of the tokenizer whose codes it draws, before it is trained.
+
+        Args:
+            tensors: ``codebook`` (K, D), or (G, K, D / G) of G codebooks a position; of a multi-scale tokenizer also
+                ``conv_weight`` (M, D, D, 3, 3) and ``conv_bias`` (M, D) of its convolutions.
+
+        Raises:
+            ConfigError: shapes that do not fit the config.
+        """
+
+    def linear_layers(self) -> list[tuple[nn.Module, str]]:
+        """The layers whose weights can be reduced for sampling: each as its module and its name there."""
+        raise NotImplementedError
+
+    def whole_pictures(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, T) of whole pictures, flat, from those in their layout's shape or flat.
+
+        Raises:
+            ConfigError: codes of another number.
+            DataError: codes that are no integers, or on another device.
+        """
+        codes = as_codes(codes, self.device).flatten(1)
+        if codes.shape[1] != self.config.sequence_length:
+            raise ConfigError(
+                f"codes must hold {self.config.sequence_length} a picture ({layout_name(self.config.code_layout)}), "
+                f"got {tuple(codes.shape)}"
+            )
+        return codes
