@@ -37,8 +37,8 @@ from wvq.eval.samples.conditions import Conditions
 from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
+from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingOptions
 from wvq.interruption import StopRequest
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline

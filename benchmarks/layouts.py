@@ -5,8 +5,8 @@
 
 A cell is a generator over the codes of one tokenizer. The tokenizers are those of the comparison of quantizers
 (benchmarks/tokenizers.py) in network, schedule and pictures, with half its budget, and the generators those of
-benchmarks/generation.py, with two fifths of its: they differ in layout and alignment. Several processes may share a
-folder, and one that was stopped goes on with the same command. The stage ``tokenizers`` ends before the generators;
+layouts.yaml: they differ in layout and alignment. Several processes may share a folder, and one that was stopped goes
+on with the same command. The stage ``tokenizers`` ends before the generators;
 ``speed`` times the samplers of the first cells against each other.
 """
 
@@ -26,7 +26,6 @@ import torch
 
 from benchmarks import tokenizers
 from benchmarks.cells import run_cells
-from benchmarks.generation import RECIPE as GENERATOR
 from benchmarks.generation import Measure, code_folder, data_config, guided, sheet, tokenizer_folder
 from benchmarks.tokenizers import EQUAL_BETA
 from wvq.data.codes import CodeDataset
@@ -35,14 +34,15 @@ from wvq.errors import DataError
 from wvq.eval.features.networks import load_feature_network
 from wvq.files.atomic import read_json, write_json
 from wvq.files.names import RECIPE_NAME
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.base.sampling_settings import SamplingOptions
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.recipes import GeneratorRecipe
-from wvq.generator.sampling_settings import SamplingOptions
 from wvq.hardware import processor_name
 from wvq.pipelines.assemble import train_pipeline
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.parser import load_recipe
 
+RECIPE = Path(__file__).with_suffix(".yaml")
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "grid": {"num_codes": 8_192},
     "multi_scale": {"num_codes": 8_192, "scales": [1, 2, 3, 4, 6, 8]},
@@ -58,7 +58,7 @@ class Generator:
 
     Args:
         tokenizer: the layout of the codes.
-        changes: fields of the recipe that differ from benchmarks/generation.yaml, by dotted name.
+        changes: fields of the recipe that differ from benchmarks/layouts.yaml, by dotted name.
         passes: settings of ``passes`` that samples are drawn with; 0 is one code a pass, or one scale.
     """
 
@@ -67,12 +67,13 @@ class Generator:
     passes: tuple[int, ...] = (0,)
 
 
+VECTORS = {"model.code_dim": 8}  # embeddings and logits also see the code vectors
 ANY_ORDER = {"objective.random_order": 1.0, "objective.order_anneal": [0.9999, 1.0]}  # random to the last step
 GENERATORS = {
-    "grid": Generator("grid"),
-    "multi_scale": Generator("multi_scale"),
-    "product": Generator("product"),
-    "any_order": Generator("grid", ANY_ORDER, (0, 8, 16, 32)),
+    "grid": Generator("grid", VECTORS),
+    "multi_scale": Generator("multi_scale"),  # which always sees them
+    "product": Generator("product", VECTORS),
+    "any_order": Generator("grid", VECTORS | ANY_ORDER, (0, 8, 16, 32)),
 }
 
 
@@ -109,14 +110,12 @@ class Budget:
 
     Args:
         tokenizer: fields of the tokenizer's loop that differ from benchmarks/tokenizers.yaml.
-        generator: fields of the generator's loop that differ from benchmarks/generation.yaml.
-        num_samples: pictures on each side of a comparison, fewer than there, for time's sake.
+        generator: fields of the generator's loop that differ from benchmarks/layouts.yaml.
+        num_samples: pictures on each side of a comparison.
     """
 
     tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"images": 57_600})  # 900 steps, 3.2 epochs
-    generator: Mapping[str, Any] = field(
-        default_factory=lambda: {"images": 25_600, "evaluate_every": 12_800, "save_every": 12_800}  # 800 steps
-    )
+    generator: Mapping[str, Any] = field(default_factory=dict)
     num_samples: int = 2_000
 
 
@@ -147,7 +146,7 @@ class Study:
         codes = code_folder(source, self.data)
         changes = {"out": str(out), "codes": str(codes), "tokenizer": str(source), "train.seed": cell.seed}
         changes |= {f"train.{name}": value for name, value in self.budget.generator.items()}
-        recipe = load_recipe(GeneratorRecipe, GENERATOR, changes | cell.generator.changes)
+        recipe = load_recipe(GeneratorRecipe, RECIPE, changes | cell.generator.changes)
         run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
         sheet(pipe).save(out / "sheet.png")
         trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")

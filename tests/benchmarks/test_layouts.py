@@ -13,13 +13,13 @@ from wvq.data.codes import CodeDataset
 from wvq.data.dataset import load_images
 from wvq.errors import DataError
 from wvq.files.atomic import read_json
-from wvq.generator.configuration import ImageCodeTransformerConfig
-from wvq.generator.modeling import ImageCodeTransformer
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 STEPS = {"batch_size": 16, "warmup_images": 0, "log_every": 32, "evaluate_every": 32, "save_every": 32}
 TINY = Budget({"images": 32, **STEPS}, {"images": 32, **STEPS}, num_samples=12)
-PASSES = {"grid": [64]}
+PASSES = {"grid": [64], "multi_scale": [6]}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def measure(study):
 def test_a_cell_has_the_figures_of_its_pipeline(study, measure, layout):
     cell = Cell(layout, "sliced", 0)
     run_cells([cell.name], study.out, lambda name, out: study.run(CELLS[name], out, measure))
-    result = read_json(study.out / "results.json", DataError, "no results")["cells"][0]
+    cells = read_json(study.out / "results.json", DataError, "no results")["cells"]
+    result = next(one for one in cells if one["name"] == cell.name)
     pipe = ImageGenerationPipeline.from_pretrained(study.out / "cells" / cell.name)
     held_out = CodeDataset(code_folder(study.tokenizer(cell), study.data), "validation")
     batch = held_out.batch(range(len(held_out)))
