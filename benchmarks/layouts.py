@@ -173,9 +173,13 @@ class Study:
         return result
 
     def speed(self, rounds: int = 5, batches: tuple[int, ...] = (1, 16)) -> list[dict]:
-        """Seconds a picture of every sampler over the first alignment, and as a ratio to the first sampler."""
+        """Seconds a picture of every sampler over the first alignment, and as a ratio to the first sampler.
+
+        Of the cells that are finished, in the order of the layouts.
+        """
         method, seed = ALIGNMENTS[0]
         cells = [Cell(layout, method, seed) for layout in GENERATORS]
+        cells = [cell for cell in cells if (self.out / "cells" / f"{cell.name}.json").exists()]
         pipes = [ImageGenerationPipeline.from_pretrained(self.out / "cells" / cell.name) for cell in cells]
         cases = [(c.layout, pipe, options) for c, pipe in zip(cells, pipes, strict=True) for options in samplings(c)]
         rows = []

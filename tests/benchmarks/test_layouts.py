@@ -32,12 +32,22 @@ def measure(study):
     return Measure(load_images(data_config(study.data)).train, ProjectionNetwork(), TINY.num_samples)
 
 
+@pytest.fixture(scope="module")
+def finished(study, measure):
+    """A function that runs the cell of a layout, unless it is finished, and returns its figures."""
+
+    def run(layout: str) -> dict:
+        name = f"{layout}-sliced-seed0"
+        run_cells([name], study.out, lambda name, out: study.run(CELLS[name], out, measure))
+        cells = read_json(study.out / "results.json", DataError, "no results")["cells"]
+        return next(cell for cell in cells if cell["name"] == name)
+
+    return run
+
+
 @pytest.mark.parametrize("layout", PASSES)
-def test_a_cell_has_the_figures_of_its_pipeline(study, measure, layout):
-    cell = Cell(layout, "sliced", 0)
-    run_cells([cell.name], study.out, lambda name, out: study.run(CELLS[name], out, measure))
-    cells = read_json(study.out / "results.json", DataError, "no results")["cells"]
-    result = next(one for one in cells if one["name"] == cell.name)
+def test_a_cell_has_the_figures_of_its_pipeline(study, finished, layout):
+    result, cell = finished(layout), CELLS[f"{layout}-sliced-seed0"]
     pipe = ImageGenerationPipeline.from_pretrained(study.out / "cells" / cell.name)
     held_out = CodeDataset(code_folder(study.tokenizer(cell), study.data), "validation")
     batch = held_out.batch(range(len(held_out)))
@@ -49,6 +59,15 @@ def test_a_cell_has_the_figures_of_its_pipeline(study, measure, layout):
     for draw in result["drawn"]:
         assert list(draw["guidance"]) == ["1", "1.5"]
         assert all(math.isfinite(value) for figures in draw["guidance"].values() for value in figures.values())
+
+
+def test_samplers_of_finished_cells_are_timed_against_the_first(study, finished):
+    finished("multi_scale")
+    finished("grid")
+    rows = study.speed(rounds=1, batches=(2,))
+    assert [row["layout"] for row in rows][:2] == ["grid", "multi_scale"]
+    assert all(row["seconds_per_image"] > 0 for row in rows)
+    assert rows[0]["first_to_this"] == 1
 
 
 def test_cells_of_one_layout_of_codes_share_their_tokenizer():
