@@ -20,8 +20,8 @@ SCALES = {"scales": [1, 2, 4], "num_scale_convs": 2, "quantizer": "wasserstein"}
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, tiny_tokenizer_recipe):
-    """A run with every value of its own, and a checkpoint in the middle."""
+def trained(tmp_path_factory, tiny_tokenizer_recipe):
+    """The recipe of a run that set all these options and left a checkpoint in the middle."""
     out = tmp_path_factory.mktemp("scales") / "run"
     model = SCALES | {"scale_weights": [1, 2, 5], "target_scale": 0.5, "window_size": 87_040}
     train = {"images": 96, "save_every": 48, "log_every": 16, "scale_conv_learning_rate": 0.001, "warmup_images": 32}
@@ -39,8 +39,8 @@ def ids(params):
     return {id(p) for p in params}
 
 
-def test_convolutions_have_a_group_of_their_own_where_their_rate_is_given(run_dir):
-    model = WassersteinVQModel.from_pretrained(run_dir.out)
+def test_convolutions_have_a_group_of_their_own_where_their_rate_is_given(trained):
+    model = WassersteinVQModel.from_pretrained(trained.out)
     convs = ids(model.quantizer.convs.parameters())
     settings = {"learning_rate": 1e-4, "codebook_learning_rate": 0.005, "weight_decay": 0.1}
     shared, apart = groups(model, **settings), groups(model, **settings, scale_conv_learning_rate=0.001)
@@ -59,36 +59,36 @@ def test_convolutions_have_a_group_of_their_own_where_their_rate_is_given(run_di
     assert list(groups(model, **settings, scale_conv_learning_rate=0.001)) == ["matrices", "vectors"]
 
 
-def test_the_rates_are_constant_while_the_networks_follows_its_schedule(run_dir):
-    rows = [row for row in read_log(f"{run_dir.out}/training") if row["kind"] == "train"]
+def test_the_rates_are_constant_while_the_networks_follows_its_schedule(trained):
+    rows = [row for row in read_log(f"{trained.out}/training") if row["kind"] == "train"]
     assert {row["learning_rate_scale_convs"] for row in rows} == {0.001}
     assert {row["learning_rate_codebook"] for row in rows} == {0.02}
     assert len({row["learning_rate_matrices"] for row in rows}) > 3
     assert all(row["gradient_norm_scale_convs"] > 0 for row in rows)
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(run_dir, tmp_path):
-    resumed = copy.deepcopy(run_dir)
+def test_a_resumed_run_ends_as_the_uninterrupted_one(trained, tmp_path):
+    resumed = copy.deepcopy(trained)
     resumed.out = str(tmp_path / "cut")
-    shutil.copytree(run_dir.out, resumed.out)
+    shutil.copytree(trained.out, resumed.out)
     shutil.rmtree(tmp_path / "cut" / "training" / "checkpoints" / "000000000096")
     (tmp_path / "cut" / "model.safetensors").unlink()
     train_tokenizer(resumed, resume=True)
-    a, b = (WassersteinVQModel.from_pretrained(recipe.out).state_dict() for recipe in (run_dir, resumed))
+    a, b = (WassersteinVQModel.from_pretrained(recipe.out).state_dict() for recipe in (trained, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     rows = [
-        [row["loss"] for row in read_log(f"{recipe.out}/training") if "loss" in row] for recipe in (run_dir, resumed)
+        [row["loss"] for row in read_log(f"{recipe.out}/training") if "loss" in row] for recipe in (trained, resumed)
     ]
     assert rows[0] == rows[1]
 
 
-def test_the_rate_changes_what_the_convolutions_become(run_dir, tmp_path, tiny_tokenizer_recipe):
-    other = copy.deepcopy(run_dir)
+def test_the_rate_changes_what_the_convolutions_become(trained, tmp_path, tiny_tokenizer_recipe):
+    other = copy.deepcopy(trained)
     other.out, other.train.scale_conv_learning_rate = str(tmp_path / "run"), None
     train_tokenizer(other)
     rows = [row for row in read_log(f"{other.out}/training") if row["kind"] == "train"]
     assert "learning_rate_scale_convs" not in rows[0]
-    a, b = (WassersteinVQModel.from_pretrained(recipe.out).quantizer.convs[0] for recipe in (run_dir, other))
+    a, b = (WassersteinVQModel.from_pretrained(recipe.out).quantizer.convs[0] for recipe in (trained, other))
     assert not torch.equal(a.weight, b.weight)
 
 
