@@ -35,6 +35,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
     (TokenizerTrainConfig, "train.codebook_learning_rate", -0.1),
+    (TokenizerTrainConfig, "train.scale_conv_learning_rate", 0.0),
     (TokenizerTrainConfig, "train.codebook_schedule", "cosine"),
     (TokenizerTrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
