@@ -19,7 +19,7 @@ from wvq.pipelines.image_generation import ImageGenerationPipeline
 
 STEPS = {"batch_size": 16, "warmup_images": 0, "log_every": 32, "evaluate_every": 32, "save_every": 32}
 TINY = Budget({"images": 32, **STEPS}, {"images": 32, **STEPS}, num_samples=12)
-PASSES = {"grid": [64], "multi_scale": [6]}
+PASSES = {"grid": [64], "multi_scale": [6], "any_order": [64, 8, 16, 32]}
 
 
 @pytest.fixture(scope="module")
