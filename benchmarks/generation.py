@@ -170,8 +170,8 @@ def guided(
     runs = [range(start, min(start + 250, number)) for start in range(0, number, 250)]
     samples = {}
     for scale in GUIDANCE:
-        sampling = pipe.sampling.updated(**{**options, "guidance_scale": scale})
-        drawn = Samples(pipe, number, conditions, sampling, batch_size=250)
+        given: SamplingOptions = {**options, "guidance_scale": scale}
+        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(**given), batch_size=250)
         samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in (stop or StopRequest()).until_set(runs))
     return samples
 
