@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.layouts import ANY_ORDER
 from PIL import Image
 
 from benchmarks.cells import run_cells
+from benchmarks.layouts import ANY_ORDER
 from wvq.app.quickstart import TOKENIZER_SHARE, text_condition
 from wvq.data.dataset import ImageSplits, load_images
 from wvq.data.sheets import labelled_rows

@@ -32,6 +32,7 @@ from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, load_feature_network
 from wvq.eval.features.pictures import PictureFeatures, evaluation_view
 from wvq.eval.figures.metrics import DISTANCES, compare
+from wvq.eval.real.cache import usable_cache
 from wvq.eval.real.dataset import dataset_features
 from wvq.eval.samples.conditions import Conditions
 from wvq.eval.samples.drawing import Samples
@@ -114,7 +115,7 @@ class Measure:
         number = self.num_samples
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0)).tolist()
         self.others = order[number : 2 * number]
-        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * number])
+        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * number], cache=usable_cache())
         self.real = pool.part(slice(number))
         self.floor = compare(self.network, self.real, pool.part(slice(number, None)), DISTANCES)
 
@@ -170,8 +171,8 @@ def guided(
     runs = [range(start, min(start + 250, number)) for start in range(0, number, 250)]
     samples = {}
     for scale in GUIDANCE:
-        sampling = pipe.sampling.updated(**{**options, "guidance_scale": scale})
-        drawn = Samples(pipe, number, conditions, sampling, batch_size=250)
+        given: SamplingOptions = {**options, "guidance_scale": scale}
+        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(**given), batch_size=250)
         samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in (stop or StopRequest()).until_set(runs))
     return samples
 

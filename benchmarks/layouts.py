@@ -17,7 +17,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "product": {"num_codes": 1_024, "num_groups": 2},
 }
 ALIGNMENTS = [("sliced", 0), ("vanilla", 0), ("wasserstein", 0), ("sliced", 1)]  # with their seeds, in turn
+TOKENIZER_FIGURES = ("psnr_rgb", "utilization", "perplexity", "quantization_error")
 TIMED_GUIDANCE = 1.5
 
 
@@ -63,7 +64,7 @@ class Generator:
     """
 
     tokenizer: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
     passes: tuple[int, ...] = (0,)
 
 
@@ -110,12 +111,12 @@ class Budget:
 
     Args:
         tokenizer: fields of the tokenizer's loop that differ from benchmarks/tokenizers.yaml.
-        generator: fields of the generator's loop that differ from benchmarks/layouts.yaml.
+        generator: fields of the generator's recipe that differ from benchmarks/layouts.yaml, by dotted name.
         num_samples: pictures on each side of a comparison.
     """
 
-    tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"images": 57_600})  # 900 steps, 3.2 epochs
-    generator: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=lambda: {"images": 57_600})  # 900 steps, 3.2 epochs
+    generator: dict[str, Any] = field(default_factory=dict)
     num_samples: int = 2_000
 
 
@@ -135,8 +136,8 @@ class Study:
 
     def tokenizer(self, cell: Cell) -> Path:
         """The cell's tokenizer, trained where it is not there; generators of one layout of codes share it."""
-        model = {"commitment_weight": EQUAL_BETA} | TOKENIZERS[cell.generator.tokenizer]
-        num_codes, train = model.pop("num_codes"), dict(self.budget.tokenizer)
+        model: dict[str, Any] = {"commitment_weight": EQUAL_BETA} | TOKENIZERS[cell.generator.tokenizer]
+        num_codes, train = model.pop("num_codes"), self.budget.tokenizer
         trained = tokenizers.Cell(cell.tokenizer_name, cell.method, num_codes, cell.seed, model=model, train=train)
         return tokenizer_folder(trained, self.data, self.out / "tokenizers")
 
@@ -144,20 +145,25 @@ class Study:
         """Train the generator of a cell and measure it."""
         source = self.tokenizer(cell)
         codes = code_folder(source, self.data)
-        changes = {"out": str(out), "codes": str(codes), "tokenizer": str(source), "train.seed": cell.seed}
-        changes |= {f"train.{name}": value for name, value in self.budget.generator.items()}
-        recipe = load_recipe(GeneratorRecipe, RECIPE, changes | cell.generator.changes)
+        changes: dict[str, Any] = {
+            "out": str(out),
+            "codes": str(codes),
+            "tokenizer": str(source),
+            "train.seed": cell.seed,
+        }
+        recipe = load_recipe(GeneratorRecipe, RECIPE, changes | cell.generator.changes | self.budget.generator)
         run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
         sheet(pipe).save(out / "sheet.png")
-        trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")
-        figures = ("psnr_rgb", "utilization", "perplexity", "quantization_error")
         length = pipe.generator.config.sequence_length
-        result = {
+        run["bits_per_image"] = run["loss"] * length / math.log(2)
+        if recipe.objective.random_order:
+            run["bits_per_image_in_random_order"] = random_order_bits(pipe.generator, CodeDataset(codes, "validation"))
+        trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")
+        return {
             "name": cell.name,
             "cell": {"layout": cell.layout, "method": cell.method, "seed": cell.seed},
-            "tokenizer": {"codes": length, **TOKENIZERS[cell.generator.tokenizer]}
-            | {name: trained[name] for name in figures},
-            "run": run | {"bits_per_image": run["loss"] * length / math.log(2)},
+            "tokenizer": {"codes": length, **{name: trained[name] for name in TOKENIZER_FIGURES}},
+            "run": run,
             "num_samples": measure.num_samples,
             "floor": measure.floor,
             "decoded": measure(measure.decoded(pipe.tokenizer)),
@@ -166,11 +172,6 @@ class Study:
                 for options in samplings(cell)
             ],
         }
-        if recipe.objective.random_order:
-            result["run"]["bits_per_image_in_random_order"] = random_order_bits(
-                pipe.generator, CodeDataset(codes, "validation")
-            )
-        return result
 
     def speed(self, rounds: int = 5, batches: tuple[int, ...] = (1, 16)) -> list[dict]:
         """Seconds a picture of every sampler over the first alignment, and as a ratio to the first sampler.
@@ -195,20 +196,13 @@ class Study:
 
 def samplings(cell: Cell) -> list[SamplingOptions]:
     """The settings that the pictures of a cell are drawn with, but for guidance."""
-    return [{"passes": number} if number else {} for number in cell.generator.passes]
+    return [{"passes": number} for number in cell.generator.passes]
 
 
 def sampler(pipe: ImageGenerationPipeline, batch: int, options: SamplingOptions) -> Callable[[], object]:
     """Draws a batch of pictures under guidance."""
-    return lambda: pipe(
-        class_labels=0,
-        num_images=batch,
-        batch_size=batch,
-        seed=0,
-        output_type="pt",
-        guidance_scale=TIMED_GUIDANCE,
-        **options,
-    )
+    settings: SamplingOptions = {**options, "guidance_scale": TIMED_GUIDANCE}
+    return lambda: pipe(0, num_images=batch, batch_size=batch, seed=0, output_type="pt", **settings)
 
 
 def in_turn(cases: list[Callable[[], object]], rounds: int) -> list[list[float]]:

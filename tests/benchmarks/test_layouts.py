@@ -1,4 +1,4 @@
-"""The study of layouts: every layout with the study's own networks, for a few steps."""
+"""The study of layouts: every layout, with tokenizers of the study's own size and tiny generators, for a few steps."""
 
 import math
 
@@ -17,9 +17,10 @@ from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 
-STEPS = {"batch_size": 16, "warmup_images": 0, "log_every": 32, "evaluate_every": 32, "save_every": 32}
-TINY = Budget({"images": 32, **STEPS}, {"images": 32, **STEPS}, num_samples=12)
-PASSES = {"grid": [64], "multi_scale": [6]}
+STEPS = {"images": 32, "batch_size": 16, "warmup_images": 0, "log_every": 32, "evaluate_every": 32, "save_every": 32}
+SIZES = {"model.hidden_size": 32, "model.num_layers": 1, "model.num_heads": 2}
+TINY = Budget(STEPS, SIZES | {f"train.{name}": value for name, value in STEPS.items()}, num_samples=12)
+PASSES = {"grid": [64], "multi_scale": [6], "any_order": [64, 8, 16, 32]}
 
 
 @pytest.fixture(scope="module")
