@@ -168,7 +168,7 @@ def test_a_recipe_checks_its_groups(recipe, group):
     [
         (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
         (GeneratorRecipe(train=TokenizerTrainConfig()), "^train must be a TrainConfig, got a TokenizerTrainConfig$"),
-        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=0.5)), r"^objective\.order_anneal must be two shares"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
     ],
