@@ -127,7 +127,7 @@ class GeneratorTask(Task[CodeGenerator]):
         loss = float(losses.sum() / counts.sum())
         return {
             "loss": loss,
-            **{"loss_random_order": float(row.sum() / counts.sum()) for row in shuffled},
+            **({"loss_random_order": float(shuffled[0].sum() / counts.sum())} if any_order else {}),
             "accuracy": float(hits.sum() / counts.sum()),
             "bits_per_pixel": loss * length / math.log(2) / math.prod(height_width(header.image_size)),
             "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -148,10 +149,15 @@ class MultiScaleQuantizer(Quantizer):
         return self.lookup_scales(codes)[-1]
 
     def lookup_scales(self, codes: torch.Tensor) -> list[torch.Tensor]:
-        """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S."""
+        """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S.
+
+        Codes (B, n) of the first scales alone give theirs.
+        """
+        sizes = [math.prod(shape) for shape in self.shapes]
+        given = list(accumulate(sizes)).index(codes.shape[1]) + 1
         quantized, partial = torch.zeros((), device=codes.device), []
         with exact_float32(codes.device.type):
-            for index, part in enumerate(codes.split([math.prod(shape) for shape in self.shapes], dim=1)):
+            for index, part in enumerate(codes.split(sizes[:given], dim=1)):
                 quantized = quantized + self._spread(self.book.lookup(part.reshape(-1)), index)
                 partial.append(quantized.permute(0, 2, 3, 1))
         return partial
