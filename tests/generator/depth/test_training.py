@@ -134,7 +134,7 @@ def test_a_pipeline_draws_weighs_and_describes_product_codes(run, caption_folder
 
     images = load_images(tiny_data(caption_folder)).train
     result = evaluate_generation(
-        pipe, images, 8, feature_network=load_feature_network("efficientnet_lite0"), progress=False
+        pipe, images, 9, feature_network=load_feature_network("efficientnet_lite0"), progress=False
     )
     assert math.isfinite(result["metrics"]["kd_efficientnet_lite0"])
 
