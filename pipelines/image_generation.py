@@ -23,7 +23,7 @@ from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.sampling import sample_codes
 from wvq.pipelines.call_options import repeated, require_size, seeds_of, updated_settings
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
-from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
+from wvq.pipelines.memory import read_ahead, require_room, require_room_for_losses
 from wvq.pipelines.output import ImagePipelineOutput
 from wvq.pipelines.parts import PipelineParts
 from wvq.settings.size import height_width
@@ -124,8 +124,9 @@ class ImageGenerationPipeline(PipelineParts):
                 condition if None.
             num_images_per_prompt: pictures a condition, in place of ``num_images``.
             height, width: of the pictures, which a model has one of; for callers that give it.
-            fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn; see
-                :func:`wvq.generator.next_code.sampling.sample_codes`.
+            fixed_codes: (N, h, w) or (h, w) int64, codes to keep, -1 where they are to be drawn. A drawn code sees
+                those before it row by row, and with ``passes`` all of them; see
+                :func:`wvq.generator.sampling.sample_codes`.
             seed: picture i is drawn from seed + i; a random seed if None.
             generator: in place of a seed, as diffusers has it: its ``initial_seed()`` is the seed, and its state is
                 neither used nor changed; or a list of one a picture.
@@ -172,7 +173,7 @@ class ImageGenerationPipeline(PipelineParts):
             ConfigError: a batch that does not fit into memory.
         """
         batch_size = settings.whole_batch(batch_size)
-        needed = require_room(self, min(batch_size, len(seeds)), settings, first_free(fixed_codes))
+        needed = require_room(self, min(batch_size, len(seeds)), settings, read_ahead(fixed_codes, settings))
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)
         with packed_weights(self.generator, settings.deterministic, beside=needed):  # once for all batches
