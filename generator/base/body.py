@@ -154,12 +154,8 @@ class RotaryBody(CodeGenerator):
         return [layer for block in self.blocks for layer in block_layers(block)]
 
     def compile_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
-        if self.config.drop_path:  # each block has its own rate, and so code of its own
-            limits = torch._dynamo.config
-            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
-        for block in self.blocks:
-            block.compile(*args, **kwargs)
+        """Compile each block, see :func:`compile_each`."""
+        compile_each(self.blocks, self.config, *args, **kwargs)
 
     def run(
         self,
@@ -205,6 +201,15 @@ class RotaryBody(CodeGenerator):
         for block, cache in zip(self.blocks, caches, strict=True):
             x = block(x, cos, sin, mask, cache)
         return self.norm(x)
+
+
+def compile_each(blocks: nn.ModuleList, config: GeneratorConfig, *args: Any, **kwargs: Any) -> None:
+    """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
+    if config.drop_path:  # each block has its own rate, and so code of its own
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, 2 * config.num_layers)
+    for block in blocks:
+        block.compile(*args, **kwargs)
 
 
 def block_layers(block: nn.Module) -> list[tuple[nn.Module, str]]:
