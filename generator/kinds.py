@@ -8,6 +8,7 @@ from pathlib import Path
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
 from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.depth.configuration import DepthTransformerConfig
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.models.config import read_config
@@ -15,6 +16,7 @@ from wvq.models.config import read_config
 # By kind of layout (wvq.data.layout).
 CONFIGS: dict[str, type[GeneratorConfig]] = {
     "grid": ImageCodeTransformerConfig,
+    "product": DepthTransformerConfig,
     "multi-scale": NextScaleTransformerConfig,
 }
 MODEL_TYPES = tuple(config.model_type for config in CONFIGS.values())

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.depth import memory as depth
+from wvq.generator.depth.configuration import DepthTransformerConfig
 from wvq.generator.next_code import memory as next_code
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_scale import memory as next_scale
@@ -33,6 +35,7 @@ class _Estimates(Protocol):
 
 _ESTIMATES: dict[type[GeneratorConfig], _Estimates] = {
     ImageCodeTransformerConfig: next_code,
+    DepthTransformerConfig: depth,
     NextScaleTransformerConfig: next_scale,
 }
 

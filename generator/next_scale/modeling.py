@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from wvq.errors import ConfigError
-from wvq.generator.base.body import compile_each
 from wvq.generator.base.cache import KeyValueCache
 from wvq.generator.base.conditioning import Condition, ConditionEmbedder, ConditionVector
 from wvq.generator.base.initialization import init_scale
@@ -204,7 +203,7 @@ class NextScaleTransformer(CodeGenerator):
 
         The loss reads the logits once, and never as float32.
         """
-        compile_each(self.blocks, self.config, *args, **kwargs)
+        self.compile_blocks(*args, **kwargs)
         self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
     def forward(

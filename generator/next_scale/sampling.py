@@ -28,6 +28,8 @@ def check_settings(config: NextScaleTransformerConfig, settings: SamplingSetting
     """Raise ConfigError where the generator cannot follow the settings."""
     if settings.window:
         raise ConfigError("window is for generators of one code a pass; this one draws a scale a pass: set it to 0")
+    if settings.passes:
+        raise ConfigError("passes is for generators of grid codes; this one draws a scale a pass: set it to 0")
 
 
 def fill(

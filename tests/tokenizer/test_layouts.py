@@ -101,6 +101,18 @@ def test_the_last_of_the_scales_is_the_whole_picture(kind):
         assert not torch.equal(other[:, 2], partial[:, 2])
 
 
+@torch.no_grad()
+def test_codes_of_the_first_scales_alone_are_decoded_too():
+    model = make("multi-scale")
+    codes = model.encode(pictures()).codes
+    partial = model.decode_scales(codes)
+    for scale, length in enumerate((1, 5, 21)):
+        assert torch.equal(model.decode_first_scales(codes[:, :length]), partial[:, scale])
+    for other in (codes[:, :4], codes[0], codes[:, :0]):
+        with pytest.raises(DataError, match=r"codes of the first scales must be \(B, n\), n one of \[1, 5, 21\], got"):
+            model.decode_first_scales(other)
+
+
 def test_a_sheet_shows_each_scale(kind):
     dataset = [{"pixel_values": picture} for picture in pictures(3)]
     sheet, cell = reconstruction_sheet(make(kind), dataset), 6 * 16 + 2 * 2  # enlarged, with its padding

@@ -131,6 +131,10 @@ def sample(values: Namespace) -> None:
         batch_size=values.batch_size,
         resume=values.resume,
         source=values.pipeline,
+        image=values.image,
+        mask_image=values.mask_image,
+        keep_scales=values.keep_scales,
+        preview=values.preview,
         **sampling_of(values),
     )
     if is_main_process():

@@ -35,6 +35,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
     (TokenizerTrainConfig, "train.codebook_learning_rate", -0.1),
+    (TokenizerTrainConfig, "train.scale_conv_learning_rate", 0.0),
     (TokenizerTrainConfig, "train.codebook_schedule", "cosine"),
     (TokenizerTrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
@@ -167,7 +168,7 @@ def test_a_recipe_checks_its_groups(recipe, group):
     [
         (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
         (GeneratorRecipe(train=TokenizerTrainConfig()), "^train must be a TrainConfig, got a TokenizerTrainConfig$"),
-        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=0.5)), r"^objective\.order_anneal must be two shares"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
     ],
