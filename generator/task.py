@@ -103,8 +103,9 @@ class GeneratorTask(Task[CodeGenerator]):
     def evaluate(self, model: CodeGenerator, accelerator: Accelerator) -> dict[str, Any]:
         """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given.
 
-        Also both position by position, row by row, and what the codes of a picture cost in bits a pixel. Where training
-        takes random orders, also the mean loss in them, ``loss_random_order``: one order a picture, always the same.
+        Also both position by position, in the flat order of the codes' layout, and what the codes of a picture cost in
+        bits a pixel. Of codes of several scales also the mean loss of each, ``loss_per_scale``. Where training takes
+        random orders, also the mean loss in them, ``loss_random_order``: one order a picture, always the same.
         """
         share = Subset(
             self.validation, range(accelerator.process_index, len(self.validation), accelerator.num_processes)
@@ -125,12 +126,15 @@ class GeneratorTask(Task[CodeGenerator]):
             sums += torch.stack([row.double().sum(0) for row in rows])
         losses, hits, counts, *in_random_order = accelerator.reduce(sums, "sum").cpu()
         loss = float(losses.sum() / counts.sum())
+        per_position = losses / counts
+        scales = per_position.split([math.prod(shape) for shape in header.layout["shapes"]])
         return {
             "loss": loss,
+            **({"loss_per_scale": [round(float(one.mean()), 4) for one in scales]} if scales[1:] else {}),
             **({"loss_random_order": float(in_random_order[0].sum() / counts.sum())} if any_order else {}),
             "accuracy": float(hits.sum() / counts.sum()),
             "bits_per_pixel": loss * length / math.log(2) / math.prod(height_width(header.image_size)),
-            "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],
+            "loss_per_position": [round(value, 4) for value in per_position.tolist()],
             "accuracy_per_position": [round(value, 4) for value in (hits / counts).tolist()],
             **self.reference,
         }
