@@ -102,8 +102,8 @@ def sample_to_folder(
     check_sampling(pipe.generator.config, settings, preview)
     given = given_pictures(pipe.tokenizer, len(request), image, mask_image, keep_scales)
     codes = None if given is None else given.codes
-    size = min(settings.whole_batch(batch_size), len(request))
-    require_room(pipe, size, settings, read_ahead(codes, settings), preview)
+    at_once = min(settings.whole_batch(batch_size), len(request))
+    require_room(pipe, at_once, settings, read_ahead(codes, settings), preview)
     job = _Job(pipe, out, request, seed, settings, source, given)
     with sole_run(out):
         decided_by_first_process(lambda: job.start(resume))
