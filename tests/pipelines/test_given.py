@@ -79,6 +79,16 @@ def test_a_mask_is_cropped_and_padded_as_its_picture():
     assert drawn[0].tolist() == [[False, False, True, True]] * 4  # 20 of 32 columns lie before; rows beside as the edge
 
 
+def test_maps_that_are_not_square_follow_the_mask():
+    mask = np.zeros((24, 16), dtype=np.uint8)
+    mask[12:] = 255  # the lower half
+    codes = given_pictures(make_tokenizer(image_size=[24, 16], scales=[1, 2, 4]), 1, picture(0, (24, 16)), mask).codes
+    first, second, third = (codes == FREE)[0].split((2, 6, 24))  # 2 x 1, 3 x 2 and 6 x 4
+    assert first.tolist() == [False, True]
+    assert second.tolist() == [False] * 2 + [True] * 4
+    assert third.tolist() == [False] * 12 + [True] * 12
+
+
 def test_one_for_all_or_one_a_picture():
     tokenizer = make_tokenizer()
     images, masks = [picture(seed) for seed in range(3)], [LEFT, 255 - LEFT, LEFT]

@@ -207,9 +207,20 @@ def _samples(path: Path) -> str:
         "pictures": _part_of(drawn, job["num_images"]) + ("" if drawn >= job["num_images"] else "; --resume goes on"),
         "seeds": f"from {job.get('seed')}",
         "sampling": ", ".join(changed) or "as usual",
+        "kept in part": _kept(job),
         "weights": job.get("reduced") or "as saved",
     }
     return _lines(f"{path}: pictures of wvq sample", rows)
+
+
+def _kept(job: Mapping[str, object]) -> str | None:
+    """What a job keeps of given pictures."""
+    images, scales = job.get("image"), job.get("keep_scales")
+    if not isinstance(images, list):
+        return None
+    kept = [f"the first {scales} scale(s)"] if scales is not None else []
+    kept += ["what a mask leaves"] if "mask_image" in job else []
+    return f"{' and '.join(kept)} of {len(images):,} given picture(s)"
 
 
 def _archive(path: Path) -> str:
