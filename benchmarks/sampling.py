@@ -8,10 +8,10 @@ one class token) under guidance 2. generate: ``LlamaForCausalLM.generate`` of th
 its own cache and classifier-free guidance. floor: the matrix products of one step alone, by ``F.linear`` with our
 weights and as many rows. packed_floor: the same with packed weights (:mod:`wvq.generator.base.linear`). bf16, int8:
 ours with reduced weights (:mod:`wvq.generator.reduced`). pass_of_8: a forward pass over 8 guessed codes, half of the
-picture being known (:mod:`wvq.generator.next_code.speculative`), without the draws. With ``--sides``, whole pictures of side x
-side codes are drawn; products: the packed floor, and the two products of attention with as many tokens as a picture
-has on average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of the
-rounds' own.
+picture being known (:mod:`wvq.generator.next_code.speculative`), without the draws. With ``--sides``, whole pictures of
+side x side codes are drawn; products: the packed floor, and the two products of attention with as many tokens as a
+picture has on average. In each round every case runs once, in turn; times are medians over rounds, ratios medians of
+the rounds' own.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
 from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.depth.configuration import DepthTransformerConfig
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.models.config import read_config
@@ -16,6 +17,7 @@ from wvq.models.config import read_config
 # By kind of layout (wvq.data.layout).
 CONFIGS: dict[str, type[GeneratorConfig]] = {
     "grid": ImageCodeTransformerConfig,
+    "product": DepthTransformerConfig,
     "multi-scale": NextScaleTransformerConfig,
 }
 _DRAWN_IN_A_PASS = {"grid": "a code", "product": "the codes of a position", "multi-scale": "a scale"}

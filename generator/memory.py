@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.depth import memory as depth
+from wvq.generator.depth.configuration import DepthTransformerConfig
 from wvq.generator.next_code import memory as next_code
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_scale import memory as next_scale
@@ -33,6 +35,7 @@ class _Estimates(Protocol):
 
 _ESTIMATES: dict[type[GeneratorConfig], _Estimates] = {
     ImageCodeTransformerConfig: next_code,
+    DepthTransformerConfig: depth,
     NextScaleTransformerConfig: next_scale,
 }
 
@@ -49,9 +52,9 @@ def sampling_bytes(
     Args:
         config: config of the generator.
         batch: pictures at once.
-        settings: whether guidance, filters and a window are on.
+        settings: whether guidance, filters and a window are on, and in how many passes codes are drawn.
         bytes_per_value: size of a value of the weights' type, which keys and values have too.
-        given: codes ahead of the first that is drawn.
+        given: codes that are read before the first is drawn.
     """
     return _ESTIMATES[type(config)].sampling_bytes(config, batch, settings, bytes_per_value, given)
 

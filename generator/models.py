@@ -7,12 +7,13 @@ from typing import Any
 
 from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.depth.modeling import DepthTransformer
 from wvq.generator.kinds import config_class_of
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.next_scale.modeling import NextScaleTransformer
 
 MODELS: dict[type[GeneratorConfig], type[CodeGenerator]] = {
-    model.config_class: model for model in (ImageCodeTransformer, NextScaleTransformer)
+    model.config_class: model for model in (ImageCodeTransformer, DepthTransformer, NextScaleTransformer)
 }
 
 

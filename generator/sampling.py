@@ -24,6 +24,8 @@ from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.base.linear import packed_weights
 from wvq.generator.base.previews import Preview
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.depth import sampling as depth
+from wvq.generator.depth.modeling import DepthTransformer
 from wvq.generator.next_code import sampling as next_code
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.next_scale import sampling as next_scale
@@ -47,6 +49,7 @@ class _Sampler:
 
 _SAMPLERS: dict[type[CodeGenerator], _Sampler] = {
     ImageCodeTransformer: _Sampler(next_code.fill, next_code.check_settings),
+    DepthTransformer: _Sampler(depth.fill, depth.check_settings),
     NextScaleTransformer: _Sampler(next_scale.fill, next_scale.check_settings, previews=True),
 }
 
@@ -67,10 +70,10 @@ def sample_codes(
         condition: condition of B pictures.
         seeds: one a picture.
         settings: guidance and filters.
-        progress: show a progress bar over the codes, or over the scales.
+        progress: show a progress bar over the codes, the passes or the scales.
         fixed: (B, ...) int64 in the shape of the layout, codes that are given, -1 where they are to be drawn. A drawn
-            code sees the given ones that come before it: row by row, those above and to the left; scale by scale, those
-            of all coarser scales.
+            code sees the given ones that come before it: row by row, those above and to the left; with ``passes``, all;
+            scale by scale, those of all coarser scales.
         callback: see :data:`wvq.generator.base.previews.Preview`; of generators that draw scale by scale.
 
     Returns:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from torchvision.ops import StochasticDepth
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from wvq.generator.base.cache import KeyValueCache, LayerCache
 from wvq.generator.base.conditioning import ConditionEmbedder
 from wvq.generator.base.configuration import GeneratorConfig, RotaryConfig
-from wvq.generator.base.initialization import set_init_scale
+from wvq.generator.base.initialization import init_scale, set_init_scale
 from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.base.linear import Projection
 
@@ -150,16 +150,25 @@ class RotaryBody(CodeGenerator):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
 
-    def linear_layers(self) -> list[tuple[nn.Module, str]]:
-        return [layer for block in self.blocks for layer in block_layers(block)]
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # A layer that starts differently carries its scale: newer versions call this for its direct parameters alone.
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, 0.0, std * init_scale(module))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, ConditionEmbedder) and module.config.text_dim:  # or else it has no direct parameter
+            init.normal_(module.null_text, 0.0, std)
 
-    def compile_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
-        if self.config.drop_path:  # each block has its own rate, and so code of its own
-            limits = torch._dynamo.config
-            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
-        for block in self.blocks:
-            block.compile(*args, **kwargs)
+    def linear_layers(self) -> list[tuple[nn.Module, str]]:
+        return [layer for block in self.all_blocks() for layer in block_layers(block)]
+
+    def embed_codes(self, codes: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Input tokens (B, n, D) of the codes of n positions and of the condition's bias (B, 1, D)."""
+        raise NotImplementedError
 
     def run(
         self,

@@ -61,5 +61,5 @@ class KeyValueCache:
 
 def cache_shape(config: GeneratorConfig, batch_size: int) -> tuple[int, ...]:
     """Shape of the keys and values of all layers for whole pictures: (layers, 2, B, H, S, C)."""
-    length = config.prefix_length + config.sequence_length
+    length = config.prefix_length + config.num_positions
     return config.num_layers, 2, batch_size, config.num_kv_heads, length, config.head_dim

@@ -24,9 +24,10 @@ from torch.distributed.tensor import DTensor
 from wvq.errors import ConfigError, first_line
 from wvq.generator.base.cache import cache_shape
 from wvq.generator.base.conditioning import Condition
+from wvq.generator.base.guided import guided_positions
 from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.base.sampling_settings import SamplingSettings
-from wvq.generator.next_code.decoder import GuidedDecoder, guided_positions
+from wvq.generator.next_code.decoder import GuidedDecoder
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.next_code.step import CompiledStep, Step, StepState
 

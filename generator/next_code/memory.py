@@ -6,11 +6,18 @@ use.
 
 from __future__ import annotations
 
+from wvq.generator.base.memory import (
+    FLOAT,
+    block_bytes,
+    block_weights,
+    filter_bytes,
+    gradient_bytes,
+    norm_bytes,
+    pass_bytes,
+)
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.any_order import group_sizes
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
-
-FLOAT, INDEX = 4, 8  # bytes of float32, int64
-
 
 # ---- sampling
 
@@ -27,9 +34,9 @@ def sampling_bytes(
     Args:
         config: config of the generator.
         batch: pictures at once.
-        settings: whether guidance, filters and a window are on.
+        settings: whether guidance, filters and a window are on, and in how many passes codes are drawn.
         bytes_per_value: size of a value of the weights' type, which keys and values have too.
-        given: codes ahead of the first that is drawn; they run in one pass.
+        given: codes that are read in one pass before the first is drawn.
     """
     scales = settings.scales(config.sequence_length)
     rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
@@ -37,33 +44,57 @@ def sampling_bytes(
     cache = rows * tokens * config.num_layers * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
     # The half without the condition catches up where guidance begins.
     late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
-    first = (batch if late > given else rows) * _pass_bytes(config, config.prefix_length + given, bytes_per_value)
-    catching_up = batch * _pass_bytes(config, config.prefix_length + late, bytes_per_value)
-    checking = rows * _pass_bytes(config, settings.window, bytes_per_value)
+    sizes = group_sizes(config.sequence_length - given, settings.passes) if settings.passes else []
+    if sizes:
+        reading = _groups_bytes(config, batch if late > given else rows, rows, given, sizes, bytes_per_value)
+    else:
+        first = (batch if late > given else rows) * pass_bytes(config, config.prefix_length + given, bytes_per_value)
+        reading = max(first, rows * pass_bytes(config, settings.window, bytes_per_value))
+    catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
     text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
-    drawing = _drawing_bytes(config, batch, rows, settings, bytes_per_value)
-    return cache + prefix + max(text, first, catching_up, checking, drawing)
+    drawing = _drawing_bytes(config, batch, rows, settings, max(sizes, default=1), bytes_per_value)
+    return cache + prefix + max(text, reading, catching_up, drawing)
 
 
-def _pass_bytes(config: ImageCodeTransformerConfig, tokens: int, bytes_per_value: int) -> int:
-    """Bytes of a row in one pass over new tokens: residual, norm, gate, up, their product, its half; and a mask."""
-    values = tokens * (3 * config.hidden_size + 4 * config.intermediate_size) * bytes_per_value
-    mask = (1 + bytes_per_value) * tokens**2 if config.text_length else 0
-    return values + mask
+def _groups_bytes(
+    config: ImageCodeTransformerConfig, first_rows: int, rows: int, given: int, sizes: list[int], bytes_per_value: int
+) -> int:
+    """Most bytes of a pass that reads the codes of one group and asks for the next."""
+    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
+    # In attention: residual, norm, heads, and queries and keys while they are turned, as float32.
+    turned = (width + keys) * FLOAT * (2 if bytes_per_value == FLOAT else 3)
+    attention = (3 * width + 2 * keys) * bytes_per_value + turned
+    feed_forward = (3 * width + 4 * config.intermediate_size) * bytes_per_value
+    most, known, read = 0, config.prefix_length + given, 0
+    for size in sizes:
+        seen = known + size - 1
+        tokens = seen - read
+        held = rows if read else first_rows
+        tables = tokens * config.head_dim * FLOAT  # each picture's rows
+        mask = tokens * seen * (held if config.text_length else 1)  # attention also has it as numbers
+        attending = held * tokens * attention + mask * (1 + bytes_per_value)
+        most = max(most, held * tables + max(attending, held * tokens * feed_forward + mask))
+        known, read = known + size, known
+    return most
 
 
 def _drawing_bytes(
-    config: ImageCodeTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
+    config: ImageCodeTransformerConfig,
+    batch: int,
+    rows: int,
+    settings: SamplingSettings,
+    group: int,
+    bytes_per_value: int,
 ) -> int:
-    """Bytes from logits to codes, of one position or of a window of them."""
+    """Bytes from logits to codes, of a group of positions, or of a window of them."""
     longest = config.sequence_length - 1  # the first code is drawn alone
     window = min(settings.window, longest)
-    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance doubles them
+    logits = batch * config.num_codes * (window or group)  # of the pictures; guidance doubles them
     wider = 0 if bytes_per_value == FLOAT else bytes_per_value
     first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
     guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
-    filtered = _filter_bytes(settings, held=bool(window))
+    filtered = filter_bytes(settings, held=bool(window))
     if not window:  # the logits, over the temperature, filtered; or probabilities and their sums
         return max(first, guided, logits * max(2 * FLOAT + filtered, 3 * FLOAT))
     if settings.temperature == 0:
@@ -72,22 +103,6 @@ def _drawing_bytes(
     # Then noise is added to the logits; a window that moves on has its noise copied, and some added.
     drawn = logits * (3 if window < longest else 2) * FLOAT
     return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
-
-
-def _filter_bytes(settings: SamplingSettings, held: bool) -> int:
-    """Most bytes that the filters need for a logit beside the logit itself; ``held``: their input is kept meanwhile."""
-    top_k, top_p, min_p = settings.top_k > 0, settings.top_p < 1, settings.min_p > 0
-    mask, again = 1, FLOAT
-    needed = [0]
-    if top_k:
-        needed.append(mask + FLOAT)
-    if top_p:  # sorted values and their order, probabilities, their sums, what is removed
-        ordered = FLOAT + INDEX + 2 * FLOAT + mask
-        needed.append((again if top_k and held else 0) + ordered + FLOAT)
-    if min_p:
-        ordered = FLOAT + INDEX + FLOAT + mask if top_p else 0
-        needed.append((again if (top_k or top_p) and held else 0) + ordered + FLOAT + mask + FLOAT)
-    return max(needed)
 
 
 # ---- training
@@ -124,8 +139,8 @@ def training_bytes(
     weights = parameters * FLOAT * (3 + averaged)  # with both moments
     held = parameters * gradients
     tokens = batch * (config.prefix_length + config.sequence_length - 1)
-    block = tokens * _block_bytes(config, mixed, fused, compiled)
-    inside = block * checkpointing + tokens * _gradient_bytes(config, mixed)
+    block = tokens * block_bytes(config, mixed, fused, compiled)
+    inside = block * checkpointing + tokens * gradient_bytes(config, mixed)
     kept = config.num_layers * (tokens * config.hidden_size * FLOAT if checkpointing else block)
     kept += _ends_bytes(config, batch, mixed, fused)
     copies = 2 * _product_weights(config) if mixed else 0
@@ -143,36 +158,7 @@ def training_bytes(
 
 def _product_weights(config: ImageCodeTransformerConfig) -> int:
     """Weights of the linear layers."""
-    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
-    block = width * (2 * width + 2 * keys + 3 * config.intermediate_size)
-    return config.num_layers * block + width * config.num_codes
-
-
-def _norm_bytes(config: ImageCodeTransformerConfig, mixed: bool, fused: bool) -> int:
-    """Bytes of a token that a norm keeps: its input, its output, and what is scaled by its weight."""
-    return config.hidden_size * (FLOAT + (2 if mixed else FLOAT) + (0 if fused else FLOAT))
-
-
-def _block_bytes(config: ImageCodeTransformerConfig, mixed: bool, fused: bool, compiled: bool) -> int:
-    """Bytes of a token that a block keeps for the backward pass."""
-    value = 2 if mixed else FLOAT
-    width, inner, keys = config.hidden_size, config.intermediate_size, config.num_kv_heads * config.head_dim
-    norm = _norm_bytes(config, mixed, fused)
-    mask = width * (1 if fused else value)
-    attention = norm + (3 * width + 3 * keys) * value + (mask if config.dropout else 0)
-    if fused:  # what is attended to also in the order of its linear layer, and the sums of exponentials
-        attention += width * value + config.num_heads * FLOAT
-    if config.qk_norm:
-        attention += (width + keys) * FLOAT
-    feed_forward = norm + 4 * inner * value + (mask if config.feed_forward_dropout else 0)
-    if compiled:  # the output of attention in place of the sum that it is part of; no silu
-        feed_forward -= width * (FLOAT - value) + inner * value
-    return attention + feed_forward
-
-
-def _gradient_bytes(config: ImageCodeTransformerConfig, mixed: bool) -> int:
-    """Bytes of a token that a block's gradients take at once, beside what they have not freed yet."""
-    return 2 * config.intermediate_size * (2 if mixed else FLOAT) + 2 * config.hidden_size * FLOAT
+    return block_weights(config) + config.hidden_size * config.num_codes
 
 
 def _ends_bytes(config: ImageCodeTransformerConfig, batch: int, mixed: bool, fused: bool) -> int:
@@ -180,7 +166,7 @@ def _ends_bytes(config: ImageCodeTransformerConfig, batch: int, mixed: bool, fus
     tokens = batch * (config.prefix_length + config.sequence_length - 1)
     dropped = config.hidden_size * (1 if fused else FLOAT) if config.token_dropout else 0
     text = batch * config.text_length * config.text_dim * FLOAT
-    return tokens * (_norm_bytes(config, mixed, fused) + dropped) + text
+    return tokens * (norm_bytes(config, mixed, fused) + dropped) + text
 
 
 def whole_pass_bytes(config: ImageCodeTransformerConfig, batch: int, bytes_per_value: int = FLOAT) -> int:
@@ -189,4 +175,4 @@ def whole_pass_bytes(config: ImageCodeTransformerConfig, batch: int, bytes_per_v
     sums = FLOAT if config.code_dim else 0
     logits = config.sequence_length * config.num_codes * (2 * FLOAT + wider + sums)
     tokens = config.prefix_length + config.sequence_length - 1
-    return batch * (tokens * config.hidden_size * FLOAT + max(logits, _pass_bytes(config, tokens, bytes_per_value)))
+    return batch * (tokens * config.hidden_size * FLOAT + max(logits, pass_bytes(config, tokens, bytes_per_value)))

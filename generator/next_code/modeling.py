@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel
-from transformers import initialization as init
 
 from wvq.errors import ConfigError
 from wvq.generator.base.body import RotaryBody
 from wvq.generator.base.cache import KeyValueCache
 from wvq.generator.base.conditioning import Condition, ConditionEmbedder
-from wvq.generator.base.initialization import init_scale, set_init_scale
+from wvq.generator.base.initialization import set_init_scale
 from wvq.generator.base.interface import GeneratorOutput
 from wvq.generator.base.linear import Projection
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
@@ -57,19 +56,6 @@ class ImageCodeTransformer(RotaryBody):
             self.vector_out = nn.Linear(config.hidden_size, config.code_dim, bias=False)
             set_init_scale(self.vector_out, 0.0)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # A layer that starts differently carries its scale: newer versions call this for its direct parameters alone.
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, 0.0, std * init_scale(module))
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.RMSNorm):
-            init.ones_(module.weight)
-        elif isinstance(module, ConditionEmbedder) and module.config.text_dim:  # or else it has no direct parameter
-            init.normal_(module.null_text, 0.0, std)
 
     def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         if self.config.code_dim:

@@ -263,6 +263,22 @@ def test_training_in_random_order_ends_row_by_row(recipe, tokenizer, tmp_path):
 def test_the_random_share_falls_between_the_given_shares_of_the_run():
     objective = ObjectiveConfig(random_order=0.8, order_anneal=[0.5, 0.75])
     assert [objective.random_share(x) for x in (0.0, 0.5, 0.625, 0.75, 1.0)] == pytest.approx([0.8, 0.8, 0.4, 0, 0])
+    kept = ObjectiveConfig(random_order=0.8, order_anneal=None)
+    assert [kept.random_share(x) for x in (0.0, 1.0)] == [0.8, 0.8]
+
+
+def test_runs_in_random_order_have_the_held_out_loss_in_one_order_a_picture(recipe, tokenizer, tmp_path):
+    settings = recipe({"images": 320}, objective=ObjectiveConfig(random_order=1.0, order_anneal=None))
+    result = train_generator(settings, tokenizer)
+    model = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
+    held_out = ConditionedCodes(CodeDataset(settings.codes, "validation"), True, None, "none", torch.device("cpu"))
+    batch = held_out.collate_fn(held_out.__getitems__(range(len(held_out))))
+    order = torch.stack([torch.rand(16, generator=torch.Generator().manual_seed(i)) for i in range(len(held_out))])
+    with torch.no_grad():
+        expected = model(**batch, order=order.argsort(1)).loss.item()
+    assert result["loss_random_order"] == pytest.approx(expected, rel=1e-5)
+    assert abs(result["loss_random_order"] - result["loss"]) > 1e-4
+    assert "loss_random_order" not in train_generator(recipe({"images": 32}, out=str(tmp_path / "plain")), tokenizer)
 
 
 def test_random_orders_are_permutations_of_a_share_of_the_pictures():

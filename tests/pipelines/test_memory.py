@@ -12,7 +12,7 @@ from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes
 from wvq.generator.next_code.captured import using
 from wvq.pipelines import memory
-from wvq.pipelines.memory import drawing_bytes, first_free
+from wvq.pipelines.memory import drawing_bytes, read_ahead
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.memory import decoding_bytes
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -102,9 +102,11 @@ def test_previews_are_decoded_beside_what_drawing_holds(scale_pipe, monkeypatch)
     assert asked == [features + drawing + decoding]
 
 
-def test_how_many_codes_are_given_ahead():
+def test_how_many_codes_are_read_before_the_first_draw():
+    plain, any_order = SamplingSettings(), SamplingSettings(passes=2)
     codes = torch.full((3, 2, 2), -1)
-    assert first_free(None) == first_free(codes) == 0
+    assert read_ahead(None, plain) == read_ahead(codes, plain) == read_ahead(codes, any_order) == 0
+    codes[2, 0, 1], codes[2, 1, 1] = 5, 5
+    assert (read_ahead(codes, plain), read_ahead(codes, any_order)) == (0, 2)
     codes[1].flatten()[:3] = 5
-    codes[2, 1, 1] = 5
-    assert first_free(codes) == 3
+    assert read_ahead(codes, plain) == read_ahead(codes, any_order) == 3

@@ -12,13 +12,15 @@ import yaml
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
-from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.kinds import CONFIGS
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, recipe_of, shipped_recipes
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
+
+LAYOUTS = {"product": "product"}  # kind of layout by a word in the name of a generator's recipe; grid by default
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
     (TokenizerTrainConfig, "train.codebook_learning_rate", -0.1),
+    (TokenizerTrainConfig, "train.scale_conv_learning_rate", 0.0),
     (TokenizerTrainConfig, "train.codebook_schedule", "cosine"),
     (TokenizerTrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
@@ -167,7 +170,7 @@ def test_a_recipe_checks_its_groups(recipe, group):
     [
         (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
         (GeneratorRecipe(train=TokenizerTrainConfig()), "^train must be a TrainConfig, got a TokenizerTrainConfig$"),
-        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=0.5)), r"^objective\.order_anneal must be two shares"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
     ],
@@ -334,7 +337,8 @@ def test_shipped_recipes_are_valid(name):
             assert getattr(recipe.data, field) == getattr(trained, field)
     else:
         recipe.check()
-        ImageCodeTransformerConfig(**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
+        layout = next((kind for word, kind in LAYOUTS.items() if word in name), "grid")
+        CONFIGS[layout](**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
 
 
 def test_shipped_recipes_of_one_folder_fit_together():

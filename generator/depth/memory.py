@@ -1,0 +1,120 @@
+"""Memory that sampling and training of a depth generator need: the tensors that are alive at the peak.
+
+Beside the body's, those over depth: G tokens a position, and the logits of G codebooks, which are the most of it where
+codes are many.
+"""
+
+from __future__ import annotations
+
+from wvq.generator.base.configuration import RotaryConfig
+from wvq.generator.base.memory import (
+    FLOAT,
+    block_bytes,
+    block_weights,
+    filter_bytes,
+    gradient_bytes,
+    norm_bytes,
+    pass_bytes,
+)
+from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.depth.configuration import DepthTransformerConfig
+
+# ---- sampling
+
+
+def sampling_bytes(
+    config: DepthTransformerConfig, batch: int, settings: SamplingSettings, bytes_per_value: int, given: int
+) -> int:
+    """Arguments as of :func:`wvq.generator.memory.sampling_bytes`."""
+    scales, read = settings.scales(config.num_positions), given // config.num_groups
+    rows = batch * (2 if any(scale != 1 for scale in scales[read:]) else 1)
+    kept = config.num_layers * config.num_kv_heads * config.head_dim * (config.prefix_length + config.num_positions)
+    if config.depth_head == "transformer":
+        kept += config.depth_layers * config.depth_hidden_size * config.num_groups
+    cache = rows * 2 * kept * bytes_per_value
+    # The half without the condition catches up where guidance begins.
+    late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= read), 0)
+    first = (batch if late > read else rows) * pass_bytes(config, config.prefix_length + read, bytes_per_value)
+    catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
+    text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
+    prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
+    drawing = _drawing_bytes(config, batch, rows, settings, bytes_per_value)
+    return cache + prefix + max(text, first, catching_up, drawing)
+
+
+def _drawing_bytes(
+    config: DepthTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
+) -> int:
+    """Bytes from the logits of a codebook to its codes."""
+    logits = batch * config.num_codes  # of the pictures; guidance doubles them
+    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
+    first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
+    guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
+    filtered = filter_bytes(settings, held=False)
+    return max(first, guided, logits * max(2 * FLOAT + filtered, 3 * FLOAT))
+
+
+# ---- training
+
+
+def training_bytes(
+    config: DepthTransformerConfig,
+    parameters: int,
+    batch: int,
+    averaged: bool,
+    checkpointing: bool,
+    *,
+    mixed: bool,
+    fused: bool,
+    compiled: bool,
+    gradients: int,
+    between: int,
+) -> int:
+    """Arguments as of :func:`wvq.generator.memory.training_bytes`."""
+    weights = parameters * FLOAT * (3 + averaged)  # with both moments
+    held = parameters * gradients
+    value = 2 if mixed else FLOAT
+    positions = batch * config.num_positions
+    stacks: list[tuple[RotaryConfig, int]] = [(config, batch * (config.prefix_length + config.num_positions - 1))]
+    classified = config.hidden_size
+    if config.depth_head == "transformer":
+        stacks.append((config.depth, positions * config.num_groups))
+        classified = config.depth_hidden_size
+    copies = 2 * config.num_groups * classified * config.num_codes if mixed else 0
+    kept, inside, copies_again = 0, 0, copies
+    for sizes, tokens in stacks:
+        block = tokens * block_bytes(sizes, mixed, fused, compiled)
+        kept += sizes.num_layers * (tokens * sizes.hidden_size * FLOAT if checkpointing else block)
+        kept += tokens * norm_bytes(sizes, mixed, fused)
+        inside = max(inside, block * checkpointing + tokens * gradient_bytes(sizes, mixed))
+        copies += 2 * block_weights(sizes) if mixed else 0
+    if config.depth_head == "transformer":  # the tokens over depth, before they have its width
+        kept += positions * config.num_groups * config.hidden_size * value
+    kept += _input_bytes(config, batch, fused)
+    # Of each codebook its logits and their log-probabilities, and of one at a time their gradients.
+    logits = positions * config.num_codes
+    wider = value if mixed else 0
+    forward = config.num_groups * (value + FLOAT) + (FLOAT if mixed else 0)
+    backward = (config.num_groups + 2) * FLOAT + wider
+    step = kept + max(copies + forward * logits, copies_again + max(backward * logits, inside))
+    # In the end all gradients exist beside those inside of the first block.
+    return weights + max(held + step, max(held, parameters * FLOAT) + inside, between)
+
+
+def _input_bytes(config: DepthTransformerConfig, batch: int, fused: bool) -> int:
+    """Bytes that are kept ahead of the blocks."""
+    tokens = batch * (config.prefix_length + config.num_positions - 1)
+    dropped = config.hidden_size * (1 if fused else FLOAT) if config.token_dropout else 0
+    return tokens * dropped + batch * config.text_length * config.text_dim * FLOAT
+
+
+def whole_pass_bytes(config: DepthTransformerConfig, batch: int, bytes_per_value: int) -> int:
+    """Arguments as of :func:`wvq.generator.memory.whole_pass_bytes`; the logits of all codebooks are put together."""
+    logits = config.sequence_length * config.num_codes * 2 * max(FLOAT, bytes_per_value)
+    tokens = config.prefix_length + config.num_positions - 1
+    run = pass_bytes(config, tokens, bytes_per_value)
+    states = tokens * config.hidden_size * bytes_per_value
+    if config.depth_head == "transformer":
+        run = max(run, pass_bytes(config.depth, config.sequence_length, bytes_per_value))
+        states += config.sequence_length * config.depth_hidden_size * bytes_per_value
+    return batch * (states + max(logits, run))
