@@ -22,8 +22,8 @@ from tests.test_readme import WVQ_LINES, command_lines, wvq_arguments
 from tests.tiny import (
     TINY_GENERATOR,
     TINY_TOKENIZER,
+    make_layout_pipeline,
     make_pipeline,
-    make_scale_pipeline,
     save_text_encoder,
     tiny_stage_recipes,
 )
@@ -56,7 +56,7 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     write_pictures(folder / "few", per_class=8)  # of which Inception takes its time
     named["path/to/imagenet"] = folder / "few"
     make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
-    make_scale_pipeline().save_pretrained(folder / "scales")
+    make_layout_pipeline("multi-scale").save_pretrained(folder / "scales")
     named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine", "scales")}
     Image.new("RGB", (24, 24), "red").save(folder / "photo.png")
     Image.new("L", (24, 24), "white").save(folder / "mask.png")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.stand_ins import ProjectionNetwork
-from tests.tiny import make_pipeline, make_scale_pipeline
+from tests.tiny import make_layout_pipeline, make_pipeline
 from wvq.app.describe import describe
 from wvq.errors import CheckpointError, ConfigError
 from wvq.eval import run
@@ -81,7 +81,7 @@ def test_working_folders_of_a_sweep_go_when_the_result_is_kept(recipe, tmp_path,
 def scale_recipe(recipe, tmp_path_factory):
     """The recipe over a pipeline that draws scale by scale."""
     folder = tmp_path_factory.mktemp("scales") / "pipeline"
-    make_scale_pipeline().save_pretrained(folder)
+    make_layout_pipeline("multi-scale").save_pretrained(folder)
     return replace(recipe, pipeline=str(folder))
 
 
