@@ -23,7 +23,7 @@ from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.sampling import check_sampling, sample_codes
 from wvq.pipelines.call_options import repeated, require_size, seeds_of, updated_settings
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
-from wvq.pipelines.given import for_each, given_pictures
+from wvq.pipelines.given import codes_for_each, given_pictures
 from wvq.pipelines.memory import read_ahead, require_room, require_room_for_losses
 from wvq.pipelines.output import ImagePipelineOutput
 from wvq.pipelines.parts import PipelineParts
@@ -178,7 +178,7 @@ class ImageGenerationPipeline(PipelineParts):
             if image is not None:
                 raise ConfigError("fixed_codes and image are given; give one of them")
             config = self.generator.config
-            fixed_codes = for_each(fixed_codes, len(seeds), config.code_layout, config.num_codes)
+            fixed_codes = codes_for_each(fixed_codes, len(seeds), config.code_layout, config.num_codes)
         if given := given_pictures(self.tokenizer, len(seeds), image, mask_image, keep_scales):
             fixed_codes = given.codes
         return self.draw(request, seeds, settings, batch_size, output_type, progress, fixed_codes, callback)

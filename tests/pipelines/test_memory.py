@@ -6,6 +6,7 @@ from torch import nn
 
 from benchmarks.live_bytes import LiveBytes
 from tests.tiny import make_pipeline
+from wvq.data.layout import codes_shape
 from wvq.generator.base.linear import packed_bytes
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.memory import sampling_bytes
@@ -41,6 +42,8 @@ def copying(monkeypatch):
         {"channel_multipliers": [1, 4], "num_res_blocks": 1},
         {"channel_multipliers": [1, 2.5], "patch_size": 2, "attention": False},
         {"channel_multipliers": [1], "attention": False},
+        {"channel_multipliers": [1, 2], "attention": False, "num_groups": 2},
+        {"channel_multipliers": [1, 2], "attention": False, "scales": [1, 4, 16]},
     ],
 )
 def test_decoding(dtype, changes, device_type, monkeypatch):
@@ -48,7 +51,7 @@ def test_decoding(dtype, changes, device_type, monkeypatch):
         copying(monkeypatch)
     torch.manual_seed(0)
     tokenizer = WassersteinVQModel(WassersteinVQConfig(**SMALL | changes)).to(dtype).eval()
-    codes = torch.zeros(8, *tokenizer.config.grid, dtype=torch.int64)
+    codes = torch.zeros(8, *codes_shape(tokenizer.config.code_layout), dtype=torch.int64)
     with torch.no_grad():
         tokenizer.decode_codes(codes)
         with LiveBytes() as live:
@@ -86,6 +89,17 @@ def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_
         monkeypatch.setattr(memory, "kept_bytes", lambda model: 1000)
         memory.require_room(class_pipe, 3, settings)
     assert asked == [drawing + decoding, drawing + decoding - 1000]
+
+
+def test_previews_are_decoded_beside_what_drawing_holds(scale_pipe, monkeypatch):
+    settings, asked = SamplingSettings(guidance_scale=2.0), []
+    drawing = sampling_bytes(scale_pipe.generator.config, 4, settings)
+    decoding = decoding_bytes(scale_pipe.tokenizer.config, 4)
+    features = drawing_bytes(scale_pipe, 4, settings) - max(drawing, decoding)
+    assert drawing_bytes(scale_pipe, 4, settings, previews=True) == features + drawing + decoding
+    monkeypatch.setattr(memory, "require_memory", lambda needed, *rest: asked.append(needed))
+    scale_pipe(num_images=4, seed=0, guidance_scale=2.0, callback=lambda scale, images: None)
+    assert asked == [features + drawing + decoding]
 
 
 def test_how_many_codes_are_read_before_the_first_draw():
