@@ -25,7 +25,6 @@ SIZES += ["--model.token_dropout=0", "--condition.class_dropout=0"]  # each proc
 LOOP = ["--train.images=96", "--train.batch_size=16", "--train.learning_rate=0.005", "--train.log_every=16"]
 LOOP += ["--train.ema_decay=0.5", "--train.weight_decay=0.1"]
 SHARDED = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
-SHARDED += ["--fsdp_transformer_layer_cls_to_wrap=Block"]
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 LAUNCH = {"two": [f"--config_file={CONFIGS / 'two_cpu_processes.yaml'}"], "sharded": SHARDED}
 WORKER = Path(__file__).with_name("sharded_worker.py")
