@@ -1,8 +1,9 @@
 """Time of a picture against the passes that it is drawn in (:mod:`wvq.generator.next_code.any_order`).
 
-    python -m benchmarks.passes [--batches 1 8] [--passes 8 16 32 64] [--rounds 3] [--out docs/results/passes.json]
+    python -m benchmarks.passes [--side 16] [--batches 1 8] [--passes 8 16 32 64] [--rounds 3] [--out FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.passes --side 8 --passes 4 8 16 32 --out docs/results/passes.json
 
-A generator of size B (12 layers of 768, K = 16,384, 16 x 16 codes, one class token) under guidance 2. ours: one code a
+A generator of size B (12 layers of 768, K = 16,384, side x side codes, one class token) under guidance 2. ours: one code a
 pass, row by row; passes_8: in 8 passes, and so on. Times are milliseconds a code of all pictures of a batch. In each
 round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
 """
@@ -42,13 +43,15 @@ def draw(model: ImageCodeTransformer, batch: int, passes: int) -> Callable[[], f
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--passes", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    config = ImageCodeTransformerConfig(size="B", num_classes=CLASSES, target_positions=True)
+    grid = [arguments.side, arguments.side]
+    config = ImageCodeTransformerConfig(size="B", grid=grid, num_classes=CLASSES, target_positions=True)
     model = ImageCodeTransformer(config).eval()
     torch.nn.init.normal_(model.head.weight, 0.0, 0.02)
     rows = []
