@@ -12,13 +12,16 @@ import yaml
 from wvq.app.recipes import QuickstartRecipe
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, EvaluationRecipe, GenerationEvaluation, ReconstructionEvaluation
-from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.kinds import CONFIGS
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, recipe_of, shipped_recipes
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
+
+# Kind of layout by a word in the name of a generator's recipe; grid by default.
+LAYOUTS = {"next_scale": "multi-scale"}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +338,9 @@ def test_shipped_recipes_are_valid(name):
             assert getattr(recipe.data, field) == getattr(trained, field)
     else:
         recipe.check()
-        ImageCodeTransformerConfig(**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
+        layout = next((kind for word, kind in LAYOUTS.items() if word in name), "grid")
+        scales = {"scales": [1, 2, 4]} if layout == "multi-scale" else {}
+        CONFIGS[layout](**recipe.model, **scales, num_codes=16, grid=[4, 4], num_classes=2)
 
 
 def test_shipped_recipes_of_one_folder_fit_together():
