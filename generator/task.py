@@ -124,14 +124,14 @@ class GeneratorTask(Task[CodeGenerator]):
                 order = uniforms([next(numbers) for _ in codes], length).argsort(1).to(codes.device)
                 rows.append(_losses_and_hits(model(**batch, order=order), codes.gather(1, order))[0])
             sums += torch.stack([row.double().sum(0) for row in rows])
-        losses, hits, counts, *shuffled = accelerator.reduce(sums, "sum").cpu()
+        losses, hits, counts, *in_random_order = accelerator.reduce(sums, "sum").cpu()
         loss = float(losses.sum() / counts.sum())
         per_position = losses / counts
         scales = per_position.split([math.prod(shape) for shape in header.layout["shapes"]])
         return {
             "loss": loss,
             **({"loss_per_scale": [round(float(one.mean()), 4) for one in scales]} if scales[1:] else {}),
-            **({"loss_random_order": float(shuffled[0].sum() / counts.sum())} if any_order else {}),
+            **({"loss_random_order": float(in_random_order[0].sum() / counts.sum())} if any_order else {}),
             "accuracy": float(hits.sum() / counts.sum()),
             "bits_per_pixel": loss * length / math.log(2) / math.prod(height_width(header.image_size)),
             "loss_per_position": [round(value, 4) for value in per_position.tolist()],

@@ -22,7 +22,9 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_formats import PictureInput, as_pictures
 from wvq.tokenizer.processing import ImageProcessor
 
-COVERED = 0.5  # share of a code's pixels that must be white for it to be drawn anew
+# Share of a code's pixels that must be white for it to be drawn anew. A lower one would draw coarse codes for small
+# regions, and these reach far outside of them.
+COVERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def given_pictures(
     return GivenPictures(unflatten_codes(flat, config.code_layout), identity, sources)
 
 
-def for_each(fixed_codes: torch.Tensor, count: int, layout: dict, num_codes: int) -> torch.Tensor:
+def codes_for_each(fixed_codes: torch.Tensor, count: int, layout: dict, num_codes: int) -> torch.Tensor:
     """Given codes (N, ...) of N pictures, from these or from those of one picture for all.
 
     Raises:

@@ -23,8 +23,8 @@ from wvq.generator.likelihood import code_log_probabilities
 from wvq.generator.sampling import check_sampling, sample_codes
 from wvq.pipelines.call_options import repeated, require_size, seeds_of, updated_settings
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, condition_of, requested
-from wvq.pipelines.given import for_each, given_pictures
-from wvq.pipelines.memory import first_free, require_room, require_room_for_losses
+from wvq.pipelines.given import codes_for_each, given_pictures
+from wvq.pipelines.memory import read_ahead, require_room, require_room_for_losses
 from wvq.pipelines.output import ImagePipelineOutput
 from wvq.pipelines.parts import PipelineParts
 from wvq.settings.size import height_width
@@ -138,7 +138,8 @@ class ImageGenerationPipeline(PipelineParts):
             height, width: of the pictures, which a model has one of; for callers that give it.
             fixed_codes: codes to keep, int64, -1 where they are to be drawn: of each of the N pictures or of one for
                 all, in the shape of the tokenizer's codes: (N, h, w), (N, h, w, G) of several codebooks, (N, T) of
-                several scales. What a drawn code sees of them: :func:`wvq.generator.sampling.sample_codes`.
+                several scales. A drawn code sees those before it, and with ``passes`` all of them; see
+                :func:`wvq.generator.sampling.sample_codes`.
             image: pictures to keep in part, one for all or one a picture: Pillow, arrays, tensors or files
                 (:func:`wvq.tokenizer.picture_formats.as_pictures`). Their codes are kept, not their pixels: what is
                 returned is decoded as a whole.
@@ -177,7 +178,7 @@ class ImageGenerationPipeline(PipelineParts):
             if image is not None:
                 raise ConfigError("fixed_codes and image are given; give one of them")
             config = self.generator.config
-            fixed_codes = for_each(fixed_codes, len(seeds), config.code_layout, config.num_codes)
+            fixed_codes = codes_for_each(fixed_codes, len(seeds), config.code_layout, config.num_codes)
         if given := given_pictures(self.tokenizer, len(seeds), image, mask_image, keep_scales):
             fixed_codes = given.codes
         return self.draw(request, seeds, settings, batch_size, output_type, progress, fixed_codes, callback)
@@ -201,7 +202,7 @@ class ImageGenerationPipeline(PipelineParts):
         """
         batch_size = settings.whole_batch(batch_size)
         shown = callback is not None
-        needed = require_room(self, min(batch_size, len(seeds)), settings, first_free(fixed_codes), shown)
+        needed = require_room(self, min(batch_size, len(seeds)), settings, read_ahead(fixed_codes, settings), shown)
         preview = None if callback is None else self._preview(callback)
         codes, pictures = [], []
         batches = range(0, len(seeds), batch_size)

@@ -54,7 +54,7 @@ def drawing_bytes(
         pipeline: whose parts draw.
         batch_size: pictures at once.
         settings: sampling settings of the call.
-        given: codes ahead of the first that is drawn.
+        given: codes that are read before the first is drawn.
         previews: whether pictures are decoded while they are drawn.
     """
     config, tokenizer = pipeline.generator.config, pipeline.tokenizer
@@ -81,8 +81,12 @@ def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) 
     require_memory(needed, pipeline.device, f"log_likelihood with batch_size {batch_size}", "take a smaller batch_size")
 
 
-def first_free(fixed_codes: torch.Tensor | None) -> int:
-    """Most codes that a picture has given ahead of the first that is drawn; 0 without fixed codes (N, ...)."""
+def read_ahead(fixed_codes: torch.Tensor | None, settings: SamplingSettings) -> int:
+    """Most codes that a picture reads before its first draw; 0 without fixed codes (N, ...).
+
+    Those given ahead of the first that is drawn, or with ``passes`` all that are given.
+    """
     if fixed_codes is None:
         return 0
-    return int((fixed_codes.flatten(1) != FREE).long().cumprod(1).sum(1).max())
+    given = (fixed_codes.flatten(1) != FREE).long()
+    return int((given if settings.passes else given.cumprod(1)).sum(1).max())

@@ -34,7 +34,7 @@ from wvq.interruption import stop_on_signal
 from wvq.pipelines.conditions import ClassLabels, Prompts, Requested, check_call, requested
 from wvq.pipelines.given import GivenPictures, given_pictures
 from wvq.pipelines.image_generation import ImageGenerationPipeline, PreviewCallback
-from wvq.pipelines.memory import first_free, require_room
+from wvq.pipelines.memory import read_ahead, require_room
 from wvq.tokenizer.picture_formats import PictureInput
 
 SHEET_NAME, PREVIEW_NAME = "sheet.png", "preview.png"
@@ -102,7 +102,8 @@ def sample_to_folder(
     check_sampling(pipe.generator.config, settings, preview)
     given = given_pictures(pipe.tokenizer, len(request), image, mask_image, keep_scales)
     codes = None if given is None else given.codes
-    require_room(pipe, min(settings.whole_batch(batch_size), len(request)), settings, first_free(codes), preview)
+    at_once = min(settings.whole_batch(batch_size), len(request))
+    require_room(pipe, at_once, settings, read_ahead(codes, settings), preview)
     job = _Job(pipe, out, request, seed, settings, source, given)
     with sole_run(out):
         decided_by_first_process(lambda: job.start(resume))

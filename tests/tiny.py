@@ -10,10 +10,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from wvq.app.quickstart import stage_recipes
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.kinds import CONFIGS
+from wvq.generator.models import new_generator
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.modeling import ImageCodeTransformer
-from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
-from wvq.generator.next_scale.modeling import NextScaleTransformer
 from wvq.generator.text.captions import CaptionIndex
 from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -23,6 +23,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
 CLASS_NAMES = ["circle", "cross", "square"]
 TEXT_DIM = 16
+LAYOUTS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}  # fields of a tokenizer
 
 # The field by which transformers picks a class, by file.
 KINDS = {"config.json": "model_type", "tokenizer_config.json": "tokenizer_class"}
@@ -114,7 +115,7 @@ def make_pipeline(
 def make_tokenizer(**changes) -> WassersteinVQModel:
     """An untrained tokenizer of 16 x 16 pixels with 32 codes on a 4 x 4 grid, of which pictures use several.
 
-    ``scales=[1, 2, 4]`` makes its codes multi-scale, and ``num_groups=2`` product codes.
+    With the fields of ``LAYOUTS`` its codes have another layout.
     """
     sizes = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "attention": False}
     torch.manual_seed(4)
@@ -125,25 +126,26 @@ def make_tokenizer(**changes) -> WassersteinVQModel:
     return model
 
 
-def make_scale_pipeline(
-    text_encoder_dir: Path | None = None, class_names: Sequence[str] = CLASS_NAMES, **changes
+def make_layout_pipeline(
+    kind: str, text_encoder_dir: Path | None = None, class_names: Sequence[str] = CLASS_NAMES, **changes
 ) -> ImageGenerationPipeline:
-    """A pipeline of an untrained multi-scale tokenizer (sides 1, 2, 4) and a random generator of its 21 codes.
+    """A pipeline of an untrained tokenizer and a random generator of codes of any layout.
 
     Args:
+        kind: ``grid`` (16 codes), ``product`` (16 positions of two codes) or ``multi-scale`` (sides 1, 2, 4).
         text_encoder_dir: makes it conditional on text, too.
         class_names: of its classes.
         changes: fields of the generator's config.
     """
-    tokenizer = make_tokenizer(scales=[1, 2, 4])
+    tokenizer = make_tokenizer(**LAYOUTS[kind])
     fields = {"num_classes": len(class_names), "class_names": class_names, "tokenizer_hash": tokenizer.codes_hash()}
     fields |= {"num_codes": 32, "grid": [4, 4], "hidden_size": 32, "num_layers": 2, "num_heads": 2}
     text_encoder = None if text_encoder_dir is None else TextEncoder(text_encoder_dir, 5)
     if text_encoder is not None:
         fields |= text_encoder.config_fields()
-    own = NextScaleTransformerConfig.fields_of_tokenizer(tokenizer.config)
     torch.manual_seed(0)
-    generator = NextScaleTransformer(NextScaleTransformerConfig(**own | fields | changes)).eval()
+    config = CONFIGS[kind]
+    generator = new_generator(config(**config.fields_of_tokenizer(tokenizer.config) | fields | changes)).eval()
     with torch.no_grad():
         for parameter in generator.parameters():  # nothing starts at zero: each part counts
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -75,30 +75,34 @@ def training_bytes(
     held = parameters * gradients
     value = 2 if mixed else FLOAT
     positions = batch * config.num_positions
+    # Both transformers with their tokens, in the order of the forward pass.
     stacks: list[tuple[RotaryConfig, int]] = [(config, batch * (config.prefix_length + config.num_positions - 1))]
-    classified = config.hidden_size
+    kept, classified = _input_bytes(config, batch, fused), config.hidden_size
     if config.depth_head == "transformer":
         stacks.append((config.depth, positions * config.num_groups))
+        kept += positions * config.num_groups * config.hidden_size * value  # those tokens, ahead of their width
         classified = config.depth_hidden_size
-    copies = 2 * config.num_groups * classified * config.num_codes if mixed else 0
-    kept, inside, copies_again = 0, 0, copies
+    copies_of_classifiers = 2 * config.num_groups * classified * config.num_codes if mixed else 0
+    copies, of_stacks = copies_of_classifiers, []
     for sizes, tokens in stacks:
         block = tokens * block_bytes(sizes, mixed, fused, compiled)
-        kept += sizes.num_layers * (tokens * sizes.hidden_size * FLOAT if checkpointing else block)
-        kept += tokens * norm_bytes(sizes, mixed, fused)
-        inside = max(inside, block * checkpointing + tokens * gradient_bytes(sizes, mixed))
+        layers = sizes.num_layers * (tokens * sizes.hidden_size * FLOAT if checkpointing else block)
+        inside = block * checkpointing + tokens * gradient_bytes(sizes, mixed)
+        of_stacks.append((layers, tokens * norm_bytes(sizes, mixed, fused), inside))
+        kept += layers + of_stacks[-1][1]
         copies += 2 * block_weights(sizes) if mixed else 0
-    if config.depth_head == "transformer":  # the tokens over depth, before they have its width
-        kept += positions * config.num_groups * config.hidden_size * value
-    kept += _input_bytes(config, batch, fused)
-    # Of each codebook its logits and their log-probabilities, and of one at a time their gradients.
-    logits = positions * config.num_codes
-    wider = value if mixed else 0
-    forward = config.num_groups * (value + FLOAT) + (FLOAT if mixed else 0)
-    backward = (config.num_groups + 2) * FLOAT + wider
-    step = kept + max(copies + forward * logits, copies_again + max(backward * logits, inside))
+    # Of each codebook its logits and their log-probabilities; then their gradients, of one codebook at a time. Blocks
+    # that are computed again make copies of their own: the others are freed with the forward pass.
+    logits, groups = positions * config.num_codes, config.num_groups
+    forward = groups * (value + FLOAT) + (FLOAT if mixed else 0)
+    backward = (groups + 2) * FLOAT + (value if mixed else 0)
+    copies_again = copies_of_classifiers if checkpointing else copies
+    peaks = [kept + copies + forward * logits, kept + copies_again + backward * logits]
+    for layers, norm, inside in reversed(of_stacks):  # what comes after a transformer is free by then
+        peaks.append(kept - norm + inside)
+        kept -= norm + layers
     # In the end all gradients exist beside those inside of the first block.
-    return weights + max(held + step, max(held, parameters * FLOAT) + inside, between)
+    return weights + max(held + max(peaks), max(held, parameters * FLOAT) + of_stacks[0][2], between)
 
 
 def _input_bytes(config: DepthTransformerConfig, batch: int, fused: bool) -> int:
@@ -109,12 +113,14 @@ def _input_bytes(config: DepthTransformerConfig, batch: int, fused: bool) -> int
 
 
 def whole_pass_bytes(config: DepthTransformerConfig, batch: int, bytes_per_value: int) -> int:
-    """Arguments as of :func:`wvq.generator.memory.whole_pass_bytes`; the logits of all codebooks are put together."""
-    logits = config.sequence_length * config.num_codes * 2 * max(FLOAT, bytes_per_value)
+    """Arguments as of :func:`wvq.generator.memory.whole_pass_bytes`."""
+    # Those of each codebook are put together before their log-probabilities are taken: as many bytes.
+    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
+    logits = config.sequence_length * config.num_codes * (2 * FLOAT + wider)
     tokens = config.prefix_length + config.num_positions - 1
     run = pass_bytes(config, tokens, bytes_per_value)
-    states = tokens * config.hidden_size * bytes_per_value
+    states = tokens * config.hidden_size
     if config.depth_head == "transformer":
         run = max(run, pass_bytes(config.depth, config.sequence_length, bytes_per_value))
-        states += config.sequence_length * config.depth_hidden_size * bytes_per_value
-    return batch * (states + max(logits, run))
+        states += config.sequence_length * config.depth_hidden_size
+    return batch * (states * bytes_per_value + max(logits, run))

@@ -56,7 +56,11 @@ class DepthTransformer(RotaryBody):
 
     @torch.no_grad()
     def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take the code vectors (G, K, C), each codebook's scaled to unit variance, if the model is to see them."""
+        """Take the code vectors (G, K, C), each codebook's scaled to unit variance, if the model is to see them.
+
+        Raises:
+            ConfigError: vectors of another number or other dims than the config says.
+        """
         if not self.config.code_dim:
             return
         codebook = tensors["codebook"]

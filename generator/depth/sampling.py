@@ -65,8 +65,8 @@ def _draw_position(
     cache = None if cache is None else cache.part(0, rows)  # empty, whatever the position before has left in it
     for group in range(model.config.num_groups):
         state = hidden if model.depth is None else model.depth(x, cache)
-        logits = body.guided(model.logits(state, group), position, position + 1)[:, 0]
-        drawn = draw(logits, uniform[:, group], settings)
+        # No name keeps logits that the draw has no more use for: of many codes they are most of the memory.
+        drawn = draw(body.guided(model.logits(state, group), position, position + 1)[:, 0], uniform[:, group], settings)
         given[:, group] = torch.where(given[:, group] == FREE, drawn, given[:, group])
         if model.depth is not None and group + 1 < model.config.num_groups:
             chosen = given[:, group : group + 1].repeat(rows // len(given), 1)

@@ -153,7 +153,7 @@ def _drawn(
     decoder = AnyOrderDecoder(order, model, condition, settings.scales(length), start)
     for size in tqdm(sizes, unit="pass", disable=not progress, leave=False):
         group = slice(start, start + size)
-        logits = decoder.logits(in_order, group.start, group.stop)
-        in_order[:, group] = draw(logits.flatten(0, 1), uniform[:, group].flatten(), settings).view(-1, size)
+        drawn = draw(decoder.logits(in_order, start, start + size).flatten(0, 1), uniform[:, group].flatten(), settings)
+        in_order[:, group] = drawn.view(-1, size)
         start += size
     return codes.scatter(1, order, in_order)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import make_scale_pipeline, make_tokenizer
+from tests.tiny import LAYOUTS, make_layout_pipeline, make_tokenizer
 from wvq import ImageProcessor
 from wvq.errors import ConfigError, DataError
 from wvq.generator.base.filters import FREE
@@ -28,16 +28,16 @@ def encoded(tokenizer, image):
 # ---- which codes are kept
 
 
-@pytest.mark.parametrize("layout", [{}, {"num_groups": 2}, {"scales": [1, 2, 4]}], ids=["grid", "product", "scales"])
-def test_codes_outside_of_the_mask_are_those_of_the_picture(layout):
-    tokenizer = make_tokenizer(**layout)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_codes_outside_of_the_mask_are_those_of_the_picture(kind):
+    tokenizer = make_tokenizer(**LAYOUTS[kind])
     codes = given_pictures(tokenizer, 1, picture(), LEFT).codes
     of_picture = encoded(tokenizer, picture())
     assert codes.shape == of_picture.shape
     kept = codes != FREE
     assert torch.equal(codes[kept], of_picture[kept])
     right = [columns >= 2 for columns in range(4)]
-    if not layout.get("scales"):
+    if kind != "multi-scale":
         for row in kept[0]:
             for column in range(4):
                 assert bool(row[column].all()) == bool(row[column].any()) == right[column]
@@ -77,6 +77,16 @@ def test_a_mask_is_cropped_and_padded_as_its_picture():
     assert drawn[0].tolist() == [[False, False, False, True]] * 4  # of the middle 16 columns the last 4
     drawn = given_pictures(make_tokenizer(fit="pad"), 1, picture(0, (16, 32)), white_right).codes == FREE
     assert drawn[0].tolist() == [[False, False, True, True]] * 4  # 20 of 32 columns lie before; rows beside as the edge
+
+
+def test_maps_that_are_not_square_follow_the_mask():
+    mask = np.zeros((24, 16), dtype=np.uint8)
+    mask[12:] = 255  # the lower half
+    codes = given_pictures(make_tokenizer(image_size=[24, 16], scales=[1, 2, 4]), 1, picture(0, (24, 16)), mask).codes
+    first, second, third = (codes == FREE)[0].split((2, 6, 24))  # 2 x 1, 3 x 2 and 6 x 4
+    assert first.tolist() == [False, True]
+    assert second.tolist() == [False] * 2 + [True] * 4
+    assert third.tolist() == [False] * 12 + [True] * 12
 
 
 def test_one_for_all_or_one_a_picture():
@@ -165,9 +175,13 @@ def call(pipe, **changes):
     return pipe(**{"class_labels": [0, 1], "num_images": 4, "seed": 3} | changes)
 
 
-@pytest.mark.parametrize("kind", ["grid", "scales"])
-def test_inpainting_keeps_the_codes_outside_and_draws_those_inside(kind, class_pipe, scale_pipe):
-    pipe = class_pipe if kind == "grid" else scale_pipe
+@pytest.fixture(params=LAYOUTS)
+def any_pipe(request):
+    return make_layout_pipeline(request.param)
+
+
+def test_inpainting_keeps_the_codes_outside_and_draws_those_inside(any_pipe):
+    pipe = any_pipe
     given = given_pictures(pipe.tokenizer, 4, picture(), LEFT).codes
     output = call(pipe, image=picture(), mask_image=LEFT, output_type="pt")
     assert torch.equal(output.codes[given != FREE], given[given != FREE])
@@ -245,15 +259,17 @@ def test_settings_that_the_generator_cannot_follow_are_one_line(scale_pipe):
 # ---- likelihood, and what one pipeline does as the other
 
 
-def test_likelihood_of_pictures(scale_pipe):
-    codes = encoded(scale_pipe.tokenizer, [picture(0), picture(1)])
-    both = scale_pipe.log_likelihood(codes, class_labels=["circle", "cross"])
+def test_likelihood_of_pictures(any_pipe):
+    codes = encoded(any_pipe.tokenizer, [picture(0), picture(1)])
+    both = any_pipe.log_likelihood(codes, class_labels=["circle", "cross"])
     assert both.shape == (2,)
-    torch.testing.assert_close(scale_pipe.log_likelihood(codes[1:], class_labels="cross"), both[1:])
+    torch.testing.assert_close(any_pipe.log_likelihood(codes[1:], class_labels="cross"), both[1:])
+    torch.testing.assert_close(any_pipe.log_likelihood(codes.flatten(1), class_labels=["circle", "cross"]), both)
+    with pytest.raises(ConfigError, match="codes must hold"):
+        any_pipe.log_likelihood(codes[:, :1])
 
 
-def test_a_batch_equals_singles():
-    pipe = make_scale_pipeline()
-    together = pipe(class_labels=[0, 1, 2], seed=5)
+def test_a_batch_equals_singles(any_pipe):
+    together = any_pipe(class_labels=[0, 1, 2], seed=5)
     for index in range(3):
-        assert torch.equal(pipe(class_labels=index, seed=5 + index).codes[0], together.codes[index])
+        assert torch.equal(any_pipe(class_labels=index, seed=5 + index).codes[0], together.codes[index])

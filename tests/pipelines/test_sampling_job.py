@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import zlib
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.processes import run_ranks
+from wvq.app.describe import describe
 from wvq.errors import ConfigError, UnreadablePictureError
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
@@ -257,6 +259,7 @@ def test_a_job_keeps_a_part_of_a_picture_and_says_of_which(kind, class_pipe, sca
     assert [Image.open(file).tobytes() for file in files] == [picture.tobytes() for picture in expected]
     assert edit.items() <= read_settings(files[4]).items()
     assert "keep_scales" not in read_settings(files[4])
+    assert re.search(r"kept in part +what a mask leaves of 1 given picture", describe(tmp_path / "s"))
     files[4].unlink()
     sample_to_folder(pipe, tmp_path / "s", resume=True, **ASKED, **edit)
     assert Image.open(files[4]).tobytes() == expected[4].tobytes()
@@ -272,6 +275,7 @@ def test_a_job_with_another_picture_or_mask_does_not_go_on(scale_pipe, edit, tmp
     for name, other in others.items():
         with pytest.raises(ConfigError, match=f"was started with another {name}; resume with"):
             sample_to_folder(scale_pipe, tmp_path / "s", resume=True, **ASKED, **{"keep_scales": 1, **other})
+    assert "the first 1 scale(s) and what a mask leaves of 1 given" in describe(tmp_path / "s")
     moved = tmp_path / "moved.png"
     os.rename(edit["image"], moved)  # the same picture under another name goes on
     sample_to_folder(scale_pipe, tmp_path / "s", keep_scales=1, resume=True, **ASKED, **edit | {"image": moved})

@@ -82,11 +82,8 @@ def export_codes(values: Namespace) -> None:
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     counts = " and ".join(f"{count:,} {split}" for split, count in header.num_images.items())
     print(f"codes of {counts} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
-    if header.layout["kind"] == "grid":
-        tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
-        print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
-    else:
-        print(f"no generator is trained over {header.layout['kind']} codes yet")
+    tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
+    print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
 
 
 def train_generator(values: Namespace) -> None:

@@ -21,7 +21,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
 # Kind of layout by a word in the name of a generator's recipe; grid by default.
-LAYOUTS = {"next_scale": "multi-scale"}
+LAYOUTS = {"product": "product", "next_scale": "multi-scale"}
 
 
 @pytest.mark.parametrize(
