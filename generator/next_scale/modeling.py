@@ -113,6 +113,9 @@ class NextScaleTransformer(CodeGenerator):
         """The layers."""
         return [block for block in self.blocks if isinstance(block, ScaleBlock)]
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.input_projection  # sharded training calls this
+
     # ---- maps and inputs
 
     def add_scale(self, maps: torch.Tensor | float, codes: torch.Tensor, index: int) -> torch.Tensor:

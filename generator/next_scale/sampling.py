@@ -50,8 +50,9 @@ def fill(
     guidance = scale_guidance(settings, len(shapes))
     guided = any(scale != 1 for scale in guidance)
     rows = 2 * count if guided else count
-    both = condition.cat(condition.null()) if guided else condition
-    prefix, vector, valid, bias = model.embed_condition(both, rows)
+    given = condition.cat(condition.null()) if guided else condition
+    prefix, vector, valid, bias = model.embed_condition(given, rows)
+    del given  # features of texts
     modulations = None if vector is None else model.modulations(vector)
     # A prefix is read in order, together with the first scale; later passes see all that was read but padding.
     mask = scale_mask(config, valid, codes.device, 1) if config.prefix_length else None
@@ -64,11 +65,15 @@ def fill(
     start = 0
     for index, shape in enumerate(tqdm(shapes, unit="scale", disable=not progress, leave=False)):
         end = start + math.prod(shape)
-        logits = model.logits(model.run(x, vector, mask, cache, modulations)[:, start - end :]).float()
-        logits = guide(logits, guidance[index]) if guided else logits
-        given = codes[:, start:end]
-        drawn = draw(logits.flatten(0, 1), uniform[:, start:end].flatten(), settings).view_as(given)
-        codes[:, start:end] = torch.where(given == FREE, drawn, given)
+        hidden = model.run(x, vector, mask, cache, modulations)[:, start - end :]
+        # No name holds the logits, the largest tensor here, so that the draw may free them.
+        drawn = draw(
+            _guided(model.logits(hidden).float(), guidance[index] if guided else None),
+            uniform[:, start:end].flatten(),
+            settings,
+        )
+        part = codes[:, start:end]
+        codes[:, start:end] = torch.where(part == FREE, drawn.view_as(part), part)
         if callback is not None:
             callback(index, codes[:, :end].clone())
         if index + 1 < len(shapes):
@@ -78,3 +83,8 @@ def fill(
             x = x if bias is None else x + bias
             mask = None if seen is None else seen[..., : cache.length + x.shape[1]]
         start = end
+
+
+def _guided(logits: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Logits (B n, K) of the pictures' codes from those of the model (B, n, K), (2 B, n, K) with a guidance scale."""
+    return (logits if scale is None else guide(logits, scale)).flatten(0, 1)

@@ -78,6 +78,7 @@ def test_a_fixed_group_needs_the_same_for_any_batch(class_pipe):
 
 def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_pipe, monkeypatch):
     settings = SamplingSettings(guidance_scale=2.0)
+    several = settings.updated(passes=4)
     config = class_pipe.generator.config
     decoding = decoding_bytes(class_pipe.tokenizer.config, 3)
     drawing = sampling_bytes(config, 4, settings)  # a batch of 3 is filled up to 4
@@ -88,7 +89,9 @@ def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_
         memory.require_room(class_pipe, 3, settings)
         monkeypatch.setattr(memory, "kept_bytes", lambda model: 1000)
         memory.require_room(class_pipe, 3, settings)
-    assert asked == [drawing + decoding, drawing + decoding - 1000]
+        memory.require_room(class_pipe, 3, several)  # no step is recorded
+    alone = max(sampling_bytes(config, 3, several), decoding)
+    assert asked == [drawing + decoding, drawing + decoding - 1000, alone]
 
 
 @pytest.mark.parametrize(("kind", "previews"), [("grid", False), ("product", False)])

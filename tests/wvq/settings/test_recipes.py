@@ -20,7 +20,8 @@ from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
-LAYOUTS = {"product": "product"}  # kind of layout by a word in the name of a generator's recipe; grid by default
+# Kind of layout by a word in the name of a generator's recipe; grid by default.
+LAYOUTS = {"product": "product", "next_scale": "multi-scale"}
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,8 @@ def test_shipped_recipes_are_valid(name):
     else:
         recipe.check()
         layout = next((kind for word, kind in LAYOUTS.items() if word in name), "grid")
-        CONFIGS[layout](**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
+        scales = {"scales": [1, 2, 4]} if layout == "multi-scale" else {}
+        CONFIGS[layout](**recipe.model, **scales, num_codes=16, grid=[4, 4], num_classes=2)
 
 
 def test_shipped_recipes_of_one_folder_fit_together():
