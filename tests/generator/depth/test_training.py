@@ -87,6 +87,19 @@ def test_what_does_not_fit_the_codes_is_refused(product_recipe, trained, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("recipe", ["openmoji_32", "cifar10_32", "imagenet_256"])
+def test_shipped_recipes_run_in_tiny_form(recipe, product_codes_dir, product_tokenizer_dir, encoder_dir, tmp_path):
+    sizes = ["--model.size=null", "--model.hidden_size=32", "--model.num_layers=1", "--model.num_heads=2"]
+    sizes += ["--model.code_dim=4", f"--condition.text_encoder={encoder_dir}", "--condition.text_length=5"]
+    loop = ["--train.images=32", "--train.batch_size=16", "--train.warmup_images=0", "--train.num_workers=0"]
+    loop += ["--train.compile=false", "--train.mixed_precision=no"]
+    folders = [f"--codes={product_codes_dir}", f"--tokenizer={product_tokenizer_dir}", f"--out={tmp_path / 'run'}"]
+    main(["train-generator", f"--config={recipe}/generator_product", *folders, *sizes, *loop])
+    config = DepthTransformer.from_pretrained(tmp_path / "run" / "generator").config
+    assert (config.num_groups, config.depth_head, config.depth_layers, config.num_classes) == (2, "transformer", 2, 3)
+    assert (config.text_dim > 0) == (recipe == "openmoji_32")
+
+
 # ---- the pipeline
 
 
