@@ -1,17 +1,17 @@
 """Time of a picture by next scale, compared with one code after the other at equal width and depth.
 
-    python -m benchmarks.next_scale [--batches 1 4 16] [--rounds 3] [--out docs/results/next_scale_speed.json]
+    python -m benchmarks.next_scale [--batches 1 4 16] [--rounds 3 2 1] [--out docs/results/next_scale_speed.json]
 
 Both draw a picture of 256 x 256 pixels by :func:`wvq.generator.sampling.sample_codes` with a generator of size d16
 (16 layers of 1,024, K = 4,096, 1,000 classes) in float32: next scale 680 codes of ten scales in ten passes, the plain
 sampler the 256 codes of a 16 x 16 grid in as many; each with guidance 2, which doubles the rows of all passes, and
-without. In each round either runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
+without. In each round either runs once, in turn; times are medians over rounds, ratios medians of the rounds' own. They
+are processor seconds of one thread, which other programs on the machine change little.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import statistics
 import time
@@ -46,13 +46,13 @@ def build_generators() -> tuple[NextScaleTransformer, ImageCodeTransformer]:
 
 
 def draw(model: CodeGenerator, batch: int, guidance: float) -> Callable[[], float]:
-    """Seconds of drawing a batch."""
+    """Processor seconds of drawing a batch."""
     condition, settings = Condition(torch.arange(batch)), SamplingSettings(guidance_scale=guidance)
 
     def run() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         sample_codes(model, condition, list(range(batch)), settings)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 
@@ -84,16 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, nargs="+", default=[3, 2, 1], help="of each batch size")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
+    torch.set_num_threads(1)
     by_scale, plain = build_generators()
     machine = {"machine": processor_name(), "torch": torch.__version__, "python": platform.python_version()}
-    result: dict[str, Any] = {**machine, "threads": torch.get_num_threads(), "rows": []}
-    for batch in arguments.batches:
+    result: dict[str, Any] = {**machine, "threads": 1, "rows": []}
+    for batch, rounds in zip(arguments.batches, arguments.rounds, strict=True):
         for guidance in arguments.guidance:
-            result["rows"].append(compare(by_scale, plain, batch, guidance, arguments.rounds))
+            result["rows"].append(compare(by_scale, plain, batch, guidance, rounds))
             print(result["rows"][-1], flush=True)
             if arguments.out:  # after each, so that a long run can be cut short
                 write_json(arguments.out, result)

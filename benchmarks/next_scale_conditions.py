@@ -22,10 +22,11 @@ import torch
 from benchmarks.cells import run_cells
 from benchmarks.generation import GUIDANCE, Measure, data_config
 from wvq.data.dataset import ImageDataset, load_images
+from wvq.errors import DataError
 from wvq.eval.features.networks import load_feature_network
 from wvq.eval.samples.conditions import Conditions
 from wvq.eval.samples.drawing import Samples
-from wvq.files.atomic import whole_file
+from wvq.files.atomic import read_json, whole_file
 from wvq.files.names import RECIPE_NAME
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.pipelines.assemble import train_pipeline
@@ -111,6 +112,19 @@ def run_cell(changes: dict[str, Any], tokenizer: str, codes: Path, out: Path, me
     }
 
 
+def table(cells: list[dict[str, Any]]) -> str:
+    """The figures of the cells as a table in Markdown."""
+    head = ["condition", "taken by", "layers", "parameters", "loss", "fd, s 1", "fd, s 1.5", "kd, s 1", "kd, s 1.5"]
+    rows = [head, ["---"] * len(head)]
+    for cell in cells:
+        condition, conditioning = cell["name"].split("-")
+        layers, run, drawn = cell["cell"]["model.num_layers"], cell["run"], cell["guidance"]
+        row = [condition, conditioning, str(layers), f"{run['parameters'] / 1e6:.2f}M", f"{run['loss']:.3f}"]
+        row += [f"{drawn[scale]['fd_efficientnet_lite0']:.1f}" for scale in ("1", "1.5")]
+        rows.append(row + [f"{drawn[scale]['kd_efficientnet_lite0']:.4f}" for scale in ("1", "1.5")])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,6 +144,7 @@ def main() -> None:
         arguments.out,
         lambda name, out: run_cell(CELLS[name], arguments.tokenizer, codes, out, measure),
     )
+    print(table(read_json(arguments.out / "results.json", DataError, "no cell is finished")["cells"]))
 
 
 if __name__ == "__main__":

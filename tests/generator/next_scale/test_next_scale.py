@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from wvq.errors import ConfigError
 from wvq.generator.base.conditioning import Condition
@@ -181,6 +182,24 @@ def test_previews_are_the_codes_of_all_scales_so_far():
     assert all(torch.equal(part, codes[:, : part.shape[1]]) for _, part in seen)
 
 
+@pytest.mark.parametrize("kind", ["adaptive", "shared"])
+def test_a_picture_needs_its_modulations_once_and_no_masks(kind, monkeypatch):
+    model, masks, made = make(kind), [], []
+    attention = F.scaled_dot_product_attention
+
+    def seen(*tensors, attn_mask, **options):
+        masks.append(attn_mask)
+        return attention(*tensors, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
+    layers = [model.shared_modulation] if kind == "shared" else [block.modulation for block in model.blocks]
+    for layer in layers:
+        layer.register_forward_hook(lambda *call: made.append(call))
+    sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(guidance_scale=2.0))
+    assert len(made) == len(layers)
+    assert masks == [None] * 6  # two layers, three scales
+
+
 def test_guidance_reaches_its_scale_at_the_last_pass():
     ramp = SamplingSettings(guidance_scale=2.5, guidance_schedule="linear")
     assert scale_guidance(ramp, 4) == pytest.approx([1.0, 1.5, 2.0, 2.5])
@@ -196,6 +215,8 @@ def test_what_does_not_fit_is_refused():
     model = make()
     with pytest.raises(ConfigError, match="window"):
         sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(window=4))
+    with pytest.raises(ConfigError, match="passes is for generators of grid codes"):
+        sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(passes=4))
     with pytest.raises(ConfigError, match="passes is for generators of grid codes"):
         sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(passes=4))
     with pytest.raises(ConfigError, match="fixed codes must be integers"):
