@@ -147,7 +147,7 @@ def run_cell(cell: Cell, data: str, out: Path, folder: Path, measure: Measure) -
         "cell": {"method": cell.method, "num_codes": cell.num_codes, **cell.changes},
         "tokenizer": {name: trained[name] for name in ("psnr_rgb", "utilization", "perplexity")},
         "run": run | {"bits_per_image": bits},
-        "num_samples": NUM_SAMPLES,
+        "num_samples": measure.num_samples,
         "floor": measure.floor,
         "decoded": measure(measure.decoded(pipe.tokenizer)),
         "guidance": samples,

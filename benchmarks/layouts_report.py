@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.generation_report import FD, distances, distances_head
+from benchmarks.generation_report import FD, KD, distances, distances_head
 from benchmarks.layouts import ALIGNMENTS, CELLS
 from wvq.errors import DataError
 from wvq.eval.report.markdown import markdown_table
@@ -42,6 +42,12 @@ def table(cells: list[dict]) -> str:
     head = ["alignment", "seed", "layout", "codes", "U", "PSNR", "bits an image", "fd, decoded", "passes"]
     head += distances_head(cells[0]["drawn"][0]["guidance"])
     return markdown_table(head, [row for cell in in_order(cells) for row in rows(cell)])
+
+
+def protocol(cell: dict) -> str:
+    """How many pictures the distances compare, and those of real pictures, in a sentence."""
+    floor = cell["floor"]
+    return f"{cell['num_samples']:,} pictures on each side; real against real: fd {floor[FD]:.1f}, kd {floor[KD]:.4f}"
 
 
 def speed_table(timed: list[dict]) -> str:
@@ -89,6 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cells = read_json(arguments.results, DataError, f"{arguments.results} is missing")["cells"]
     print(table(cells))
+    print("\n" + protocol(cells[0]))
     if arguments.speed:
         print("\n" + speed_table(read_json(arguments.speed, DataError, f"{arguments.speed} is missing")["rows"]))
     if arguments.plot:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class GivenPictures:
     """
 
     codes: torch.Tensor
-    identity: dict[str, Any]
+    identity: dict[str, list[str] | int]
     sources: list[dict[str, str | int]]
 
 
@@ -102,12 +102,15 @@ def given_pictures(
     codes = torch.cat([tokenizer.encode(one.pixels.to(tokenizer.device)).codes.cpu() for one in given["image"]])
     drawn = _drawn(config, given.get("mask_image"), kept)
     flat = torch.where(drawn, FREE, codes.flatten(1)).expand(count, -1)
-    scales = {} if keep_scales is None else {"keep_scales": kept}
-    sources = [
-        {name: ones[index % len(ones)].file or ones[index % len(ones)].sha256 for name, ones in given.items()} | scales
+    identity: dict[str, list[str] | int] = {name: [one.sha256 for one in ones] for name, ones in given.items()}
+    sources: list[dict[str, str | int]] = [
+        {name: _of(ones, index).file or _of(ones, index).sha256 for name, ones in given.items()}
         for index in range(count)
     ]
-    identity = {name: [one.sha256 for one in ones] for name, ones in given.items()} | scales
+    if keep_scales is not None:
+        identity["keep_scales"] = kept
+        for source in sources:
+            source["keep_scales"] = kept
     return GivenPictures(unflatten_codes(flat, config.code_layout), identity, sources)
 
 
@@ -157,6 +160,11 @@ def _read(name: str, images: PictureInput, count: int, processor: ImageProcessor
     return given
 
 
+def _of(given: list[_Given], index: int) -> _Given:
+    """What belongs to the picture of this number: the one for all, or its own."""
+    return given[index % len(given)]
+
+
 def _without_flags(mask: PictureInput) -> PictureInput:
     """A mask of booleans as black and white; any other as it is."""
     if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
@@ -166,7 +174,7 @@ def _without_flags(mask: PictureInput) -> PictureInput:
 
 def _require_sizes(images: list[_Given], masks: list[_Given]) -> None:
     for index in range(max(len(images), len(masks))):
-        image, mask = (ones[index % len(ones)].size for ones in (images, masks))
+        image, mask = _of(images, index).size, _of(masks, index).size
         if image != mask:
             raise ConfigError(
                 f"mask_image has {mask[1]} x {mask[0]} pixels and its image {image[1]} x {image[0]}; give a mask of "

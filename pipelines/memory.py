@@ -36,7 +36,8 @@ def require_room(
     """
     needed = drawing_bytes(pipeline, batch_size, settings, given, previews)
     remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
-    beside = max(0, needed - kept_bytes(pipeline.generator))
+    used_again = 0 if settings.passes else kept_bytes(pipeline.generator)
+    beside = max(0, needed - used_again)
     require_memory(beside, pipeline.device, f"sampling with batch_size {batch_size}", remedy)
     return needed
 
@@ -59,7 +60,8 @@ def drawing_bytes(
     """
     config, tokenizer = pipeline.generator.config, pipeline.tokenizer
     rows = settings.fixed_rows or batch_size
-    kept = keeps_memory(pipeline.generator)  # beside decoding, from one batch to the next
+    # The cache of recorded steps stays beside decoding, from one batch to the next; no step draws several codes.
+    kept = keeps_memory(pipeline.generator) and not settings.passes
     codes = sampling_bytes(config, padded(rows) if kept else rows, settings, pipeline.generator.dtype.itemsize, given)
     features = batch_size * config.text_length * config.text_dim * 4
     # A layer of a text encoder: what goes in, query, key, value, what was attended to, and twice the four-fold width.

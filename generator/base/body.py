@@ -86,7 +86,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)
         # A single new token sees all that came before: no mask at all, unless some of the prefix is padding.
-        causal = mask is None and q.shape[2] > 1
+        # Asked for by `if`: where compiled code holds for any size, a comparison alone is no bool.
+        causal = mask is None
+        if q.shape[2] == 1:
+            causal = False
         grouped = self.num_heads != self.num_kv_heads
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         return self.out(rearrange(x, "b h s c -> b s (h c)"))

@@ -3,10 +3,12 @@
 Such a model reads, at each place of the order, the code before it and the position that it predicts (RAR, Yu et al.
 2024, arXiv 2411.00776). To draw a group of positions at once, the last code's token is read once for each of them, each
 time with another position to predict. Every copy sees all codes so far and itself, none of the other copies, so its
-logits are those of the model at that position. The next pass reads the drawn codes in their order, of which the copy
-for the first one has read the start: the cache keeps that copy, and the others are written over. Codes of one group do
-not see each other (as in MaskGIT, Chang et al. 2022, arXiv 2202.04200, whose group sizes these are; ARPG and LPD draw
-groups in any order from query tokens), so a picture has no exact likelihood.
+logits are those of the model at that position. The next pass reads the drawn codes in their order. What comes before
+the first of them was read by the copy that predicted it: the cache keeps that copy, and the others are written over.
+
+Codes of one group do not see each other, so the picture's probability is not the product of the model's. Groups grow as
+in MaskGIT (Chang et al. 2022, arXiv 2202.04200). ARPG (arXiv 2503.10568) and LPD draw groups in any order by query
+tokens of their own; here a model of one code a pass needs no other weights.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def fill(
     for count in sorted({*counts} - {0}):
         members = [number for number, own in enumerate(counts) if own == count]
         rows, kept = members, list(range(len(members)))
-        if settings.fixed_rows is not None:  # the same rows again, with copies in place of the other pictures
+        if settings.fixed_rows is not None:  # all rows run, with copies in place of the other pictures
             rows, kept = [number if own == count else members[0] for number, own in enumerate(counts)], members
         drawn = _drawn(codes[rows], model, condition.rows(rows), [seeds[row] for row in rows], settings, progress)
         codes[members] = drawn[kept]

@@ -20,7 +20,7 @@ from wvq.pipelines.image_generation import ImageGenerationPipeline
 STEPS = {"images": 32, "batch_size": 16, "warmup_images": 0, "log_every": 32, "evaluate_every": 32, "save_every": 32}
 SIZES = {"model.hidden_size": 32, "model.num_layers": 1, "model.num_heads": 2}
 TINY = Budget(STEPS, SIZES | {f"train.{name}": value for name, value in STEPS.items()}, num_samples=12)
-PASSES = {"grid": [64], "multi_scale": [6], "any_order": [64, 8, 16, 32]}
+PASSES = {"grid": [64], "multi_scale": [6], "product": [64], "any_order": [64, 8, 16, 32]}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The report of the study of layouts."""
 
 from benchmarks.generation_report import FD, KD
-from benchmarks.layouts_report import plot, speed_table, table
+from benchmarks.layouts_report import plot, protocol, speed_table, table
 
 
 def cell(layout, codes, passes, random_order=None):
@@ -12,7 +12,8 @@ def cell(layout, codes, passes, random_order=None):
         "cell": {"layout": layout, "method": "sliced", "seed": 0},
         "tokenizer": {"codes": codes, "psnr_rgb": 25.781, "utilization": 0.5},
         "run": run,
-        "floor": {FD: 40.0},
+        "num_samples": 2_000,
+        "floor": {FD: 40.0, KD: -0.0001},
         "decoded": {FD: 300.0},
         "drawn": [{"passes": number, "guidance": guidance} for number in passes],
     }
@@ -30,6 +31,10 @@ def test_a_row_for_each_number_of_passes_in_the_order_of_the_study():
         "| sliced | 0 | any order | 64 | 50.0% | 25.78 | 689 (700) | 300.0 | 64 | 436.0 | 0.5000 | 436.0 | 0.5000 |",
         "| sliced | 0 | any order | 64 | 50.0% | 25.78 | 689 (700) | 300.0 | 8 | 436.0 | 0.5000 | 436.0 | 0.5000 |",
     ]
+
+
+def test_the_protocol_names_the_floor():
+    assert protocol(CELLS[0]) == "2,000 pictures on each side; real against real: fd 40.0, kd -0.0001"
 
 
 def test_samplers_are_compared_batch_by_batch():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.live_bytes import LiveBytes
-from tests.tiny import make_pipeline
+from tests.tiny import make_layout_pipeline, make_pipeline
 from wvq.data.layout import codes_shape
 from wvq.generator.base.linear import packed_bytes
 from wvq.generator.base.sampling_settings import SamplingSettings
@@ -78,6 +78,7 @@ def test_a_fixed_group_needs_the_same_for_any_batch(class_pipe):
 
 def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_pipe, monkeypatch):
     settings = SamplingSettings(guidance_scale=2.0)
+    several = settings.updated(passes=4)
     config = class_pipe.generator.config
     decoding = decoding_bytes(class_pipe.tokenizer.config, 3)
     drawing = sampling_bytes(config, 4, settings)  # a batch of 3 is filled up to 4
@@ -88,7 +89,21 @@ def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_
         memory.require_room(class_pipe, 3, settings)
         monkeypatch.setattr(memory, "kept_bytes", lambda model: 1000)
         memory.require_room(class_pipe, 3, settings)
-    assert asked == [drawing + decoding, drawing + decoding - 1000]
+        memory.require_room(class_pipe, 3, several)  # no step is recorded
+    alone = max(sampling_bytes(config, 3, several), decoding)
+    assert asked == [drawing + decoding, drawing + decoding - 1000, alone]
+
+
+@pytest.mark.parametrize(("kind", "previews"), [("grid", False), ("product", False)])
+def test_a_call_of_any_layout(kind, previews, monkeypatch):
+    monkeypatch.setattr("wvq.generator.base.linear.can_pack", lambda weight: False)
+    pipe = make_layout_pipeline(kind, hidden_size=256, num_layers=6)
+    call = {"class_labels": 0, "num_images": 16, "seed": 0}
+    call |= {"callback": lambda scale, images: None} if previews else {}
+    pipe(**call)
+    with LiveBytes() as live:
+        pipe(**call)
+    assert drawing_bytes(pipe, 16, pipe.sampling, previews=previews) == pytest.approx(live.peak, rel=0.1)
 
 
 def test_previews_are_decoded_beside_what_drawing_holds(scale_pipe, monkeypatch):

@@ -75,7 +75,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         plugin = accelerator.state.fsdp_plugin
         plugin.state_dict_config = plugin.optim_state_dict_config = None
         plugin.set_state_dict_type("FULL_STATE_DICT")
-        # Every process has made the weights itself; sent by the main process, buffers such as code vectors would fail.
+        # Every process has made the same weights; spread from the first one they may have no buffers beside them, and
+        # generators keep the tokenizer's code vectors in one.
         plugin.cpu_ram_efficient_loading = False
         if plugin.mixed_precision_policy is not None:  # only the weights travel in half precision
             in_float32 = {"reduce_dtype": torch.float32, "output_dtype": torch.float32, "cast_forward_inputs": False}
