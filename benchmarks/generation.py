@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from typing_extensions import Unpack
 
+from benchmarks import tokenizers
 from benchmarks.cells import claimed, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
 from wvq.data.dataset import ImageDataset, load_images
@@ -30,11 +32,13 @@ from wvq.errors import DataError
 from wvq.eval.features.networks import FeatureNetwork, load_feature_network
 from wvq.eval.features.pictures import PictureFeatures, evaluation_view
 from wvq.eval.figures.metrics import DISTANCES, compare
+from wvq.eval.real.cache import usable_cache
 from wvq.eval.real.dataset import dataset_features
 from wvq.eval.samples.conditions import Conditions
 from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
 from wvq.files.names import RECIPE_NAME
+from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.interruption import StopRequest
 from wvq.pipelines.assemble import train_pipeline
@@ -71,13 +75,17 @@ CELLS |= {
 }
 
 
-def tokenizer_folder(cell: Cell, data: str, tokenizers: Path) -> Path:
-    """The comparison's tokenizer of that method and K, trained first where it is not there."""
-    trained = next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
-    out = tokenizers / trained.name
-    with claimed(tokenizers / f"{trained.name}.lock", wait=True):
+def compared_tokenizer(cell: Cell) -> tokenizers.Cell:
+    """The comparison's tokenizer of a cell's method and K."""
+    return next(c for c in method_cells(cell.num_codes) if c.name == f"{cell.method}-{cell.num_codes}-seed0")
+
+
+def tokenizer_folder(cell: tokenizers.Cell, data: str, folder: Path) -> Path:
+    """The tokenizer of a cell, in ``folder``, trained first where it is not there."""
+    out = folder / cell.name
+    with claimed(folder / f"{cell.name}.lock", wait=True):
         if not (out / "result.json").exists():
-            train_tokenizer(cell_recipe(trained, data, out), resume=(out / RECIPE_NAME).exists())
+            train_tokenizer(cell_recipe(cell, data, out), resume=(out / RECIPE_NAME).exists())
     return out
 
 
@@ -107,7 +115,7 @@ class Measure:
         number = self.num_samples
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0)).tolist()
         self.others = order[number : 2 * number]
-        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * number])
+        pool = dataset_features(self.dataset, self.network, "train", 64, order[: 2 * number], cache=usable_cache())
         self.real = pool.part(slice(number))
         self.floor = compare(self.network, self.real, pool.part(slice(number, None)), DISTANCES)
 
@@ -124,9 +132,9 @@ class Measure:
                 yield to_uint8(tokenizer.decode_codes(tokenizer.encode(batch["pixel_values"]).codes))
 
 
-def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measure) -> dict:
-    """Train one generator and measure it."""
-    source = tokenizer_folder(cell, data, tokenizers)
+def run_cell(cell: Cell, data: str, out: Path, folder: Path, measure: Measure) -> dict:
+    """Train one generator, over a tokenizer of ``folder``, and measure it."""
+    source = tokenizer_folder(compared_tokenizer(cell), data, folder)
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
     run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
@@ -139,15 +147,20 @@ def run_cell(cell: Cell, data: str, out: Path, tokenizers: Path, measure: Measur
         "cell": {"method": cell.method, "num_codes": cell.num_codes, **cell.changes},
         "tokenizer": {name: trained[name] for name in ("psnr_rgb", "utilization", "perplexity")},
         "run": run | {"bits_per_image": bits},
-        "num_samples": NUM_SAMPLES,
+        "num_samples": measure.num_samples,
         "floor": measure.floor,
         "decoded": measure(measure.decoded(pipe.tokenizer)),
         "guidance": samples,
     }
 
 
-def guided(pipe: ImageGenerationPipeline, measure: Measure, stop: StopRequest | None = None) -> dict[str, dict]:
-    """Figures of samples, as many of each class, at each scale of ``GUIDANCE``.
+def guided(
+    pipe: ImageGenerationPipeline,
+    measure: Measure,
+    stop: StopRequest | None = None,
+    **options: Unpack[SamplingOptions],
+) -> dict[str, dict]:
+    """Figures of samples, as many of each class, at each scale of ``GUIDANCE`` and with other sampling settings.
 
     Raises:
         PassInterrupted: ``stop`` was set.
@@ -158,7 +171,8 @@ def guided(pipe: ImageGenerationPipeline, measure: Measure, stop: StopRequest | 
     runs = [range(start, min(start + 250, number)) for start in range(0, number, 250)]
     samples = {}
     for scale in GUIDANCE:
-        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(guidance_scale=scale), batch_size=250)
+        given: SamplingOptions = {**options, "guidance_scale": scale}
+        drawn = Samples(pipe, number, conditions, pipe.sampling.updated(**given), batch_size=250)
         samples[f"{scale:g}"] = measure(drawn.draw(run).images for run in (stop or StopRequest()).until_set(runs))
     return samples
 
@@ -180,11 +194,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     images = load_images(data_config(arguments.data)).train
     measure = Measure(images, load_feature_network("efficientnet_lite0"))
-    tokenizers = arguments.tokenizers or arguments.out / "tokenizers"
+    folder = arguments.tokenizers or arguments.out / "tokenizers"
     run_cells(
         arguments.only,
         arguments.out,
-        lambda name, out: run_cell(CELLS[name], arguments.data, out, tokenizers, measure),
+        lambda name, out: run_cell(CELLS[name], arguments.data, out, folder, measure),
     )
 
 

@@ -6,6 +6,7 @@ python -m benchmarks.generation_report docs/results/generation.json --plot docs/
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from wvq.errors import DataError
@@ -24,21 +25,27 @@ def label(cell: dict) -> str:
 
 def row(cell: dict) -> list[str]:
     """The figures of a cell as a row of the table."""
-    run, tokenizer, guidance = cell["run"], cell["tokenizer"], cell["guidance"]
+    run, tokenizer = cell["run"], cell["tokenizer"]
     figures = [f"{cell['cell']['num_codes']:,}", label(cell), f"{tokenizer['utilization']:.1%}"]
     figures += [f"{tokenizer['psnr_rgb']:.2f}", f"{run['loss']:.3f}", f"{run['unigram_entropy']:.3f}"]
     figures += [f"{run['bits_per_image']:.0f}", f"{cell['decoded'][FD]:.1f}"]
-    for scale in guidance:
-        figures += [f"{guidance[scale][FD]:.1f}", f"{guidance[scale][KD]:.4f}"]
-    return figures
+    return figures + distances(cell["guidance"])
+
+
+def distances(guidance: dict[str, dict]) -> list[str]:
+    """fd and kd at each scale of guidance, as cells of a row."""
+    return [text for at in guidance.values() for text in (f"{at[FD]:.1f}", f"{at[KD]:.4f}")]
+
+
+def distances_head(guidance: Iterable[str]) -> list[str]:
+    """The headings of :func:`distances`."""
+    return [f"{name}, s {scale}" for scale in guidance for name in ("fd", "kd")]
 
 
 def table(cells: list[dict]) -> str:
     """A Markdown table, K by K, best distance first."""
     scales = list(cells[0]["guidance"])
-    head = ["K", "tokenizer", "U", "PSNR", "loss", "unigram", "bits an image", "fd, decoded"]
-    for scale in scales:
-        head += [f"fd, s {scale}", f"kd, s {scale}"]
+    head = ["K", "tokenizer", "U", "PSNR", "loss", "unigram", "bits an image", "fd, decoded", *distances_head(scales)]
     order = sorted(cells, key=lambda c: (-c["cell"]["num_codes"], c["guidance"][scales[-1]][FD]))
     return markdown_table(head, map(row, order))
 

@@ -1,10 +1,10 @@
 """Protocols of published figures, by name: ImageNet at 256 px, 50,000 samples, ADM's training statistics.
 
 LlamaGen's larger models draw 384 px, which their script brings to 256 (:func:`wvq.eval.samples.drawing.resized`).
-VAR has none: its guidance rises over ten maps of a picture, which no generator here draws.
 
-A scale s is that of u + s (c - u), 1 is off. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
-(arXiv 2412.02692).
+A scale s is that of u + s (c - u), 1 is off. VAR's "cfg 1.5" is t = 1.5 i / 9 at scale i = 0 to 9, in (1 + t) c - t u:
+a linear rise over the scales to s = 2.5. Sources: LlamaGen (arXiv 2406.06525), RAR (arXiv 2411.00776), IBQ
+(arXiv 2412.02692), VAR (Tian et al. 2024).
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:
     )
 
 
+def _var(fid: float) -> Preset:
+    return _preset(fid, guidance_scale=2.5, guidance_schedule="linear", top_k=900, top_p=0.96)
+
+
 PRESETS = {
     "llamagen_b_256": _preset(5.46, guidance_scale=2.0),
     "llamagen_l_256": _preset(3.80, guidance_scale=2.0),
@@ -76,6 +80,10 @@ PRESETS = {
     "ibq_l_256": _preset(2.45, guidance_scale=2.0),
     "ibq_xl_256": _preset(2.14, guidance_scale=2.35, temperature=1.15),
     "ibq_xxl_256": _preset(2.05, guidance_scale=2.85, temperature=1.20),
+    "var_d16_256": _var(3.55),
+    "var_d20_256": _var(2.95),
+    "var_d24_256": _var(2.33),
+    "var_d30_256": _var(1.97),
 }
 
 

@@ -36,8 +36,9 @@ from wvq.eval.report.summary import Block, refuse_foreign_files, summary_files, 
 from wvq.eval.samples.conditions import check_conditions
 from wvq.eval.sweeps import parse_sweep
 from wvq.files.fingerprint import DataFingerprint
+from wvq.generator.sampling import check_sampling
 from wvq.models.pretrained import resolve_folder
-from wvq.pipelines.folders import read_configs
+from wvq.pipelines.folders import read_configs, read_sampling
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.data import DataConfig
 from wvq.settings.size import Size, size_text
@@ -119,7 +120,10 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     published = _published(recipe, tokenizer.image_size)
     _require_image_size(recipe, tokenizer.image_size)
     num_images = _num_images(recipe, generator.num_classes)
-    check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)  # before weights and pictures are read
+    # Before weights and pictures are read.
+    check_conditions(generator, recipe.class_choice, recipe.prompts, num_images)
+    for changes in ({}, *({field: step} for step in steps)):
+        check_sampling(generator, read_sampling(folder).updated(**recipe.sampling | changes))
     pipe = ImageGenerationPipeline.from_pretrained(folder, device=device, weights=recipe.weights)
     real, fingerprint, warnings = _reference(recipe, tokenizer.image_size, num_images, pipe)
     network = _feature_network(recipe, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ CONFIGS: dict[str, type[GeneratorConfig]] = {
     "product": DepthTransformerConfig,
     "multi-scale": NextScaleTransformerConfig,
 }
+_DRAWN_IN_A_PASS = {"grid": "a code", "product": "the codes of a position", "multi-scale": "a scale"}
 MODEL_TYPES = tuple(config.model_type for config in CONFIGS.values())
 
 
@@ -44,3 +46,11 @@ def config_class_of(folder: str | os.PathLike[str]) -> type[GeneratorConfig]:
         if config.model_type == kind:
             return config
     raise CheckpointError(f'{file} describes a model of type "{kind}", not a generator: {", ".join(MODEL_TYPES)}')
+
+
+def drawing_text(config: GeneratorConfig) -> str:
+    """How a generator draws, in words, such as "a scale a pass, 10 passes for the 680 codes of a picture"."""
+    layout = config.code_layout
+    passes = len(layout["shapes"]) if layout["kind"] == "multi-scale" else math.prod(layout["shapes"][0][:2])
+    drawn = _DRAWN_IN_A_PASS[layout["kind"]]
+    return f"{drawn} a pass, {passes:,} passes for the {config.sequence_length:,} codes of a picture"

@@ -52,9 +52,9 @@ def sampling_bytes(
     Args:
         config: config of the generator.
         batch: pictures at once.
-        settings: whether guidance, filters and a window are on.
+        settings: whether guidance, filters and a window are on, and in how many passes codes are drawn.
         bytes_per_value: size of a value of the weights' type, which keys and values have too.
-        given: codes ahead of the first that is drawn.
+        given: codes that are read before the first is drawn.
     """
     return _ESTIMATES[type(config)].sampling_bytes(config, batch, settings, bytes_per_value, given)
 

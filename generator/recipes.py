@@ -59,24 +59,27 @@ class ObjectiveConfig:
         label_smoothing: share of the target's probability that is spread over all codes, in [0, 1); training only.
         random_order: share of training pictures whose codes are read in a random order instead of row by row, at the
             start of the run (RAR, arXiv 2411.00776); 0: none. The model then also has ``target_positions``.
-        order_anneal: shares of the run between which that share falls to 0, linearly.
+        order_anneal: shares of the run between which that share falls to 0, linearly; None keeps it, as drawing in any
+            order needs (``passes`` in sampling).
     """
 
     label_smoothing: float = 0.0
     random_order: float = 0.0
-    order_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    order_anneal: list[float] | None = field(default_factory=lambda: [0.5, 0.75])
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "objective")
         check.each(interval("[0, 1)"), "label_smoothing")
         check.each(interval("[0, 1]"), "random_order")
-        shares = "two shares of the run, 0 <= start < end <= 1"
-        check.each(list_of(number(), shares, 2), "order_anneal")
-        check("order_anneal", shares, lambda value: value[0] < value[1] <= 1)
+        shares = or_null(list_of(number(), "two shares of the run, 0 <= start < end <= 1", 2))
+        check.each(shares, "order_anneal")
+        check("order_anneal", shares.expected, lambda value: value is None or value[0] < value[1] <= 1)
 
     def random_share(self, progress: float) -> float:
         """Share of pictures in random order when this share of the run is over."""
+        if self.order_anneal is None:
+            return self.random_order
         start, end = self.order_anneal
         return self.random_order * min(1.0, max(0.0, (end - progress) / (end - start)))
 

@@ -70,10 +70,10 @@ def sample_codes(
         condition: condition of B pictures.
         seeds: one a picture.
         settings: guidance and filters.
-        progress: show a progress bar over the codes, or over the scales.
+        progress: show a progress bar over the codes, the passes or the scales.
         fixed: (B, ...) int64 in the shape of the layout, codes that are given, -1 where they are to be drawn. A drawn
-            code sees the given ones that come before it: row by row, those above and to the left; scale by scale, those
-            of all coarser scales.
+            code sees the given ones that come before it: row by row, those above and to the left; with ``passes``, all;
+            scale by scale, those of all coarser scales.
         callback: see :data:`wvq.generator.base.previews.Preview`; of generators that draw scale by scale.
 
     Returns:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Subset
 
 from wvq.data.sheets import image_grid
 from wvq.generator.base.conditioning import Condition
-from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.draws import uniforms
+from wvq.generator.base.interface import CodeGenerator, GeneratorOutput
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.next_code.captured import using
@@ -102,29 +103,38 @@ class GeneratorTask(Task[CodeGenerator]):
     def evaluate(self, model: CodeGenerator, accelerator: Accelerator) -> dict[str, Any]:
         """Mean loss (nats a code) and accuracy over the held-out pictures' first crops, with all conditions given.
 
-        Also both position by position, row by row, and what the codes of a picture cost in bits a pixel.
+        Also both position by position, in the flat order of the codes' layout, and what the codes of a picture cost in
+        bits a pixel. Of codes of several scales also the mean loss of each, ``loss_per_scale``. Where training takes
+        random orders, also the mean loss in them, ``loss_random_order``: one order a picture, always the same.
         """
         share = Subset(
             self.validation, range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         )
         header = self.validation.codes.header
         length = header.sequence_length
-        sums = torch.zeros(3, length, dtype=torch.float64, device=model.device)
+        any_order = self.objective.random_order > 0
+        sums = torch.zeros(3 + any_order, length, dtype=torch.float64, device=model.device)
         batches = DataLoader(share, batch_size=EVALUATED, collate_fn=self.validation.collate_fn)
+        numbers = iter(share.indices)
         for batch in self.stop.until_set(batches):
             batch = self._with_features(batch, model.device)
             codes = batch["codes"].flatten(1)
-            logits = model(**batch).logits.float()
-            losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
-            hits = logits.argmax(-1) == codes
-            sums += torch.stack([x.double().sum(0) for x in (losses, hits, torch.ones_like(hits))])
-        losses, hits, counts = accelerator.reduce(sums, "sum").cpu()
+            rows = [*_losses_and_hits(model(**batch), codes), torch.ones_like(codes)]
+            if any_order:
+                order = uniforms([next(numbers) for _ in codes], length).argsort(1).to(codes.device)
+                rows.append(_losses_and_hits(model(**batch, order=order), codes.gather(1, order))[0])
+            sums += torch.stack([row.double().sum(0) for row in rows])
+        losses, hits, counts, *in_random_order = accelerator.reduce(sums, "sum").cpu()
         loss = float(losses.sum() / counts.sum())
+        per_position = losses / counts
+        scales = per_position.split([math.prod(shape) for shape in header.layout["shapes"]])
         return {
             "loss": loss,
+            **({"loss_per_scale": [round(float(one.mean()), 4) for one in scales]} if scales[1:] else {}),
+            **({"loss_random_order": float(in_random_order[0].sum() / counts.sum())} if any_order else {}),
             "accuracy": float(hits.sum() / counts.sum()),
             "bits_per_pixel": loss * length / math.log(2) / math.prod(height_width(header.image_size)),
-            "loss_per_position": [round(value, 4) for value in (losses / counts).tolist()],
+            "loss_per_position": [round(value, 4) for value in per_position.tolist()],
             "accuracy_per_position": [round(value, 4) for value in (hits / counts).tolist()],
             **self.reference,
         }
@@ -144,6 +154,13 @@ class GeneratorTask(Task[CodeGenerator]):
     def save(self, model: CodeGenerator, folder: Path) -> None:
         model.config.averaging_decay = self.config.ema_decay
         model.save_pretrained(folder)
+
+
+def _losses_and_hits(output: GeneratorOutput, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropies (B, T) of codes (B, T), and where they are the likeliest ones."""
+    logits = output.logits.float()
+    losses = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+    return losses, logits.argmax(-1) == codes
 
 
 def random_order(count: int, length: int, share: float) -> torch.Tensor:

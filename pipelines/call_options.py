@@ -27,7 +27,7 @@ FOREIGN_IN_CALL = {
     "negative_prompt_embeds": Foreign(_NULL),
     "prompt_embeds": Foreign(_ENCODED),
     "latents": Foreign("codes to start from are given as fixed_codes"),
-    "image": Foreign("codes to start from are given as fixed_codes"),
+    "callback_on_step_end": Foreign("what is shown of pictures while they are drawn is given as callback"),
     "return_dict": Foreign("the pictures are the images of what is returned; leave it out", (True,)),
 }
 _SEEDS = 2**63  # the range of seeds; those of generators have 64 bits

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 ENCODED = 64  # texts at once
 
 
-def require_room(pipeline: ImageGenerationPipeline, batch_size: int, settings: SamplingSettings, given: int = 0) -> int:
+def require_room(
+    pipeline: ImageGenerationPipeline,
+    batch_size: int,
+    settings: SamplingSettings,
+    given: int = 0,
+    previews: bool = False,
+) -> int:
     """Check that there is memory for drawing a batch; returns the bytes that it takes.
 
     Arguments as in :func:`drawing_bytes`.
@@ -28,15 +34,20 @@ def require_room(pipeline: ImageGenerationPipeline, batch_size: int, settings: S
     Raises:
         ConfigError: they are not free.
     """
-    needed = drawing_bytes(pipeline, batch_size, settings, given)
+    needed = drawing_bytes(pipeline, batch_size, settings, given, previews)
     remedy = "take a smaller batch_size" if batch_size > 1 else "take a smaller model, or dtype=torch.bfloat16"
-    beside = max(0, needed - kept_bytes(pipeline.generator))
+    used_again = 0 if settings.passes else kept_bytes(pipeline.generator)
+    beside = max(0, needed - used_again)
     require_memory(beside, pipeline.device, f"sampling with batch_size {batch_size}", remedy)
     return needed
 
 
 def drawing_bytes(
-    pipeline: ImageGenerationPipeline, batch_size: int, settings: SamplingSettings, given: int = 0
+    pipeline: ImageGenerationPipeline,
+    batch_size: int,
+    settings: SamplingSettings,
+    given: int = 0,
+    previews: bool = False,
 ) -> int:
     """Bytes of drawing one batch on the pipeline's device, beside the weights.
 
@@ -44,11 +55,13 @@ def drawing_bytes(
         pipeline: whose parts draw.
         batch_size: pictures at once.
         settings: sampling settings of the call.
-        given: codes ahead of the first that is drawn.
+        given: codes that are read before the first is drawn.
+        previews: whether pictures are decoded while they are drawn.
     """
     config, tokenizer = pipeline.generator.config, pipeline.tokenizer
     rows = settings.fixed_rows or batch_size
-    kept = keeps_memory(pipeline.generator)  # beside decoding, from one batch to the next
+    # The cache of recorded steps stays beside decoding, from one batch to the next; no step draws several codes.
+    kept = keeps_memory(pipeline.generator) and not settings.passes
     codes = sampling_bytes(config, padded(rows) if kept else rows, settings, pipeline.generator.dtype.itemsize, given)
     features = batch_size * config.text_length * config.text_dim * 4
     # A layer of a text encoder: what goes in, query, key, value, what was attended to, and twice the four-fold width.
@@ -56,7 +69,8 @@ def drawing_bytes(
     value = next(tokenizer.decoder.parameters())
     decoding = decoding_bytes(tokenizer.config, rows, value.dtype.itemsize, value.device.type)
     copies = packed_bytes(pipeline.generator) if settings.deterministic else 0  # made elsewhere only if they fit beside
-    return copies + features + (codes + max(encoding, decoding) if kept else max(encoding, codes, decoding))
+    beside = codes if kept or previews else 0  # what drawing holds while pictures are decoded
+    return copies + features + max(encoding + (codes if kept else 0), codes, beside + decoding)
 
 
 def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) -> None:
@@ -69,8 +83,12 @@ def require_room_for_losses(pipeline: ImageGenerationPipeline, batch_size: int) 
     require_memory(needed, pipeline.device, f"log_likelihood with batch_size {batch_size}", "take a smaller batch_size")
 
 
-def first_free(fixed_codes: torch.Tensor | None) -> int:
-    """Most codes that a picture has given ahead of the first that is drawn; 0 without fixed codes (N, h, w)."""
+def read_ahead(fixed_codes: torch.Tensor | None, settings: SamplingSettings) -> int:
+    """Most codes that a picture reads before its first draw; 0 without fixed codes (N, ...).
+
+    Those given ahead of the first that is drawn, or with ``passes`` all that are given.
+    """
     if fixed_codes is None:
         return 0
-    return int((fixed_codes.flatten(1) != FREE).long().cumprod(1).sum(1).max())
+    given = (fixed_codes.flatten(1) != FREE).long()
+    return int((given if settings.passes else given.cumprod(1)).sum(1).max())

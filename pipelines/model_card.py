@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from wvq.data.layout import layout_name
 from wvq.errors import CheckpointError
 from wvq.files.atomic import read_json
 from wvq.generator.base.conditioning import class_list
+from wvq.generator.kinds import drawing_text
 from wvq.plain_output import one_line
 from wvq.settings.size import size_text
 
@@ -81,7 +83,8 @@ def model_card(
     model = [
         f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
         f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
-        f"- generator: {generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
+        f"- generator: `{generator.model_type}` of {layout_name(generator.code_layout)}: {drawing_text(generator)}; "
+        f"{generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
         _sampling_line(pipeline.sampling),
     ]
     if generator.class_names:

@@ -18,7 +18,8 @@ class ImagePipelineOutput(Generic[ImagesOfType]):
 
     Attributes:
         images: Pillow pictures; or uint8 array (N, H, W, 3); or float32 tensor (N, 3, H, W) in [-1, 1].
-        codes: (N, h, w) int64.
+        codes: int64 in the shape of the tokenizer's codes: (N, h, w), (N, h, w, G) of several codebooks, (N, T) of
+            several scales.
         seeds: the seed of each picture.
     """
 

@@ -14,11 +14,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.drawings import write_pictures
 from tests.stand_ins import draw_pictures
 from tests.test_readme import WVQ_LINES, command_lines, wvq_arguments
-from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER, make_pipeline, save_text_encoder, tiny_stage_recipes
+from tests.tiny import (
+    TINY_GENERATOR,
+    TINY_TOKENIZER,
+    make_layout_pipeline,
+    make_pipeline,
+    save_text_encoder,
+    tiny_stage_recipes,
+)
 from tests.vision import save_vit
 from wvq.app import quickstart
 from wvq.app.cli import main
@@ -48,7 +56,11 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     write_pictures(folder / "few", per_class=8)  # of which Inception takes its time
     named["path/to/imagenet"] = folder / "few"
     make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
-    named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine")}
+    make_layout_pipeline("multi-scale").save_pretrained(folder / "scales")
+    named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine", "scales")}
+    Image.new("RGB", (24, 24), "red").save(folder / "photo.png")
+    Image.new("L", (24, 24), "white").save(folder / "mask.png")
+    named |= {name: folder / name for name in ("photo.png", "mask.png")}
     named |= {"runs/vqgan": tokenizer, "vit": save_vit(folder / "vit")}
     named |= {f"runs/{name}/tokenizer": tokenizer for name in ("mine", "openmoji")}
     return named | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
@@ -130,7 +142,8 @@ def prepare(arguments: list[str], place) -> list[str]:
         sizes += ["--model.code_dim=4"]
         return [*sizes, *SHORT, "--condition.text_encoder=encoder", "--condition.text_length=5"]
     if command == "sample":
-        place(arguments[1])
+        for word in (arguments[1], *({"photo.png", "mask.png"} & set(arguments))):
+            place(word)
         return ["--num_images=4"]
     if command == "info":
         if arguments[1].endswith(".png"):

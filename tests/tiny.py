@@ -10,16 +10,20 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from wvq.app.quickstart import stage_recipes
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.kinds import CONFIGS
+from wvq.generator.models import new_generator
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.text.captions import CaptionIndex
 from wvq.generator.text.encoder import TextEncoder
 from wvq.pipelines.image_generation import ImageGenerationPipeline
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "yellow", "circle", "cross", "square")
 CLASS_NAMES = ["circle", "cross", "square"]
 TEXT_DIM = 16
+LAYOUTS = {"grid": {}, "product": {"num_groups": 2}, "multi-scale": {"scales": [1, 2, 4]}}  # fields of a tokenizer
 
 # The field by which transformers picks a class, by file.
 KINDS = {"config.json": "model_type", "tokenizer_config.json": "tokenizer_class"}
@@ -105,6 +109,47 @@ def make_pipeline(
         text_encoder = TextEncoder(text_encoder_dir, 5)
         conditions |= text_encoder.config_fields()
     generator = make_generator(seed, tokenizer_hash=tokenizer.codes_hash(), **conditions)
+    return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))
+
+
+def make_tokenizer(**changes) -> WassersteinVQModel:
+    """An untrained tokenizer of 16 x 16 pixels with 32 codes on a 4 x 4 grid, of which pictures use several.
+
+    With the fields of ``LAYOUTS`` its codes have another layout.
+    """
+    sizes = {"image_size": 16, "patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "attention": False}
+    torch.manual_seed(4)
+    model = WassersteinVQModel(WassersteinVQConfig(**sizes | {"num_codes": 32, "code_dim": 4} | changes)).eval()
+    with torch.no_grad():
+        for parameter in model.codebook_parameters():
+            parameter.normal_(0, 0.3)
+    return model
+
+
+def make_layout_pipeline(
+    kind: str, text_encoder_dir: Path | None = None, class_names: Sequence[str] = CLASS_NAMES, **changes
+) -> ImageGenerationPipeline:
+    """A pipeline of an untrained tokenizer and a random generator of codes of any layout.
+
+    Args:
+        kind: ``grid`` (16 codes), ``product`` (16 positions of two codes) or ``multi-scale`` (sides 1, 2, 4).
+        text_encoder_dir: makes it conditional on text, too.
+        class_names: of its classes.
+        changes: fields of the generator's config.
+    """
+    tokenizer = make_tokenizer(**LAYOUTS[kind])
+    fields = {"num_classes": len(class_names), "class_names": class_names, "tokenizer_hash": tokenizer.codes_hash()}
+    fields |= {"num_codes": 32, "grid": [4, 4], "hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    text_encoder = None if text_encoder_dir is None else TextEncoder(text_encoder_dir, 5)
+    if text_encoder is not None:
+        fields |= text_encoder.config_fields()
+    torch.manual_seed(0)
+    config = CONFIGS[kind]
+    generator = new_generator(config(**config.fields_of_tokenizer(tokenizer.config) | fields | changes)).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():  # nothing starts at zero: each part counts
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    generator.take_quantizer(tokenizer.quantizer.code_tensors(torch.device("cpu")))
     return ImageGenerationPipeline(tokenizer, generator, text_encoder, SamplingSettings(guidance_scale=1.5, top_k=20))
 
 

@@ -81,6 +81,7 @@ class WassersteinVQConfig(MethodsConfig):
             ("fit", "crop"),
             ("pad_color", "auto"),
             ("scale_conv_table", None),
+            ("scale_weights", None),
         ):
             if values[name] == default:
                 del values[name]  # the version before, which does not know it, then reads the file

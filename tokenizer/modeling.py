@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -435,9 +436,24 @@ class WassersteinVQModel(StrictPreTrainedModel):
         partial = self.quantizer.lookup_scales(self._codes_to_decode(codes))
         return torch.stack([self.decode(rearrange(maps, "b h w d -> b d h w")) for maps in partial], dim=1)
 
+    def decode_first_scales(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W), clamped to [-1, 1], of the codes (B, n) of the first scales alone.
+
+        Raises:
+            DataError: another number of codes than some of the first scales have, or what :meth:`decode_codes` refuses.
+        """
+        codes = self._known_codes(codes)
+        ends = list(accumulate(map(math.prod, self.config.code_layout["shapes"])))
+        if codes.ndim != 2 or codes.shape[1] not in ends:
+            raise DataError(f"codes of the first scales must be (B, n), n one of {ends}, got {tuple(codes.shape)}")
+        return self.decode(rearrange(self.quantizer.lookup_scales(codes)[-1], "b h w d -> b d h w"))
+
     def _codes_to_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return unflatten_codes(self._known_codes(codes), self.config.code_layout)
+
+    def _known_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes of any shape, of this device; on the CPU they are checked to be in [0, K)."""
         codes = as_codes(codes, next(self.decoder.parameters()).device)
-        codes = unflatten_codes(codes, self.config.code_layout)
         if codes.device.type == "cpu" and codes.numel():  # on a GPU the check would wait for it
             lowest, highest = codes.min().item(), codes.max().item()
             if lowest < 0 or highest >= self.config.num_codes:

@@ -149,12 +149,15 @@ class TokenizerTrainConfig(TrainConfig):
     Args:
         codebook_learning_rate: constant learning rate of the codebook's own group; the network's rate and schedule if
             None.
-        codebook_schedule: schedule of that rate: ``constant``, or ``network`` to follow the network's schedule.
+        scale_conv_learning_rate: constant learning rate of the convolutions of several scales, which then have a group
+            of their own without weight decay; they train as the rest of the network if None.
+        codebook_schedule: schedule of both rates: ``constant``, or ``network`` to follow the network's schedule.
         final_alignment: what the weight of the alignment ends at, as a share of ``model.alignment_weight``; it changes
             linearly over the run.
     """
 
     codebook_learning_rate: float | None = None
+    scale_conv_learning_rate: float | None = None
     codebook_schedule: str = "constant"
     final_alignment: float = 1.0
 
@@ -162,7 +165,7 @@ class TokenizerTrainConfig(TrainConfig):
         """Raise ConfigError, naming the field, if a value is out of range."""
         super().check()
         check = Checker(self, "train")
-        check.each(or_null(POSITIVE), "codebook_learning_rate")
+        check.each(or_null(POSITIVE), "codebook_learning_rate", "scale_conv_learning_rate")
         check.one_of("codebook_schedule", CODEBOOK_SCHEDULES)
         check.each(interval("[0, 1]"), "final_alignment")
 

@@ -53,13 +53,16 @@ class TokenizerTask(Task[WassersteinVQModel]):
         self.usage = CodebookUsage()
 
     def parameter_groups(self, model: WassersteinVQModel) -> list[dict[str, Any]]:
-        codebook = [p for p in model.codebook_parameters() if p.requires_grad]
-        in_codebook = {id(p) for p in codebook}
-        network = [p for p in model.parameters() if p.requires_grad and id(p) not in in_codebook]
-        groups = network_groups(network, self.config)
-        if codebook:
-            lr, follows = self.config.codebook_learning_rate, self.config.codebook_schedule == "network"
-            groups.append(parameter_group("codebook", codebook, self.config, lr=lr, scheduled=follows))
+        config = self.config
+        own = {"codebook": (model.codebook_parameters(), config.codebook_learning_rate)}
+        if config.scale_conv_learning_rate is not None:
+            own["scale_convs"] = (model.quantizer.scale_conv_parameters(), config.scale_conv_learning_rate)
+        apart = {id(p) for params, _ in own.values() for p in params}
+        groups = network_groups([p for p in model.parameters() if p.requires_grad and id(p) not in apart], config)
+        for name, (params, lr) in own.items():
+            if trained := [p for p in params if p.requires_grad]:
+                follows = config.codebook_schedule == "network"
+                groups.append(parameter_group(name, trained, config, lr=lr, scheduled=follows))
         return groups
 
     def adversary_groups(self) -> list[dict[str, Any]]:

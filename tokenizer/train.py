@@ -64,6 +64,11 @@ def train_tokenizer(
     data = recipe.data
     from_data = {"image_size": data.size, "fit": data.fit, "pad_color": data.pad_color}
     model = build_tokenizer(recipe, {**from_data, "class_names": list(images.class_names)})
+    if recipe.train.scale_conv_learning_rate is not None and not model.quantizer.scale_conv_parameters():
+        raise ConfigError(
+            "train.scale_conv_learning_rate is for the convolutions of several scales, which this tokenizer does not "
+            "have: set it to null, or give model.scales"
+        )
     adversary = build_adversary(recipe.discriminator, data.size)
     if adversary is not None and recipe.discriminator.adaptive_weight and not model.last_layer.requires_grad:
         raise ConfigError(

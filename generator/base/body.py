@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -167,24 +166,12 @@ class RotaryBody(CodeGenerator):
         elif isinstance(module, ConditionEmbedder) and module.config.text_dim:  # or else it has no direct parameter
             init.normal_(module.null_text, 0.0, std)
 
-    def all_blocks(self) -> list[nn.Module]:
-        """The blocks of the model, wherever they are."""
-        return [*self.blocks]
-
     def linear_layers(self) -> list[tuple[nn.Module, str]]:
         return [layer for block in self.all_blocks() for layer in block_layers(block)]
 
     def embed_codes(self, codes: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Input tokens (B, n, D) of the codes of n positions and of the condition's bias (B, 1, D)."""
         raise NotImplementedError
-
-    def compile_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
-        if self.config.drop_path:  # each block has its own rate, and so code of its own
-            limits = torch._dynamo.config
-            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
-        for block in self.all_blocks():
-            block.compile(*args, **kwargs)
 
     def run(
         self,

@@ -10,8 +10,8 @@ from wvq.errors import ConfigError, near_match
 from wvq.generator.text.families import TEXT_PADDINGS
 from wvq.models.config import StrictConfig, option
 
-# Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1). 3B has 40 heads of 80 in place of 32 of 100: a head
-# size of 100 falls out of the fast attention kernels.
+# Layers, heads and widths of LlamaGen (arXiv 2406.06525, table 1) and, d16 to d30, of VAR (arXiv 2404.02905). 3B has 40
+# heads of 80 in place of 32 of 100: a head size of 100 falls out of the fast attention kernels.
 GENERATOR_SIZES = {
     "S": {"num_layers": 12, "num_heads": 6, "hidden_size": 384},
     "B": {"num_layers": 12, "num_heads": 12, "hidden_size": 768},
@@ -19,6 +19,7 @@ GENERATOR_SIZES = {
     "XL": {"num_layers": 36, "num_heads": 20, "hidden_size": 1280},
     "XXL": {"num_layers": 48, "num_heads": 24, "hidden_size": 1536},
     "3B": {"num_layers": 24, "num_heads": 40, "hidden_size": 3200},
+    **{f"d{depth}": {"num_layers": depth, "num_heads": depth, "hidden_size": 64 * depth} for depth in (16, 20, 24, 30)},
 }
 GRID = list_of(integer(), "two integers of at least 1", 2)
 

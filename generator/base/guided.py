@@ -75,14 +75,14 @@ class GuidedBody(Generic[Body]):
         for half in (conditional, unconditional):
             half.length = min(half.length, self.model.config.prefix_length + start - 1 if start else 0)
         if start >= self.on.stop or end <= self.on.start:
-            return self._read(conditional, slice(0, self.count), codes[:, : end - 1])[:, start - end :]
+            return self._read(conditional, slice(0, self.count), codes, start, end)
         if unconditional.length < conditional.length:
             length = conditional.length - self.model.config.prefix_length
-            self._read(unconditional, slice(self.count, None), codes[:, :length])
+            self._read(unconditional, slice(self.count, None), codes, length, length + 1)
         both.length = conditional.length
-        hidden = self._read(both, slice(None), codes[:, : end - 1])
+        hidden = self._read(both, slice(None), codes, start, end)
         conditional.length = unconditional.length = both.length
-        return hidden[:, start - end :]
+        return hidden
 
     def guided(self, logits: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """Logits (B, end - start, K), float32, of those at the hidden states of some positions: guided where they are.
@@ -92,13 +92,16 @@ class GuidedBody(Generic[Body]):
         logits = logits.float()
         return guide(logits, self.scales[start:end]) if len(logits) > self.count else logits
 
-    def _read(self, cache: KeyValueCache, rows: slice, codes: torch.Tensor) -> torch.Tensor:
-        """Hidden states of what the cache of these rows lacks of prefix and codes (B, n, ...)."""
+    def _read(self, cache: KeyValueCache, rows: slice, codes: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """Hidden states (B, end - start, D) of these rows that predict the positions, by one pass over what is new."""
+        x = self._new_tokens(cache, rows, codes[:, : end - 1])
+        return self.model.run(x, None if self.valid is None else self.valid[rows], cache)[:, start - end :]
+
+    def _new_tokens(self, cache: KeyValueCache, rows: slice, codes: torch.Tensor) -> torch.Tensor:
+        """Input tokens (B, n, D) of what the cache of these rows lacks of prefix and codes (B, n, ...)."""
         tokens, bias = self.prefix.tokens[rows], self.prefix.bias
         new = codes[:, max(0, cache.length - self.model.config.prefix_length) :]
         if len(tokens) > len(new):
             new = torch.cat((new, new))
         x = self.model.embed_codes(new, None if bias is None else bias[rows])
-        if cache.length == 0:
-            x = torch.cat((tokens, x), 1)
-        return self.model.run(x, None if self.valid is None else self.valid[rows], cache)
+        return torch.cat((tokens, x), 1) if cache.length == 0 else x

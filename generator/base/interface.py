@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ class CodeGenerator(StrictPreTrainedModel):
 
     Attributes:
         condition: embeds the conditions.
+        blocks: the layers that the positions go through.
         reduced: what :func:`wvq.generator.reduced.reduce_weights` has made of the linear layers.
         full_hash: hash of the weights before that.
     """
@@ -50,6 +52,7 @@ class CodeGenerator(StrictPreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     condition: ConditionNetwork
+    blocks: nn.ModuleList
     reduced: str | None = None
     full_hash: str | None = None
 
@@ -63,6 +66,18 @@ class CodeGenerator(StrictPreTrainedModel):
         Raises:
             ConfigError: shapes that do not fit the config.
         """
+
+    def all_blocks(self) -> list[nn.Module]:
+        """The blocks of the model, wherever they are."""
+        return [*self.blocks]
+
+    def compile_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
+        if self.config.drop_path:  # each block has its own rate, and so code of its own
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
+        for block in self.all_blocks():
+            block.compile(*args, **kwargs)
 
     def linear_layers(self) -> list[tuple[nn.Module, str]]:
         """The layers whose weights can be reduced for sampling: each as its module and its name there."""

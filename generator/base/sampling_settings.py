@@ -73,6 +73,9 @@ class SamplingSettings:
         window: codes that are guessed and checked in one forward pass
             (:mod:`wvq.generator.next_code.speculative`): the same distribution, other pictures for a seed than without
             it; 0 draws one code a pass.
+        passes: passes in which a picture is drawn, in an order of its seed, several codes at once
+            (:mod:`wvq.generator.next_code.any_order`); for generators trained in random order. Given codes are all
+            seen. 0 draws one code a pass, row by row.
         deterministic: the same picture to the bit whatever the batch, on one machine with one number of threads: all
             batches run in groups of a fixed number of rows (:mod:`wvq.generator.base.fixed_rows`), with a window one
             picture at a time.
@@ -110,6 +113,13 @@ class SamplingSettings:
         "codes checked in one pass; 0 draws one code a pass",
         integer(0),
         "an integer of at least 0 (0 draws one code a pass)",
+    )
+    passes: int = setting(
+        0,
+        "passes a picture, each over several codes, in any order; 0 draws row by row",
+        integer(0),
+        "an integer of at least 0 (0 draws one code a pass, row by row)",
+        later=True,
     )
     deterministic: bool = setting(
         False,
@@ -180,4 +190,5 @@ class SamplingOptions(TypedDict, total=False):
     guidance_power: float | None
     guidance_interval: tuple[float, float] | None
     window: int | None
+    passes: int | None
     deterministic: bool | None

@@ -16,6 +16,7 @@ from wvq.generator.base.memory import (
     pass_bytes,
 )
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code.any_order import group_sizes
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 
 # ---- sampling
@@ -33,9 +34,9 @@ def sampling_bytes(
     Args:
         config: config of the generator.
         batch: pictures at once.
-        settings: whether guidance, filters and a window are on.
+        settings: whether guidance, filters and a window are on, and in how many passes codes are drawn.
         bytes_per_value: size of a value of the weights' type, which keys and values have too.
-        given: codes ahead of the first that is drawn; they run in one pass.
+        given: codes that are read in one pass before the first is drawn.
     """
     scales = settings.scales(config.sequence_length)
     rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
@@ -43,22 +44,53 @@ def sampling_bytes(
     cache = rows * tokens * config.num_layers * 2 * config.num_kv_heads * config.head_dim * bytes_per_value
     # The half without the condition catches up where guidance begins.
     late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= given), 0)
-    first = (batch if late > given else rows) * pass_bytes(config, config.prefix_length + given, bytes_per_value)
+    sizes = group_sizes(config.sequence_length - given, settings.passes) if settings.passes else []
+    if sizes:
+        reading = _groups_bytes(config, batch if late > given else rows, rows, given, sizes, bytes_per_value)
+    else:
+        first = (batch if late > given else rows) * pass_bytes(config, config.prefix_length + given, bytes_per_value)
+        reading = max(first, rows * pass_bytes(config, settings.window, bytes_per_value))
     catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
-    checking = rows * pass_bytes(config, settings.window, bytes_per_value)
     text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
-    drawing = _drawing_bytes(config, batch, rows, settings, bytes_per_value)
-    return cache + prefix + max(text, first, catching_up, checking, drawing)
+    drawing = _drawing_bytes(config, batch, rows, settings, max(sizes, default=1), bytes_per_value)
+    return cache + prefix + max(text, reading, catching_up, drawing)
+
+
+def _groups_bytes(
+    config: ImageCodeTransformerConfig, first_rows: int, rows: int, given: int, sizes: list[int], bytes_per_value: int
+) -> int:
+    """Most bytes of a pass that reads the codes of one group and asks for the next."""
+    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
+    # In attention: residual, norm, heads, and queries and keys while they are turned, as float32.
+    turned = (width + keys) * FLOAT * (2 if bytes_per_value == FLOAT else 3)
+    attention = (3 * width + 2 * keys) * bytes_per_value + turned
+    feed_forward = (3 * width + 4 * config.intermediate_size) * bytes_per_value
+    most, known, read = 0, config.prefix_length + given, 0
+    for size in sizes:
+        seen = known + size - 1
+        tokens = seen - read
+        held = rows if read else first_rows
+        tables = tokens * config.head_dim * FLOAT  # each picture's rows
+        mask = tokens * seen * (held if config.text_length else 1)  # attention also has it as numbers
+        attending = held * tokens * attention + mask * (1 + bytes_per_value)
+        most = max(most, held * tables + max(attending, held * tokens * feed_forward + mask))
+        known, read = known + size, known
+    return most
 
 
 def _drawing_bytes(
-    config: ImageCodeTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
+    config: ImageCodeTransformerConfig,
+    batch: int,
+    rows: int,
+    settings: SamplingSettings,
+    group: int,
+    bytes_per_value: int,
 ) -> int:
-    """Bytes from logits to codes, of one position or of a window of them."""
+    """Bytes from logits to codes, of a group of positions, or of a window of them."""
     longest = config.sequence_length - 1  # the first code is drawn alone
     window = min(settings.window, longest)
-    logits = batch * config.num_codes * max(1, window)  # of the pictures; guidance doubles them
+    logits = batch * config.num_codes * (window or group)  # of the pictures; guidance doubles them
     wider = 0 if bytes_per_value == FLOAT else bytes_per_value
     first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
     guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0

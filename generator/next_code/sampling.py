@@ -1,14 +1,16 @@
-"""Sampling of one code after the other, row by row, one small function each: the loop, and what it runs over."""
+"""Sampling of grid codes: which way the settings ask for, and the one of a code a pass, row by row."""
 
 from __future__ import annotations
 
 import torch
 from tqdm import tqdm
 
+from wvq.errors import ConfigError
 from wvq.generator.base.conditioning import Condition
 from wvq.generator.base.draws import uniforms
 from wvq.generator.base.filters import FREE, draw
 from wvq.generator.base.sampling_settings import SamplingSettings
+from wvq.generator.next_code import any_order
 from wvq.generator.next_code.captured import FixedDecoder, fixed_steps
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.decoder import GuidedDecoder
@@ -18,6 +20,16 @@ from wvq.generator.next_code.speculative import WindowedSampler
 
 def check_settings(config: ImageCodeTransformerConfig, settings: SamplingSettings) -> None:
     """Raise ConfigError where the generator cannot follow the settings."""
+    if not settings.passes:
+        return
+    if settings.passes > config.sequence_length:
+        raise ConfigError(
+            f"passes is {settings.passes}, above the number of codes, {config.sequence_length}; 0 draws row by row"
+        )
+    if settings.window:
+        raise ConfigError("passes draws codes in any order, and window row by row: set one of them to 0")
+    if not config.target_positions:
+        raise ConfigError("passes needs a generator that was trained with objective.random_order; set it to 0")
 
 
 def fill(
@@ -29,6 +41,9 @@ def fill(
     progress: bool,
 ) -> None:
     """Draw the codes (B, T) that are FREE, in place; arguments as in :func:`wvq.generator.sampling.sample_codes`."""
+    if settings.passes:
+        any_order.fill(codes, model, condition, seeds, settings, progress)
+        return
     length = codes.shape[1]
     open_places = (codes == FREE).any(0).nonzero().flatten().tolist()
     if not open_places:

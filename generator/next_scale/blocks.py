@@ -59,7 +59,7 @@ class Modulation(nn.Linear):
 
 def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """x (1 + scale) + shift, for x (B, n, D) and vectors (B, 1, D)."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class ScaleAttention(nn.Module):
@@ -134,10 +134,19 @@ class ScaleBlock(GradientCheckpointingLayer):
             self.modulation_offset = nn.Parameter(torch.zeros(PARTS, config.hidden_size))
         self.attention_dropout, self.feed_forward_dropout = branch_dropouts(config, layer)
 
+    def modulations(self, condition: torch.Tensor) -> torch.Tensor:
+        """The vectors (B, 1, 6, D) that a condition makes of this layer: two gates, two scales, two shifts.
+
+        Args:
+            condition: (B, D); (B, 1, 6, D) where one layer serves all.
+        """
+        return self.modulation(condition) if self.conditioning == "adaptive" else condition + self.modulation_offset
+
     def forward(
         self,
         x: torch.Tensor,
         condition: torch.Tensor | None,
+        vectors: torch.Tensor | None,
         mask: torch.Tensor | None,
         cache: LayerCache | None,
     ) -> torch.Tensor:
@@ -145,16 +154,19 @@ class ScaleBlock(GradientCheckpointingLayer):
 
         Args:
             x: (B, n, D).
-            condition: of the norms: (B, D); (B, 1, 6, D) where one layer serves all; None without.
+            condition: of the norms, as of :meth:`modulations`; None without.
+            vectors: what :meth:`modulations` has made of it already; None to make it here, where sharded weights are
+                whole.
             mask: (n, S) or (B, 1, n, S) bool; None if all is seen.
             cache: extended by the new tokens.
         """
-        if condition is None:
+        if condition is not None and vectors is None:
+            vectors = self.modulations(condition)
+        if vectors is None:
             x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask, cache))
             return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
-        parts = self.modulation(condition) if self.conditioning == "adaptive" else condition + self.modulation_offset
-        gate1, gate2, scale1, scale2, shift1, shift2 = parts.unbind(2)
+        gate1, gate2, scale1, scale2, shift1, shift2 = vectors.unbind(2)
         branch = self.attention(modulate(self.attention_norm(x), scale1, shift1), mask, cache)
-        x = x + self.attention_dropout(branch * gate1)
+        x = torch.addcmul(x, self.attention_dropout(branch), gate1)
         branch = self.feed_forward(modulate(self.feed_forward_norm(x), scale2, shift2))
-        return x + self.feed_forward_dropout(branch * gate2)
+        return torch.addcmul(x, self.feed_forward_dropout(branch), gate2)

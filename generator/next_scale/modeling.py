@@ -8,8 +8,9 @@ Shapes: B pictures, P prefix tokens, T codes over all scales, n codes of one, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ class NextScaleTransformer(CodeGenerator):
     codebook: torch.Tensor
     conv_weight: torch.Tensor
     conv_bias: torch.Tensor
+    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __init__(self, config: NextScaleTransformerConfig):
         super().__init__(config)
@@ -102,11 +104,17 @@ class NextScaleTransformer(CodeGenerator):
 
     def linear_layers(self) -> list[tuple[nn.Module, str]]:
         layers: list[tuple[nn.Module, str]] = [(self, "head")]
-        for block in self.blocks:
-            assert isinstance(block, ScaleBlock)
+        for block in self.scale_blocks():
             attention, feed_forward = block.attention, block.feed_forward
             layers += [(attention, "qkv"), (attention, "out"), (feed_forward, "up"), (feed_forward, "down")]
         return layers
+
+    def scale_blocks(self) -> list[ScaleBlock]:
+        """The layers."""
+        return [block for block in self.blocks if isinstance(block, ScaleBlock)]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.input_projection  # sharded training calls this
 
     # ---- maps and inputs
 
@@ -149,34 +157,57 @@ class NextScaleTransformer(CodeGenerator):
 
     # ---- the transformer
 
+    def modulations(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """What a condition (B, D) makes of each layer (B, 1, 6, D): once a picture, for the passes of sampling."""
+        condition = self._block_condition(vector)
+        return [block.modulations(condition) for block in self.scale_blocks()]
+
     def run(
         self,
         x: torch.Tensor,
         vector: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         cache: KeyValueCache | None = None,
+        modulations: Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Logits (B, n, K) at new tokens (B, n, D).
+        """Hidden states (B, n, D) of new tokens (B, n, D).
 
         Args:
             x: (B, n, D) input tokens.
             vector: (B, D) the condition, where it modulates the norms.
             mask: which tokens of the cache and of x each one sees; None for all.
             cache: keys and values of the tokens before; extended by the new ones.
+            modulations: those of the vector, if they are made already.
         """
-        shared = self.config.conditioning == "adaptive_shared"
-        condition = self.shared_modulation(vector) if shared and vector is not None else vector
-        caches = cache.layers() if cache is not None else [None] * len(self.blocks)
-        for block, layer in zip(self.blocks, caches, strict=True):
-            x = block(x, condition, mask, layer)
+        nothing = [None] * len(self.blocks)
+        condition = None if vector is None or modulations is not None else self._block_condition(vector)
+        layers = zip(modulations or nothing, cache.layers() if cache is not None else nothing, strict=True)
+        for block, (vectors, layer) in zip(self.blocks, layers, strict=True):
+            x = block(x, condition, vectors, mask, layer)
         if cache is not None:
             cache.length += x.shape[1]
         x = self.norm(x)
-        if vector is not None:
-            scale, shift = self.norm_modulation(vector).unbind(2)
-            x = modulate(x, scale, shift)
+        if vector is None:
+            return x
+        scale, shift = self.norm_modulation(vector).unbind(2)
+        return modulate(x, scale, shift)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, n, K) of hidden states (B, n, D)."""
         logits = self.head(x)
         return logits + self.head_bias if self.config.attention_bias else logits
+
+    def _block_condition(self, vector: torch.Tensor) -> torch.Tensor:
+        # What the layers make their vectors of: (B, D), or (B, 1, 6, D) by the layer that serves all.
+        return self.shared_modulation(vector) if self.config.conditioning == "adaptive_shared" else vector
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the blocks, and the head with its loss; arguments as for torch.compile.
+
+        The loss reads the logits once, and never as float32.
+        """
+        self.compile_blocks(*args, **kwargs)
+        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
     def forward(
         self,
@@ -206,10 +237,15 @@ class NextScaleTransformer(CodeGenerator):
         prefix, vector, valid, bias = self.embed_condition(given, len(codes))
         tokens = [self.first_tokens(vector, len(codes)), self.embed(self.scale_inputs(codes), 1, len(config.scales))]
         x = self.token_dropout(torch.cat(tokens, 1) if bias is None else torch.cat(tokens, 1) + bias)
-        mask = whole_mask(config, valid, x.device)
-        logits = self.run(torch.cat((prefix, x), 1), vector, mask)[:, prefix.shape[1] :]
-        loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing)
+        mask = scale_mask(config, valid, x.device)
+        x = self.run(torch.cat((prefix, x), 1), vector, mask)[:, prefix.shape[1] :]
+        loss, logits = (self._compiled_loss or self._loss)(x, codes, label_smoothing)
         return GeneratorOutput(loss, logits) if return_logits else GeneratorOutput(loss)
+
+    def _loss(self, x: torch.Tensor, codes: torch.Tensor, label_smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+        # Mean cross-entropy of codes (B, T), and logits (B, T, K), of hidden states (B, T, D).
+        logits = self.logits(x)
+        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing), logits
 
     def embed_condition(
         self, condition: Condition, batch_size: int
@@ -234,21 +270,30 @@ def scale_of_token(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor
     return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
 
 
-def whole_mask(config: NextScaleTransformerConfig, valid: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Mask (S, S), or (B, 1, S, S) where some of the prefix is padding, of whole pictures behind their prefix.
+def scale_mask(
+    config: NextScaleTransformerConfig, valid: torch.Tensor | None, device: torch.device, scales: int | None = None
+) -> torch.Tensor:
+    """Mask (S, S), or (B, 1, S, S) where some of the prefix is padding, of the prefix and the first scales.
 
     A token sees the prefix, its own scale and the coarser ones; a token of the prefix sees those before it.
+
+    Args:
+        config: of the model.
+        valid: (B, P) which tokens of the prefix are real; None if all are.
+        device: where the mask is needed.
+        scales: how many; all if None.
     """
-    mask = _scale_mask(config.prefix_length, tuple(math.prod(shape) for shape in config.scale_shapes), device)
+    sizes = tuple(math.prod(shape) for shape in config.scale_shapes[:scales])
+    mask = _block_causal(config.prefix_length, sizes, device)
     if valid is None:
         return mask
-    keys = F.pad(valid, (0, config.sequence_length), value=True)[:, None, None, :]
+    keys = F.pad(valid, (0, sum(sizes)), value=True)[:, None, None, :]
     return (mask & keys) | torch.eye(len(mask), dtype=torch.bool, device=device)  # padding sees itself
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _scale_mask(prefix: int, sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def _block_causal(prefix: int, sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
     ranks = torch.cat((torch.arange(prefix), prefix + scale_of_token(sizes, torch.device("cpu"))))
     return (ranks[:, None] >= ranks[None, :]).to(device)
 

@@ -21,13 +21,15 @@ from wvq.generator.base.guidance import guide, scale_guidance
 from wvq.generator.base.previews import Preview
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
-from wvq.generator.next_scale.modeling import NextScaleTransformer, input_of
+from wvq.generator.next_scale.modeling import NextScaleTransformer, input_of, scale_mask
 
 
 def check_settings(config: NextScaleTransformerConfig, settings: SamplingSettings) -> None:
     """Raise ConfigError where the generator cannot follow the settings."""
     if settings.window:
         raise ConfigError("window is for generators of one code a pass; this one draws a scale a pass: set it to 0")
+    if settings.passes:
+        raise ConfigError("passes is for generators of grid codes; this one draws a scale a pass: set it to 0")
 
 
 def fill(
@@ -48,8 +50,13 @@ def fill(
     guidance = scale_guidance(settings, len(shapes))
     guided = any(scale != 1 for scale in guidance)
     rows = 2 * count if guided else count
-    both = condition.cat(condition.null()) if guided else condition
-    prefix, vector, valid, bias = model.embed_condition(both, rows)
+    given = condition.cat(condition.null()) if guided else condition
+    prefix, vector, valid, bias = model.embed_condition(given, rows)
+    del given  # features of texts
+    modulations = None if vector is None else model.modulations(vector)
+    # A prefix is read in order, together with the first scale; later passes see all that was read but padding.
+    mask = scale_mask(config, valid, codes.device, 1) if config.prefix_length else None
+    seen = None if valid is None else F.pad(valid, (0, config.sequence_length), value=True)[:, None, None, :]
     first = model.first_tokens(vector, rows)
     x = torch.cat((prefix, first if bias is None else first + bias), 1)
     cache = KeyValueCache(x.new_empty(cache_shape(config, rows)))
@@ -58,12 +65,15 @@ def fill(
     start = 0
     for index, shape in enumerate(tqdm(shapes, unit="scale", disable=not progress, leave=False)):
         end = start + math.prod(shape)
-        mask = _mask(valid, prefix.shape[1], cache.length, x)
-        logits = model.run(x, vector, mask, cache)[:, start - end :].float()
-        logits = guide(logits, guidance[index]) if guided else logits
-        given = codes[:, start:end]
-        drawn = draw(logits.flatten(0, 1), uniform[:, start:end].flatten(), settings).view_as(given)
-        codes[:, start:end] = torch.where(given == FREE, drawn, given)
+        hidden = model.run(x, vector, mask, cache, modulations)[:, start - end :]
+        # No name holds the logits, the largest tensor here, so that the draw may free them.
+        drawn = draw(
+            _guided(model.logits(hidden).float(), guidance[index] if guided else None),
+            uniform[:, start:end].flatten(),
+            settings,
+        )
+        part = codes[:, start:end]
+        codes[:, start:end] = torch.where(part == FREE, drawn.view_as(part), part)
         if callback is not None:
             callback(index, codes[:, :end].clone())
         if index + 1 < len(shapes):
@@ -71,17 +81,10 @@ def fill(
             inputs = input_of(maps, shapes[index + 1])
             x = model.embed(torch.cat((inputs, inputs)) if guided else inputs, index + 1, index + 2)
             x = x if bias is None else x + bias
+            mask = None if seen is None else seen[..., : cache.length + x.shape[1]]
         start = end
 
 
-def _mask(valid: torch.Tensor | None, prefix: int, length: int, x: torch.Tensor) -> torch.Tensor | None:
-    """Mask of a pass: all that was read and all that is new is seen but padding, and a prefix is read in order."""
-    new = x.shape[1]
-    if length == 0 and prefix:  # prefix and first scale together
-        ranks = torch.arange(new, device=x.device).clamp_max(prefix)
-        mask = ranks[:, None] >= ranks[None, :]
-        if valid is None:
-            return mask
-        keys = F.pad(valid, (0, new - prefix), value=True)[:, None, None, :]
-        return (mask & keys) | torch.eye(new, dtype=torch.bool, device=x.device)
-    return None if valid is None else F.pad(valid, (0, length + new - prefix), value=True)[:, None, None, :]
+def _guided(logits: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Logits (B n, K) of the pictures' codes from those of the model (B, n, K), (2 B, n, K) with a guidance scale."""
+    return (logits if scale is None else guide(logits, scale)).flatten(0, 1)

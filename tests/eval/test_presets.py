@@ -7,6 +7,7 @@ import pytest
 from wvq.errors import ConfigError
 from wvq.eval.presets import PRESETS, find_preset, with_preset
 from wvq.eval.recipes import GenerationEvaluation
+from wvq.generator.base.guidance import scale_guidance
 from wvq.generator.base.sampling_settings import SamplingSettings
 
 
@@ -28,6 +29,13 @@ def test_llamagens_and_rars_scales():
     assert scales[0] == 1
     assert scales[-1] == pytest.approx(16, abs=0.05)
     assert scales[128] < 3  # the power keeps the first half free
+
+
+def test_vars_scale_rises_over_its_ten_maps():
+    settings = SamplingSettings(**find_preset("var_d16_256").sampling)
+    published = [1.5 * index / 9 for index in range(10)]  # t in (1 + t) c - t u
+    assert scale_guidance(settings, 10) == pytest.approx([1 + t for t in published])
+    assert (settings.top_k, settings.top_p) == (900, 0.96)
 
 
 def recipe(preset="llamagen_b_256", **fields):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.stand_ins import ProjectionNetwork
-from tests.tiny import make_pipeline
+from tests.tiny import make_layout_pipeline, make_pipeline
 from wvq.app.describe import describe
 from wvq.errors import CheckpointError, ConfigError
 from wvq.eval import run
@@ -75,6 +75,34 @@ def test_working_folders_of_a_sweep_go_when_the_result_is_kept(recipe, tmp_path,
     assert folders == {"r.json.partial", "r.json.top_k-3.partial", "r.json.top_k-5.partial"}
     run_generation_evaluation(recipe, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+
+
+@pytest.fixture
+def scale_recipe(recipe, tmp_path_factory):
+    """The recipe over a pipeline that draws scale by scale."""
+    folder = tmp_path_factory.mktemp("scales") / "pipeline"
+    make_layout_pipeline("multi-scale").save_pretrained(folder)
+    return replace(recipe, pipeline=str(folder))
+
+
+def test_a_pipeline_that_draws_scale_by_scale_is_measured_as_any(scale_recipe):
+    rising = {"guidance_schedule": "linear"}
+    result = run_generation_evaluation(
+        replace(scale_recipe, sweep="guidance_scale=1:3:2", sampling=rising), progress=False
+    )
+    assert (result["num_images"], result["settings"]["classes"]) == (6, "balanced")
+    free, guided = result["sweep"]["rows"]
+    assert free["fd_projection"] != guided["fd_projection"]
+    alone = replace(scale_recipe, sampling=rising | {"guidance_scale": 3}, out=None, batch_size=4)
+    again = run_generation_evaluation(alone, progress=False)["metrics"]
+    assert again == pytest.approx({name: value for name, value in guided.items() if name != "guidance_scale"}, rel=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{"sampling": {"window": 4}}, {"sweep": "window=0:4:2"}])
+def test_what_a_generator_cannot_follow_is_refused_before_pictures_are_read(fields, scale_recipe, monkeypatch):
+    monkeypatch.setattr(run, "open_images", lambda *_: pytest.fail("pictures were read"))
+    with pytest.raises(ConfigError, match="window is for generators of one code a pass; this one draws a scale a pass"):
+        run_generation_evaluation(replace(scale_recipe, **fields), progress=False)
 
 
 def test_a_preset_fixes_the_protocol_and_the_result_names_the_published_figure(recipe, pictures, tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
-"""What several tests of the generator share: a tokenizer, a text encoder, and recipes of short runs."""
+"""What several tests of the generator share: tokenizers, a text encoder, and recipes of short runs."""
 
 import pytest
 
 from tests.tiny import save_text_encoder
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
 from wvq.settings.train import TrainConfig
+from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.recipes import ExportRecipe
+from wvq.tokenizer.train import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +19,23 @@ def tokenizer(tiny_tokenizer_dir):
 @pytest.fixture(scope="module")
 def encoder_dir(tmp_path_factory):
     return save_text_encoder(tmp_path_factory.mktemp("text_encoder"))
+
+
+@pytest.fixture(scope="package")
+def scale_tokenizer_dir(tmp_path_factory, tiny_tokenizer_recipe):
+    """Folder of a tokenizer of the scales 1, 2 and 4, 21 codes a picture; do not write into it."""
+    out = tmp_path_factory.mktemp("scales") / "tokenizer"
+    train_tokenizer(tiny_tokenizer_recipe(out, train={"images": 320}, model={"scales": [1, 2, 4]}))
+    return out
+
+
+@pytest.fixture(scope="package")
+def scale_codes_dir(tmp_path_factory, scale_tokenizer_dir, caption_folder, tiny_data):
+    """Code cache of the captioned pictures, two crops each; do not write into it."""
+    out = tmp_path_factory.mktemp("scales") / "codes"
+    data = tiny_data(caption_folder, crop="random", flip=True)
+    export_codes(ExportRecipe(out=str(out), tokenizer=str(scale_tokenizer_dir), data=data, num_crops=2))
+    return out
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from tests.processes import run_ranks
 from tests.tiny import index_captions, save_text_encoder
-from wvq.generator.next_code.modeling import ImageCodeTransformer
+from wvq.generator.models import load_generator
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.text.features import text_features
 from wvq.training.checkpoints import find_checkpoints
@@ -25,7 +25,6 @@ SIZES += ["--model.token_dropout=0", "--condition.class_dropout=0"]  # each proc
 LOOP = ["--train.images=96", "--train.batch_size=16", "--train.learning_rate=0.005", "--train.log_every=16"]
 LOOP += ["--train.ema_decay=0.5", "--train.weight_decay=0.1"]
 SHARDED = ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
-SHARDED += ["--fsdp_transformer_layer_cls_to_wrap=Block"]
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 LAUNCH = {"two": [f"--config_file={CONFIGS / 'two_cpu_processes.yaml'}"], "sharded": SHARDED}
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -61,25 +60,29 @@ def losses(out: Path) -> list[tuple[int, float]]:
     return [(row["images"], row["loss"]) for row in read_log(out / "generator" / "training") if row["kind"] == "train"]
 
 
+@pytest.fixture(scope="module", params=["tiny", "scale"])
+def folders(request):
+    """Codes and tokenizer of a layout: one code a position, or several scales."""
+    return tuple(request.getfixturevalue(f"{request.param}_{part}_dir") for part in ("codes", "tokenizer"))
+
+
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, tiny_codes_dir, tiny_tokenizer_dir):
+def one(tmp_path_factory, folders):
     out = tmp_path_factory.mktemp("one") / "run"
-    run("one", out, tiny_codes_dir, tiny_tokenizer_dir)
+    run("one", out, *folders)
     return out
 
 
 @pytest.mark.parametrize("kind", ["two", "sharded"])
-def test_two_processes_learn_what_one_learns_and_resume_exactly(
-    kind, one, tmp_path, tiny_codes_dir, tiny_tokenizer_dir
-):
-    out, folders = tmp_path / "run", (tiny_codes_dir, tiny_tokenizer_dir)
+def test_two_processes_learn_what_one_learns_and_resume_exactly(kind, one, folders, tmp_path):
+    out = tmp_path / "run"
     run(kind, out, *folders, "--train.save_every=32", "--train.keep_checkpoints=9")
     first, second = (json.loads((folder / "generator" / "result.json").read_text()) for folder in (one, out))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     for (images, loss), (same, other) in zip(losses(one), losses(out), strict=True):
         assert images == same
         assert other == pytest.approx(loss, rel=1e-4)
-    expected, trained = (ImageCodeTransformer.from_pretrained(folder / "generator") for folder in (one, out))
+    expected, trained = (load_generator(folder / "generator") for folder in (one, out))
     for (name, value), other in zip(expected.named_parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(other, value, rtol=1e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 

@@ -14,14 +14,18 @@ import yaml
 from tests.tiny import CLASS_NAMES, TEXT_DIM
 from wvq.data.codes import CodeDataset
 from wvq.errors import ConfigError
-from wvq.generator.base.conditioning import ConditionEmbedder
+from wvq.generator.base.conditioning import Condition, ConditionEmbedder
+from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.conditioned_codes import ConditionedCodes
+from wvq.generator.models import load_generator
 from wvq.generator.next_code.modeling import ImageCodeTransformer
-from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
+from wvq.generator.recipes import ConditionConfig, GeneratorRecipe, ObjectiveConfig
+from wvq.generator.sampling import sample_codes
 from wvq.generator.task import random_order
 from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.models.pretrained import weights_hash
+from wvq.settings.parser import load_recipe
 from wvq.training.checkpoints import find_checkpoints
 from wvq.training.tracking import read_log
 
@@ -263,6 +267,35 @@ def test_training_in_random_order_ends_row_by_row(recipe, tokenizer, tmp_path):
 def test_the_random_share_falls_between_the_given_shares_of_the_run():
     objective = ObjectiveConfig(random_order=0.8, order_anneal=[0.5, 0.75])
     assert [objective.random_share(x) for x in (0.0, 0.5, 0.625, 0.75, 1.0)] == pytest.approx([0.8, 0.8, 0.4, 0, 0])
+    kept = ObjectiveConfig(random_order=0.8, order_anneal=None)
+    assert [kept.random_share(x) for x in (0.0, 1.0)] == [0.8, 0.8]
+
+
+def test_runs_in_random_order_have_the_held_out_loss_in_one_order_a_picture(recipe, tokenizer, tmp_path):
+    settings = recipe({"images": 320}, objective=ObjectiveConfig(random_order=1.0, order_anneal=None))
+    result = train_generator(settings, tokenizer)
+    model = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
+    held_out = ConditionedCodes(CodeDataset(settings.codes, "validation"), True, None, "none", torch.device("cpu"))
+    batch = held_out.collate_fn(held_out.__getitems__(range(len(held_out))))
+    order = torch.stack([torch.rand(16, generator=torch.Generator().manual_seed(i)) for i in range(len(held_out))])
+    with torch.no_grad():
+        expected = model(**batch, order=order.argsort(1)).loss.item()
+    assert result["loss_random_order"] == pytest.approx(expected, rel=1e-5)
+    assert abs(result["loss_random_order"] - result["loss"]) > 1e-4
+    assert "loss_random_order" not in train_generator(recipe({"images": 32}, out=str(tmp_path / "plain")), tokenizer)
+
+
+@pytest.mark.parametrize("folder", ["openmoji_32", "cifar10_32", "imagenet_256"])
+def test_recipes_of_any_order_train_a_generator_that_draws_several_codes_a_pass(folder, recipe, tokenizer, tmp_path):
+    shipped = load_recipe(GeneratorRecipe, f"{folder}/generator_any_order", {})
+    small = {"size": None, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    small |= {"code_dim": tokenizer.config.code_dim} if "code_dim" in shipped.model else {}
+    settings = recipe({"images": 32}, model=shipped.model | small, objective=shipped.objective)
+    assert "loss_random_order" in train_generator(settings, tokenizer)
+    model = load_generator(tmp_path / "run" / "generator")
+    codes = sample_codes(model, Condition(torch.tensor([0, 1])), [0, 1], SamplingSettings(passes=4))
+    assert codes.shape == (2, 4, 4)
+    assert shipped.objective.random_share(1.0) == 1
 
 
 def test_random_orders_are_permutations_of_a_share_of_the_pictures():

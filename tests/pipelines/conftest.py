@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.tiny import make_pipeline, save_text_encoder
+from tests.tiny import make_layout_pipeline, make_pipeline, save_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,12 @@ def pipe(tiny_tokenizer_dir, encoder_dir):
 @pytest.fixture(scope="module")
 def class_pipe(tiny_tokenizer_dir):
     return make_pipeline(tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def scale_pipe(encoder_dir):
+    """Of multi-scale codes, conditional on class and text."""
+    return make_layout_pipeline("multi-scale", encoder_dir)
 
 
 @pytest.fixture(scope="module")

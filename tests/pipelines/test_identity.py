@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.tiny import make_generator
+from tests.tiny import make_generator, make_layout_pipeline
 from wvq.errors import CacheError, CheckpointError, ConfigError
 from wvq.eval.generation import evaluate_generation
 from wvq.eval.reconstruction import evaluate_reconstruction
-from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
+from wvq.generator.kinds import CONFIGS
 from wvq.generator.train import check_cache
 from wvq.models.pretrained import model_hash, weights_hash
 from wvq.pipelines.image_generation import ImageGenerationPipeline
@@ -29,7 +29,7 @@ TOKENIZER_OUTSIDE = {"fit": "pad", "pad_color": "white",
     "dropout": 0.5, "gradient_estimator": "rotation", "codebook_weight": 0.0, "commitment_weight": 2.0,
     "alignment_weight": 3.0, "entropy_weight": 0.0, "target_scale": 2.0, "window_size": 7, "num_projections": 3,
     "num_samples": 5, "affine_interval": 9, "ema_decay": 0.5, "class_names": ["a"],
-    "cast_hashes": ["x", "y"],
+    "cast_hashes": ["x", "y"], "scale_weights": [1.0, 3.0],
 }  # fmt: skip
 TOKENIZER = {"image_size": 16, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "code_dim": 2}
 ASKED = {"class_labels": ["circle", "cross"], "num_images": 4, "seed": 3, "progress": False}
@@ -53,18 +53,22 @@ def other_heads(class_pipe):
 # ---- the identity
 
 
-@pytest.mark.parametrize("field", sorted(ImageCodeTransformerConfig.fields_outside_identity()))
-def test_fields_outside_a_generators_identity_change_nothing(field):
-    model = make_generator(num_classes=3)
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field) for kind, config in CONFIGS.items() for field in sorted(config.fields_outside_identity())],
+)
+def test_fields_outside_a_generators_identity_change_nothing(kind, field):
+    model = make_layout_pipeline(kind).generator
     other = changed(model, **{field: GENERATOR_OUTSIDE[field]})
     assert model_hash(other) == model_hash(model)
-    codes, labels = torch.arange(32).view(2, 16), torch.tensor([0, 2])
+    codes, labels = torch.randint(0, 32, (2, model.config.sequence_length)), torch.tensor([0, 2])
     assert torch.equal(other(codes, labels).logits, model(codes, labels).logits)
 
 
 @pytest.mark.parametrize("field", sorted(WassersteinVQConfig.fields_outside_identity()))
 def test_fields_outside_a_tokenizers_identity_change_nothing(field, pictures):
-    model = WassersteinVQModel(WassersteinVQConfig(**TOKENIZER, num_codes=8)).eval()
+    scales = {"scales": [1, 8]} if field == "scale_weights" else {}
+    model = WassersteinVQModel(WassersteinVQConfig(**TOKENIZER, **scales, num_codes=8)).eval()
     other = changed(model, **{field: TOKENIZER_OUTSIDE[field]})
     assert model_hash(other) == model_hash(model)
     assert other.codes_hash() == model.codes_hash()

@@ -12,6 +12,7 @@ from wvq.data.pixels import to_uint8
 from wvq.errors import ConfigError
 from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.pipelines.image_generation import CallOptions, ImageGenerationPipeline
+from wvq.tokenizer.modeling import WassersteinVQModel
 
 # ---- conditions and counts
 
@@ -273,3 +274,22 @@ def test_deterministic_pictures_are_the_same_to_the_bit_in_any_batch(dtype, sett
         assert torch.equal(other.images, alone.images), batch_size
     single = pipe(class_labels=1, prompt="", seed=2 + 7, **settings, deterministic=True, output_type="pt")
     assert torch.equal(single.images[0], alone.images[7])
+
+
+# ---- given codes
+
+
+def test_a_region_is_filled_by_what_surrounds_it_on_all_sides(tiny_tokenizer_dir):
+    tokenizer = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    generator = make_generator(target_positions=True, tokenizer_hash=tokenizer.codes_hash())
+    pipe = ImageGenerationPipeline(tokenizer, generator)
+    codes = pipe(num_images=2, seed=0).codes
+    codes[:, 1:3, 1:3] = -1
+    below = codes.clone()
+    below[:, 3] = (below[:, 3] + 1) % 32
+    settings = {"num_images": 2, "seed": 5, "temperature": 0}
+    filled, other = (pipe(fixed_codes=fixed, passes=2, **settings).codes for fixed in (codes, below))
+    assert torch.equal(torch.where(codes < 0, filled, codes), filled)
+    assert not torch.equal(filled[:, 1:3, 1:3], other[:, 1:3, 1:3])
+    filled, other = (pipe(fixed_codes=fixed, **settings).codes for fixed in (codes, below))  # row by row
+    assert torch.equal(filled[:, 1:3, 1:3], other[:, 1:3, 1:3])

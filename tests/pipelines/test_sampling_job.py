@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.processes import run_ranks
+from wvq.app.describe import describe
 from wvq.errors import ConfigError, UnreadablePictureError
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.interruption import RunInterrupted
@@ -71,11 +75,11 @@ def test_other_files_have_no_settings(other, tmp_path):
 def test_a_stopped_job_goes_on_with_what_is_missing(class_pipe, finished, tmp_path, monkeypatch):
     draw, drawn = ImageGenerationPipeline.draw, []
 
-    def watched(self, wanted, seeds, *rest):
+    def watched(self, wanted, seeds, *rest, **given):
         drawn.append(seeds)
         if len(drawn) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return draw(self, wanted, seeds, *rest)
+        return draw(self, wanted, seeds, *rest, **given)
 
     monkeypatch.setattr(ImageGenerationPipeline, "draw", watched)
     with pytest.raises(RunInterrupted, match="stopped by SIGTERM; 2 of 6 pictures are in"):
@@ -126,7 +130,9 @@ def test_processes_share_a_job(class_pipe, finished, tmp_path, monkeypatch):
             self.process_index = rank
 
     drawn, draw = [], ImageGenerationPipeline.draw
-    monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda self, *a: drawn.append(a[1]) or draw(self, *a))
+    monkeypatch.setattr(
+        ImageGenerationPipeline, "draw", lambda self, *a, **b: drawn.append(a[1]) or draw(self, *a, **b)
+    )
     monkeypatch.setattr("wvq.pipelines.sampling_job._sheet", lambda *_: Image.new("RGB", (8, 8)))
     for rank in (0, 1):  # the second starts when the first has drawn its share
         monkeypatch.setattr("wvq.pipelines.sampling_job.processes", lambda rank=rank: Process(rank))
@@ -141,7 +147,7 @@ def test_processes_share_a_job(class_pipe, finished, tmp_path, monkeypatch):
 
 def test_a_finished_job_draws_nothing(class_pipe, finished, tmp_path, monkeypatch):
     sample_to_folder(class_pipe, tmp_path / "s", **ASKED)
-    monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", lambda *_, **__: pytest.fail("drawn again"))
     sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
     assert contents(tmp_path / "s") == finished
 
@@ -229,3 +235,101 @@ def test_a_job_that_does_not_know_the_setting_goes_on(class_pipe, finished, tmp_
     (tmp_path / "s" / "000004.png").unlink()
     sample_to_folder(class_pipe, tmp_path / "s", resume=True, **ASKED)
     assert contents(tmp_path / "s") == finished
+
+
+# ---- pictures that are kept in part, and previews
+
+
+@pytest.fixture
+def edit(tmp_path):
+    """Arguments of a job that draws the left half of a picture anew; both are files."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[:, :8] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return {"image": str(tmp_path / "a.png"), "mask_image": str(tmp_path / "mask.png")}
+
+
+@pytest.mark.parametrize("kind", ["grid", "scales"])
+def test_a_job_keeps_a_part_of_a_picture_and_says_of_which(kind, class_pipe, scale_pipe, edit, tmp_path):
+    pipe = class_pipe if kind == "grid" else scale_pipe
+    files = sample_to_folder(pipe, tmp_path / "s", batch_size=4, **ASKED, **edit)
+    expected = pipe(**{name: value for name, value in ASKED.items() if name != "progress"}, **edit).images
+    assert [Image.open(file).tobytes() for file in files] == [picture.tobytes() for picture in expected]
+    assert edit.items() <= read_settings(files[4]).items()
+    assert "keep_scales" not in read_settings(files[4])
+    assert re.search(r"kept in part +what a mask leaves of 1 given picture", describe(tmp_path / "s"))
+    files[4].unlink()
+    sample_to_folder(pipe, tmp_path / "s", resume=True, **ASKED, **edit)
+    assert Image.open(files[4]).tobytes() == expected[4].tobytes()
+
+
+def test_a_job_with_another_picture_or_mask_does_not_go_on(scale_pipe, edit, tmp_path):
+    sample_to_folder(scale_pipe, tmp_path / "s", keep_scales=1, **ASKED, **edit)
+    others = {
+        "image": {**edit, "image": edit["mask_image"]},
+        "mask_image": {**edit, "mask_image": edit["image"]},
+        "keep_scales": {**edit, "keep_scales": 2},
+    }
+    for name, other in others.items():
+        with pytest.raises(ConfigError, match=f"was started with another {name}; resume with"):
+            sample_to_folder(scale_pipe, tmp_path / "s", resume=True, **ASKED, **{"keep_scales": 1, **other})
+    assert "the first 1 scale(s) and what a mask leaves of 1 given" in describe(tmp_path / "s")
+    moved = tmp_path / "moved.png"
+    os.rename(edit["image"], moved)  # the same picture under another name goes on
+    sample_to_folder(scale_pipe, tmp_path / "s", keep_scales=1, resume=True, **ASKED, **edit | {"image": moved})
+
+
+def test_a_picture_that_does_not_fit_leaves_no_folder(class_pipe, edit, tmp_path):
+    with pytest.raises(ConfigError, match="keep_scales needs a generator that draws scale by scale"):
+        sample_to_folder(class_pipe, tmp_path / "s", keep_scales=1, **ASKED, **edit)
+    with pytest.raises(ConfigError, match="previews need a generator that draws scale by scale"):
+        sample_to_folder(class_pipe, tmp_path / "s", preview=True, **ASKED)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_preview_shows_the_batch_while_it_is_drawn(scale_pipe, tmp_path, monkeypatch):
+    saved, save = [], Image.Image.save
+    monkeypatch.setattr(
+        Image.Image,
+        "save",
+        lambda self, file, **options: saved.append((file.name, self.copy())) or save(self, file, **options),
+    )
+    files = sample_to_folder(scale_pipe, tmp_path / "s", batch_size=4, preview=True, **ASKED)
+    plain = sample_to_folder(scale_pipe, tmp_path / "plain", batch_size=4, **ASKED)
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in plain]
+    assert not (tmp_path / "s" / "preview.png").exists()
+    sheets = [picture for name, picture in saved if "preview.png" in name]
+    assert len(sheets) == 3 * 2  # scales and batches
+    assert sheets[0].size == sheets[2].size != sheets[3].size
+    drawn = np.asarray(Image.open(files[0]).resize((128, 128), Image.Resampling.NEAREST))
+    assert np.array_equal(np.asarray(sheets[2])[2:130, 2:130], drawn)  # the last scale's is the picture itself
+    assert not np.array_equal(np.asarray(sheets[0])[2:130, 2:130], drawn)
+
+
+def test_no_preview_is_left_where_a_job_was_stopped(scale_pipe, tmp_path, monkeypatch):
+    def stop(self, *arguments, callback, **others):
+        callback(0, [Image.new("RGB", (16, 16))])
+        assert (tmp_path / "s" / "preview.png").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", stop)
+    with pytest.raises(OSError, match="No space left"):
+        sample_to_folder(scale_pipe, tmp_path / "s", preview=True, **ASKED)
+    assert {file.name for file in (tmp_path / "s").iterdir()} == {"job.json"}
+
+
+def test_two_processes_share_a_job_of_scales(scale_pipe, edit, tmp_path):
+    plain = {**ASKED, "class_labels": None, "prompt": ["red circle", ""]}
+    scale_pipe.save_pretrained(tmp_path / "pipeline")
+    expected = sample_to_folder(scale_pipe, tmp_path / "s", batch_size=2, keep_scales=1, **plain, **edit)
+    command = ["-m", "wvq", "sample", tmp_path / "pipeline", "--prompt", "red circle", "", "--num-images=6", "--seed=3"]
+    command += ["--guidance-scale=2", "--batch-size=2", "--image", edit["image"], "--mask-image", edit["mask_image"]]
+    command += ["--keep-scales=1", "--preview", f"--out={tmp_path / 'two'}"]
+    ranks = run_ranks(command, 2)
+    assert [done.returncode for done in ranks] == [0, 0], ranks[0].stderr
+    for file in expected:
+        assert Image.open(tmp_path / "two" / file.name).tobytes() == Image.open(file).tobytes()
+    names = {file.name for file in (tmp_path / "two").iterdir()}
+    assert names == {file.name for file in expected} | {"job.json", "sheet.png"}

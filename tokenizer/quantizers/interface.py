@@ -117,6 +117,10 @@ class Quantizer(nn.Module, ABC):
     def codebook_parameters(self) -> list[nn.Parameter]:
         """The trained parameters that belong in the codebook's own optimiser group."""
 
+    def scale_conv_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the convolutions that scales share; none without them."""
+        return []
+
     @abstractmethod
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., D) in the space of the codes."""

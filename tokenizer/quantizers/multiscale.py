@@ -7,14 +7,15 @@ Shapes: B pictures, D dims, h w grid, r c map of a scale, S scales, T codes of a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wvq.checks import Checker, integer, interval, one_of, or_null
+from wvq.checks import Checker, integer, interval, list_of, number, one_of, or_null
 from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
@@ -24,6 +25,8 @@ from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserste
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
+
+SCALE_WEIGHTS = list_of(number(), "a list of numbers of at least 0")
 
 
 class MultiScaleConfig(QuantizerConfig):
@@ -37,12 +40,15 @@ class MultiScaleConfig(QuantizerConfig):
             models, or ``even``, which tokenizers that were saved without the field keep; ``var`` if there are scales
             and this is None.
         scale_conv_ratio: share, in (0, 1], of such a convolution's output in what passes it; its input is the rest.
+        scale_weights: what the loss of each scale counts, as a ratio to the mean of these numbers; all the same if
+            None.
     """
 
     scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
     scale_conv_table: str | None = option(None, or_null(one_of(CONV_TABLES)), former="even")
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
+    scale_weights: list[float] | None = option(None, or_null(SCALE_WEIGHTS), identity=False)
 
     @property
     def scale_shapes(self) -> list[tuple[int, int]]:
@@ -54,6 +60,9 @@ class MultiScaleConfig(QuantizerConfig):
         if self.scales is not None:
             check("num_groups", "1 where scales are given, which share one codebook", lambda groups: groups == 1)
             self.scale_conv_table = self.scale_conv_table or "var"
+        count = len(self.scales or ())
+        expected = f"{count} numbers, one a scale, not all 0, or null" if count else "null where no scales are given"
+        check("scale_weights", expected, lambda weights: weights is None or (len(weights) == count and any(weights)))
 
     @classmethod
     def as_saved(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +84,10 @@ class MultiScaleQuantizer(Quantizer):
     h x w (bicubic), passes them through its convolution phi, and adds the outcome to f_hat; r = f - f_hat.
     phi(x) = (1 - ratio) x + ratio conv(x). At the grid's own side nothing is resampled.
 
-    loss = mean over scales of alpha |f_hat_s - sg(f)|^2 + beta |sg(f_hat_s) - f|^2, each a mean over all elements, and
-    the method's other terms, over the residuals of all scales together, since they share its codes. The first term also
-    trains the convolutions: for methods without it, it is there with alpha 1.
+    loss = mean over scales of w_s (alpha |f_hat_s - sg(f)|^2 + beta |sg(f_hat_s) - f|^2), each a mean over all
+    elements, and the method's other terms, over the residuals of all scales together, since they share its codes. The
+    first term also trains the convolutions: for methods without it, it is there with alpha 1. w_s is
+    ``config.scale_weights`` over its mean.
 
     Features that a method bounds (fsq) are bounded once, before the first scale.
 
@@ -91,6 +101,9 @@ class MultiScaleQuantizer(Quantizer):
         self.book = book
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
         self.shapes = config.scale_shapes
+        weights = config.scale_weights or [1.0] * len(self.scales)
+        shares = [weight / max(weights) for weight in weights]  # exactly 1 where all are equal
+        self.scale_weights = [len(shares) * share / sum(shares) for share in shares]
         taken = shared_convs(len(self.scales), config.num_scale_convs, config.scale_conv_table or "var")
         used = sorted(set(taken))  # one that no scale takes would never be trained
         self.conv_of_scale = [used.index(conv) for conv in taken]
@@ -104,8 +117,11 @@ class MultiScaleQuantizer(Quantizer):
         self.book.reset_codebook()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """Those of the codebook; the convolutions belong to the network."""
+        """Those of the codebook; see :meth:`scale_conv_parameters` for the convolutions."""
         return self.book.codebook_parameters()
+
+    def scale_conv_parameters(self) -> list[nn.Parameter]:
+        return list(self.convs.parameters())
 
     def scale_alignment(self, factor: float) -> None:
         self.book.scale_alignment(factor)
@@ -133,10 +149,15 @@ class MultiScaleQuantizer(Quantizer):
         return self.lookup_scales(codes)[-1]
 
     def lookup_scales(self, codes: torch.Tensor) -> list[torch.Tensor]:
-        """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S."""
+        """Quantized features (B, h, w, D) of the first scale of codes (B, T), of the first two, ..., of all S.
+
+        Codes (B, n) of the first scales alone give theirs.
+        """
+        sizes = [math.prod(shape) for shape in self.shapes]
+        given = list(accumulate(sizes)).index(codes.shape[1]) + 1
         quantized, partial = torch.zeros((), device=codes.device), []
         with exact_float32(codes.device.type):
-            for index, part in enumerate(codes.split([math.prod(shape) for shape in self.shapes], dim=1)):
+            for index, part in enumerate(codes.split(sizes[:given], dim=1)):
                 quantized = quantized + self._spread(self.book.lookup(part.reshape(-1)), index)
                 partial.append(quantized.permute(0, 2, 3, 1))
         return partial
@@ -224,10 +245,15 @@ class MultiScaleQuantizer(Quantizer):
 
     def _losses(self, target: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:
         reached = [step.quantized for step in steps]
-        losses = {"codebook": torch.stack([F.mse_loss(maps, target.detach()) for maps in reached]).mean()}
+        losses = {"codebook": self._weighted_mean(F.mse_loss(maps, target.detach()) for maps in reached)}
         if "commitment_weight" in self.book.weights:
-            losses["commitment"] = torch.stack([F.mse_loss(target, maps.detach()) for maps in reached]).mean()
+            losses["commitment"] = self._weighted_mean(F.mse_loss(target, maps.detach()) for maps in reached)
         return losses
+
+    def _weighted_mean(self, losses: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Mean of one loss a scale, by the weights of the scales."""
+        weighted = [weight * loss for weight, loss in zip(self.scale_weights, losses, strict=True)]
+        return torch.stack(weighted).mean()
 
     @torch.no_grad()
     def _batch_statistics(self, error: torch.Tensor, steps: list[_Scale]) -> dict[str, torch.Tensor]:

@@ -72,6 +72,16 @@ def _sample_arguments(parser: Parser) -> None:
     parser.add_argument("--prompt", type=str, nargs="+", help="texts")
     parser.add_argument("--prompt_file", type=str | None, help="text file with a prompt a line")
     parser.add_argument("--num_images", type=int | None, help="pictures in all; one a condition if not given")
+    parser.add_argument("--image", type=str, nargs="+", help="pictures to keep in part: one for all, or one a picture")
+    parser.add_argument(
+        "--mask_image", type=str, nargs="+", help="masks of the same size, white where they are redrawn"
+    )
+    parser.add_argument(
+        "--keep_scales", type=int | None, help="coarsest scales of --image to keep, of multi-scale codes"
+    )
+    parser.add_argument(
+        "--preview", type=bool, default=False, help="show the batch being drawn on preview.png in --out"
+    )
     parser.add_argument("--out", type=str, default="samples", help="new folder for the pictures and their sheet")
     parser.add_argument("--resume", type=bool, default=False, help="go on with the job in the output folder")
     _sampling_arguments(parser)

@@ -82,11 +82,8 @@ def export_codes(values: Namespace) -> None:
     psnr = ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items())
     counts = " and ".join(f"{count:,} {split}" for split, count in header.num_images.items())
     print(f"codes of {counts} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
-    if header.layout["kind"] == "grid":
-        tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
-        print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
-    else:
-        print(f"no generator is trained over {header.layout['kind']} codes yet")
+    tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
+    print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
 
 
 def train_generator(values: Namespace) -> None:
@@ -131,6 +128,10 @@ def sample(values: Namespace) -> None:
         batch_size=values.batch_size,
         resume=values.resume,
         source=values.pipeline,
+        image=values.image,
+        mask_image=values.mask_image,
+        keep_scales=values.keep_scales,
+        preview=values.preview,
         **sampling_of(values),
     )
     if is_main_process():

@@ -93,7 +93,7 @@ def _tokenizer(path: Path) -> str:
 
 
 def _generator(path: Path) -> str:
-    from wvq.generator.kinds import read_generator_config
+    from wvq.generator.kinds import drawing_text, read_generator_config
 
     config = read_generator_config(path)
     conditions = [f"{config.num_classes} classes"] if config.num_classes else []
@@ -101,9 +101,12 @@ def _generator(path: Path) -> str:
     return _lines(
         f"{path}: generator of image codes",
         {
+            "kind": f"{config.model_type} of {config.code_layout['kind']} codes",
             "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}",
+            "draws": drawing_text(config),
             "conditions": " and ".join(conditions) or "none",
+            "conditioning": getattr(config, "conditioning", None),  # where a kind has several
             "classes": _classes(config.class_names, config.num_classes),
             "weights": _averaging(config.averaging_decay),
             "data": _data(path),
@@ -204,9 +207,20 @@ def _samples(path: Path) -> str:
         "pictures": _part_of(drawn, job["num_images"]) + ("" if drawn >= job["num_images"] else "; --resume goes on"),
         "seeds": f"from {job.get('seed')}",
         "sampling": ", ".join(changed) or "as usual",
+        "kept in part": _kept(job),
         "weights": job.get("reduced") or "as saved",
     }
     return _lines(f"{path}: pictures of wvq sample", rows)
+
+
+def _kept(job: Mapping[str, object]) -> str | None:
+    """What a job keeps of given pictures."""
+    images, scales = job.get("image"), job.get("keep_scales")
+    if not isinstance(images, list):
+        return None
+    kept = [f"the first {scales} scale(s)"] if scales is not None else []
+    kept += ["what a mask leaves"] if "mask_image" in job else []
+    return f"{' and '.join(kept)} of {len(images):,} given picture(s)"
 
 
 def _archive(path: Path) -> str:

@@ -22,7 +22,7 @@ class TrainConfig:
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup_images: pictures over which the rate rises from 0.
         beta1, beta2, weight_decay: AdamW; decay acts on parameters of two or more dims only, never on the codebook.
-        clip_norm: bound on the gradient norm of the network, and of a codebook with its own rate (0: none).
+        clip_norm: bound on the gradient norm of the network, and of each group with a rate of its own (0: none).
         ema_decay: decay of the averaged weights that are evaluated and saved (0: none).
         mixed_precision: ``no``, ``bf16`` or ``fp16``; the launcher's choice if None.
         max_minutes: wall-clock bound on the training steps; evaluation is not counted. The schedule follows pictures or

@@ -43,6 +43,7 @@ from wvq.settings.parser import Parser
         ({"guidance_interval": 0.5}, "guidance_interval must be two shares"),
         ({"guidance_interval": (0.0, 0.5, 1.0)}, "guidance_interval must be two shares"),
         ({"window": -1}, "window must be an integer of at least 0"),
+        ({"passes": -1}, "passes must be an integer of at least 0"),
         ({"deterministic": 1}, "deterministic must be true or false, got 1"),
     ],
 )
@@ -76,6 +77,7 @@ def test_jobs_and_results_of_earlier_versions_go_on():
     first |= {"guidance_schedule": "constant", "guidance_power": 2.0, "guidance_interval": [0.0, 1.0], "window": 0}
     assert SamplingSettings().identity() == first
     assert SamplingSettings(deterministic=True).identity() == first | {"deterministic": True}
+    assert SamplingSettings(passes=8).identity() == first | {"passes": 8}
 
 
 # ---- a new setting

@@ -68,6 +68,40 @@ def test_sampling(dtype, guidance, changes, settings, monkeypatch):
     assert estimate == pytest.approx(live.peak, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "guidance"), [(torch.float32, 1.0), (torch.bfloat16, 2.0)], ids=["float32", "guided bfloat16"]
+)
+@pytest.mark.parametrize(
+    ("changes", "settings", "given"),
+    [
+        ({}, {"passes": 8}, 0),
+        ({}, {"passes": 64}, 0),
+        ({}, {"passes": 8}, 40),
+        ({}, {"passes": 8, "guidance_interval": (0.75, 1.0)}, 0),
+        ({"text_dim": 32, "text_length": 20, "num_kv_heads": 1, "grid": [16, 16], "num_layers": 1}, {"passes": 4}, 0),
+        ({"grid": [16, 16], "num_layers": 1}, {"passes": 4}, 100),
+        (MANY_CODES, {"passes": 4}, 0),
+        (MANY_CODES, {"passes": 4, "top_k": 100, "top_p": 0.9}, 0),
+    ],
+)
+def test_sampling_of_several_codes_a_pass(dtype, guidance, changes, settings, given, monkeypatch):
+    monkeypatch.setattr("wvq.generator.base.linear.can_pack", lambda weight: False)
+    model = build(dtype, target_positions=True, **changes).eval()
+    settings, seeds, asked = (
+        SamplingSettings(guidance_scale=guidance, **settings),
+        list(range(BATCH)),
+        condition(model.config),
+    )
+    fixed = torch.full((BATCH, *model.config.grid), -1)
+    fixed.view(BATCH, -1)[:, :given] = 0
+    sample_codes(model, asked, seeds, settings, fixed=fixed)  # tables that stay
+    with LiveBytes() as live:
+        sample_codes(model, asked, seeds, settings, fixed=fixed)
+    text = sum(x.nbytes for x in (asked.text_features, asked.text_mask) if x is not None)
+    estimate = sampling_bytes(model.config, BATCH, settings, dtype.itemsize, given) - text
+    assert estimate == pytest.approx(live.peak, rel=0.1)
+
+
 def test_codes_that_are_given_run_in_one_pass(monkeypatch):
     monkeypatch.setattr("wvq.generator.base.linear.can_pack", lambda weight: False)
     model, settings = build().eval(), SamplingSettings(guidance_scale=2.0)

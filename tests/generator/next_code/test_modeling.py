@@ -154,8 +154,9 @@ def test_codes_may_be_a_grid_or_a_row():
 
 
 def test_wrong_number_of_codes_is_an_error():
-    line = r"codes must hold 16 a picture \(grid codes \(4 x 4 a picture\)\), got \(2, 15\)"
-    with pytest.raises(ConfigError, match=line):
+    with pytest.raises(
+        ConfigError, match=r"codes must hold 16 a picture \(grid codes \(4 x 4 a picture\)\), got \(2, 15\)"
+    ):
         make_generator()(torch.zeros(2, 15, dtype=torch.int64))
 
 

@@ -196,10 +196,13 @@ def test_what_does_not_fit_is_refused():
     model = make()
     with pytest.raises(ConfigError, match="window"):
         sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(window=4))
+    with pytest.raises(ConfigError, match="passes is for generators of grid codes"):
+        sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(passes=4))
     with pytest.raises(ConfigError, match="fixed codes must be integers"):
         sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(), fixed=torch.zeros(3, 5, dtype=torch.int64))
-    line = r"must hold 21 a picture \(multi-scale .* of the sides 1, 2, 4 one after the other\)\), got"
-    with pytest.raises(ConfigError, match=line):
+    with pytest.raises(
+        ConfigError, match=r"must hold 21 a picture \(multi-scale .* of the sides 1, 2, 4 one after the other\)\), got"
+    ):
         model(torch.zeros(1, 20, dtype=torch.int64))
     with pytest.raises(ConfigError, match="codebook"):
         model.take_quantizer({"codebook": torch.zeros(K, 5)})

@@ -148,6 +148,19 @@ def test_scale_conv_ratio_is_a_share(value):
     refused("scale_conv_ratio", "sliced", **GRID, scale_conv_ratio=value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[], [1, 2], [1, 2, 3, 4], [1, -1, 2], [1, float("nan"), 2], [1, float("inf"), 2], [0, 0, 0], [1, "2", 3], 2],
+)
+def test_scale_weights_are_one_number_a_scale(value):
+    assert configure("sliced", **GRID, scale_weights=(0, 2.5, 1)).scale_weights == [0, 2.5, 1]
+    refused("scale_weights", "sliced", **GRID, scale_weights=value)
+
+
+def test_scale_weights_need_scales():
+    assert "null where no scales are given" in refused("scale_weights", "sliced", scale_weights=[1, 2, 3])
+
+
 def test_scales_share_one_codebook():
     assert "where scales are given" in refused("num_groups", "sliced", **GRID, code_dim=4, num_groups=2)
 

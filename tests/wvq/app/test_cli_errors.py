@@ -51,6 +51,10 @@ def test_no_pictures(fails, tmp_path):
         (["--prompt_file=nowhere.txt"], ["prompt_file: nowhere.txt cannot be read (No such file or directory)"]),
         (["--prompt=red", "--prompt_file=prompts.txt"], ["--prompt and --prompt-file are both given"]),
         (["--resume"], ["holds no job to resume (job.json is missing)"]),
+        (["--image=nowhere.png", "--mask-image=mask.png"], ["image: nowhere.png cannot be read as a picture"]),
+        (["--mask-image=mask.png"], ["mask_image is given without image"]),
+        (["--image=photo.png", "--keep-scales=1"], ["keep_scales needs a generator that draws scale by scale"]),
+        (["--preview"], ["previews need a generator that draws scale by scale"]),
     ],
 )
 def test_wrong_sampling(arguments, parts, fails, pipeline_dir, tmp_path):

@@ -20,7 +20,8 @@ from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
 
-LAYOUTS = {"product": "product"}  # kind of layout by a word in the name of a generator's recipe; grid by default
+# Kind of layout by a word in the name of a generator's recipe; grid by default.
+LAYOUTS = {"product": "product", "next_scale": "multi-scale"}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ OUT_OF_RANGE = [
     (TrainConfig, "train.learning_rate", 0.0),
     (TrainConfig, "train.learning_rate", float("nan")),
     (TokenizerTrainConfig, "train.codebook_learning_rate", -0.1),
+    (TokenizerTrainConfig, "train.scale_conv_learning_rate", 0.0),
     (TokenizerTrainConfig, "train.codebook_schedule", "cosine"),
     (TokenizerTrainConfig, "train.final_alignment", 1.5),
     (TrainConfig, "train.schedule", "cosin"),
@@ -169,7 +171,7 @@ def test_a_recipe_checks_its_groups(recipe, group):
     [
         (TokenizerRecipe(train=TrainConfig()), "^train must be a TokenizerTrainConfig, got a TrainConfig$"),
         (GeneratorRecipe(train=TokenizerTrainConfig()), "^train must be a TrainConfig, got a TokenizerTrainConfig$"),
-        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=None)), r"^objective\.order_anneal must be two shares"),
+        (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=0.5)), r"^objective\.order_anneal must be two shares"),
         (GeneratorRecipe(objective=ObjectiveConfig(order_anneal=["a", "b"])), r"^objective\.order_anneal must be two"),
         (TokenizerRecipe(discriminator=DiscriminatorConfig(backbone_layers=3)), "backbone_layers must be at least one"),
     ],
@@ -337,7 +339,8 @@ def test_shipped_recipes_are_valid(name):
     else:
         recipe.check()
         layout = next((kind for word, kind in LAYOUTS.items() if word in name), "grid")
-        CONFIGS[layout](**recipe.model, num_codes=16, grid=[4, 4], num_classes=2)
+        scales = {"scales": [1, 2, 4]} if layout == "multi-scale" else {}
+        CONFIGS[layout](**recipe.model, **scales, num_codes=16, grid=[4, 4], num_classes=2)
 
 
 def test_shipped_recipes_of_one_folder_fit_together():

@@ -42,7 +42,7 @@ CASES = {
     "mmd": {"quantizer": "mmd", "num_samples": 12},
     "affine": {"quantizer": "affine"},
     "product": {"quantizer": "wasserstein", "code_dim": 4, "num_groups": 2},
-    "multi-scale": {"quantizer": "wasserstein", "scales": [1, 2, 4]},
+    "multi-scale": {"quantizer": "wasserstein", "scales": [1, 2, 4], "scale_weights": [1, 2, 5]},
     "multi-scale-lfq": {"quantizer": "lfq", "code_dim": 4, "scales": [1, 3, 4], "num_scale_convs": 2},
 }
 # name: fields of the discriminator; these cases train against it from the first step
@@ -88,6 +88,7 @@ def train(case: str, folder: Path, world: int) -> dict:
         gradient_accumulation_steps=parts,
         learning_rate=1e-3,
         codebook_learning_rate=0.02,
+        scale_conv_learning_rate=0.005,
         clip_norm=0.0,
         ema_decay=0.9,
         log_every=8,
