@@ -6,8 +6,9 @@
 Both draw a picture of 256 x 256 pixels by :func:`wvq.generator.sampling.sample_codes` with a generator of size d16
 (16 layers of 1,024, K = 4,096, 1,000 classes) in float32: next scale 680 codes of ten scales in ten passes, the plain
 sampler the 256 codes of a 16 x 16 grid in as many; each with guidance 2, which doubles the rows of all passes, and
-without. In each round either runs once, in turn; times are medians over rounds, ratios medians of the rounds' own. On one
-thread they are processor seconds, which other programs on the machine change little; on several, seconds of the clock.
+without. In each round either runs once, in turn; times are medians over rounds, ratios medians of the rounds' own. On
+one thread they are processor seconds, which other programs on the machine change little; on several, seconds of the
+clock.
 """
 
 from __future__ import annotations
