@@ -3,9 +3,9 @@
     python -m benchmarks.passes [--side 16] [--batches 1 8] [--passes 8 16 32 64] [--rounds 3] [--out FILE]
     OMP_NUM_THREADS=1 python -m benchmarks.passes --side 8 --passes 4 8 16 32 --out docs/results/passes.json
 
-A generator of size B (12 layers of 768, K = 16,384, side x side codes, one class token), guidance 2. ours: one code
-a pass, row by row; passes_8: in 8 passes, and so on. Times are milliseconds a code of all pictures of a batch. In each
-round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
+A generator of size B (12 layers of 768, K = 16,384, side x side codes, one class token) under guidance 2. ours: one
+code a pass, row by row; passes_8: in 8 passes, and so on. Times are milliseconds a code of all pictures of a batch. In
+each round every case runs once, in turn; times are medians over rounds, ratios medians of the rounds' own.
 """
 
 from __future__ import annotations

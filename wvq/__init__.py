@@ -17,6 +17,10 @@ _PUBLIC = {
     "sliced_wasserstein": "wvq.tokenizer.quantizers.alignment",
     "ImageCodeTransformerConfig": "wvq.generator.next_code.configuration",
     "ImageCodeTransformer": "wvq.generator.next_code.modeling",
+    "NextScaleTransformerConfig": "wvq.generator.next_scale.configuration",
+    "NextScaleTransformer": "wvq.generator.next_scale.modeling",
+    "DepthTransformerConfig": "wvq.generator.depth.configuration",
+    "DepthTransformer": "wvq.generator.depth.modeling",
     "ImageGenerationPipeline": "wvq.pipelines.image_generation",
     "CodeDataset": "wvq.data.codes",
 }
@@ -25,8 +29,12 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run nothing
     from wvq.data.codes import CodeDataset as CodeDataset
+    from wvq.generator.depth.configuration import DepthTransformerConfig as DepthTransformerConfig
+    from wvq.generator.depth.modeling import DepthTransformer as DepthTransformer
     from wvq.generator.next_code.configuration import ImageCodeTransformerConfig as ImageCodeTransformerConfig
     from wvq.generator.next_code.modeling import ImageCodeTransformer as ImageCodeTransformer
+    from wvq.generator.next_scale.configuration import NextScaleTransformerConfig as NextScaleTransformerConfig
+    from wvq.generator.next_scale.modeling import NextScaleTransformer as NextScaleTransformer
     from wvq.pipelines.image_generation import ImageGenerationPipeline as ImageGenerationPipeline
     from wvq.tokenizer.configuration import WassersteinVQConfig as WassersteinVQConfig
     from wvq.tokenizer.modeling import WassersteinVQModel as WassersteinVQModel

@@ -22,8 +22,8 @@ class DepthTransformerConfig(RotaryConfig):
         depth_head: ``transformer``: the codes of a position are drawn one after the other, each given those before it,
             by a small transformer over depth (RQ-Transformer); ``parallel``: each from a classifier of its own on the
             output of the body, all at once, as if they were independent of each other given the earlier positions.
-        depth_layers: layers over depth. RQ-Transformer has 4 for 4 codebooks: as many for each codebook by default,
-            which are 2 for 2. A drawn picture runs them G times a position.
+        depth_layers: layers over depth, which sampling runs G times a position. RQ-Transformer has 4 for 4 codebooks;
+            the default is 2, for 2.
         depth_hidden_size, depth_heads: width and attention heads over depth; those of the body if None.
         head: the classifiers: ``zero`` starts at zero, so that the first loss is ln K; ``normal`` starts like the other
             weights.

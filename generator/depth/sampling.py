@@ -22,6 +22,10 @@ def check_settings(config: DepthTransformerConfig, settings: SamplingSettings) -
         raise ConfigError(
             f"window is for generators of one code a position; this one draws {config.num_groups} at each: set it to 0"
         )
+    if settings.passes:
+        raise ConfigError(
+            f"passes is for generators of one code a position; this one draws {config.num_groups} at each: set it to 0"
+        )
 
 
 def fill(

@@ -94,7 +94,9 @@ def test_recorded_steps_keep_their_cache_beside_decoding_and_use_it_again(class_
     assert asked == [drawing + decoding, drawing + decoding - 1000, alone]
 
 
-@pytest.mark.parametrize(("kind", "previews"), [("grid", False), ("product", False)])
+@pytest.mark.parametrize(
+    ("kind", "previews"), [("grid", False), ("product", False), ("multi-scale", False), ("multi-scale", True)]
+)
 def test_a_call_of_any_layout(kind, previews, monkeypatch):
     monkeypatch.setattr("wvq.generator.base.linear.can_pack", lambda weight: False)
     pipe = make_layout_pipeline(kind, hidden_size=256, num_layers=6)

@@ -102,8 +102,8 @@ class MultiScaleQuantizer(Quantizer):
         self.scales, self.ratio = list(config.scales or ()), config.scale_conv_ratio
         self.shapes = config.scale_shapes
         weights = config.scale_weights or [1.0] * len(self.scales)
-        total = math.fsum(weights)  # rounded once: equal weights of any size become exactly 1
-        self.scale_weights = [len(weights) * weight / total for weight in weights]
+        shares = [weight / max(weights) for weight in weights]  # exactly 1 where all are equal
+        self.scale_weights = [len(shares) * share / sum(shares) for share in shares]
         taken = shared_convs(len(self.scales), config.num_scale_convs, config.scale_conv_table or "var")
         used = sorted(set(taken))  # one that no scale takes would never be trained
         self.conv_of_scale = [used.index(conv) for conv in taken]

@@ -264,8 +264,10 @@ def test_sizes_that_do_not_fit_are_refused(fields, message):
 
 def test_what_does_not_fit_is_refused():
     model = make("vectors")
-    with pytest.raises(ConfigError, match="window is for generators of one code a position; this one draws 3 at each"):
-        sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(window=4))
+    for name in ("window", "passes"):
+        line = f"{name} is for generators of one code a position; this one draws 3 at each"
+        with pytest.raises(ConfigError, match=line):
+            sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(**{name: 4}))
     flat = torch.zeros(3, 48, dtype=torch.int64)
     with pytest.raises(ConfigError, match=r"fixed codes must be integers \(3, 4, 4, 3\)"):
         sample_codes(model, condition(model), [0, 1, 2], SamplingSettings(), fixed=flat)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import CLASS_NAMES, TEXT_DIM, save_text_encoder
+from tests.tiny import CLASS_NAMES, TEXT_DIM
 from wvq.app.cli import main
 from wvq.app.describe import describe
 from wvq.data.codes import CodeDataset
@@ -17,7 +17,7 @@ from wvq.eval.features.networks import load_feature_network
 from wvq.eval.generation import evaluate_generation
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.depth.modeling import DepthTransformer
-from wvq.generator.recipes import ConditionConfig, ObjectiveConfig
+from wvq.generator.recipes import ObjectiveConfig
 from wvq.generator.reduced import REDUCED
 from wvq.models.pretrained import weights_hash
 from wvq.pipelines.assemble import train_pipeline
@@ -26,16 +26,6 @@ from wvq.pipelines.model_card import model_card
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.training.checkpoints import find_checkpoints
 from wvq.training.tracking import read_log
-
-
-@pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory):
-    return save_text_encoder(tmp_path_factory.mktemp("text_encoder"))
-
-
-@pytest.fixture
-def texts(encoder_dir):
-    return ConditionConfig(text=True, text_encoder=str(encoder_dir), text_length=5)
 
 
 @pytest.mark.parametrize("head", ["transformer", "parallel"])
@@ -58,8 +48,8 @@ def test_a_run_learns_and_reports_what_its_model_has(head, product_recipe, train
     assert result["bits_per_pixel"] == pytest.approx(loss * 32 / math.log(2) / 256, rel=1e-5)
 
 
-def test_text_and_code_vectors(product_recipe, trained, product_tokenizer_dir, texts, tmp_path):
-    trained(product_recipe({"images": 32}, {"code_dim": 4, "condition_bias": True}, condition=texts))
+def test_text_and_code_vectors(product_recipe, trained, product_tokenizer_dir, text_condition, tmp_path):
+    trained(product_recipe({"images": 32}, {"code_dim": 4, "condition_bias": True}, condition=text_condition))
     model = DepthTransformer.from_pretrained(tmp_path / "run" / "generator")
     assert (model.config.text_dim, model.config.code_dim, model.codebook.shape) == (TEXT_DIM, 4, (2, 32, 2))
     quantizer = WassersteinVQModel.from_pretrained(product_tokenizer_dir).quantizer
@@ -67,9 +57,9 @@ def test_text_and_code_vectors(product_recipe, trained, product_tokenizer_dir, t
     torch.testing.assert_close(model.codebook[1], (vectors - vectors.mean(0)) / vectors.std(), atol=1e-5, rtol=1e-5)
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(product_recipe, trained, texts, tmp_path):
+def test_a_resumed_run_ends_as_the_uninterrupted_one(product_recipe, trained, text_condition, tmp_path):
     loop = {"images": 96, "save_every": 48, "keep_checkpoints": 9, "ema_decay": 0.9}
-    settings = product_recipe(loop, condition=texts)
+    settings = product_recipe(loop, condition=text_condition)
     whole = trained(settings)
     folder = tmp_path / "run" / "generator"
     expected = weights_hash(DepthTransformer.from_pretrained(folder))
@@ -97,12 +87,25 @@ def test_what_does_not_fit_the_codes_is_refused(product_recipe, trained, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("recipe", ["openmoji_32", "cifar10_32", "imagenet_256"])
+def test_shipped_recipes_run_in_tiny_form(recipe, product_codes_dir, product_tokenizer_dir, encoder_dir, tmp_path):
+    sizes = ["--model.size=null", "--model.hidden_size=32", "--model.num_layers=1", "--model.num_heads=2"]
+    sizes += ["--model.code_dim=4", f"--condition.text_encoder={encoder_dir}", "--condition.text_length=5"]
+    loop = ["--train.images=32", "--train.batch_size=16", "--train.warmup_images=0", "--train.num_workers=0"]
+    loop += ["--train.compile=false", "--train.mixed_precision=no"]
+    folders = [f"--codes={product_codes_dir}", f"--tokenizer={product_tokenizer_dir}", f"--out={tmp_path / 'run'}"]
+    main(["train-generator", f"--config={recipe}/generator_product", *folders, *sizes, *loop])
+    config = DepthTransformer.from_pretrained(tmp_path / "run" / "generator").config
+    assert (config.num_groups, config.depth_head, config.depth_layers, config.num_classes) == (2, "transformer", 2, 3)
+    assert (config.text_dim > 0) == (recipe == "openmoji_32")
+
+
 # ---- the pipeline
 
 
 @pytest.fixture
-def run(product_recipe, texts, tmp_path):
-    recipe = product_recipe({"images": 64}, {"code_dim": 4}, condition=texts)
+def run(product_recipe, text_condition, tmp_path):
+    recipe = product_recipe({"images": 64}, {"code_dim": 4}, condition=text_condition)
     _, pipe = train_pipeline(recipe, sampling=SamplingSettings(guidance_scale=1.5, top_k=20))
     return tmp_path / "run", pipe
 
