@@ -75,13 +75,11 @@ def generator_recipe(layout: str, out: Path, codes: Path, tokenizer: Path) -> Ge
     """The quick start's generator with the fields of a layout."""
     given = {"out": str(out), "codes": str(codes), "tokenizer": str(tokenizer)}
     changes = LAYOUTS[layout][1]
-    recipe = load_recipe(
-        GeneratorRecipe,
-        "openmoji_32/generator",
-        given | {name: value for name, value in changes.items() if value is not None},
-    )
-    for name in (name.removeprefix("model.") for name, value in changes.items() if value is None):
-        del recipe.model[name]
+    absent = [name for name, value in changes.items() if name.startswith("model.") and value is None]
+    given |= {name: value for name, value in changes.items() if name not in absent}
+    recipe = load_recipe(GeneratorRecipe, "openmoji_32/generator", given)
+    for name in absent:
+        del recipe.model[name.removeprefix("model.")]
     recipe.condition = text_condition(recipe.condition, True)
     return recipe
 
