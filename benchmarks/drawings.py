@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.cells import run_cells
 from wvq.app.quickstart import TOKENIZER_SHARE, text_condition
@@ -70,6 +70,7 @@ LAYOUTS = {
 SETTINGS = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)  # the quick start's
 PACE_PICTURES = 960
 ROWS, COLUMNS = 12, 4
+LABEL_WIDTH, HEADER_HEIGHT = 200, 24  # pixels of the sheet
 OPENMOJI_ROWS = ("red apple", "red heart", "thumbs up", "banana", "red circle", "flag: Japan", "flag: France")
 
 
@@ -192,7 +193,15 @@ def write_sheet(arguments: argparse.Namespace, images: ImageSplits) -> None:
         text if arguments.data == "openmoji" else f"{name}: {text}" for name, text in zip(names, prompts, strict=True)
     ]
     scale = max(1, 64 // arguments.size)
-    labelled_rows(list(zip(labels, pictures, strict=True)), scale, label_width=200).save(arguments.out / "sheet.png")
+    sheet = labelled_rows(list(zip(labels, pictures, strict=True)), scale, label_width=LABEL_WIDTH)
+    headed = Image.new("RGB", (sheet.width, sheet.height + HEADER_HEIGHT), "white")
+    headed.paste(sheet, (0, HEADER_HEIGHT))
+    width = (sheet.width - LABEL_WIDTH) // len(layouts)
+    for number, layout in enumerate(layouts):
+        ImageDraw.Draw(headed).text(
+            (LABEL_WIDTH + number * width, 4), layout, fill="black", font=ImageFont.load_default(14)
+        )
+    headed.save(arguments.out / "sheet.png")
 
 
 def main() -> None:
