@@ -135,6 +135,8 @@ def _kept_scales(config: WassersteinVQConfig, keep_scales: int | None) -> int:
             "keep_scales needs a generator that draws scale by scale, which this one does not: leave it out"
         )
     last = len(config.scales) - 1
+    if not last:
+        raise ConfigError("keep_scales needs several scales, and this model has one: leave it out")
     rule = Rule(
         f"an integer from 1 to {last} of this model's {last + 1} scales",
         lambda value: is_integer(value) and value <= last,

@@ -148,6 +148,11 @@ def test_what_does_not_fit_is_one_line(arguments, message, scale_pipe):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_of_one_scale_none_is_kept():
+    with pytest.raises(ConfigError, match=r"^keep_scales needs several scales, and this model has one: leave it out$"):
+        given_pictures(make_tokenizer(scales=[4]), 1, picture(), keep_scales=1)
+
+
 def test_what_other_layouts_do_not_have_is_one_line(class_pipe):
     with pytest.raises(
         ConfigError, match="keep_scales needs a generator that draws scale by scale, which this one does"
