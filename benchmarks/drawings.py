@@ -3,22 +3,22 @@
     python -m benchmarks.drawings --out runs/drawings
     python -m benchmarks.drawings --data drawings/ --label style --size 64 --minutes 12 --out runs/drawings_64
 
-A cell is the quick start over one layout: the recipes of openmoji_32 with the layout's fields, at 64 pixels with twice
-the patch, so that the grid is 8 x 8 in each. Time is processor time on one thread: before a stage is trained its pace
-is taken over some steps, and the stage then trains on the pictures that fit into its share of the minutes. Figures are
-of the last step; samples are drawn under the classes and captions of training pictures at one setting for all. A cell
-that is finished is kept; ``sheet.png`` has all layouts, a condition a row.
+A cell is the quick start over one layout, by the recipes of openmoji_32, at 64 pixels with twice the patch, so that the
+grid is 8 x 8 in each. Time is processor time on one thread: before a stage is trained its pace is taken over some
+steps, and the stage then trains on the pictures that fit into its share of the minutes. Figures are of the last step;
+samples are drawn under the classes and captions of training pictures at one setting for all. A cell that is finished is
+kept, one that was cut short starts again; ``sheet.png`` has all layouts, a condition a row.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ import torch
 from PIL import Image
 
 from benchmarks.cells import run_cells
-from benchmarks.layouts import ANY_ORDER
 from wvq.app.quickstart import TOKENIZER_SHARE, text_condition
 from wvq.data.dataset import ImageSplits, load_images
 from wvq.data.sheets import labelled_rows
@@ -44,16 +43,29 @@ from wvq.tokenizer.export import export_codes
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
 from wvq.tokenizer.train import train_tokenizer
 
-# Fields of the tokenizer and of the generator that differ from the quick start's, and the passes that samples take.
-LAYOUTS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], int]] = {
-    "grid": ({}, {}, 0),
-    "next_scale": (
-        {"model.scales": [1, 2, 3, 4, 6, 8]},
-        {"model.code_dim": None, "model.condition_bias": None},
-        0,
-    ),
-    "product": ({"model.num_groups": 2, "model.num_codes": 256}, {}, 0),
-    "any_order": ({}, ANY_ORDER, 16),
+
+@dataclass(frozen=True)
+class Layout:
+    """How pictures are coded and drawn.
+
+    Attributes:
+        tokenizer, generator: recipes of openmoji_32.
+        changes: fields of the generator's recipe that differ, by dotted name.
+        passes: sampling setting.
+    """
+
+    tokenizer: str = "tokenizer"
+    generator: str = "generator"
+    changes: dict[str, Any] = field(default_factory=dict)
+    passes: int = 0
+
+
+LAYOUTS = {
+    "grid": Layout(),
+    "next_scale": Layout("tokenizer_multiscale", "generator_next_scale"),
+    "next_scale_prefix": Layout("tokenizer_multiscale", "generator_next_scale", {"model.conditioning": "prefix"}),
+    "product": Layout("tokenizer_product", "generator_product"),
+    "any_order": Layout(generator="generator_any_order", passes=16),
 }
 SETTINGS = SamplingSettings(guidance_scale=1.3, temperature=0.6, top_k=100)  # the quick start's
 PACE_PICTURES = 960
@@ -61,9 +73,9 @@ ROWS, COLUMNS = 12, 4
 OPENMOJI_ROWS = ("red apple", "red heart", "thumbs up", "banana", "red circle", "flag: Japan", "flag: France")
 
 
-def tokenizer_recipe(layout: str, data: str, label: str | None, size: int, out: Path) -> TokenizerRecipe:
-    """The quick start's tokenizer with the fields of a layout."""
-    recipe = load_recipe(TokenizerRecipe, "openmoji_32/tokenizer", {"out": str(out), **LAYOUTS[layout][0]})
+def tokenizer_recipe(name: str, data: str, label: str | None, size: int, out: Path) -> TokenizerRecipe:
+    """A tokenizer of the quick start, over other pictures if they are given."""
+    recipe = load_recipe(TokenizerRecipe, f"openmoji_32/{name}", {"out": str(out)})
     if data != "openmoji":
         recipe.data = replace(recipe.data, path=data, classes=None, label_column=label, flip=False, seed=0)
     recipe.data.image_size = size
@@ -71,17 +83,10 @@ def tokenizer_recipe(layout: str, data: str, label: str | None, size: int, out: 
     return recipe
 
 
-def generator_recipe(layout: str, out: Path, codes: Path, tokenizer: Path) -> GeneratorRecipe:
-    """The quick start's generator with the fields of a layout."""
-    given = {"out": str(out), "codes": str(codes), "tokenizer": str(tokenizer)}
-    changes = LAYOUTS[layout][1]
-    recipe = load_recipe(
-        GeneratorRecipe,
-        "openmoji_32/generator",
-        given | {name: value for name, value in changes.items() if value is not None},
-    )
-    for name in (name.removeprefix("model.") for name, value in changes.items() if value is None):
-        del recipe.model[name]
+def generator_recipe(layout: Layout, out: Path, codes: Path, tokenizer: Path) -> GeneratorRecipe:
+    """The quick start's generator of a layout."""
+    given = {"out": str(out), "codes": str(codes), "tokenizer": str(tokenizer), **layout.changes}
+    recipe = load_recipe(GeneratorRecipe, f"openmoji_32/{layout.generator}", given)
     recipe.condition = text_condition(recipe.condition, True)
     return recipe
 
@@ -102,12 +107,12 @@ def pictures_in(seconds: float, train: Any, recipe: Any) -> int:
     return max(batch, int(seconds / step) // batch * batch)
 
 
-def tokenizer_of(layout: str, arguments: argparse.Namespace, images: ImageSplits) -> Path:
-    """The tokenizer of a layout, trained and its codes exported first where they are not there."""
-    name = layout if LAYOUTS[layout][0] else "grid"
+def tokenizer_of(name: str, arguments: argparse.Namespace, images: ImageSplits) -> Path:
+    """The tokenizer of a recipe, trained and its codes exported first where they are not there."""
     out, codes = (arguments.out / kind / name for kind in ("tokenizers", "codes"))
-    recipe = tokenizer_recipe(layout, arguments.data, arguments.label, arguments.size, out)
+    recipe = tokenizer_recipe(name, arguments.data, arguments.label, arguments.size, out)
     if not (out / "result.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
         seconds = 60 * arguments.minutes * TOKENIZER_SHARE
         recipe.train.images = pictures_in(seconds, lambda short: train_tokenizer(short, images=images), recipe)
         train_tokenizer(recipe, images=images)
@@ -119,15 +124,17 @@ def tokenizer_of(layout: str, arguments: argparse.Namespace, images: ImageSplits
     return out
 
 
-def run_cell(layout: str, out: Path, arguments: argparse.Namespace, images: ImageSplits) -> dict[str, Any]:
+def run_cell(name: str, out: Path, arguments: argparse.Namespace, images: ImageSplits) -> dict[str, Any]:
     """Train one layout and measure it; its pictures lie in ``out`` for the sheet."""
-    tokenizer = tokenizer_of(layout, arguments, images)
+    layout = LAYOUTS[name]
+    shutil.rmtree(out, ignore_errors=True)
+    tokenizer = tokenizer_of(layout.tokenizer, arguments, images)
     recipe = generator_recipe(layout, out, arguments.out / "codes" / tokenizer.name, tokenizer)
     seconds = 60 * arguments.minutes * (1 - TOKENIZER_SHARE)
     recipe.train.images = pictures_in(seconds, train_pipeline, recipe)
     recipe.train.evaluate_every = recipe.train.images // 5
     run, pipe = train_pipeline(recipe)
-    settings = SETTINGS.updated(passes=LAYOUTS[layout][2])
+    settings = SETTINGS.updated(passes=layout.passes)
     count = min(arguments.samples, len(images.train) // 2)
     evaluation = evaluate_generation(
         pipe,
@@ -140,9 +147,9 @@ def run_cell(layout: str, out: Path, arguments: argparse.Namespace, images: Imag
     )
     trained = read_json(tokenizer / "result.json", DataError, f"{tokenizer} holds no result.json")
     return {
-        "name": layout,
-        "tokenizer": {name: trained[name] for name in ("psnr_rgb", "utilization", "perplexity", "images")},
-        "generator": {name: run[name] for name in ("loss", "images")},
+        "name": name,
+        "tokenizer": {figure: trained[figure] for figure in ("psnr_rgb", "utilization", "perplexity", "images")},
+        "generator": {figure: run[figure] for figure in ("loss", "images", "parameters")},
         "bits_per_image": run["loss"] * pipe.generator.config.sequence_length / math.log(2),
         "metrics": evaluation["metrics"],
         "floor": evaluation.get("floor"),
@@ -175,7 +182,7 @@ def write_sheet(arguments: argparse.Namespace, images: ImageSplits) -> None:
     pictures: list[list[Image.Image]] = [[] for _ in prompts]
     for layout in layouts:
         pipe = ImageGenerationPipeline.from_pretrained(arguments.out / "cells" / layout)
-        settings = SETTINGS.updated(passes=LAYOUTS[layout][2])
+        settings = SETTINGS.updated(passes=LAYOUTS[layout].passes)
         given: dict[str, Any] = {"prompt": prompts, "class_labels": None if arguments.data == "openmoji" else names}
         drawn = pipe(**given, num_images=COLUMNS * len(prompts), seed=0, batch_size=64, **vars(settings)).images
         gap = Image.new("RGB", (drawn[0].width // 4, drawn[0].height), "white")
@@ -200,7 +207,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/drawings"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = tokenizer_recipe("grid", arguments.data, arguments.label, arguments.size, arguments.out).data
+    data = tokenizer_recipe("tokenizer", arguments.data, arguments.label, arguments.size, arguments.out).data
     images = load_images(data)
     run_cells(arguments.only, arguments.out, lambda name, out: run_cell(name, out, arguments, images))
     write_sheet(arguments, images)

@@ -42,6 +42,7 @@ PARTS = {
     "suite": Part("gpu_tests", 58, timed=False),
     "memory": Part("gpu_training", 30, timed=False),
     "sampling": Part("gpu_sampling", 55),
+    "layouts": Part("gpu_layouts", 30),
     "search": Part("gpu_search", 30, bounded=False),
     "generator_training": Part("gpu_training", 55),
     "tokenizer_training": Part("gpu_training", 30),

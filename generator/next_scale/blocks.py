@@ -62,6 +62,11 @@ def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def normed(norm: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    """x normalised in float32 by one kernel: there is none for a weight of another type than x, as under autocast."""
+    return F.rms_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.eps).type_as(x)
+
+
 class ScaleAttention(nn.Module):
     """Self-attention over all tokens of the cache and the new ones, as a mask allows: (B, n, D) -> (B, n, D)."""
 
@@ -89,7 +94,7 @@ class ScaleAttention(nn.Module):
         q, k, v = rearrange(qkv, "b n (t h c) -> t b h n c", t=3, c=self.head_dim)
         scale = None
         if self.norm == "rms":
-            q, k = self.query_norm(q), self.key_norm(k)
+            q, k = normed(self.query_norm, q), normed(self.key_norm, k)
         elif self.norm == "l2":
             q = F.normalize(q, dim=-1) * self.log_scale.clamp_max(MOST_L2_SCALE).exp()
             k, scale = F.normalize(k, dim=-1), 1.0

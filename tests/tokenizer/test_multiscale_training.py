@@ -102,6 +102,7 @@ def test_a_rate_of_convolutions_that_are_not_there_is_refused(tmp_path, tiny_tok
 
 # Networks as small as the grid of the recipe allows, and no loss whose network is a download.
 TINY = {
+    "openmoji_32": {"model.channel_multipliers": [1, 2], "data.classes": None},
     "cifar10_32": {"model.channel_multipliers": [1, 2], "model.patch_size": 2},
     "imagenet_256": {"model.channel_multipliers": [1], "model.patch_size": 16},
 }

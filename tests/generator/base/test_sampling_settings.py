@@ -132,9 +132,12 @@ def test_a_call_a_job_and_a_saved_pipeline_have_a_new_field(tiny_tokenizer_dir, 
     parts = (plain.tokenizer, plain.generator)
     used = []
     draw = ImageGenerationPipeline.draw
-    monkeypatch.setattr(
-        ImageGenerationPipeline, "draw", lambda s, w, n, given, *r: used.append(given) or draw(s, w, n, given, *r)
-    )
+
+    def watched_draw(pipe, request, seeds, settings, *rest, **options):
+        used.append(settings)
+        return draw(pipe, request, seeds, settings, *rest, **options)
+
+    monkeypatch.setattr(ImageGenerationPipeline, "draw", watched_draw)
     pipe = ImageGenerationPipeline(*parts, sampling=wider)
     pipe(num_images=1, seed=0, **GIVEN)
     (picture,) = sample_to_folder(pipe, tmp_path / "job", num_images=1, progress=False, **GIVEN)
