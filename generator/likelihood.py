@@ -29,9 +29,10 @@ def code_log_probabilities(model: CodeGenerator, codes: torch.Tensor, condition:
     Raises:
         ConfigError: another number of codes than the model's pictures have, or a code out of range.
     """
-    codes = codes.to(model.device).flatten(1)
+    codes = codes.to(model.device)
     if codes.is_floating_point() or not bool(((codes >= 0) & (codes < model.config.num_codes)).all()):
         raise ConfigError(f"codes must be integers in [0, {model.config.num_codes})")
+    codes = model.whole_pictures(codes)
     with torch.no_grad():
         logits = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
     return -F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)

@@ -94,8 +94,8 @@ class GeneratorRecipe:
         tokenizer: folder or Hub id of the tokenizer that made the cache.
         condition: classes and captions.
         objective: label smoothing and the order of the codes.
-        model: fields of the generator's config, which the layout of the codes chooses (:mod:`wvq.generator.kinds`);
-            codes, grid and conditions come from the cache.
+        model: fields of the generator's config, whose kind the layout of the codes chooses; codes, grid and conditions
+            come from the cache.
         train: the training loop.
     """
 

@@ -221,9 +221,10 @@ def build_config(
     """The model's config: sizes from the recipe, the rest from the cache.
 
     Raises:
-        ConfigError: a field that comes from the cache is in the recipe, one is out of range, or ``code_dim`` is not
-            that of the tokenizer.
+        ConfigError: a field of generators of other codes, or one that comes from the cache, is in the recipe, one is
+            out of range, or ``code_dim`` is not that of the tokenizer.
     """
+    _refuse_fields_of_other_kinds(recipe, header.layout["kind"])
     names = header.class_names if recipe.condition.classes else []
     kind = CONFIGS[header.layout["kind"]]
     from_cache: dict[str, Any] = {
@@ -254,6 +255,16 @@ def build_config(
             f"to {dims}, or to 0 for a model that does not see them"
         )
     return config
+
+
+def _refuse_fields_of_other_kinds(recipe: GeneratorRecipe, layout: str) -> None:
+    for name in recipe.model:
+        layouts = [other for other, config in CONFIGS.items() if name in config.fields()]
+        if layouts and layout not in layouts:
+            raise ConfigError(
+                f"model.{name} is for generators of {' or '.join(layouts)} codes, and {recipe.codes} holds {layout} "
+                "codes; leave it out, or take a recipe of these codes"
+            )
 
 
 def fit_text(model: CodeGenerator, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:

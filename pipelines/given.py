@@ -22,8 +22,8 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_formats import PictureInput, as_pictures
 from wvq.tokenizer.processing import ImageProcessor
 
-# Share of a code's pixels that must be white for it to be drawn anew. A lower one would draw coarse codes for small
-# regions, and these reach far outside of them.
+# A code is drawn anew where more than this share of its pixels is white. At a lower one, or at this one itself, which
+# the coarsest code has where half of the picture is redrawn, coarse codes would change what is kept.
 COVERED = 0.5
 
 
@@ -70,8 +70,8 @@ def given_pictures(
         image: one picture for all, or one a picture, as :func:`wvq.tokenizer.picture_formats.as_pictures` takes them;
             they get the tokenizer's size as :class:`wvq.tokenizer.processing.ImageProcessor` brings them to it.
         mask_image: one for all, or one a picture, of the size of its picture: white, or true, where it is drawn anew.
-            A code is drawn where at least half of the pixels of its place are white: of its place at its own scale, and
-            all codes of a position alike.
+            A code is drawn where more than half of the pixels of its place are white: of its place at its own scale,
+            and all codes of a position alike.
         keep_scales: scales, the coarsest first, whose codes are kept whatever the mask; of multi-scale codes.
 
     Raises:
@@ -135,6 +135,8 @@ def _kept_scales(config: WassersteinVQConfig, keep_scales: int | None) -> int:
             "keep_scales needs a generator that draws scale by scale, which this one does not: leave it out"
         )
     last = len(config.scales) - 1
+    if not last:
+        raise ConfigError("keep_scales needs several scales, and this model has one: leave it out")
     rule = Rule(
         f"an integer from 1 to {last} of this model's {last + 1} scales",
         lambda value: is_integer(value) and value <= last,
@@ -191,7 +193,7 @@ def _drawn(config: WassersteinVQConfig, masks: list[_Given] | None, kept: int) -
         white = torch.cat([one.pixels for one in masks]).mean(1, keepdim=True) >= 0
         shares = [average_to(white.float(), tuple(shape[:2])).flatten(1) for shape in shapes]
         parts = [
-            (share >= COVERED).repeat_interleave(math.prod(shape[2:]), 1)
+            (share > COVERED).repeat_interleave(math.prod(shape[2:]), 1)
             for share, shape in zip(shares, shapes, strict=True)
         ]
     for part in parts[:kept]:
@@ -199,7 +201,7 @@ def _drawn(config: WassersteinVQConfig, masks: list[_Given] | None, kept: int) -
     drawn = torch.cat(parts, 1)
     if not bool(drawn.any(1).all()):
         raise ConfigError(
-            "mask_image leaves nothing to draw: a code is drawn anew where at least half of its pixels are white; make "
-            "the white region larger"
+            "mask_image leaves nothing to draw: a code is drawn anew where more than half of its pixels are white; "
+            "make the white region larger"
         )
     return drawn

@@ -144,7 +144,8 @@ class ImageGenerationPipeline(PipelineParts):
                 (:func:`wvq.tokenizer.picture_formats.as_pictures`). Their codes are kept, not their pixels: what is
                 returned is decoded as a whole.
             mask_image: white where the picture is drawn anew, of its size; one for all or one a picture. A code is
-                drawn where at least half of its pixels are white, on every scale. With another class it edits pictures.
+                drawn where more than half of its pixels are white, on every scale. With another class it edits
+                pictures.
             keep_scales: scales of ``image`` that are kept, the coarsest first, whatever the mask: variations of a
                 picture that agree with it at low resolution. Of generators that draw scale by scale.
             callback: called as ``callback(scale, images)`` after each scale of each batch, with the batch's pictures

@@ -20,7 +20,8 @@ def require_sizes(generator: GeneratorConfig, tokenizer: WassersteinVQConfig, en
         encoder: the text encoder, if there is one.
 
     Raises:
-        ConfigError: the tokenizer's codes are not of the generator's number, grid or layout; or the generator is
+        ConfigError: the tokenizer's codes are not of the generator's number, grid or layout, or are made in
+            another way; or the generator is
             conditional on text, and there is no encoder, or one of another width or length.
     """
     for name in ("num_codes", "grid"):
@@ -32,6 +33,12 @@ def require_sizes(generator: GeneratorConfig, tokenizer: WassersteinVQConfig, en
             f"the tokenizer has {layout_name(tokenizer.code_layout)}, and the generator was made for "
             f"{layout_name(generator.code_layout)}; take the tokenizer that it was trained with"
         )
+    for name, value in generator.fields_of_tokenizer(tokenizer).items():
+        if value != getattr(generator, name):
+            raise ConfigError(
+                f"the tokenizer has {name} {value}, the generator {getattr(generator, name)}; take the tokenizer that "
+                "it was trained with"
+            )
     if not generator.text_dim:
         return
     if encoder is None:

@@ -94,7 +94,7 @@ def make_generator(seed: int = 0, **changes) -> ImageCodeTransformer:
             if "norm" not in name:
                 parameter.normal_(0, 0.5 if "embedding" in name or "null" in name else 0.25)
     if model.config.code_dim:
-        model.set_codebook(torch.randn(model.config.num_codes, model.config.code_dim))
+        model.take_quantizer({"codebook": torch.randn(model.config.num_codes, model.config.code_dim)})
     return model
 
 

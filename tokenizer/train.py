@@ -27,6 +27,7 @@ from wvq.models.pretrained import resolve_folder
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.adversarial import build_adversary
 from wvq.tokenizer.losses import ReconstructionLoss
+from wvq.tokenizer.modeling import norm
 from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator
@@ -68,6 +69,12 @@ def train_tokenizer(
         raise ConfigError(
             "train.scale_conv_learning_rate is for the convolutions of several scales, which this tokenizer does not "
             "have: set it to null, or give model.scales"
+        )
+    width = model.config.channels[-1]
+    if model.config.grid == (1, 1) and norm(width).num_groups == width:
+        raise ConfigError(
+            f"model.channel_multipliers makes a grid of 1 x 1 codes and {width} channels there, and each channel is "
+            "normalised alone, so that nothing passes; make them wider, or take fewer levels"
         )
     adversary = build_adversary(recipe.discriminator, data.size)
     if adversary is not None and recipe.discriminator.adaptive_weight and not model.last_layer.requires_grad:

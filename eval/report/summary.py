@@ -18,12 +18,13 @@ from wvq.plain_output import one_line
 _TITLE = "Evaluation"
 
 
-def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, float, float | None, int]]:
-    """Name, value, floor at the same N where there is one, and N of each metric."""
+def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, float | str, float | None, int]]:
+    """Name, value, floor at the same N where there is one, and N of each metric; numbers of several scales as text."""
     rows = []
     for name, value in result["metrics"].items():
         count = result["num_floor"] if name.endswith(AT_FLOOR_N) else result["num_images"]
-        rows.append((name, value, floor_beside(result, name), count))
+        shown = ", ".join(f"{one:,.4g}" for one in value) if isinstance(value, list) else value
+        rows.append((name, shown, floor_beside(result, name), count))
     return rows
 
 
@@ -50,8 +51,10 @@ def setting_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as Markdown: figures with their floors, warnings, and everything that they depend on."""
 
-    def text(value: float | None) -> str:
-        return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+    def text(value: float | str | None) -> str:
+        if value is None or isinstance(value, str):
+            return value or ""
+        return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
 
     figures = [[name, text(value), text(floor), f"{count:,}"] for name, value, floor, count in metric_rows(result)]
     parts = [
@@ -109,7 +112,7 @@ def write_summary(file: str | Path, result: dict[str, Any], blocks: Sequence[Blo
         [
             (name, value, f"N = {count:,}" + (f", real against real {floor:.4g}" if floor is not None else ""))
             for name, value, floor, count in rows
-            if not name.endswith(AT_FLOOR_N)
+            if not (name.endswith(AT_FLOOR_N) or isinstance(value, str))
         ]
     )
     for warning in result["warnings"]:

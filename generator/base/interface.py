@@ -90,10 +90,10 @@ class CodeGenerator(StrictPreTrainedModel):
             ConfigError: codes of another number.
             DataError: codes that are no integers, or on another device.
         """
-        codes = as_codes(codes, self.device).flatten(1)
-        if codes.shape[1] != self.config.sequence_length:
+        codes = as_codes(codes, self.device)
+        if codes.dim() < 2 or codes.shape[1:].numel() != self.config.sequence_length:
             raise ConfigError(
                 f"codes must hold {self.config.sequence_length} a picture ({layout_name(self.config.code_layout)}), "
                 f"got {tuple(codes.shape)}"
             )
-        return codes
+        return codes.flatten(1)

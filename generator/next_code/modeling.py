@@ -57,17 +57,16 @@ class ImageCodeTransformer(RotaryBody):
             set_init_scale(self.vector_out, 0.0)
         self.post_init()
 
-    def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        if self.config.code_dim:
-            self.set_codebook(tensors["codebook"])
-
     @torch.no_grad()
-    def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Give the model the tokenizer's code vectors (K, D), scaled to unit variance.
+    def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take the code vectors (K, D), scaled to unit variance, if the model is to see them.
 
         Raises:
             ConfigError: the shape differs from ``num_codes`` x ``code_dim``.
         """
+        if not self.config.code_dim:
+            return
+        codebook = tensors["codebook"]
         if tuple(codebook.shape) != (self.config.num_codes, self.config.code_dim):
             raise ConfigError(
                 f"codebook {tuple(codebook.shape)} does not fit num_codes {self.config.num_codes} "

@@ -22,14 +22,14 @@ def check_settings(config: ImageCodeTransformerConfig, settings: SamplingSetting
     """Raise ConfigError where the generator cannot follow the settings."""
     if not settings.passes:
         return
+    if not config.target_positions:
+        raise ConfigError("passes needs a generator that was trained with objective.random_order; set it to 0")
     if settings.passes > config.sequence_length:
         raise ConfigError(
             f"passes is {settings.passes}, above the number of codes, {config.sequence_length}; 0 draws row by row"
         )
     if settings.window:
         raise ConfigError("passes draws codes in any order, and window row by row: set one of them to 0")
-    if not config.target_positions:
-        raise ConfigError("passes needs a generator that was trained with objective.random_order; set it to 0")
 
 
 def fill(

@@ -24,7 +24,7 @@ from wvq.generator.base.conditioning import Condition, ConditionEmbedder, Condit
 from wvq.generator.base.initialization import init_scale
 from wvq.generator.base.interface import CodeGenerator, GeneratorOutput
 from wvq.generator.base.linear import Projection
-from wvq.generator.next_scale.blocks import Modulation, ScaleBlock, make_norm, modulate
+from wvq.generator.next_scale.blocks import PARTS, Modulation, ScaleBlock, make_norm, modulate
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.models.scale_maps import Shape, average_to, spread
 from wvq.precision import exact_float32
@@ -34,7 +34,7 @@ class NextScaleTransformer(CodeGenerator):
     """Autoregressive model of the maps of a picture's codes, coarse to fine, given a class, a text, both or nothing.
 
     It holds the tokenizer's code vectors and convolutions, of which the inputs of each scale are made
-    (:meth:`set_quantizer`), so it stands alone.
+    (:meth:`take_quantizer`), so it stands alone.
 
     Example::
 
@@ -62,7 +62,7 @@ class NextScaleTransformer(CodeGenerator):
         self.input_projection = nn.Linear(dim, width)
         self.token_dropout = nn.Dropout(config.token_dropout)
         if config.conditioning == "adaptive_shared":
-            self.shared_modulation = Modulation(width, 6, gates=2)
+            self.shared_modulation = Modulation(width, PARTS, gates=2)
         self.blocks = nn.ModuleList(ScaleBlock(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config)
         if not prefix:

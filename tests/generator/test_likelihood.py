@@ -33,6 +33,7 @@ def test_codes_out_of_range_are_refused(codes):
         code_log_probabilities(make_generator(), codes, Condition())
 
 
-def test_another_number_of_codes_is_refused():
-    with pytest.raises(ConfigError, match="codes must hold 16"):
-        code_log_probabilities(make_generator(), torch.zeros(1, 9, dtype=torch.int64), Condition())
+@pytest.mark.parametrize("shape", [(1, 9), (16,), (4, 4)], ids=["another number", "one picture, flat", "one picture"])
+def test_codes_of_another_shape_are_refused(shape):
+    with pytest.raises(ConfigError, match=r"codes must hold 16 a picture \(grid codes .*, got \("):
+        code_log_probabilities(make_generator(), torch.zeros(shape, dtype=torch.int64), Condition())

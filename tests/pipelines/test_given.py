@@ -43,16 +43,16 @@ def test_codes_outside_of_the_mask_are_those_of_the_picture(kind):
                 assert bool(row[column].all()) == bool(row[column].any()) == right[column]
         return
     first, second, third = kept[0].split(SIZES)
-    assert first.tolist() == [False]  # half of the pixels of the only code are white
+    assert first.tolist() == [True]  # no more than half of the pixels of the only code are white
     assert second.tolist() == [False, True] * 2
     assert third.tolist() == right * 4
 
 
-def test_a_code_is_drawn_where_half_of_its_pixels_are_white():
+def test_a_code_is_drawn_where_more_than_half_of_its_pixels_are_white():
     tokenizer = make_tokenizer()
     mask = np.zeros((16, 16))
-    mask[0, :4] = mask[1, :4] = 1  # half of the first code's 4 x 4 pixels
-    mask[0, 4:8] = 1  # a quarter of the next one's
+    mask[:2, :8] = 1  # half of the pixels, 4 x 4, of the first code and of the next one
+    mask[2, 0] = 1  # and one more of the first
     drawn = given_pictures(tokenizer, 1, picture(), mask).codes == FREE
     assert drawn.flatten().nonzero().flatten().tolist() == [0]
     flags = given_pictures(tokenizer, 1, picture(), torch.from_numpy(mask > 0)).codes == FREE
@@ -76,7 +76,7 @@ def test_a_mask_is_cropped_and_padded_as_its_picture():
     drawn = given_pictures(make_tokenizer(), 1, picture(0, (16, 32)), white_right).codes == FREE
     assert drawn[0].tolist() == [[False, False, False, True]] * 4  # of the middle 16 columns the last 4
     drawn = given_pictures(make_tokenizer(fit="pad"), 1, picture(0, (16, 32)), white_right).codes == FREE
-    assert drawn[0].tolist() == [[False, False, True, True]] * 4  # 20 of 32 columns lie before; rows beside as the edge
+    assert drawn[0].tolist() == [[False, False, False, True]] * 4  # 20 of 32 columns lie before; rows as the edge
 
 
 def test_maps_that_are_not_square_follow_the_mask():
@@ -85,7 +85,7 @@ def test_maps_that_are_not_square_follow_the_mask():
     codes = given_pictures(make_tokenizer(image_size=[24, 16], scales=[1, 2, 4]), 1, picture(0, (24, 16)), mask).codes
     first, second, third = (codes == FREE)[0].split((2, 6, 24))  # 2 x 1, 3 x 2 and 6 x 4
     assert first.tolist() == [False, True]
-    assert second.tolist() == [False] * 2 + [True] * 4
+    assert second.tolist() == [False] * 4 + [True] * 2
     assert third.tolist() == [False] * 12 + [True] * 12
 
 
@@ -146,6 +146,11 @@ def test_what_does_not_fit_is_one_line(arguments, message, scale_pipe):
     with pytest.raises(ConfigError, match=message) as caught:
         scale_pipe(num_images=2, **arguments)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_of_one_scale_none_is_kept():
+    with pytest.raises(ConfigError, match=r"^keep_scales needs several scales, and this model has one: leave it out$"):
+        given_pictures(make_tokenizer(scales=[4]), 1, picture(), keep_scales=1)
 
 
 def test_what_other_layouts_do_not_have_is_one_line(class_pipe):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.tiny import make_layout_pipeline, make_tokenizer
+from tests.tiny import LAYOUTS, make_generator, make_layout_pipeline, make_tokenizer
 from wvq.app.describe import describe
 from wvq.errors import CheckpointError, ConfigError
 from wvq.generator.kinds import drawing_text
@@ -63,6 +63,13 @@ def test_a_tokenizer_of_another_layout_does_not_fit(layout_pipe):
             ImageGenerationPipeline(make_tokenizer(**fields), layout_pipe.generator, layout_pipe.text_encoder)
 
 
+def test_scales_that_are_made_in_another_way_are_refused(scale_pipe):
+    tokenizer = make_tokenizer(**LAYOUTS["multi-scale"], scale_conv_table="even")
+    expected = "the tokenizer has scale_conv_table even, the generator var; take the tokenizer that it was trained with"
+    with pytest.raises(ConfigError, match=f"^{expected}$"):
+        ImageGenerationPipeline(tokenizer, scale_pipe.generator, ignore_tokenizer_mismatch=True)
+
+
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"weights": "bf16"}, {"weights": "int8"}])
 def test_other_types_draw_pictures(options, layout_dir):
     output = ImageGenerationPipeline.from_pretrained(layout_dir, **options)(**CALL, output_type="pt")
@@ -78,6 +85,23 @@ def test_the_card_and_info_say_how_it_draws(scale_pipe, pipe, tmp_path):
     lines = [" ".join(line.split()) for line in describe(tmp_path).splitlines()]
     assert {"kind next_scale_transformer of multi-scale codes", f"draws {drawn}", "conditioning adaptive"} <= set(lines)
     assert "a code a pass, 16 passes for the 16 codes of a picture" in model_card(pipe)
+
+
+def test_info_names_passes_and_convolutions_only_where_there_are_any(tmp_path):
+    models = {
+        "any": make_generator(target_positions=True),
+        "rows": make_generator(),
+        "plain": make_tokenizer(**LAYOUTS["multi-scale"], num_scale_convs=0),
+        "shared": make_tokenizer(**LAYOUTS["multi-scale"]),
+    }
+    lines = {}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        lines[name] = [" ".join(line.split()) for line in describe(tmp_path / name).splitlines()]
+    assert "order any: passes may be set" in lines["any"]
+    assert not any(line.startswith("order") for line in lines["rows"])
+    assert "quantizer sliced" in lines["plain"]
+    assert 'quantizer sliced, its scales share convolutions by the table "var"' in lines["shared"]
 
 
 @pytest.mark.parametrize(

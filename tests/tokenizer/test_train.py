@@ -131,6 +131,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, tiny_tokenizer_re
         ({"image_size": 32}, "model.image_size comes from the data"),
         ({"class_names": ["a"]}, "model.class_names comes from the data"),
         ({"channel_multipliers": [1, 1, 1, 1, 1]}, "image_size must be a multiple of the downsampling factor 32"),
+        ({"channel_multipliers": [1, 1, 1, 1]}, "^model.channel_multipliers makes a grid of 1 x 1 codes and 8 ch"),
     ],
 )
 def test_bad_model_settings_are_refused_before_a_folder_is_made(tmp_path, tiny_tokenizer_recipe, model, message):

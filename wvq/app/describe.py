@@ -77,13 +77,13 @@ def _tokenizer(path: Path) -> str:
 
     config = read_config(WassersteinVQConfig, path)
     height, width = height_width(config.image_size)
+    shared = f', its scales share convolutions by the table "{config.scale_conv_table}"'
     return _lines(
         f"{path}: image tokenizer",
         {
             "pictures": f"{height} x {width} px" + (f", padded ({config.pad_color})" if config.fit == "pad" else ""),
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
-            "quantizer": config.quantizer
-            + (f', its scales share convolutions by the table "{config.scale_conv_table}"' if config.scales else ""),
+            "quantizer": config.quantizer + (shared if config.scales and config.num_scale_convs else ""),
             "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
             "data": _data(path),
@@ -105,6 +105,7 @@ def _generator(path: Path) -> str:
             "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}",
             "draws": drawing_text(config),
+            "order": "any: passes may be set" if getattr(config, "target_positions", False) else None,
             "conditions": " and ".join(conditions) or "none",
             "conditioning": getattr(config, "conditioning", None),  # where a kind has several
             "classes": _classes(config.class_names, config.num_classes),

@@ -23,6 +23,18 @@ def test_floors_stand_beside_figures_of_their_n_only(result):
     assert metric_rows(result | {"num_floor": 10})[0] == ("fid", 5.5, 1.25, 10)
 
 
+def test_figures_of_several_scales_stand_in_one_row(result, tmp_path):
+    result["metrics"] |= {"utilization_per_scale": [0.0625, 0.5], "num_tokens_per_scale": [6, 2400]}
+    assert metric_rows(result)[-2:] == [
+        ("utilization_per_scale", "0.0625, 0.5", None, 10),
+        ("num_tokens_per_scale", "6, 2,400", None, 10),
+    ]
+    assert "| utilization_per_scale | 0.0625, 0.5 |  | 10 |" in markdown(result)
+    write_summary(tmp_path / "result.json", result, [])
+    page = (tmp_path / "result.html").read_text()
+    assert page.count("utilization_per_scale") == 1  # in the table, and no card
+
+
 def test_settings_are_flat_and_whole(result):
     rows = dict(setting_rows(result))
     assert rows["reference.kind"] == "train"

@@ -80,7 +80,11 @@ def test_what_does_not_fit_the_codes_is_refused(product_recipe, trained, tmp_pat
         ({"model": {"num_groups": 3}}, r"model\.num_groups comes from the code cache"),
         ({"model": {"code_dim": 6}}, r"model\.code_dim is 6, but .* are vectors of 4"),
         ({"objective": ObjectiveConfig(random_order=0.5)}, r"objective\.random_order is for one code a position"),
-        ({"model": {"target_positions": True}}, r'DepthTransformerConfig has no field "target_positions"'),
+        (
+            {"model": {"target_positions": True}},
+            r"^model\.target_positions is for generators of grid codes, and .* holds product codes; leave it out",
+        ),
+        ({"model": {"depth_layer": 2}}, r'DepthTransformerConfig has no field "depth_layer" \(did you mean'),
     ):
         with pytest.raises(ConfigError, match=message):
             trained(product_recipe(**changes))

@@ -75,7 +75,7 @@ def test_first_loss_is_ln_k(name):
     changes = (CONDITIONS | VARIANTS)[name]
     model = fresh(**changes)
     if model.config.code_dim:
-        model.set_codebook(torch.randn(32, 4))
+        model.take_quantizer({"codebook": torch.randn(32, 4)})
     assert not model(**inputs(model.config)).logits.any()
     assert model(**inputs(model.config)).loss.item() == pytest.approx(math.log(32), abs=1e-5)
 
@@ -376,7 +376,7 @@ def test_missing_weights_are_an_error(tmp_path):
 def test_codebook_is_shown_at_zero_mean_and_unit_variance():
     model = fresh(code_dim=4)
     vectors = 3 + 2 * torch.randn(32, 4)
-    model.set_codebook(vectors)
+    model.take_quantizer({"codebook": vectors})
     torch.testing.assert_close(model.codebook.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     ratio = (vectors - vectors.mean(0)) / model.codebook
     torch.testing.assert_close(ratio, torch.full_like(ratio, vectors.std().item()))
@@ -385,7 +385,7 @@ def test_codebook_is_shown_at_zero_mean_and_unit_variance():
 
 def test_codebook_of_another_shape_is_an_error():
     with pytest.raises(ConfigError, match=r"codebook \(32, 5\) does not fit num_codes 32 x code_dim 4"):
-        fresh(code_dim=4).set_codebook(torch.randn(32, 5))
+        fresh(code_dim=4).take_quantizer({"codebook": torch.randn(32, 5)})
 
 
 def test_branches_start_smaller_the_deeper_the_model():

@@ -121,6 +121,10 @@ def test_what_does_not_fit_the_codes_is_refused(scale_recipe, trained, tmp_path)
     for changes, message in (
         ({"model": {"scales": [1, 4]}}, r"model\.scales comes from the code cache"),
         ({"model": {"code_dim": 6}}, r"model\.code_dim comes from the code cache"),
+        (
+            {"model": {"head": "tied"}},
+            r"^model\.head is for generators of grid or product codes, and .* holds multi-scale codes; leave it out",
+        ),
         ({"objective": ObjectiveConfig(random_order=0.5)}, r"objective\.random_order is for one code a position"),
         (
             {"model": {"conditioning": "adaptiv"}},
