@@ -20,9 +20,8 @@ def require_sizes(generator: GeneratorConfig, tokenizer: WassersteinVQConfig, en
         encoder: the text encoder, if there is one.
 
     Raises:
-        ConfigError: the tokenizer's codes are not of the generator's number, grid or layout, or are made in
-            another way; or the generator is
-            conditional on text, and there is no encoder, or one of another width or length.
+        ConfigError: the tokenizer's codes are not of the generator's number, grid or layout, or are made in another
+            way; or the generator is conditional on text, and there is no encoder, or one of another width or length.
     """
     for name in ("num_codes", "grid"):
         expected, actual = (as_list(getattr(config, name)) for config in (tokenizer, generator))
