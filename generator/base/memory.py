@@ -31,6 +31,26 @@ def filter_bytes(settings: SamplingSettings, held: bool) -> int:
     return max(needed)
 
 
+def logit_bytes(logits: int, rows: int, bytes_per_value: int) -> int:
+    """Bytes of logits, from the model's to the guided ones.
+
+    Args:
+        logits: values of the pictures; guidance doubles them.
+        rows: of the model a picture: 2 with guidance, else 1.
+        bytes_per_value: size of a value of the model.
+    """
+    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
+    first = rows * logits * (FLOAT + wider)  # of the model, made float32
+    return max(first, (rows + 1) * logits * FLOAT if rows > 1 else 0)
+
+
+def draw_bytes(logits: int, rows: int, settings: SamplingSettings, bytes_per_value: int) -> int:
+    """Bytes from logits to codes that are drawn at once; arguments as of :func:`logit_bytes`."""
+    # The logits, over the temperature, filtered; or probabilities and their sums.
+    drawn = logits * max(2 * FLOAT + filter_bytes(settings, held=False), 3 * FLOAT)
+    return max(logit_bytes(logits, rows, bytes_per_value), drawn)
+
+
 def block_weights(config: RotaryConfig) -> int:
     """Weights of the linear layers of all blocks."""
     width, keys = config.hidden_size, config.num_kv_heads * config.head_dim

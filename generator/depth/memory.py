@@ -11,7 +11,7 @@ from wvq.generator.base.memory import (
     FLOAT,
     block_bytes,
     block_weights,
-    filter_bytes,
+    draw_bytes,
     gradient_bytes,
     norm_bytes,
     pass_bytes,
@@ -38,20 +38,8 @@ def sampling_bytes(
     catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
     text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
-    drawing = _drawing_bytes(config, batch, rows, settings, bytes_per_value)
+    drawing = draw_bytes(batch * config.num_codes, rows // batch, settings, bytes_per_value)  # of one codebook
     return cache + prefix + max(text, first, catching_up, drawing)
-
-
-def _drawing_bytes(
-    config: DepthTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
-) -> int:
-    """Bytes from the logits of a codebook to its codes."""
-    logits = batch * config.num_codes  # of the pictures; guidance doubles them
-    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
-    first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
-    guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
-    filtered = filter_bytes(settings, held=False)
-    return max(first, guided, logits * max(2 * FLOAT + filtered, 3 * FLOAT))
 
 
 # ---- training

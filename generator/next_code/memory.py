@@ -10,8 +10,10 @@ from wvq.generator.base.memory import (
     FLOAT,
     block_bytes,
     block_weights,
+    draw_bytes,
     filter_bytes,
     gradient_bytes,
+    logit_bytes,
     norm_bytes,
     pass_bytes,
 )
@@ -29,15 +31,7 @@ def sampling_bytes(
     bytes_per_value: int = FLOAT,
     given: int = 0,
 ) -> int:
-    """Bytes of drawing the codes of a batch, beside the weights.
-
-    Args:
-        config: config of the generator.
-        batch: pictures at once.
-        settings: whether guidance, filters and a window are on, and in how many passes codes are drawn.
-        bytes_per_value: size of a value of the weights' type, which keys and values have too.
-        given: codes that are read in one pass before the first is drawn.
-    """
+    """Arguments as of :func:`wvq.generator.memory.sampling_bytes`; given codes are read in one pass."""
     scales = settings.scales(config.sequence_length)
     rows = batch * (2 if any(scale != 1 for scale in scales) else 1)
     tokens = config.prefix_length + config.sequence_length
@@ -91,18 +85,15 @@ def _drawing_bytes(
     longest = config.sequence_length - 1  # the first code is drawn alone
     window = min(settings.window, longest)
     logits = batch * config.num_codes * (window or group)  # of the pictures; guidance doubles them
-    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
-    first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
-    guided = (rows // batch * FLOAT + FLOAT) * logits if rows > batch else 0
-    filtered = filter_bytes(settings, held=bool(window))
-    if not window:  # the logits, over the temperature, filtered; or probabilities and their sums
-        return max(first, guided, logits * max(2 * FLOAT + filtered, 3 * FLOAT))
+    if not window:
+        return draw_bytes(logits, rows // batch, settings, bytes_per_value)
+    guided = logit_bytes(logits, rows // batch, bytes_per_value)
     if settings.temperature == 0:
-        return max(first, guided)
+        return guided
     noise = logits * FLOAT
     # Then noise is added to the logits; a window that moves on has its noise copied, and some added.
     drawn = logits * (3 if window < longest else 2) * FLOAT
-    return noise + max(first, guided, logits * (FLOAT + filtered), drawn)
+    return noise + max(guided, logits * (FLOAT + filter_bytes(settings, held=True)), drawn)
 
 
 # ---- training
@@ -121,21 +112,7 @@ def training_bytes(
     gradients: int = 0,
     between: int = 0,
 ) -> int:
-    """Bytes of training, in all: of a step, or of what is done between steps.
-
-    Args:
-        config: config of the generator.
-        parameters: their number, all of them on this device.
-        batch: pictures of a forward pass.
-        averaged: whether a moving average of the weights is kept.
-        checkpointing: whether blocks are computed again in the backward pass.
-        mixed: products in half precision.
-        fused: whether norms, dropout and attention are fused kernels, as on GPUs; norms and dropout keep less.
-        compiled: whether blocks and loss are compiled; what is quickly computed again is not kept.
-        gradients: bytes a parameter that are held through the step, as gradients are between the parts of an
-            accumulated one, and the buckets that several processes exchange.
-        between: bytes of what is done between steps, beside weights, moments and average.
-    """
+    """Arguments as of :func:`wvq.generator.memory.training_bytes`."""
     weights = parameters * FLOAT * (3 + averaged)  # with both moments
     held = parameters * gradients
     tokens = batch * (config.prefix_length + config.sequence_length - 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from wvq.generator.base.guidance import scale_guidance
-from wvq.generator.base.memory import FLOAT, filter_bytes
+from wvq.generator.base.memory import FLOAT, draw_bytes, logit_bytes
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_scale.blocks import PARTS
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
@@ -29,7 +29,11 @@ def sampling_bytes(
     text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
     prefix = rows * config.prefix_length * width * bytes_per_value
     ends = 2 * rows * largest * width * bytes_per_value  # tokens and hidden states of the pass whose codes are drawn
-    drawing = ends + largest * _drawing_bytes(config, batch, rows, settings, bytes_per_value)
+    logits, halves = batch * largest * config.num_codes, rows // batch
+    if settings.temperature == 0:
+        drawing = ends + logit_bytes(logits, halves, bytes_per_value)
+    else:
+        drawing = ends + draw_bytes(logits, halves, settings, bytes_per_value)
     run = rows * _pass_bytes(config, largest, bytes_per_value)
     return cache + modulations + maps + prefix + max(text, run, drawing)
 
@@ -45,20 +49,6 @@ def _pass_bytes(config: NextScaleTransformerConfig, tokens: int, bytes_per_value
     inner = (4 if config.feed_forward == "swiglu" else 2) * config.intermediate_size
     attention = (9 if config.attention_bias else 7) * config.hidden_size
     return tokens * (kept * config.hidden_size + max(inner, attention - config.hidden_size)) * bytes_per_value
-
-
-def _drawing_bytes(
-    config: NextScaleTransformerConfig, batch: int, rows: int, settings: SamplingSettings, bytes_per_value: int
-) -> int:
-    """Bytes from the logits of a token of each picture to its codes."""
-    logits = batch * config.num_codes
-    wider = 0 if bytes_per_value == FLOAT else bytes_per_value
-    first = rows // batch * logits * (FLOAT + wider)  # of the model, made float32
-    guided = (rows // batch + 1) * logits * FLOAT if rows > batch else 0
-    if settings.temperature == 0:
-        return max(first, guided)
-    # Over the temperature, filtered; or probabilities and their sums.
-    return max(first, guided, logits * max(2 * FLOAT + filter_bytes(settings, held=False), 3 * FLOAT))
 
 
 # ---- training
