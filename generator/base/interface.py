@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class CodeGenerator(StrictPreTrainedModel):
     blocks: nn.ModuleList
     reduced: str | None = None
     full_hash: str | None = None
+    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, Any]] | None = None
 
     def take_quantizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take what the model needs of the tokenizer whose codes it draws, before it is trained.
@@ -71,13 +72,21 @@ class CodeGenerator(StrictPreTrainedModel):
         """The blocks of the model, wherever they are."""
         return [*self.blocks]
 
-    def compile_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Compile each block, all by the same code; arguments as for torch.compile. A whole model takes minutes."""
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each block, all by the same code, and the output layers with the loss; arguments as of torch.compile.
+
+        A whole model takes minutes, and gains little more. The loss reads the logits once, and never as float32.
+        """
         if self.config.drop_path:  # each block has its own rate, and so code of its own
             limits = torch._dynamo.config
             limits.recompile_limit = max(limits.recompile_limit, 2 * self.config.num_layers)
         for block in self.all_blocks():
             block.compile(*args, **kwargs)
+        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
+
+    def _loss(self, x: torch.Tensor, codes: torch.Tensor, label_smoothing: float) -> tuple[torch.Tensor, Any]:
+        # Mean cross-entropy of codes, and their logits, of the hidden states that predict them.
+        raise NotImplementedError
 
     def linear_layers(self) -> list[tuple[nn.Module, str]]:
         """The layers whose weights can be reduced for sampling: each as its module and its name there."""

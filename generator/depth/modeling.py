@@ -8,8 +8,7 @@ depth, K codes of a codebook, C dims of its code vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,6 @@ class DepthTransformer(RotaryBody):
     config_class = DepthTransformerConfig
     codebook: torch.Tensor
     depth: DepthLayers | None
-    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], _Loss] | None = None
 
     def __init__(self, config: DepthTransformerConfig):
         super().__init__(config)
@@ -153,11 +151,6 @@ class DepthTransformer(RotaryBody):
             for given, wanted in zip(logits, codes.unbind(1), strict=True)
         ]
         return torch.stack(losses).mean(), logits
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks, and the classifiers with the loss; arguments as for torch.compile."""
-        self.compile_blocks(*args, **kwargs)
-        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
 
 AutoConfig.register(DepthTransformerConfig.model_type, DepthTransformerConfig)

@@ -7,8 +7,7 @@ Shapes: B pictures, P prefix tokens, T codes, S = P + T tokens, D hidden size, H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,6 @@ class ImageCodeTransformer(RotaryBody):
     config_class = ImageCodeTransformerConfig
     codebook: torch.Tensor
     head: Projection
-    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __init__(self, config: ImageCodeTransformerConfig):
         super().__init__(config)
@@ -154,14 +152,6 @@ class ImageCodeTransformer(RotaryBody):
         # Mean cross-entropy of codes (B, T), and logits (B, T, K), of hidden states (B, T, D).
         logits = self.logits(x)
         return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), label_smoothing=label_smoothing), logits
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks, and the head with its loss; arguments as for torch.compile.
-
-        The loss reads the logits once, and never as float32.
-        """
-        self.compile_blocks(*args, **kwargs)
-        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
 
 AutoConfig.register(ImageCodeTransformerConfig.model_type, ImageCodeTransformerConfig)

@@ -8,9 +8,8 @@ Shapes: B pictures, P prefix tokens, T codes over all scales, n codes of one, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +47,6 @@ class NextScaleTransformer(CodeGenerator):
     codebook: torch.Tensor
     conv_weight: torch.Tensor
     conv_bias: torch.Tensor
-    _compiled_loss: Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __init__(self, config: NextScaleTransformerConfig):
         super().__init__(config)
@@ -200,14 +198,6 @@ class NextScaleTransformer(CodeGenerator):
     def _block_condition(self, vector: torch.Tensor) -> torch.Tensor:
         # What the layers make their vectors of: (B, D), or (B, 1, 6, D) by the layer that serves all.
         return self.shared_modulation(vector) if self.config.conditioning == "adaptive_shared" else vector
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks, and the head with its loss; arguments as for torch.compile.
-
-        The loss reads the logits once, and never as float32.
-        """
-        self.compile_blocks(*args, **kwargs)
-        self._compiled_loss = torch.compile(self._loss, *args, **kwargs)
 
     def forward(
         self,
