@@ -235,5 +235,5 @@ class ResidualProjector(nn.Sequential):
     def __init__(self, dim: int, width: int):
         layers: list[nn.Module] = []
         for index in range(5):
-            layers += [conv(width if index else dim, width, 3), nn.GroupNorm(math.gcd(32, width), width), nn.SiLU()]
+            layers += [conv(width if index else dim, width, 3), norm(width), nn.SiLU()]
         super().__init__(*layers, ZeroConv2d(width, dim))
