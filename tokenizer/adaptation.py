@@ -15,6 +15,7 @@ from wvq.tokenizer.recipes import TokenizerRecipe
 # While these fields stay the same, codes mean the same and the codebook is taken over.
 _OF_THE_CODES = [name for name in MethodsConfig.fields() if name not in MethodsConfig.fields_outside_identity()]
 _OF_THE_CODES += ["feature_dim"]
+_WITHOUT_SHAPE = ("downsample", "pixel_range")  # of the network: no weight of it would tell another value
 
 
 def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
@@ -22,8 +23,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
     With ``recipe.start`` its config is that tokenizer's, changed by ``recipe.model``. Encoder and decoder are taken
     over. If codes of another width are requested, projectors join them to the trained network. The quantizer is taken
-    over as long as ``recipe.model`` does not change what the codes are; weights and other settings of a method do not
-    pass to another one.
+    over as long as ``recipe.model`` does not change what the codes are, and a residual projector with it as long as it
+    keeps its width; weights and other settings of a method do not pass to another one.
 
     Args:
         recipe: its ``model``, ``start`` and ``freeze``.
@@ -51,11 +52,16 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         fields["feature_dim"] = source.config.encoder_dim
     model = WassersteinVQModel(WassersteinVQConfig(**{**fields, **recipe.model, **from_data}))
     changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
-    _take_over(model, source, recipe.start, quantizer=not changed)
+    kept = ["quantizer", "projector"] if not changed else []
+    if not changed and model.config.residual_projector == source.config.residual_projector:
+        kept.append("residual_projector")
+    _take_over(model, source, recipe.start, kept)
     if changed and "quantizer" in parts:
         raise ConfigError(
             f"freeze: the quantizer is new: model.{changed[0]} differs from {recipe.start}; leave it out of freeze"
         )
+    if "residual_projector" in parts and "residual_projector" not in kept:
+        raise ConfigError("freeze: the residual_projector is new and would stay untrained; leave it out of freeze")
     model.freeze(parts)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"freeze: {recipe.freeze} leaves nothing to train; leave a part out")
@@ -63,11 +69,14 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
 
 @torch.no_grad()
-def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, quantizer: bool) -> None:
-    parts = ["encoder.", "decoder.", *(["quantizer.", "projector."] if quantizer else [])]
+def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, kept: list[str]) -> None:
+    other = [field for field in _WITHOUT_SHAPE if getattr(model.config, field) != getattr(source.config, field)]
+    parts = [f"{part}." for part in ("encoder", "decoder", *kept)]
     trained = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
     current = model.state_dict()
     for key in [*trained, *(key for key in current if key.startswith(tuple(parts)))]:
         if key not in current or key not in trained or current[key].shape != trained[key].shape:
-            raise ConfigError(f"start: the network in {name} is another one ({key}); leave its sizes out of model")
+            other.append(key)
+    if other:
+        raise ConfigError(f"start: the network in {name} is another one ({other[0]}); leave its sizes out of model")
     model.load_state_dict(trained, strict=False)
