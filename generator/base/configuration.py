@@ -117,8 +117,8 @@ class GeneratorConfig(StrictConfig):
         check("num_kv_heads", "a divisor of num_heads", lambda count: self.num_heads % count == 0)
         check("class_names", f"empty or {self.num_classes} names", lambda names: len(names) in (0, self.num_classes))
         if not self.text_dim:
-            for field, value in (("text_cleaning", "none"), ("text_projection", "linear"), ("null_text", "token")):
-                check(field, f'"{value}" where text_dim is 0', partial(operator.eq, value))
+            for field, default in (("text_cleaning", "none"), ("text_projection", "linear"), ("null_text", "token")):
+                check(field, f'"{default}" where text_dim is 0', partial(operator.eq, default))
         check("text_length", "above 0 if and only if text_dim is", lambda length: bool(length) == bool(self.text_dim))
 
     @property
