@@ -8,7 +8,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
 def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int = 4, device_type: str = "cpu") -> int:
-    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
+    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.networks.Decoder`), beside the weights.
 
     Args:
         config: config of the tokenizer.
