@@ -104,10 +104,12 @@ _VAR_TOKENIZER = PublishedFile(_VAR, "vae_ch160v4096z32.pth")
 _HEIBOX = "https://heibox.uni-heidelberg.de/d"
 
 
-def _tokenizer(family: str, num_codes: int, place: str, name: str | None, rfid: float | None) -> PublishedModel:
+def _tokenizer(
+    family: str, num_codes: int, place: str, name: str | None, rfid: float | None, side: int = 256
+) -> PublishedModel:
     figure = "" if rfid is None else f"rFID {rfid:.2f}"
     return PublishedModel(
-        family, f"K {num_codes:,}", PublishedFile(place, name), None, PublishedOptions(image_size=256), figure
+        family, f"K {num_codes:,}", PublishedFile(place, name), None, PublishedOptions(image_size=side), figure
     )
 
 
@@ -172,7 +174,7 @@ CATALOGUE = {
     "var-vae": _tokenizer("var", 4_096, _VAR, _VAR_TOKENIZER.name, 0.92),
     "taming-f16-1024": _tokenizer("taming", 1_024, f"{_HEIBOX}/8088892a516d4e3baf92/", "ckpts/last.ckpt", 8.0),
     "taming-f16-16384": _tokenizer("taming", 16_384, f"{_HEIBOX}/a7530b09fed84f80a887/", "ckpts/last.ckpt", 4.9),
-    "janus-vq-16": _tokenizer("janus", 16_384, "deepseek-ai/Janus-Pro-1B", "pytorch_model.bin", None),
+    "janus-vq-16": _tokenizer("janus", 16_384, "deepseek-ai/Janus-Pro-1B", "pytorch_model.bin", None, 384),
     "ibq-1024": _tokenizer("ibq", 1_024, "TencentARC/IBQ-Tokenizer-1024", "imagenet256_1024.ckpt", 2.24),
     "ibq-8192": _tokenizer("ibq", 8_192, "TencentARC/IBQ-Tokenizer-8192", "imagenet256_8192.ckpt", 1.87),
     "ibq-16384": _tokenizer("ibq", 16_384, "TencentARC/IBQ-Tokenizer-16384", "imagenet256_16384.ckpt", 1.37),

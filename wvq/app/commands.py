@@ -14,7 +14,7 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
-from wvq.files.plain_text import read_plain_text
+from wvq.files.plain_text import text_lines
 from wvq.files.user_folders import expand_user
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
@@ -113,7 +113,9 @@ def sample(values: Namespace) -> None:
 
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
-    prompts = prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
+    prompts = values.prompt
+    if values.prompt_file is not None:
+        prompts = text_lines(values.prompt_file, "prompt_file", "prompts")
     out = expand_user(values.out, "out", PATH)  # before the pipeline is loaded
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=usable_device(values.device), weights=values.weights
@@ -139,25 +141,6 @@ def sample(values: Namespace) -> None:
             print("temperature 0: the likeliest code each time, whatever the seed")
         pictures = "1 picture" if len(files) == 1 else f"{len(files):,} pictures"
         print(f"{pictures} in {out}, the first ones on {out / SHEET_NAME}")
-
-
-def prompt_lines(file: str) -> list[str]:
-    """Prompts of a text file, one a line, which end at a line feed alone; blank lines do not count.
-
-    Raises:
-        ConfigError: the file cannot be read, is in another encoding than UTF-8 or UTF-16, or holds no prompts.
-    """
-    path = expand_user(file, "prompt_file", PATH)
-    try:
-        lines = read_plain_text(path).split("\n")
-    except OSError as error:
-        raise ConfigError(f"prompt_file: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"prompt_file: {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ConfigError(f"prompt_file: {path} holds no prompts; write one a line")
-    return prompts
 
 
 def sampling_of(values: Namespace) -> dict[str, Any]:
