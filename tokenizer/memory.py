@@ -20,7 +20,10 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
     """
     copied = device_type == "cuda"
     widths = config.channels[::-1]
-    positions, peak = math.prod(config.grid), 0
+    positions = math.prod(config.grid)
+    # The residual projector keeps the quantized features beside what a convolution takes and gives.
+    projected = config.residual_projector or 0
+    peak = (config.code_dim + (4 if copied else 2) * projected) * positions if projected else 0
     for index, width in enumerate(widths):
         before = widths[max(index - 1, 0)]
         # A residual block: its input, normed and activated; or its input, what it adds up, normed and activated.

@@ -24,7 +24,7 @@ from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
 from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.networks import Decoder, Encoder, Projector
+from wvq.tokenizer.networks import Decoder, Encoder, Projector, ResidualProjector, ZeroConv2d
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
 from wvq.tokenizer.quantizers.registry import build_quantizer
@@ -40,7 +40,7 @@ def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch
     return move
 
 
-PARTS = ("encoder", "quantizer", "decoder")
+PARTS = ("encoder", "quantizer", "decoder", "residual_projector")
 
 
 @dataclass
@@ -105,12 +105,16 @@ class WassersteinVQModel(StrictPreTrainedModel):
         self.quantizer: Quantizer = build_quantizer(config)
         self.decoder = Decoder(config)
         self.projector = Projector(config) if config.feature_dim is not None else None
+        width = config.residual_projector
+        self.residual_projector = ResidualProjector(config.code_dim, width) if width is not None else None
         self.frozen: frozenset[str] = frozenset()
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Projector | ZeroConv2d):
+            module.reset()
+        elif isinstance(module, nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -119,8 +123,6 @@ class WassersteinVQModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, Codebook):
             module.reset_codebook()
-        elif isinstance(module, Projector):
-            module.reset()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
         """Parameters that belong in the codebook's own optimiser group."""
@@ -147,7 +149,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return codes_hash in weights | {model_hash(self, weights=one) for one in weights}
 
     def _codes_weights_hash(self) -> str:
-        return weights_hash(self, without=("decoder.", "projector.out_"))
+        return weights_hash(self, without=("decoder.", "projector.out_", "residual_projector."))
 
     def _before_casts(self, now: str) -> str:
         """The hash of the weights that make codes as they were before any cast, by their hash now.
@@ -174,15 +176,15 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Leave parts unchanged in training, and keep them in eval mode.
 
         Args:
-            parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
+            parts: ``encoder``, ``quantizer`` (with its projector), ``decoder`` or ``residual_projector``.
 
         Raises:
-            ConfigError: an unknown part, or all of them.
+            ConfigError: a part that there is not, or all of them.
         """
-        parts = frozenset(parts)
-        for part in parts - set(PARTS):
-            raise ConfigError(f'freeze: there is no part "{part}"{near_match(part, PARTS)}; one of {", ".join(PARTS)}')
-        if parts == set(PARTS):
+        parts, own = frozenset(parts), [part for part in PARTS if getattr(self, part) is not None]
+        for part in parts - set(own):
+            raise ConfigError(f'freeze: there is no part "{part}"{near_match(part, own)}; one of {", ".join(own)}')
+        if parts == set(own):
             raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
         self.frozen = parts
         self.quantizer.freeze("quantizer" in parts)
@@ -214,16 +216,21 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 f"pixel_values must be (B, {', '.join(map(str, expected))}) for this tokenizer, "
                 f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
             )
+        if self.config.pixel_range == "unit":
+            pixel_values = (pixel_values + 1) / 2
         features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
         return features if self.projector is None else self.projector.to_codes(features)
 
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
         # quantized: (B, D, h, w)
+        if self.residual_projector is not None:
+            quantized = quantized + self.residual_projector(quantized)
         if self.projector is not None:
             quantized = rearrange(
                 self.projector.from_codes(rearrange(quantized, "b d h w -> b h w d")), "b h w d -> b d h w"
             )
-        return self.decoder(quantized)
+        pictures = self.decoder(quantized)
+        return 2 * pictures - 1 if self.config.pixel_range == "unit" else pictures
 
     def encode(self, pixel_values: torch.Tensor) -> EncoderOutput:
         """Codes of pictures.

@@ -60,10 +60,20 @@ class AttentionBlock(GradientCheckpointingLayer):
 
 
 class Downsample(nn.Conv2d):
-    """Halves the sides: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+    """Halves the sides: (B, C, H, W) -> (B, C, H / 2, W / 2).
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, stride=2, padding=1)
+    Args:
+        channels: C.
+        padding: ``symmetric``: a pixel on all sides; ``asymmetric``: a row below and a column right.
+    """
+
+    def __init__(self, channels: int, padding: str):
+        super().__init__(channels, channels, 3, stride=2, padding=1 if padding == "symmetric" else 0)
+        self.asymmetric = padding == "asymmetric"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Conv2d):
@@ -77,6 +87,11 @@ class Upsample(nn.Conv2d):
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+def conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    """A convolution that leaves the sides as they are, by a kernel of odd size."""
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+
+
 def middle(channels: int, config: WassersteinVQConfig) -> list[nn.Module]:
     """The blocks at the lowest resolution, between encoder or decoder levels and their end."""
     attention = [AttentionBlock(channels)] if config.attention else []
@@ -88,13 +103,13 @@ def level(in_channels: int, channels: int, blocks: int, lowest: bool, config: Wa
     layers: list[nn.Module] = []
     for index in range(blocks):
         layers.append(ResBlock(in_channels if index == 0 else channels, channels, config.dropout))
-        if lowest and config.attention:
+        if lowest and config.attention is True:
             layers.append(AttentionBlock(channels))
     return layers
 
 
 class Encoder(nn.Sequential):
-    """Pictures (B, C, H, W) in [-1, 1] -> features (B, F, h, w), F = ``config.encoder_dim``."""
+    """Pictures (B, C, H, W) in ``config.pixel_range`` -> features (B, F, h, w), F = ``config.encoder_dim``."""
 
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels
@@ -104,24 +119,27 @@ class Encoder(nn.Sequential):
             lowest = index == len(widths) - 1
             layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks, lowest, config)
             if not lowest:
-                layers.append(Downsample(width))
-        layers += [
-            *middle(widths[-1], config),
-            norm(widths[-1]),
-            nn.SiLU(),
-            nn.Conv2d(widths[-1], config.encoder_dim, 1),
-        ]
+                layers.append(Downsample(width, config.downsample))
+        latent = config.latent_channels or config.encoder_dim
+        layers += [*middle(widths[-1], config), norm(widths[-1]), nn.SiLU()]
+        layers.append(conv(widths[-1], latent, config.end_kernel))
+        if config.latent_channels:
+            layers.append(conv(latent, config.encoder_dim, config.latent_kernel))
         super().__init__(*layers)
 
 
 class Decoder(nn.Sequential):
-    """Quantized features (B, F, h, w) -> pictures (B, C, H, W), not clamped."""
+    """Quantized features (B, F, h, w) -> pictures (B, C, H, W) in ``config.pixel_range``, not clamped."""
 
     _compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, config: WassersteinVQConfig):
         widths = config.channels[::-1]
-        layers: list[nn.Module] = [nn.Conv2d(config.encoder_dim, widths[0], 1), *middle(widths[0], config)]
+        latent = config.latent_channels or config.encoder_dim
+        layers: list[nn.Module] = []
+        if config.latent_channels:
+            layers.append(conv(config.encoder_dim, latent, config.latent_kernel))
+        layers += [conv(latent, widths[0], config.end_kernel), *middle(widths[0], config)]
         for index, width in enumerate(widths):
             layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks + 1, index == 0, config)
             if index < len(widths) - 1:
@@ -189,3 +207,33 @@ class Projector(nn.Module):
     def from_codes(self, vectors: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., F)."""
         return F.linear(vectors, self.out_weight, self.out_bias)
+
+
+class ZeroConv2d(nn.Conv2d):
+    """A 3 x 3 convolution that gives 0 until it is trained."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def reset(self) -> None:
+        """Set weight and bias to 0."""
+        for parameter in self.parameters():
+            init.zeros_(parameter)
+
+
+class ResidualProjector(nn.Sequential):
+    """Six convolutions that estimate what quantizing took from the features: (B, D, h, w) -> (B, D, h, w).
+
+    Their output is added to the quantized features before these are decoded; it starts as 0. Source: the authors' code
+    of arXiv 2506.15078.
+
+    Args:
+        dim: dims D of the features.
+        width: channels between the convolutions.
+    """
+
+    def __init__(self, dim: int, width: int):
+        layers: list[nn.Module] = []
+        for index in range(5):
+            layers += [conv(width if index else dim, width, 3), norm(width), nn.SiLU()]
+        super().__init__(*layers, ZeroConv2d(width, dim))

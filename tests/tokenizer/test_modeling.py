@@ -163,7 +163,7 @@ def test_pictures_of_another_size_are_one_clear_error(shape):
         ({"channel_multipliers": 2}, "channel_multipliers must be a list"),
         ({"class_names": 3}, "class_names must be a list"),
         ({"class_names": [None]}, "class_names must be a list"),
-        ({"attention": "no"}, "attention must be true or false"),
+        ({"attention": "no"}, "attention must be true, false or middle"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"commitment_weight": -0.1}, "commitment_weight must be a number of at least 0"),
         ({"alignment_weight": float("nan")}, "alignment_weight must be a number of at least 0"),
