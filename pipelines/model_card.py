@@ -112,12 +112,13 @@ def model_card(
     ]
     if generator.class_names:
         model.append(f"- classes: {', '.join(map(one_line, class_list(generator.class_names)))}")
+    codes = "Wasserstein-VQ" if origin is None else "VQ"
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
         template_str=_TEMPLATE,
         title=title,
-        summary=f"Autoregressive image generation over Wasserstein-VQ codes; {' and '.join(conditions) or 'un'}"
+        summary=f"Autoregressive image generation over {codes} codes; {' and '.join(conditions) or 'un'}"
         + ("-conditional." if conditions else "conditional."),
         name=name,
         call=call,

@@ -99,15 +99,14 @@ class PublishedModel:
 
 
 _LLAMAGEN, _LLAMAGEN_TEXT, _VAR = "FoundationVision/LlamaGen", "peizesun/llamagen_t2i", "FoundationVision/var"
-_VAR_SCALES = {512: [1, 2, 3, 4, 6, 9, 13, 18, 24, 32]}  # at 256 those that its tokenizer was trained on
 _VAR_TOKENIZER = PublishedFile(_VAR, "vae_ch160v4096z32.pth")
 _HEIBOX = "https://heibox.uni-heidelberg.de/d"
 
 
 def _tokenizer(
-    family: str, num_codes: int, place: str, name: str | None, rfid: float | None, side: int = 256
+    family: str, num_codes: int, place: str, name: str | None, rfid: str = "", side: int = 256
 ) -> PublishedModel:
-    figure = "" if rfid is None else f"rFID {rfid:.2f}"
+    figure = f"rFID {rfid}" if rfid else ""
     return PublishedModel(
         family, f"K {num_codes:,}", PublishedFile(place, name), None, PublishedOptions(image_size=side), figure
     )
@@ -145,7 +144,7 @@ def _var(depth: int, parameters: str, side: int, fid: float) -> PublishedModel:
         parameters,
         _VAR_TOKENIZER,
         PublishedFile(_VAR, f"var_d{depth}.pth"),
-        PublishedOptions(image_size=side, scales=_VAR_SCALES.get(side)),
+        PublishedOptions(image_size=side),
         f"FID {fid:.2f}",
         f"var_d{depth}_{side}" if side == 256 else None,
         # Its "cfg 4" rises over the scales to 1 + 4.
@@ -168,22 +167,22 @@ CATALOGUE = {
     "var-d24": _var(24, "1.0B", 256, 2.33),
     "var-d30": _var(30, "2.0B", 256, 1.97),
     "var-d36": _var(36, "2.3B", 512, 2.63),
-    "llamagen-vq-ds16-c2i": _tokenizer("llamagen", 16_384, _LLAMAGEN, "vq_ds16_c2i.pt", 2.19),
-    "llamagen-vq-ds8-c2i": _tokenizer("llamagen", 16_384, _LLAMAGEN, "vq_ds8_c2i.pt", 0.59),
-    "llamagen-vq-ds16-t2i": _tokenizer("llamagen", 16_384, _LLAMAGEN_TEXT, "vq_ds16_t2i.pt", None),
-    "var-vae": _tokenizer("var", 4_096, _VAR, _VAR_TOKENIZER.name, 0.92),
-    "taming-f16-1024": _tokenizer("taming", 1_024, f"{_HEIBOX}/8088892a516d4e3baf92/", "ckpts/last.ckpt", 8.0),
-    "taming-f16-16384": _tokenizer("taming", 16_384, f"{_HEIBOX}/a7530b09fed84f80a887/", "ckpts/last.ckpt", 4.9),
-    "janus-vq-16": _tokenizer("janus", 16_384, "deepseek-ai/Janus-Pro-1B", "pytorch_model.bin", None, 384),
-    "ibq-1024": _tokenizer("ibq", 1_024, "TencentARC/IBQ-Tokenizer-1024", "imagenet256_1024.ckpt", 2.24),
-    "ibq-8192": _tokenizer("ibq", 8_192, "TencentARC/IBQ-Tokenizer-8192", "imagenet256_8192.ckpt", 1.87),
-    "ibq-16384": _tokenizer("ibq", 16_384, "TencentARC/IBQ-Tokenizer-16384", "imagenet256_16384.ckpt", 1.37),
-    "ibq-262144": _tokenizer("ibq", 262_144, "TencentARC/IBQ-Tokenizer-262144", "imagenet256_262144.ckpt", 1.00),
+    "llamagen-vq-ds16-c2i": _tokenizer("llamagen", 16_384, _LLAMAGEN, "vq_ds16_c2i.pt", "2.19"),
+    "llamagen-vq-ds8-c2i": _tokenizer("llamagen", 16_384, _LLAMAGEN, "vq_ds8_c2i.pt", "0.59"),
+    "llamagen-vq-ds16-t2i": _tokenizer("llamagen", 16_384, _LLAMAGEN_TEXT, "vq_ds16_t2i.pt"),
+    "var-vae": _tokenizer("var", 4_096, _VAR, _VAR_TOKENIZER.name, "0.92"),
+    "taming-f16-1024": _tokenizer("taming", 1_024, f"{_HEIBOX}/8088892a516d4e3baf92/", "ckpts/last.ckpt", "8.0"),
+    "taming-f16-16384": _tokenizer("taming", 16_384, f"{_HEIBOX}/a7530b09fed84f80a887/", "ckpts/last.ckpt", "4.9"),
+    "janus-vq-16": _tokenizer("janus", 16_384, "deepseek-ai/Janus-Pro-1B", "pytorch_model.bin", side=384),
+    "ibq-1024": _tokenizer("ibq", 1_024, "TencentARC/IBQ-Tokenizer-1024", "imagenet256_1024.ckpt", "2.24"),
+    "ibq-8192": _tokenizer("ibq", 8_192, "TencentARC/IBQ-Tokenizer-8192", "imagenet256_8192.ckpt", "1.87"),
+    "ibq-16384": _tokenizer("ibq", 16_384, "TencentARC/IBQ-Tokenizer-16384", "imagenet256_16384.ckpt", "1.37"),
+    "ibq-262144": _tokenizer("ibq", 262_144, "TencentARC/IBQ-Tokenizer-262144", "imagenet256_262144.ckpt", "1.00"),
     **{
         f"wasserstein-var-{codes}": _tokenizer(
             "wasserstein-var", codes, "https://huggingface.co/sunset-clouds/Wasserstein-VAR", None, rfid
         )
-        for codes, rfid in ((4_096, 0.81), (8_192, 0.73))
+        for codes, rfid in ((4_096, "0.81"), (8_192, "0.73"))
     },
 }
 

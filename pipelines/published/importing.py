@@ -10,6 +10,7 @@ from wvq.errors import ConfigError
 from wvq.files.atomic import whole_folder, write_text
 from wvq.files.checkpoint_files import Checkpoint, read_checkpoint
 from wvq.files.locks import sole_writer
+from wvq.files.names import ORIGIN_NAME
 from wvq.files.plain_text import text_lines
 from wvq.files.stage_folder import refuse_occupied
 from wvq.generator.base.interface import CodeGenerator
@@ -47,24 +48,36 @@ def import_published(recipe: ImportRecipe, **hub_options: Any) -> Origin:
         DownloadError: a file that cannot be fetched.
     """
     recipe.check()
-    refuse_occupied(recipe.out, "files")
     with sole_writer(recipe.out):
-        parts = _Parts(recipe, hub_options)
-        tokenizer = parts.tokenizer()
-        generator = parts.generator(tokenizer)
-        if generator is None:
-            origin = parts.origin()
-            with whole_folder(recipe.out) as folder:
-                _write_tokenizer(folder, tokenizer, origin, recipe.out)
-            return origin
-        pipeline = parts.pipeline(tokenizer, generator)
-        origin = parts.origin()
-        with whole_folder(recipe.out) as folder:
-            title = f"{origin.project}: {origin.name or Path(recipe.out).name}"
-            card = model_card(pipeline, recipe.out, title, licence=origin.licence, origin=origin.card_text())
+        return _written(recipe, hub_options)
+
+
+def import_once(recipe: ImportRecipe, **hub_options: Any) -> None:
+    """The same for a folder that several processes may need: it is left as it is where it is there already."""
+    recipe.check()
+    with sole_writer(recipe.out, wait=True):
+        if not (Path(recipe.out) / ORIGIN_NAME).exists():
+            _written(recipe, hub_options)
+
+
+def _written(recipe: ImportRecipe, hub_options: dict[str, Any]) -> Origin:
+    refuse_occupied(recipe.out, "files")
+    parts = _Parts(recipe, hub_options)
+    tokenizer = parts.tokenizer()
+    generator = parts.generator(tokenizer)
+    pipeline = None if generator is None else parts.pipeline(tokenizer, generator)
+    origin = parts.origin()
+    title, text = f"{origin.project}: {origin.name or Path(recipe.out).name}", origin.card_text()
+    with whole_folder(recipe.out) as folder:
+        if pipeline is None:
+            tokenizer.save_pretrained(folder)
+            ImageProcessor.of_tokenizer(tokenizer.config).save_pretrained(folder)
+            write_text(folder / CARD_NAME, tokenizer_card(tokenizer.config, recipe.out, title, text, origin.licence))
+        else:
+            card = model_card(pipeline, recipe.out, title, licence=origin.licence, origin=text)
             pipeline.save_pretrained(folder, card)
-            origin.save(folder)
-        return origin
+        origin.save(folder)
+    return origin
 
 
 class _Parts:
@@ -98,12 +111,12 @@ class _Parts:
     def pipeline(self, tokenizer: WassersteinVQModel, generator: CodeGenerator) -> ImageGenerationPipeline:
         """Both with the text encoder, if there is one, and the settings of the project's own demonstration."""
         model, config, encoder = self.recipe.model, generator.config, None
-        path = self.recipe.text_encoder or (model and model.text_encoder)
+        path = self.recipe.text_encoder or (None if model is None else model.text_encoder)
         if config.text_dim:
             if path is None:
-                raise ConfigError("text_encoder: this generator takes texts; give the folder or Hub id of their encoder")
-            encoding = {"padding": config.text_padding, "cleaning": config.text_cleaning}
-            encoder = TextEncoder(path, config.text_length, **encoding, **self.hub_options)
+                raise ConfigError("text_encoder: this generator takes texts; give the folder or Hub id of its encoder")
+            padding, cleaning = config.text_padding, config.text_cleaning
+            encoder = TextEncoder(path, config.text_length, "cpu", padding, cleaning, **self.hub_options)
             config.text_encoder_hash = encoder.identity()
         elif self.recipe.text_encoder:
             raise ConfigError("text_encoder: this generator takes no texts; leave it out")
@@ -140,10 +153,3 @@ class _Parts:
         if len(names) != count:
             raise ConfigError(f"class_names: {self.recipe.class_names} holds {len(names)} names for {count} classes")
         return names
-
-
-def _write_tokenizer(folder: Path, tokenizer: WassersteinVQModel, origin: Origin, name: str) -> None:
-    tokenizer.save_pretrained(folder)
-    ImageProcessor.of_tokenizer(tokenizer.config).save_pretrained(folder)
-    origin.save(folder)
-    write_text(folder / CARD_NAME, tokenizer_card(tokenizer.config, name, origin.project, origin.card_text(), origin.licence))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
 from wvq.errors import CheckpointError, first_line
 from wvq.files.atomic import file_sha256, read_json, write_json
-from wvq.files.checkpoint_files import Checkpoint
 from wvq.files.names import ORIGIN_NAME
+
+if TYPE_CHECKING:
+    from wvq.files.checkpoint_files import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,25 @@ class OriginFile:
         name: of the file.
         sha256: of its content.
         level: the name under which it held the weights; None where it held nothing else.
+        other_levels: further names under which it held weights.
     """
 
     part: str
     name: str
     sha256: str
     level: str | None
+    other_levels: tuple[str, ...]
 
     @classmethod
     def of(cls, part: str, checkpoint: Checkpoint) -> list[Self]:
         """The files of a checkpoint."""
-        return [cls(part, file.name, file_sha256(file), checkpoint.level) for file in checkpoint.files]
+        levels = (checkpoint.level, checkpoint.other_levels)
+        return [cls(part, file.name, file_sha256(file), *levels) for file in checkpoint.files]
+
+    def __str__(self) -> str:
+        held = f', weights under "{self.level}"' if self.level else ""
+        others = f" (not those under {' or '.join(self.other_levels)})" if self.other_levels else ""
+        return f"{self.part}: {self.name}{held}{others}, SHA-256 {self.sha256[:12]}..."
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,9 @@ class Origin:
             return None
         values = read_json(file, CheckpointError, f"{file} is missing")
         try:
-            files = tuple(OriginFile(**one) for one in values.pop("files"))
+            files = tuple(
+                OriginFile(**{**one, "other_levels": tuple(one["other_levels"])}) for one in values.pop("files")
+            )
             return cls(**values, files=files)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({first_line(error)}); import the model again") from error

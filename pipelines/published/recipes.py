@@ -27,8 +27,8 @@ class ImportRecipe:
         ema: take the averaged weights of files that hold both.
     """
 
-    name: str
-    out: str
+    name: str = ""
+    out: str = ""
     tokenizer: str | None = None
     generator: str | None = None
     image_size: int | None = None
@@ -40,6 +40,10 @@ class ImportRecipe:
 
     def check(self) -> None:
         """Raise ConfigError if a value is out of range, or an option means nothing to what is imported."""
+        if not self.name:
+            raise ConfigError("name: give a published model, or the family of the files; see wvq import --list")
+        if not self.out:
+            raise ConfigError("out: give a new folder for the model")
         check = Checker(self)
         check.each(PATH, "out")
         check.each(or_null(PATH), "tokenizer", "generator", "class_names")
@@ -53,7 +57,9 @@ class ImportRecipe:
         if model is None and not self.tokenizer:
             if self.generator:
                 raise ConfigError("tokenizer: a generator is imported with its tokenizer; give its file, too")
-            raise ConfigError(f'tokenizer: give the file of a tokenizer of {family.project} ("{self.name}" is a family)')
+            raise ConfigError(
+                f'tokenizer: give the file of a tokenizer of {family.project} ("{self.name}" is a family)'
+            )
         if self.generator and not (family.has_generators if model is None else model.generator):
             raise ConfigError(f"generator: of {self.name} the tokenizer alone can be imported; leave it out")
         if not (self.generator or (model is not None and model.generator)):

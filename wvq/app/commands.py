@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -14,10 +15,13 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
+from wvq.files.names import INDEX_NAME
 from wvq.files.plain_text import text_lines
 from wvq.files.user_folders import expand_user
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.pipelines.published.catalogue import catalogue_text
+from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
@@ -171,6 +175,23 @@ def evaluate_compare(values: Namespace) -> None:
     from wvq.eval.compare import compare_results
 
     print(compare_results(values.results))
+
+
+def import_model(values: Namespace) -> None:
+    """Run ``wvq import``."""
+    if values.list:
+        print(catalogue_text())
+        return
+    quiet_libraries()
+    from wvq.pipelines.published.importing import import_published
+
+    recipe = recipe_of(values, ImportRecipe)
+    origin = import_published(recipe)
+    for file in origin.files:
+        print(f"  {file}")
+    out, is_pipeline = shlex.quote(recipe.out), (Path(recipe.out) / INDEX_NAME).exists()
+    following = f"wvq sample {out}" if is_pipeline else f"wvq export-codes --tokenizer {out} --data.path PICTURES"
+    print(f"{'pipeline' if is_pipeline else 'tokenizer'} of {origin.project} in {recipe.out}; next: {following}")
 
 
 def study_atomic(values: Namespace) -> None:
