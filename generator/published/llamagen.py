@@ -7,6 +7,7 @@ are permuted; the prefix is erased from queries and keys. Shapes: D width, H hea
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from typing import TypedDict
 
 import torch
 
@@ -76,12 +77,28 @@ def _grid(source: str, options: PublishedOptions, tokenizer: Tokenizer | None) -
     return [options.image_size // DOWNSAMPLING] * 2
 
 
-def _conditions(state: Mapping[str, torch.Tensor], source: str) -> dict[str, str | int]:
+class _Conditions(TypedDict, total=False):
+    num_classes: int
+    text_dim: int
+    text_length: int
+    text_projection: str
+    null_text: str
+    text_padding: str
+    text_cleaning: str
+
+
+def _conditions(state: Mapping[str, torch.Tensor], source: str) -> _Conditions:
     if _TEXT not in state:
         return {"num_classes": shape_of(state, _CLASSES, source, "LlamaGen")[0] - 1}
     length, dim = shape_of(state, _NULL_TEXT, source, "LlamaGen")
-    forms = {"text_projection": "mlp", "null_text": "features", "text_padding": "right", "text_cleaning": "lower"}
-    return {"text_dim": dim, "text_length": length, **forms}
+    return {
+        "text_dim": dim,
+        "text_length": length,
+        "text_projection": "mlp",
+        "null_text": "features",
+        "text_padding": "right",
+        "text_cleaning": "lower",
+    }
 
 
 def entries(config: ImageCodeTransformerConfig) -> list[Entry]:

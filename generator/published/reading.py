@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from wvq.errors import CheckpointError
+from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.base.interface import CodeGenerator
 from wvq.models.key_map import Entry, read_weights
 
@@ -74,13 +75,13 @@ def count_layers(state: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 def filled(
     model_class: type[Generator],
-    config: object,
+    config: GeneratorConfig,
     state: MutableMapping[str, torch.Tensor],
     entries: Sequence[Entry],
     dropped: Sequence[str],
     source: str,
 ) -> Generator:
-    """A model in eval mode with the file's weights, which are taken out of ``state`` one by one; buffers are zero.
+    """A model with the file's weights as float32, which are taken out of ``state`` one by one; buffers are zero.
 
     Args:
         model_class: of the model, which is made without memory first.
@@ -94,6 +95,8 @@ def filled(
         model = model_class(config)
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
     weights = read_weights(state, entries, dropped, shapes, source)
+    for name in weights:  # one by one, so that memory holds few of them twice
+        weights[name] = weights[name].float()
     weights |= {name: torch.zeros(buffer.shape, dtype=buffer.dtype) for name, buffer in model.named_buffers()}
     model.load_state_dict(weights, assign=True)
     return model.eval()

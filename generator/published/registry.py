@@ -24,7 +24,7 @@ def read_generator(
     options: PublishedOptions,
     tokenizer: Tokenizer | None = None,
 ) -> CodeGenerator:
-    """The generator of another project's file, in eval mode, on the CPU, in the types of the file.
+    """The generator of another project's file, float32, in eval mode.
 
     Args:
         family: a key of ``GENERATORS``.
