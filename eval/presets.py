@@ -72,6 +72,8 @@ def _var(fid: float) -> Preset:
 PRESETS = {
     "llamagen_b_256": _preset(5.46, guidance_scale=2.0),
     "llamagen_l_256": _preset(3.80, guidance_scale=2.0),
+    "llamagen_b_384": _preset(6.09, 384, guidance_scale=2.0),
+    "llamagen_l_384": _preset(3.07, 384, guidance_scale=2.0),
     "llamagen_xl_384": _preset(2.62, 384, guidance_scale=1.75),
     "llamagen_xxl_384": _preset(2.34, 384, guidance_scale=1.75),
     "llamagen_3b_384": _preset(2.18, 384, guidance_scale=1.65),
