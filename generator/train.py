@@ -151,8 +151,12 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
     """Check that a cache was made by the tokenizer and that a generator can be trained over it.
 
     Raises:
-        CacheError: another tokenizer made it.
+        CacheError: another tokenizer made it, or it does not name its tokenizer.
     """
+    if not header.tokenizer_hash:
+        raise CacheError(
+            f"{recipe.codes} was imported without its tokenizer; import it again with --tokenizer {recipe.tokenizer}"
+        )
     config = tokenizer.config
     for name, expected in (("num_codes", config.num_codes), ("grid", list(config.grid))):
         if getattr(header, name) != expected:
