@@ -22,8 +22,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
     With ``recipe.start`` its config is that tokenizer's, changed by ``recipe.model``. Encoder and decoder are taken
     over. If codes of another width are requested, projectors join them to the trained network. The quantizer is taken
-    over as long as ``recipe.model`` does not change what the codes are; weights and other settings of a method do not
-    pass to another one.
+    over as long as ``recipe.model`` does not change what the codes are, and a residual projector with it as long as it
+    keeps its width; weights and other settings of a method do not pass to another one.
 
     Args:
         recipe: its ``model``, ``start`` and ``freeze``.
@@ -51,11 +51,16 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         fields["feature_dim"] = source.config.encoder_dim
     model = WassersteinVQModel(WassersteinVQConfig(**{**fields, **recipe.model, **from_data}))
     changed = [name for name in _OF_THE_CODES if getattr(model.config, name) != getattr(source.config, name)]
-    _take_over(model, source, recipe.start, quantizer=not changed)
+    kept = ["quantizer", "projector"] if not changed else []
+    if not changed and model.config.residual_projector == source.config.residual_projector:
+        kept.append("residual_projector")
+    _take_over(model, source, recipe.start, kept)
     if changed and "quantizer" in parts:
         raise ConfigError(
             f"freeze: the quantizer is new: model.{changed[0]} differs from {recipe.start}; leave it out of freeze"
         )
+    if "residual_projector" in parts and "residual_projector" not in kept:
+        raise ConfigError("freeze: the residual_projector is new and would stay untrained; leave it out of freeze")
     model.freeze(parts)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"freeze: {recipe.freeze} leaves nothing to train; leave a part out")
@@ -63,8 +68,8 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
 
 @torch.no_grad()
-def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, quantizer: bool) -> None:
-    parts = ["encoder.", "decoder.", *(["quantizer.", "projector."] if quantizer else [])]
+def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, kept: list[str]) -> None:
+    parts = [f"{part}." for part in ("encoder", "decoder", *kept)]
     trained = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
     current = model.state_dict()
     for key in [*trained, *(key for key in current if key.startswith(tuple(parts)))]:

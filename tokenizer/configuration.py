@@ -13,6 +13,12 @@ from wvq.settings.size import SIZE, Size, height_width
 from wvq.tokenizer.quantizers.registry import MethodsConfig
 
 MULTIPLIERS = list_of(POSITIVE, "a list of positive numbers")
+ATTENTION = Rule("true, false or middle", lambda value: isinstance(value, bool) or value == "middle", FLAG.plain)
+KERNEL = one_of((1, 3))
+# Fields that earlier versions do not know.
+_LATER_FIELDS = ["cast_hashes", "fit", "pad_color", "scale_conv_table", "scale_weights"]
+_LATER_FIELDS += ["downsample", "end_kernel", "latent_channels", "latent_kernel", "pixel_range", "residual_projector"]
+_LATER_FIELDS += ["l2_normalize", "similarity"]
 NOT_TOO_MANY = Rule("a list of at most 32 numbers", lambda value: len(value) <= 32)
 
 
@@ -29,10 +35,22 @@ class WassersteinVQConfig(MethodsConfig):
         channel_multipliers: width of each level as a multiple of ``base_channels``; each level after the first halves
             the resolution.
         num_res_blocks: residual blocks a level (the decoder has one more, as is usual).
-        attention: self-attention at the lowest resolution and in the middle block.
+        attention: self-attention: at the lowest resolution and in the middle block (true), ``middle`` for the middle
+            block alone, or none (false).
+        downsample: padding of the convolutions that halve the resolution: ``symmetric``, a pixel on all sides, or
+            ``asymmetric``, a row below and a column right, as taming-transformers, LlamaGen and VAR have it.
+        end_kernel: side of the kernels of the encoder's last and the decoder's first convolution, 1 or 3.
+        latent_channels: channels of the encoder's last convolution, where one more, which is part of the encoder,
+            leads from them to the features, and one of the decoder back to them (taming-transformers' z channels and
+            its quant_conv and post_quant_conv); None for neither.
+        latent_kernel: side of the kernels of those two, 1 or 3.
+        pixel_range: pixels that the network sees: ``signed``, in [-1, 1], or ``unit``, in [0, 1]. The model takes and
+            gives pictures in [-1, 1] either way.
         dropout: inside residual blocks, in [0, 1).
         feature_dim: dims of the encoder's features and of what the decoder takes, where they are not the codes': linear
             projectors then lie between. For a new quantizer in a trained network; none if None.
+        residual_projector: width of the convolutions that add to the quantized features what quantizing took from them
+            (:class:`wvq.tokenizer.networks.ResidualProjector`); none if None.
         fit, pad_color: how the training pictures got their size (:class:`wvq.settings.data.DataConfig`), so that later
             stages can tell when theirs get it in another way.
         class_names: names of the classes of the training data, for reference only.
@@ -53,9 +71,16 @@ class WassersteinVQConfig(MethodsConfig):
     channel_multipliers: list[float] = option([1, 1, 2, 2, 4], MULTIPLIERS, NOT_TOO_MANY)
     # A file that declares millions of layers would fill memory before its weights could contradict it.
     num_res_blocks: int = option(2, integer(), at_most(1_000))
-    attention: bool = option(True, FLAG)
+    attention: bool | str = option(True, ATTENTION)
+    downsample: str = option("symmetric", one_of(("symmetric", "asymmetric")))
+    end_kernel: int = option(1, KERNEL)
+    latent_channels: int | None = option(None, or_null(integer()))
+    latent_kernel: int = option(1, KERNEL)
+    pixel_range: str = option("signed", one_of(("signed", "unit")))
     dropout: float = option(0.0, interval("[0, 1)"), identity=False)
     feature_dim: int | None = option(None, or_null(integer()))
+    # Outside of the identity, so that codes stay those of a tokenizer that gets one: its weights are in the hash.
+    residual_projector: int | None = option(None, or_null(integer()), identity=False)
     fit: str = option("crop", one_of(FITS), identity=False)
     pad_color: str = option("auto", one_of(PAD_COLORS), identity=False)
     class_names: list[str] = option([], NAMES, identity=False)
@@ -68,6 +93,8 @@ class WassersteinVQConfig(MethodsConfig):
             "" if isinstance(self.image_size, int) else " in height and width"
         )
         check("image_size", expected, lambda size: all(side % factor == 0 for side in height_width(size)))
+        if self.latent_channels is None:
+            check("latent_kernel", "1 where latent_channels is null", lambda side: side == 1)
         side = min(self.grid)
         if self.scales is not None:
             which = "" if self.grid[0] == self.grid[1] else "shorter "
@@ -75,16 +102,10 @@ class WassersteinVQConfig(MethodsConfig):
             check("scales", expected, lambda scales: scales[-1] == side)
 
     def to_dict(self) -> dict[str, Any]:
-        values = super().to_dict()
-        for name, default in (
-            ("cast_hashes", None),
-            ("fit", "crop"),
-            ("pad_color", "auto"),
-            ("scale_conv_table", None),
-            ("scale_weights", None),
-        ):
-            if values[name] == default:
-                del values[name]  # the version before, which does not know it, then reads the file
+        values, default = super().to_dict(), type(self)()
+        for name in _LATER_FIELDS:
+            if values[name] == getattr(default, name):
+                del values[name]  # a version that does not know it then reads the file
         return values
 
     def require_image_size(self, data: DataConfig, tokenizer: str) -> None:

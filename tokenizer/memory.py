@@ -8,7 +8,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 
 
 def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int = 4, device_type: str = "cpu") -> int:
-    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.modeling.Decoder`), beside the weights.
+    """Bytes that decoding takes at its peak (:class:`wvq.tokenizer.networks.Decoder`), beside the weights.
 
     Args:
         config: config of the tokenizer.
@@ -20,7 +20,10 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
     """
     copied = device_type == "cuda"
     widths = config.channels[::-1]
-    positions, peak = math.prod(config.grid), 0
+    positions = math.prod(config.grid)
+    # The residual projector keeps the quantized features beside what a convolution takes and gives.
+    projected = config.residual_projector or 0
+    peak = (config.code_dim + (4 if copied else 2) * projected) * positions if projected else 0
     for index, width in enumerate(widths):
         before = widths[max(index - 1, 0)]
         # A residual block: its input, normed and activated; or its input, what it adds up, normed and activated.
@@ -35,4 +38,6 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
         peak = max(peak, values * positions)
         positions *= 4
     vectors = config.code_dim * math.prod(config.grid) * 4  # of the codes, in float32 whatever the network's type
-    return batch * (peak * bytes_per_value + vectors)
+    # While vectors are looked up: all codes at length 1, and their lengths.
+    unit_codes = 4 * config.num_codes * (config.code_dim + 1) if config.l2_normalize else 0
+    return max(batch * (peak * bytes_per_value + vectors), unit_codes + batch * vectors)

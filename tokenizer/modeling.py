@@ -1,6 +1,6 @@
-"""WassersteinVQModel: convolutional encoder, vector quantizer and decoder in one file, read top to bottom.
+"""WassersteinVQModel: encoder and decoder (:mod:`wvq.tokenizer.networks`) around a vector quantizer.
 
-References: van den Oord et al. 2017 (VQ-VAE); Esser et al. 2021 (the U-shaped network); arXiv 2506.15078 (alignment).
+References: van den Oord et al. 2017 (VQ-VAE); arXiv 2506.15078 (alignment).
 Shapes: B pictures, C channels, H W pixels, h w grid of codes, D dims of a code.
 """
 
@@ -13,193 +13,21 @@ from itertools import accumulate
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
-from wvq.precision import no_float16
 from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.networks import Decoder, Encoder, Projector, ResidualProjector, ZeroConv2d
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Quantizer
 from wvq.tokenizer.quantizers.registry import build_quantizer
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Group norm over up to 32 groups."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
-class ResBlock(GradientCheckpointingLayer):
-    """Two convolutions behind norms, added to the input: (B, C, H, W) -> (B, out_channels, H, W)."""
-
-    def __init__(self, in_channels: int, out_channels: int, dropout: float):
-        super().__init__()
-        self.norm1, self.conv1 = norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = norm(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, out_channels, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.skip(x) + h
-
-
-class AttentionBlock(GradientCheckpointingLayer):
-    """Single-head self-attention over all positions."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
-        h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
-
-
-class Downsample(nn.Conv2d):
-    """Halves the sides: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, stride=2, padding=1)
-
-
-class Upsample(nn.Conv2d):
-    """Doubles the sides: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
-        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def middle(channels: int, config: WassersteinVQConfig) -> list[nn.Module]:
-    """The blocks at the lowest resolution, between encoder or decoder levels and their end."""
-    attention = [AttentionBlock(channels)] if config.attention else []
-    return [ResBlock(channels, channels, config.dropout), *attention, ResBlock(channels, channels, config.dropout)]
-
-
-def level(in_channels: int, channels: int, blocks: int, lowest: bool, config: WassersteinVQConfig) -> list[nn.Module]:
-    """The residual blocks of one resolution, with attention at the lowest."""
-    layers: list[nn.Module] = []
-    for index in range(blocks):
-        layers.append(ResBlock(in_channels if index == 0 else channels, channels, config.dropout))
-        if lowest and config.attention:
-            layers.append(AttentionBlock(channels))
-    return layers
-
-
-class Encoder(nn.Sequential):
-    """Pictures (B, C, H, W) in [-1, 1] -> features (B, F, h, w), F = ``config.encoder_dim``."""
-
-    def __init__(self, config: WassersteinVQConfig):
-        widths = config.channels
-        layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch_size)] if config.patch_size > 1 else []
-        layers.append(nn.Conv2d(config.in_channels * config.patch_size**2, widths[0], 3, padding=1))
-        for index, width in enumerate(widths):
-            lowest = index == len(widths) - 1
-            layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks, lowest, config)
-            if not lowest:
-                layers.append(Downsample(width))
-        layers += [
-            *middle(widths[-1], config),
-            norm(widths[-1]),
-            nn.SiLU(),
-            nn.Conv2d(widths[-1], config.encoder_dim, 1),
-        ]
-        super().__init__(*layers)
-
-
-class Decoder(nn.Sequential):
-    """Quantized features (B, F, h, w) -> pictures (B, C, H, W), not clamped."""
-
-    _compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
-
-    def __init__(self, config: WassersteinVQConfig):
-        widths = config.channels[::-1]
-        layers: list[nn.Module] = [nn.Conv2d(config.encoder_dim, widths[0], 1), *middle(widths[0], config)]
-        for index, width in enumerate(widths):
-            layers += level(widths[max(index - 1, 0)], width, config.num_res_blocks + 1, index == 0, config)
-            if index < len(widths) - 1:
-                layers.append(Upsample(width))
-        out_channels = config.in_channels * config.patch_size**2
-        layers += [norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], out_channels, 3, padding=1)]
-        if config.patch_size > 1:
-            layers.append(nn.PixelShuffle(config.patch_size))
-        super().__init__(*layers)
-        self.last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
-
-    @property
-    def last_layer(self) -> nn.Conv2d:
-        """The last convolution; what follows it has no weights."""
-        return cast(nn.Conv2d, self[self.last])  # a Sequential does not know what it holds
-
-    def compile(self, *args, **kwargs) -> None:
-        """Compile all but the last convolution; arguments as for torch.compile.
-
-        The adaptive weight of a GAN takes that layer's gradient on its own, before the backward pass of the step: a
-        compiled part runs backward once only.
-        """
-        self._compiled = torch.compile(self._body, *args, **kwargs)
-
-    def _body(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in list(self)[: self.last]:
-            x = layer(x)
-        return x
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W), not clamped, of quantized features (B, F, h, w)."""
-        x = (self._compiled or self._body)(x)
-        with no_float16(x):  # the gradient of the last convolution is a sum over all pixels of a batch
-            if not torch.is_autocast_enabled(x.device.type):
-                x = x.to(self.last_layer.weight.dtype)
-            for layer in list(self)[self.last :]:
-                x = layer(x)
-        return x
-
-
-class Projector(nn.Module):
-    """Linear maps from the encoder's F dims to the D of a code, and back to the decoder's F.
-
-    They start as an orthogonal map and its inverse (D >= F), or as the projection on D random directions (D < F).
-    """
-
-    def __init__(self, config: WassersteinVQConfig):
-        super().__init__()
-        dim, code_dim = config.encoder_dim, config.code_dim
-        # Direct parameters, not layers: _init_weights is called only for modules that have some.
-        self.in_weight, self.in_bias = nn.Parameter(torch.empty(code_dim, dim)), nn.Parameter(torch.empty(code_dim))
-        self.out_weight, self.out_bias = nn.Parameter(torch.empty(dim, code_dim)), nn.Parameter(torch.empty(dim))
-
-    def reset(self) -> None:
-        """Orthogonal weights, each direction the inverse of the other as far as the widths allow."""
-        init.orthogonal_(self.in_weight)
-        init.copy_(self.out_weight, self.in_weight.T)
-        init.zeros_(self.in_bias)
-        init.zeros_(self.out_bias)
-
-    def to_codes(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., F) -> (..., D)."""
-        return F.linear(features, self.in_weight, self.in_bias)
-
-    def from_codes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(..., D) -> (..., F)."""
-        return F.linear(vectors, self.out_weight, self.out_bias)
 
 
 def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -212,7 +40,7 @@ def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch
     return move
 
 
-PARTS = ("encoder", "quantizer", "decoder")
+PARTS = ("encoder", "quantizer", "decoder", "residual_projector")
 
 
 @dataclass
@@ -277,12 +105,16 @@ class WassersteinVQModel(StrictPreTrainedModel):
         self.quantizer: Quantizer = build_quantizer(config)
         self.decoder = Decoder(config)
         self.projector = Projector(config) if config.feature_dim is not None else None
+        width = config.residual_projector
+        self.residual_projector = ResidualProjector(config.code_dim, width) if width is not None else None
         self.frozen: frozenset[str] = frozenset()
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Projector | ZeroConv2d):
+            module.reset()
+        elif isinstance(module, nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -291,8 +123,6 @@ class WassersteinVQModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, Codebook):
             module.reset_codebook()
-        elif isinstance(module, Projector):
-            module.reset()
 
     def codebook_parameters(self) -> list[nn.Parameter]:
         """Parameters that belong in the codebook's own optimiser group."""
@@ -319,7 +149,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return codes_hash in weights | {model_hash(self, weights=one) for one in weights}
 
     def _codes_weights_hash(self) -> str:
-        return weights_hash(self, without=("decoder.", "projector.out_"))
+        return weights_hash(self, without=("decoder.", "projector.out_", "residual_projector."))
 
     def _before_casts(self, now: str) -> str:
         """The hash of the weights that make codes as they were before any cast, by their hash now.
@@ -346,15 +176,15 @@ class WassersteinVQModel(StrictPreTrainedModel):
         """Leave parts unchanged in training, and keep them in eval mode.
 
         Args:
-            parts: ``encoder``, ``quantizer`` (with its projector) or ``decoder``.
+            parts: ``encoder``, ``quantizer`` (with its projector), ``decoder`` or ``residual_projector``.
 
         Raises:
-            ConfigError: an unknown part, or all of them.
+            ConfigError: a part that there is not, or all of them.
         """
-        parts = frozenset(parts)
-        for part in parts - set(PARTS):
-            raise ConfigError(f'freeze: there is no part "{part}"{near_match(part, PARTS)}; one of {", ".join(PARTS)}')
-        if parts == set(PARTS):
+        parts, own = frozenset(parts), [part for part in PARTS if getattr(self, part) is not None]
+        for part in parts - set(own):
+            raise ConfigError(f'freeze: there is no part "{part}"{near_match(part, own)}; one of {", ".join(own)}')
+        if parts == set(own):
             raise ConfigError("freeze: with all parts frozen there is nothing to train; leave one out")
         self.frozen = parts
         self.quantizer.freeze("quantizer" in parts)
@@ -386,16 +216,21 @@ class WassersteinVQModel(StrictPreTrainedModel):
                 f"pixel_values must be (B, {', '.join(map(str, expected))}) for this tokenizer, "
                 f"got {tuple(pixel_values.shape)}; crop with ImageProcessor or set data.image_size to {size}"
             )
+        if self.config.pixel_range == "unit":
+            pixel_values = (pixel_values + 1) / 2
         features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
         return features if self.projector is None else self.projector.to_codes(features)
 
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
         # quantized: (B, D, h, w)
+        if self.residual_projector is not None:
+            quantized = quantized + self.residual_projector(quantized)
         if self.projector is not None:
             quantized = rearrange(
                 self.projector.from_codes(rearrange(quantized, "b d h w -> b h w d")), "b h w d -> b d h w"
             )
-        return self.decoder(quantized)
+        pictures = self.decoder(quantized)
+        return 2 * pictures - 1 if self.config.pixel_range == "unit" else pictures
 
     def encode(self, pixel_values: torch.Tensor) -> EncoderOutput:
         """Codes of pictures.

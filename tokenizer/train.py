@@ -27,7 +27,7 @@ from wvq.models.pretrained import resolve_folder
 from wvq.tokenizer.adaptation import build_tokenizer
 from wvq.tokenizer.adversarial import build_adversary
 from wvq.tokenizer.losses import ReconstructionLoss
-from wvq.tokenizer.modeling import norm
+from wvq.tokenizer.networks import norm
 from wvq.tokenizer.recipes import TokenizerRecipe
 from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator

@@ -34,7 +34,7 @@ class AlignedQuantizer(VectorQuantizer):
         super().__init__(config)
         self.target_scale = config.target_scale
 
-    def reset_codebook(self) -> None:
+    def draw_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 0.01)
 
 
@@ -103,7 +103,8 @@ class WassersteinQuantizer(WindowedQuantizer, DistanceQuantizer):
     name = "wasserstein"
 
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
-        return gaussian_wasserstein(*self.moments(features, joined), self.codebook, self.normalize, self.target_scale)
+        moments = self.moments(features, joined)
+        return gaussian_wasserstein(*moments, self.code_vectors(), self.normalize, self.target_scale)
 
 
 class SlicedConfig(QuantizerConfig):
@@ -129,7 +130,8 @@ class SlicedWassersteinQuantizer(DistanceQuantizer):
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         directions = random_directions(self.num_projections, self.dim, features.device, joined)
         features = gather_rows(features) if joined else features
-        return sliced_wasserstein(features, self.codebook, directions, self.normalize, self.target_scale, self.robust)
+        codes = self.code_vectors()
+        return sliced_wasserstein(features, codes, directions, self.normalize, self.target_scale, self.robust)
 
 
 class MMDConfig(QuantizerConfig):
@@ -156,7 +158,7 @@ class MMDQuantizer(DistanceQuantizer):
         if self.target_scale != 1:
             mean = features.mean(0)
             features = mean + self.target_scale * (features - mean)
-        chosen = (random_sample(points, self.num_samples, joined) for points in (features, self.codebook))
+        chosen = (random_sample(points, self.num_samples, joined) for points in (features, self.code_vectors()))
         return mmd(*chosen)
 
 
@@ -177,6 +179,7 @@ class AffineQuantizer(WindowedQuantizer):
     """
 
     name = "affine"
+    free = False
 
     def __init__(self, config: AffineConfig):
         super().__init__(config)

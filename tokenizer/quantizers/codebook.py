@@ -25,6 +25,7 @@ class Codebook(Quantizer):
         defaults: published weight of each term of the loss; a config may override each by its own field. A weight that
             is not listed must be left out of the config, or be 0.
         aligned: whether codes are matched to the features' distribution, so that a target scale means something.
+        free: whether codes are moved by gradient alone, so that they may be compared at length 1 or by their product.
         normalize: whether an alignment is measured in units of the features' spread; the atomic study measures in
             absolute units.
     """
@@ -32,6 +33,7 @@ class Codebook(Quantizer):
     name: ClassVar[str]
     defaults: ClassVar[dict[str, float]] = {}
     aligned: ClassVar[bool] = False
+    free: ClassVar[bool] = False
     normalize: bool = True
 
     def __init__(self, config: QuantizerConfig):
@@ -58,6 +60,12 @@ class Codebook(Quantizer):
                 raise ConfigError(f'{name} must be 0 or null: quantizer "{config.quantizer}" has {missing}')
         if config.target_scale != 1 and not cls.aligned:
             raise ConfigError(f'target_scale must be 1: quantizer "{config.quantizer}" has no alignment')
+        if config.l2_normalize and not cls.free:
+            raise ConfigError(f'l2_normalize must be false: the codes of quantizer "{config.quantizer}" have lengths')
+        if config.l2_normalize and config.target_scale != 1:
+            raise ConfigError("target_scale must be 1 with l2_normalize: codes of length 1 cannot spread any wider")
+        if config.similarity != "euclidean" and not cls.free:
+            raise ConfigError(f'similarity must be euclidean: quantizer "{config.quantizer}" finds its codes so')
 
     @property
     def weights(self) -> dict[str, float]:

@@ -53,12 +53,13 @@ def usable(features: torch.Tensor, codebook: torch.Tensor) -> bool:
     return dim <= FEW_DIMS or torch.cuda.get_device_capability(features.device) >= (8, 0)
 
 
-def search(features: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor | None:
+def search(features: torch.Tensor, codebook: torch.Tensor, squares: bool = True) -> torch.Tensor | None:
     """Lowest index (N,) int64 of the nearest code, or None where the kernels do not run, which is said once.
 
     Args:
         features: (N, D) float32.
         codebook: (K, D) float32 on the same device; K > 0.
+        squares: count |e|^2 / 2 beside -z.e; without it the code of the largest product z.e is found.
     """
     module = kernels()
     if module is None or failed.is_set():
@@ -67,7 +68,7 @@ def search(features: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor | Non
     run = _search_few_dims if features.shape[1] <= FEW_DIMS else _search_many_dims
     try:
         with torch.cuda.device_of(features):
-            run(module, features.contiguous(), codebook.contiguous(), keys)
+            run(module, features.contiguous(), codebook.contiguous(), keys, squares)
     except torch.OutOfMemoryError:  # no fault of the kernels
         raise
     except Exception as error:  # no class in common: no C compiler, a card with less shared memory, ...
@@ -82,12 +83,15 @@ def _warn(error: Exception) -> None:
     logger.warning("the fused nearest-code search is not available, using torch's products: %s", reason)
 
 
-def _search_few_dims(module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor) -> None:
+def _search_few_dims(
+    module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor, squares: bool
+) -> None:
     (count, dim), tile = features.shape, FEW_DIMS_TILE
     size = _PIECE_BYTES // (4 * dim)
     for index, piece in enumerate(codebook.split(size) if count else ()):
         padding = -len(piece) % tile["CODES"]
-        half_squares = F.pad(piece.square().sum(1).mul_(0.5), (0, padding), value=torch.inf)
+        half_squares = piece.square().sum(1).mul_(0.5) if squares else piece.new_zeros(len(piece))
+        half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
         codes = F.pad(piece.T, (0, padding)).contiguous()  # D K
         grid, tiles_each = _grid(count, len(half_squares), tile)
         module.search_few_dims[grid](
@@ -98,7 +102,9 @@ def _search_few_dims(module: ModuleType, features: torch.Tensor, codebook: torch
         )
 
 
-def _search_many_dims(module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor) -> None:
+def _search_many_dims(
+    module: ModuleType, features: torch.Tensor, codebook: torch.Tensor, keys: torch.Tensor, squares: bool
+) -> None:
     tile, width = MANY_DIMS_TILE, _whole(features.shape[1], MANY_DIMS_TILE["DIMS"])
     rows = _whole(min(len(features), _PIECE_BYTES // (4 * width)), tile["ROWS"])
     size = _whole(min(len(codebook), 2 * _PIECE_BYTES // (4 * width)), tile["CODES"])
@@ -107,6 +113,8 @@ def _search_many_dims(module: ModuleType, features: torch.Tensor, codebook: torc
         z.fill(module, part, tile["ROWS"])
         for index, piece in enumerate(codebook.split(size)):
             e.fill(module, piece, tile["CODES"])
+            if not squares:
+                e.half_squares[: len(piece)].zero_()  # those behind stay infinite
             grid, tiles_each = _grid(len(part), len(piece), tile)
             module.search_many_dims[grid](
                 *(z.high, z.low, z.scales, e.high, e.low, e.scales, e.half_squares, part_keys),

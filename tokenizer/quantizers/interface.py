@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from wvq.checks import POSITIVE, Rule, integer, number, one_of, or_null
+from wvq.checks import FLAG, POSITIVE, Rule, integer, number, one_of, or_null
 from wvq.errors import DataError
 from wvq.models.config import StrictConfig, option
 from wvq.tokenizer.quantizers.estimators import GRADIENT_ESTIMATORS
+from wvq.tokenizer.quantizers.nearest import SIMILARITIES
 
 CODE_RANGE = Rule("below 2**31, the range of the integers that hold a code", lambda value: value < 2**31)
 WEIGHT = or_null(number())
@@ -29,6 +30,10 @@ class QuantizerConfig(StrictConfig):
         num_codes: size K of a codebook.
         code_dim: dims D of the quantized features, over all codebooks.
         num_groups: codebooks G of a product quantizer; each has K codes of D / G dims.
+        l2_normalize: compare features and codes at length 1, and decode codes at length 1 (Yu et al. 2021, ViT-VQGAN;
+            LlamaGen). For "vanilla" and the methods whose codes an alignment moves by gradient, on one scale.
+        similarity: which code a feature takes: ``euclidean``, the nearest, or ``dot``, that of the largest inner
+            product (Shi et al. 2024, IBQ). ``dot`` is for the same methods, on any number of scales.
         gradient_estimator: how the decoder's gradient reaches the encoder, "ste" or "rotation".
         codebook_weight, commitment_weight, alignment_weight: alpha, beta and gamma in the quantizer's loss; the
             method's published values if None.
@@ -39,6 +44,8 @@ class QuantizerConfig(StrictConfig):
     num_codes: int = option(16_384, integer(), CODE_RANGE)
     code_dim: int = option(8, integer())
     num_groups: int = option(1, integer())
+    l2_normalize: bool = option(False, FLAG)
+    similarity: str = option("euclidean", one_of(SIMILARITIES), of_method=True)
     gradient_estimator: str = option("ste", one_of(GRADIENT_ESTIMATORS), identity=False)
     codebook_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     commitment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from wvq.precision import exact_float32
 from wvq.tokenizer.quantizers import fused, native
 
+SIMILARITIES = ("euclidean", "dot")
 _BLOCK = 16  # rows and codes of the smallest product in the tiled search
 
 
@@ -27,8 +28,12 @@ def cache_bytes(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int | None = None) -> torch.Tensor:
+def nearest_codes(
+    features: torch.Tensor, codebook: torch.Tensor, tile_bytes: int | None = None, similarity: str = "euclidean"
+) -> torch.Tensor:
     """Index of the code with the smallest squared Euclidean distance to each feature, as float32 computes it.
+
+    With the similarity ``dot`` it is the code of the largest inner product.
 
     Never builds the N x K matrix. The search runs in compiled code that keeps scores in registers: on the CPU if there
     is a C++ compiler, on a GPU if there is Triton. Else rows are searched in tiles of scores that fit a cache.
@@ -37,6 +42,7 @@ def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: in
         features: (N, D) floating point.
         codebook: (K, D) floating point, K > 0.
         tile_bytes: search in tiles of at most this many bytes of scores, whatever the device.
+        similarity: one of ``SIMILARITIES``.
 
     Returns:
         (N,) int64 in [0, K); the lowest index on ties.
@@ -53,11 +59,15 @@ def nearest_codes(features: torch.Tensor, codebook: torch.Tensor, tile_bytes: in
     with exact_float32(features.device.type):
         features, codebook = features.float(), codebook.float()
         if tile_bytes is None and fused.usable(features, codebook):
-            codes = fused.search(features, codebook)
+            codes = fused.search(features, codebook, squares=similarity == "euclidean")
             if codes is not None:
                 return codes
-        # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: the term |z|^2 does not depend on the code.
-        half_squares = codebook.square().sum(1).mul_(0.5)  # K
+        # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: the term |z|^2 does not depend on the code. Without |e|^2 / 2 it is
+        # the argmax of z.e.
+        if similarity == "euclidean":
+            half_squares = codebook.square().sum(1).mul_(0.5)  # K
+        else:
+            half_squares = codebook.new_zeros(len(codebook))
         compiled = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES
         if compiled and native.library() is not None:
             return native.search(features, codebook, half_squares)

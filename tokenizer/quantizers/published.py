@@ -43,6 +43,7 @@ class EMAQuantizer(VectorQuantizer):
 
     name = "ema"
     defaults = {"commitment_weight": 1.0}
+    free = False
     decay = 0.8
     epsilon = 1e-5
 
@@ -53,7 +54,7 @@ class EMAQuantizer(VectorQuantizer):
         self._sizes: torch.Tensor | None = None  # K
         self._sums: torch.Tensor | None = None  # K D
 
-    def reset_codebook(self) -> None:
+    def draw_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 1 / self.num_codes)
 
     def codebook_parameters(self) -> list[nn.Parameter]:
@@ -98,6 +99,7 @@ class OnlineQuantizer(VectorQuantizer):
     """
 
     name = "online"
+    free = False
     decay = 0.99
 
     def __init__(self, config: DecayConfig):
@@ -135,13 +137,14 @@ class LinearQuantizer(VectorQuantizer):
     """SimVQ: frozen random codes behind one trained linear map, through which all codes move (Zhu et al. 2024)."""
 
     name = "linear"
+    free = False
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
         self.codebook.requires_grad_(False)
         self.map = nn.Linear(self.dim, self.dim)
 
-    def reset_codebook(self) -> None:
+    def draw_codebook(self) -> None:
         init.normal_(self.codebook, 0.0, 1.0)
         bound = self.dim**-0.5  # as torch starts a linear layer
         init.uniform_(self.map.weight, -bound, bound)
@@ -150,13 +153,7 @@ class LinearQuantizer(VectorQuantizer):
     def codebook_parameters(self) -> list[nn.Parameter]:
         return list(self.map.parameters())
 
-    def _mapped(self) -> torch.Tensor:
+    def code_vectors(self) -> torch.Tensor:
         # All codes at once, also for a lookup of few: a product of another size could round differently.
         with torch.autocast(self.codebook.device.type, enabled=False):
             return self.map(self.codebook)
-
-    def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        return nearest_codes(vectors, self._mapped())
-
-    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        return F.embedding(codes, self._mapped())

@@ -42,6 +42,8 @@ class MethodsConfig(AffineConfig, SlicedConfig, MMDConfig, DecayConfig, FSQConfi
     def complete(self, check: Checker) -> None:
         super().complete(check)
         check("code_dim", f"a multiple of num_groups, which is {self.num_groups}", lambda d: d % self.num_groups == 0)
+        if self.scales is not None:
+            check("l2_normalize", "false where scales are given, which quantize what is left over", lambda on: not on)
         name = self.quantizer
         if not isinstance(name, str) or name not in QUANTIZERS:
             near = near_match(name, QUANTIZERS)

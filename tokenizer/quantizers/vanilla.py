@@ -20,22 +20,38 @@ class VectorQuantizer(Codebook):
 
     name = "vanilla"
     defaults = {"codebook_weight": 1.0, "commitment_weight": 1.0}
+    free = True
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
+        self.l2_normalize, self.similarity = config.l2_normalize, config.similarity
         self.codebook = nn.Parameter(torch.empty(self.num_codes, self.dim))
 
     def reset_codebook(self) -> None:
+        self.draw_codebook()
+        if self.l2_normalize:
+            init.copy_(self.codebook, F.normalize(self.codebook, dim=1))
+
+    def draw_codebook(self) -> None:
+        """Draw the codes' parameters."""
         init.uniform_(self.codebook, -1 / self.num_codes, 1 / self.num_codes)
 
     def codebook_parameters(self) -> list[nn.Parameter]:
         return [self.codebook]
 
+    def code_vectors(self) -> torch.Tensor:
+        """The vectors (K, D) of the codes: what features are compared with and what is decoded."""
+        # All at once, also for a lookup of few: sums of another number of rows could round differently.
+        return F.normalize(self.codebook, dim=1) if self.l2_normalize else self.codebook
+
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        return F.normalize(features, dim=-1) if self.l2_normalize else features
+
     def assign(self, vectors: torch.Tensor) -> torch.Tensor:
-        return nearest_codes(vectors, self.codebook)
+        return nearest_codes(vectors, self.code_vectors(), similarity=self.similarity)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        return F.embedding(codes, self.codebook)
+        return F.embedding(codes, self.code_vectors())
 
     def losses(
         self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor, update_statistics: bool

@@ -73,7 +73,7 @@ def read_weights(
     """Our weights, made of another project's, which are taken out of ``state`` one by one: memory holds each once.
 
     Args:
-        state: their weights by name; what is left of it has not been read.
+        state: their weights by name; what is left of it has not been read. On the device "meta" there are shapes alone.
         entries: the map.
         dropped: patterns (regular expressions of whole names) of what is left out on purpose.
         shapes: shapes of our weights by name.
@@ -98,7 +98,7 @@ def read_weights(
                 f"{source}: {entry.theirs[0]} makes {tuple(weight.shape)} of {entry.ours}, where the model has "
                 f"{wanted}; the file is of another model, or of other sizes than were given"
             )
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+        if weight.is_floating_point() and not weight.is_meta and not bool(weight.isfinite().all()):
             raise CheckpointError(f"{source}: {entry.theirs[0]} holds NaN or infinite values; the file is damaged")
         weights[entry.ours] = weight.clone(memory_format=torch.contiguous_format)
     unknown = sorted(name for name in state if not any(re.fullmatch(pattern, name) for pattern in dropped))

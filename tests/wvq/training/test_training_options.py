@@ -14,7 +14,8 @@ from wvq.settings.train import TrainConfig
 from wvq.tokenizer.adversarial import Adversary
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import ReconstructionLoss
-from wvq.tokenizer.modeling import ResBlock, WassersteinVQModel
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.networks import ResBlock
 from wvq.tokenizer.recipes import DiscriminatorConfig, LossConfig, TokenizerTrainConfig
 from wvq.tokenizer.task import TokenizerTask
 from wvq.training.acceleration import build_accelerator

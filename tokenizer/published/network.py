@@ -1,0 +1,233 @@
+"""The config of a published tokenizer by the shapes of its weights, and the map between these and ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import count, takewhile
+from typing import Any
+
+import torch
+from torch import nn
+
+from wvq.errors import CheckpointError, ConfigError
+from wvq.models.key_map import Entry, same, stacked, with_suffixes
+from wvq.models.published import PublishedOptions
+from wvq.models.scale_maps import shared_convs
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.networks import AttentionBlock, ResBlock
+from wvq.tokenizer.published.form import Sizes, TokenizerForm
+
+# What all published networks have in common.
+SHARED: Mapping[str, Any] = {
+    "patch_size": 1,
+    "downsample": "asymmetric",
+    "feature_dim": None,
+    "num_groups": 1,
+    "pixel_range": "signed",
+}
+
+
+class Shapes:
+    """The shapes of a file's weights, by their names in a form.
+
+    Args:
+        state: the weights by name.
+        form: the form of the file.
+        source: the file, for errors.
+    """
+
+    def __init__(self, state: Mapping[str, torch.Tensor], form: TokenizerForm, source: str):
+        self.state, self.form, self.source = state, form, source
+
+    def __contains__(self, name: str) -> bool:
+        return self.form.rename(name) in self.state
+
+    def count(self, name: str) -> int:
+        """How many weights there are of a name with a number in the place of ``{}``, from 0."""
+        return len(list(takewhile(lambda index: name.format(index) in self, count())))
+
+    def __call__(self, name: str, dims: int) -> tuple[int, ...]:
+        """The shape of a weight of so many dims.
+
+        Raises:
+            CheckpointError: it is missing, or of another number of dims.
+        """
+        name = self.form.rename(name)
+        if name not in self.state:
+            raise CheckpointError(f"{self.source} lacks the weight {name}; the file is damaged or of another model")
+        shape = tuple(self.state[name].shape)
+        if len(shape) != dims or 0 in shape:
+            raise CheckpointError(f"{self.source}: {name} is {shape}, not of {dims} dims; it is of another model")
+        return shape
+
+
+def read_config(shapes: Shapes, options: PublishedOptions) -> WassersteinVQConfig:
+    """The config of a published tokenizer.
+
+    Args:
+        shapes: of its weights.
+        options: what they do not say.
+
+    Raises:
+        CheckpointError: a weight is missing or of another network than ours can be.
+        ConfigError: an option is missing or has no meaning for this file.
+    """
+    form = shapes.form
+    fields = _network_fields(shapes)
+    num_codes, fields["code_dim"] = shapes(form.codebook, 2)
+    multipliers = fields["channel_multipliers"]
+    sizes = Sizes(
+        fields["base_channels"],
+        tuple(multipliers),
+        fields["num_res_blocks"],
+        fields["latent_channels"],
+        fields["code_dim"],
+        num_codes,
+    )
+    pixels = 2 ** (len(multipliers) - 1)  # of a code, along a side
+    size, scales = options.image_size, options.scales
+    if form.scale_convs is None:
+        if scales is not None:
+            raise ConfigError(f"scales: the tokenizer in {shapes.source} has one scale; leave them out")
+    else:
+        if size is None and scales is not None:
+            size = scales[-1] * pixels
+        if sizes in form.published and scales is None:
+            size = size or form.published[sizes]
+            scales = list(form.published_scales.get(size // pixels, ())) or None
+        if scales is None:
+            raise ConfigError(
+                f"{shapes.source} does not say the sides of its scales; give --scales, such as --scales [1,2,4]"
+            )
+        fields |= {"scales": scales, "num_scale_convs": shapes.count(f"{form.scale_convs}.{{}}.weight")}
+        fields["scale_conv_table"] = "var"
+    size = size or form.published.get(sizes)
+    if size is None:
+        raise ConfigError(f"{shapes.source} does not say the size of its pictures; give --image_size, in pixels")
+    if form.residual_projector is not None:
+        fields["residual_projector"] = shapes(f"{form.residual_projector}.0.weight", 4)[0]
+    return WassersteinVQConfig(**SHARED, **form.fields, **fields, image_size=size, num_codes=num_codes)
+
+
+def _network_fields(shapes: Shapes) -> dict[str, Any]:
+    form = shapes.form
+    base, in_channels = shapes("encoder.conv_in.weight", 4)[:2]
+    block = f"encoder.{form.levels[0]}.{{}}.{form.block}.{{}}.conv1.weight"
+    levels = shapes.count(block.format("{}", 0))
+    widths = [shapes(block.format(level, 0), 4)[0] for level in range(levels)]
+    if not widths or widths[0] != base:
+        first = f"{widths[0]} channels" if widths else "no blocks"
+        raise CheckpointError(
+            f"{shapes.source}: the first level of the encoder has {first} behind a convolution to {base}; such a "
+            "network is not known here"
+        )
+    end, latent = shapes("encoder.conv_out.weight", 4), shapes("quant_conv.weight", 4)
+    return {
+        "in_channels": in_channels,
+        "base_channels": base,
+        "channel_multipliers": [width // base if width % base == 0 else width / base for width in widths],
+        "num_res_blocks": shapes.count(block.format(0, "{}")),
+        "attention": _attention(shapes, levels),
+        "end_kernel": end[-1],
+        "latent_channels": end[0],
+        "latent_kernel": latent[-1],
+    }
+
+
+def _attention(shapes: Shapes, levels: int) -> bool | str:
+    form = shapes.form
+    found = [
+        [f"{form.level(part, index, levels)}.attn.0.norm.weight" in shapes for index in range(levels)]
+        for part in ("encoder", "decoder")
+    ]
+    lowest = [False] * (levels - 1) + [True]
+    middle = f"encoder.{form.middle[1]}.norm.weight" in shapes
+    if found == [lowest, lowest[::-1]] and middle:
+        return True
+    if any(map(any, found)):
+        raise CheckpointError(
+            f"{shapes.source} has attention at other levels than the lowest; such a network is not known here"
+        )
+    return "middle" if middle else False
+
+
+def entries(form: TokenizerForm, model: WassersteinVQModel) -> list[Entry]:
+    """The map between the weights of a model and those of a file of some form."""
+    config = model.config
+    made = []
+    for part in ("encoder", "decoder"):
+        layers = [
+            (f"{part}.{name}", layer)
+            for name, layer in getattr(model, part).named_children()
+            if next(layer.parameters(), None) is not None
+        ]
+        for (ours, layer), theirs in zip(layers, _layer_names(form, config, part), strict=True):
+            made += _layer_entries(layer, ours, theirs, form.fused_qkv)
+    if config.scales and form.scale_convs:
+        taken = sorted(set(shared_convs(len(config.scales), config.num_scale_convs)))
+        for index, conv in enumerate(taken):
+            made += _alike(f"quantizer.convs.{index}", form.conv_name(conv))
+    made.append(same("quantizer.book.codebook" if config.scales else "quantizer.codebook", form.codebook))
+    if model.residual_projector is not None and form.residual_projector:
+        for name, layer in model.residual_projector.named_children():
+            if next(layer.parameters(), None) is not None:
+                made += _alike(f"residual_projector.{name}", f"{form.residual_projector}.{name}")
+    return [Entry(one.ours, tuple(map(form.rename, one.theirs)), one.read, one.write) for one in made]
+
+
+def unused_convs(form: TokenizerForm, config: WassersteinVQConfig) -> list[str]:
+    """Patterns of the convolutions in a file that no scale takes."""
+    if not config.scales:
+        return []
+    unused = set(range(config.num_scale_convs)) - set(shared_convs(len(config.scales), config.num_scale_convs))
+    names = [f"{form.conv_name(index)}.{word}" for index in unused for word in ("weight", "bias")]
+    return [re.escape(form.rename(name)) for name in names]
+
+
+def _layer_names(form: TokenizerForm, config: WassersteinVQConfig, part: str) -> Iterator[str]:
+    """Names of the layers of the encoder or decoder that have weights, in the order in which they run."""
+    levels, blocks = len(config.channel_multipliers), config.num_res_blocks + (part == "decoder")
+    middle = [name for name in form.middle if config.attention or name != form.middle[1]]
+    resampling = "downsample" if part == "encoder" else "upsample"
+    if part == "decoder":
+        yield "post_quant_conv"
+    yield f"{part}.conv_in"
+    if part == "decoder":
+        yield from (f"{part}.{name}" for name in middle)
+    for index in range(levels):
+        level = form.level(part, index, levels)
+        lowest = index == (levels - 1 if part == "encoder" else 0)
+        for block in range(blocks):
+            yield f"{level}.{form.block}.{block}"
+            if lowest and config.attention is True:
+                yield f"{level}.attn.{block}"
+        if index < levels - 1:
+            yield f"{level}.{resampling}.conv"
+    if part == "encoder":
+        yield from (f"{part}.{name}" for name in middle)
+    yield f"{part}.norm_out"
+    yield f"{part}.conv_out"
+    if part == "encoder":
+        yield "quant_conv"
+
+
+def _layer_entries(layer: nn.Module, ours: str, theirs: str, fused_qkv: bool) -> list[Entry]:
+    if isinstance(layer, ResBlock):
+        parts = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
+        if isinstance(layer.skip, nn.Conv2d):
+            parts["skip"] = "nin_shortcut"
+    elif isinstance(layer, AttentionBlock):
+        parts = {"norm": "norm", "out": "proj_out"} | ({"qkv": "qkv"} if fused_qkv else {})
+    else:
+        return _alike(ours, theirs)
+    made = [entry for own, other in parts.items() for entry in _alike(f"{ours}.{own}", f"{theirs}.{other}")]
+    if isinstance(layer, AttentionBlock) and not fused_qkv:
+        names = [f"{theirs}.{name}" for name in "qkv"]
+        made += with_suffixes([lambda word: stacked(f"{ours}.qkv.{word}", *(f"{name}.{word}" for name in names))])
+    return made
+
+
+def _alike(ours: str, theirs: str) -> list[Entry]:
+    return with_suffixes([lambda word: same(f"{ours}.{word}", f"{theirs}.{word}")])

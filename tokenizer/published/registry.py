@@ -1,0 +1,100 @@
+"""Published tokenizers by family, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import torch
+
+from wvq.errors import CheckpointError, ConfigError, near_match
+from wvq.models.key_map import read_weights, write_weights
+from wvq.models.published import PublishedOptions
+from wvq.tokenizer.configuration import WassersteinVQConfig
+from wvq.tokenizer.modeling import WassersteinVQModel
+from wvq.tokenizer.published.form import TokenizerForm
+from wvq.tokenizer.published.llamagen import JANUS, JANUS_TRANSFORMERS, JANUS_VQVAE, LLAMAGEN
+from wvq.tokenizer.published.network import SHARED, Shapes, entries, read_config, unused_convs
+from wvq.tokenizer.published.taming import IBQ, IBQ_AVERAGED, TAMING
+from wvq.tokenizer.published.var import VAR, WASSERSTEIN_VAR
+
+# The forms of a family's files: the first that a file has is read, the last is written.
+TOKENIZERS: dict[str, tuple[TokenizerForm, ...]] = {
+    "llamagen": (LLAMAGEN,),
+    "janus": (JANUS, JANUS_TRANSFORMERS, JANUS_VQVAE),
+    "taming": (TAMING,),
+    "ibq": (IBQ_AVERAGED, IBQ),
+    "var": (VAR,),
+    "wasserstein-var": (WASSERSTEIN_VAR,),
+}
+
+
+def read_tokenizer(
+    family: str, state: MutableMapping[str, torch.Tensor], source: str, options: PublishedOptions
+) -> WassersteinVQModel:
+    """A published tokenizer, float32, in eval mode.
+
+    Args:
+        family: a key of ``TOKENIZERS``.
+        state: the weights of its file by name, which are taken out one by one.
+        source: the file, for errors.
+        options: what the weights do not say.
+
+    Raises:
+        ConfigError: an unknown family, or an option that is missing or does not fit the weights.
+        CheckpointError: weights that are missing, damaged, not known or of another network than ours can be.
+    """
+    form = _form(family, state, source)
+    config = read_config(Shapes(state, form, source), options)
+    with torch.device("meta"):  # the weights of the file take the place of its own
+        model = WassersteinVQModel(config)
+    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    dropped = [*form.dropped, *unused_convs(form, config)]
+    weights = read_weights(state, entries(form, model), dropped, shapes, source)
+    for name in weights:  # one by one, so that memory holds few of them twice
+        weights[name] = weights[name].float()
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def write_tokenizer(family: str, model: WassersteinVQModel) -> dict[str, torch.Tensor]:
+    """The weights of a model by the names of a family's file, without the counts of a training that some have.
+
+    Raises:
+        ConfigError: an unknown family, or a model that cannot be one of it.
+    """
+    form = _forms(family)[-1]
+    _require_form(form, model.config, family)
+    made, weights = entries(form, model), model.state_dict()
+    if other := sorted(set(weights) ^ {entry.ours for entry in made}):
+        raise ConfigError(f"no {family} tokenizer can be made of this one: {other[0]} is not in both")
+    return write_weights(weights, made)
+
+
+def _forms(family: str) -> tuple[TokenizerForm, ...]:
+    if family not in TOKENIZERS:
+        near = near_match(family, TOKENIZERS)
+        raise ConfigError(f'there is no published tokenizer "{family}"{near}; one of {", ".join(TOKENIZERS)}')
+    return TOKENIZERS[family]
+
+
+def _form(family: str, state: MutableMapping[str, torch.Tensor], source: str) -> TokenizerForm:
+    for form in _forms(family):
+        shapes = Shapes(state, form, source)
+        if form.codebook in shapes and f"{form.level('encoder', 0, 1)}.{form.block}.0.conv1.weight" in shapes:
+            return form
+    raise CheckpointError(f"{source} is no tokenizer of the family {family}; check the file, or give its own family")
+
+
+def _require_form(form: TokenizerForm, config: WassersteinVQConfig, family: str) -> None:
+    wanted = {**SHARED, "l2_normalize": False, "similarity": "euclidean", **form.fields}
+    del wanted["quantizer"]  # any whose codes are the rows of a codebook
+    if form.scale_convs:
+        wanted["scale_conv_table"] = "var"
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ConfigError(f"a {family} tokenizer has {name} {value}, and this one {getattr(config, name)}")
+    for name, has in (("scales", form.scale_convs), ("residual_projector", form.residual_projector)):
+        if (getattr(config, name) is None) != (has is None):
+            raise ConfigError(f"a {family} tokenizer has {'no ' if has is None else ''}{name}, other than this one")
+    if config.latent_channels is None or any(width % 32 for width in config.channels):
+        raise ConfigError(f"a {family} tokenizer has latent_channels, and its channels are multiples of 32")
