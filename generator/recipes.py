@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from wvq.checks import FIELDS, FLAG, PATH, SOURCE, Checker, check_groups, integer, interval, list_of, number, or_null
+from wvq.generator.text.cleaning import TEXT_CLEANINGS
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe gives none
@@ -21,6 +22,8 @@ class ConditionConfig:
         text: condition on the caption; needs captions in the cache.
         text_encoder: folder or Hub id of a transformers text encoder, or ``all-MiniLM-L6-v2`` (also from PyPI).
         text_length: tokens of a caption; longer ones are cut.
+        text_cleaning: how captions are prepared for the text encoder: ``none``, or ``lower``, as LlamaGen has it
+            (:func:`wvq.generator.text.cleaning.clean_text`).
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
         joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition:
@@ -35,6 +38,7 @@ class ConditionConfig:
     text: bool = False
     text_encoder: str = "all-MiniLM-L6-v2"
     text_length: int = 16
+    text_cleaning: str = "none"
     class_dropout: float = 0.1
     text_dropout: float = 0.1
     joint_dropout: float | None = None
@@ -49,6 +53,7 @@ class ConditionConfig:
         check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
         check.each(or_null(interval("[0, 1)")), "joint_dropout")
         check.one_of("text_cache", TEXT_CACHES)
+        check.one_of("text_cleaning", TEXT_CLEANINGS)
 
 
 @dataclass
@@ -97,6 +102,8 @@ class GeneratorRecipe:
         model: fields of the generator's config, whose kind the layout of the codes chooses; codes, grid and conditions
             come from the cache.
         train: the training loop.
+        start: folder or Hub id of a generator, or of a pipeline, to start from: its network is taken over, and of its
+            conditions what this run has too; ``model`` then holds what differs in training, such as ``dropout``.
     """
 
     # Fields of the tokenizer's loop, which earlier versions saved in the recipe of a generator's run too.
@@ -115,6 +122,7 @@ class GeneratorRecipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
@@ -123,3 +131,4 @@ class GeneratorRecipe:
         check.each(PATH, "out", "codes")
         check.each(SOURCE, "tokenizer")
         check.each(FIELDS, "model")
+        check.each(or_null(SOURCE), "start")
