@@ -102,5 +102,8 @@ def _require_form(form: TokenizerForm, config: WassersteinVQConfig, family: str)
     for name, value in wanted.items():
         if getattr(config, name) != value:
             raise ConfigError(f"a {family} tokenizer has {name} {value}, and this one {getattr(config, name)}")
-    if config.latent_channels is None or any(width % 32 for width in config.channels):
-        raise ConfigError(f"a {family} tokenizer has latent_channels, and its channels are multiples of 32")
+    if config.latent_channels is None:
+        raise ConfigError(f"a {family} tokenizer has latent_channels, other than this one")
+    for width in (*config.channels, config.residual_projector or 0):
+        if width % 32:
+            raise ConfigError(f"a {family} tokenizer has widths that are multiples of 32, and this one has {width}")

@@ -24,7 +24,7 @@ OF_FAMILY = {
     "taming": {"quantizer": "vanilla"},
     "ibq": {"quantizer": "vanilla", "similarity": "dot"},
     "var": {"quantizer": "vanilla", **SCALES},
-    "wasserstein-var": {"quantizer": "wasserstein", "residual_projector": 12, **SCALES},
+    "wasserstein-var": {"quantizer": "wasserstein", "residual_projector": 64, **SCALES},
 }
 FORMS = [(family, index) for family, forms in TOKENIZERS.items() for index in range(len(forms))]
 FULL = PublishedOptions(image_size=24)
@@ -277,7 +277,7 @@ def test_attention_elsewhere_is_refused():
     state = write_tokenizer("taming", make("taming"))
     lowest = {name: weight for name, weight in state.items() if ".3.attn." in name}
     high = {name.replace(".3.attn.", ".1.attn."): weight for name, weight in lowest.items()}
-    message = "vq.pt has attention at other levels than the lowest; such a network is not known here"
+    message = "vq.pt has attention elsewhere than at the lowest level and in the middle; such a network is not known"
     refused(CheckpointError, message, "taming", state | high)
     encoder_alone = {name: weight for name, weight in state.items() if not re.match(r"decoder\.up\.3\.attn", name)}
     refused(CheckpointError, message, "taming", encoder_alone)
@@ -309,6 +309,10 @@ DAMAGES = {
         lambda s: s.update({"encoder.down.0.block.0.conv1.weight": torch.zeros(64, 32, 3, 3)}),
         "the first level of the encoder has 64 channels behind a convolution to 32",
     ),
+    "an even kernel": (
+        lambda s: s.update({"encoder.conv_out.weight": torch.zeros(20, 96, 4, 4)}),
+        "end_kernel must be one of 1, 3, got 4",
+    ),
     "NaN": (lambda s: s["quant_conv.bias"].fill_(torch.nan), "quant_conv.bias holds NaN or infinite values"),
 }
 
@@ -316,7 +320,7 @@ DAMAGES = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_file_is_one_clear_line(name):
     change, message = DAMAGES[name]
-    refused(CheckpointError, f"vq.pt.*{message}", "taming", damaged(change))
+    refused((CheckpointError, ConfigError), f"vq.pt.*{message}", "taming", damaged(change))
 
 
 UNLIKE = [
@@ -327,8 +331,9 @@ UNLIKE = [
     ("var", {"scales": None}, "a var tokenizer has scales, other than this one"),
     ("var", {"scale_conv_table": "even"}, "has scale_conv_table var, and this one even"),
     ("var", {"residual_projector": 4}, "has no residual_projector, other than this one"),
-    ("taming", {"latent_channels": None}, "has latent_channels"),
-    ("taming", {"base_channels": 16}, "multiples of 32"),
+    ("taming", {"latent_channels": None}, "has latent_channels, other than this one"),
+    ("taming", {"base_channels": 16}, "has widths that are multiples of 32, and this one has 16"),
+    ("wasserstein-var", {"residual_projector": 12}, "has widths that are multiples of 32, and this one has 12"),
     ("taming", {"patch_size": 3}, "has patch_size 1, and this one 3"),
     (
         "taming",
