@@ -38,4 +38,6 @@ def decoding_bytes(config: WassersteinVQConfig, batch: int, bytes_per_value: int
         peak = max(peak, values * positions)
         positions *= 4
     vectors = config.code_dim * math.prod(config.grid) * 4  # of the codes, in float32 whatever the network's type
-    return batch * (peak * bytes_per_value + vectors)
+    # While vectors are looked up: all codes at length 1, and their lengths.
+    unit_codes = 4 * config.num_codes * (config.code_dim + 1) if config.l2_normalize else 0
+    return max(batch * (peak * bytes_per_value + vectors), unit_codes + batch * vectors)

@@ -44,6 +44,9 @@ def copying(monkeypatch):
         {"channel_multipliers": [1], "attention": False},
         {"channel_multipliers": [1, 2], "attention": False, "num_groups": 2},
         {"channel_multipliers": [1, 2], "attention": False, "scales": [1, 4, 16]},
+        {"channel_multipliers": [1, 2], "attention": "middle", "latent_channels": 24, "end_kernel": 3},
+        {"channel_multipliers": [1, 2], "attention": False, "residual_projector": 128},
+        {"channel_multipliers": [1, 1, 2, 2], "l2_normalize": True, "quantizer": "vanilla", "num_codes": 2**20},
     ],
 )
 def test_decoding(dtype, changes, device_type, monkeypatch):

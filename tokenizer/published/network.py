@@ -20,7 +20,13 @@ from wvq.tokenizer.networks import AttentionBlock, ResBlock
 from wvq.tokenizer.published.form import Sizes, TokenizerForm
 
 # What all published networks have in common.
-SHARED = {"patch_size": 1, "downsample": "asymmetric", "feature_dim": None, "num_groups": 1, "pixel_range": "signed"}
+SHARED: Mapping[str, Any] = {
+    "patch_size": 1,
+    "downsample": "asymmetric",
+    "feature_dim": None,
+    "num_groups": 1,
+    "pixel_range": "signed",
+}
 
 
 class Shapes:
@@ -95,7 +101,7 @@ def read_config(shapes: Shapes, options: PublishedOptions) -> WassersteinVQConfi
             raise ConfigError(
                 f"{shapes.source} does not say the sides of its scales; give --scales, such as --scales [1,2,4]"
             )
-        fields |= {"scales": scales, "num_scale_convs": shapes.count(f"{form.conv_name('{}')}.weight")}
+        fields |= {"scales": scales, "num_scale_convs": shapes.count(f"{form.scale_convs}.{{}}.weight")}
         fields["scale_conv_table"] = "var"
     size = size or form.published.get(sizes)
     if size is None:

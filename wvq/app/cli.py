@@ -25,9 +25,10 @@ from wvq.files.user_folders import unwritable_cache
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.interruption import RunInterrupted
+from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file
-from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
+from wvq.tokenizer.recipes import ExportRecipe, ImportCodesRecipe, TokenizerRecipe
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,19 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("results", type=str, nargs="+", help="JSON files of wvq evaluate")
 
 
+def _import_arguments(parser: Parser) -> None:
+    parser.add_argument("name", type=str | None, nargs="?", help="published model, or the family of the files given")
+    parser.add_argument("--list", type=bool, default=False, help="show the published models")
+    parser.add_recipe(ImportRecipe, skip=("name",))
+
+
 def _info_arguments(parser: Parser) -> None:
     parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
+
+
+def _import_codes_arguments(parser: Parser) -> None:
+    parser.add_argument("source", type=str, help="folder NAME_codes beside NAME_labels, .tar or .jsonl")
+    parser.add_recipe(ImportCodesRecipe, skip={"source"})
 
 
 def _quickstart_arguments(parser: Parser) -> None:
@@ -126,6 +138,8 @@ COMMANDS = {
                 commands.train_tokenizer),
         Command("export-codes", "encode pictures into a code cache", _recipe_arguments(ExportRecipe, False),
                 commands.export_codes),
+        Command("import-codes", "make a code cache of another project's token files", _import_codes_arguments,
+                commands.import_codes),
         Command("train-generator", "stage two: train a generator over a code cache",
                 _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
         Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),
@@ -135,6 +149,7 @@ COMMANDS = {
                 commands.evaluate_generation),
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
                 commands.evaluate_compare),
+        Command("import", "bring a model of another project into this form", _import_arguments, commands.import_model),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "describe a folder or result file", _info_arguments, commands.info),

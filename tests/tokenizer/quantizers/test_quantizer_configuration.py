@@ -58,6 +58,30 @@ def test_a_target_scale_needs_an_alignment(name):
     assert name in refused("target_scale", name, target_scale=2)
 
 
+FREE = ("vanilla", "wasserstein", "sliced", "mmd")  # methods whose codes are moved by gradient alone
+OTHERS = sorted({*QUANTIZERS} - {*FREE})
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_codes_that_a_method_places_are_compared_by_distance_and_at_their_lengths(name):
+    assert name in refused("l2_normalize", name, l2_normalize=True)
+    assert name in refused("similarity", name, similarity="dot")
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_codes_moved_by_gradient_may_be_of_length_one_or_chosen_by_their_product(name):
+    assert configure(name, l2_normalize=True).identity().keys() - configure(name).identity().keys() == {"l2_normalize"}
+    assert configure(name, similarity="dot").identity()["similarity"] == "dot"
+    refused("l2_normalize", name, l2_normalize="yes")
+    assert "one of euclidean, dot" in refused("similarity", name, similarity="cosine")
+
+
+def test_codes_of_length_one_are_of_one_scale_and_spread_no_wider():
+    refused("l2_normalize", "vanilla", l2_normalize=True, scales=[1, 2])
+    refused("target_scale", "sliced", l2_normalize=True, target_scale=2)
+    assert configure(similarity="dot", scales=[1]).similarity == "dot"
+
+
 WEIGHTLESS = {
     "alignment_weight": ["vanilla", "ema", "online", "linear", "fsq", "lfq", "affine"],
     "entropy_weight": sorted({*QUANTIZERS} - {"lfq"}),
