@@ -165,7 +165,7 @@ def _origin(path: Path) -> dict[str, str | None]:
         return {}
     return {
         "imported from": origin.summary(),
-        "licence": origin.licence or "none stated",
+        "licence": origin.licence or "not known",
         "published": origin.published + (f" (preset {origin.preset})" if origin.preset else ""),
     }
 
