@@ -1,15 +1,21 @@
 """Tiny models in the form of other projects' files, made by this project's own writers."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
+import pytest
 import torch
 
+from tests.tiny import TEXT_DIM
 from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.models import new_generator
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.generator.published import llamagen, var
 from wvq.models.key_map import write_weights
+from wvq.models.published import PublishedOptions
+from wvq.pipelines.published.catalogue import CATALOGUE, FAMILIES, PublishedFile
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.published.registry import write_tokenizer
@@ -83,3 +89,24 @@ def write_published(
         entries = {"llamagen": llamagen.entries, "var": var.entries}[family](generator.config)
         torch.save({"model": write_weights(generator.state_dict(), entries)}, folder / generator_name)
     return tokenizer
+
+
+def offer_tiny_models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """In place of the Hub, tiny files in ``folder``, and their sizes in the catalogue; returns what is asked for."""
+    asked: list[str] = []
+
+    def download(place: str, name: str, **hub_options: object) -> str:
+        asked.append(f"{place}/{name}")
+        model = next(model for model in CATALOGUE.values() if PublishedFile(place, name) in model.files)
+        if not (folder / place / name).exists():
+            text = {"text_dim": TEXT_DIM, "text_length": 6} if model.text_encoder else {}
+            generator = model.generator and model.generator.name
+            write_published(folder / place, model.family, model.tokenizer.name, generator, **text)
+        return str(folder / place / name)
+
+    for name, model in CATALOGUE.items():
+        scales = SCALES if "scales" in FAMILIES[model.family].options else None
+        tiny = PublishedOptions(8, None if model.generator is None else 2, scales)
+        monkeypatch.setitem(CATALOGUE, name, replace(model, options=tiny))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
