@@ -102,6 +102,8 @@ class GeneratorRecipe:
         model: fields of the generator's config, whose kind the layout of the codes chooses; codes, grid and conditions
             come from the cache.
         train: the training loop.
+        start: folder or Hub id of a generator, or of a pipeline, to start from: its network is taken over, and of its
+            conditions what this run has too; ``model`` then holds what differs in training, such as ``dropout``.
     """
 
     # Fields of the tokenizer's loop, which earlier versions saved in the recipe of a generator's run too.
@@ -120,6 +122,7 @@ class GeneratorRecipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
@@ -128,3 +131,4 @@ class GeneratorRecipe:
         check.each(PATH, "out", "codes")
         check.each(SOURCE, "tokenizer")
         check.each(FIELDS, "model")
+        check.each(or_null(SOURCE), "start")

@@ -25,6 +25,7 @@ from wvq.errors import CacheError, ConfigError
 from wvq.files.fingerprint import DataFingerprint, changed_pictures, mixed_pictures
 from wvq.files.names import TRAINING
 from wvq.files.stage_folder import recipe_of_run
+from wvq.generator.adaptation import Start
 from wvq.generator.base.configuration import GeneratorConfig
 from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.conditioned_codes import ConditionedCodes
@@ -107,12 +108,14 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
         print(train.header.summary())
     accelerator = build_accelerator(recipe.train)
     out = Path(recipe.out) / "generator"
+    start = None if recipe.start is None else Start.find(recipe.start)
+    padding = start.config.text_padding if start is not None and start.config.text_dim else "right"
     text_encoder = build_text_encoder(
-        train, recipe.condition, padding=run_padding(out / TRAINING) if resume else "right"
+        train, recipe.condition, padding=run_padding(out / TRAINING) if resume else padding
     )
-    config = build_config(recipe, train.header, tokenizer, text_encoder)
+    config = build_config(recipe, train.header, tokenizer, text_encoder, start)
     recipe = replace(recipe, condition=settled_condition(recipe.condition, out if resume else None))
-    fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, tokenizer))
+    fingerprint = decided_by_first_process(lambda: _fingerprint(recipe, tokenizer, start))
     with claimed_stage(out, recipe, resume, fingerprint) as stage:
         if stage.finished is not None:
             return stage.finished
@@ -130,8 +133,8 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
         model = new_generator(config)
         model.take_quantizer(tokenizer.quantizer.code_tensors(tokenizer.device))
         live_encoder = text_encoder.to(accelerator.device) if text_encoder is not None and cache == "none" else None
-        if text_encoder is not None and not resume:  # a checkpoint holds the result
-            fit_text(model, train_set, live_encoder)
+        if not resume:  # a checkpoint holds the result
+            begin_weights(model, start, train_set, live_encoder)
         del text_encoder  # kept features no longer need it
         _require_memory(model, recipe.train, accelerator)
         tokenizer.to(accelerator.device)
@@ -148,8 +151,12 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
     """Check that a cache was made by the tokenizer and that a generator can be trained over it.
 
     Raises:
-        CacheError: another tokenizer made it.
+        CacheError: another tokenizer made it, or it does not name its tokenizer.
     """
+    if not header.tokenizer_hash:
+        raise CacheError(
+            f"{recipe.codes} was imported without its tokenizer; import it again with --tokenizer {recipe.tokenizer}"
+        )
     config = tokenizer.config
     for name, expected in (("num_codes", config.num_codes), ("grid", list(config.grid))):
         if getattr(header, name) != expected:
@@ -169,11 +176,11 @@ def check_cache(header: CodeHeader, tokenizer: Tokenizer, recipe: GeneratorRecip
         )
 
 
-def _fingerprint(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> DataFingerprint | None:
-    """The fingerprint of the cache, after a warning if the tokenizer was trained on other pictures.
+def _fingerprint(recipe: GeneratorRecipe, tokenizer: Tokenizer, start: Start | None) -> DataFingerprint | None:
+    """The fingerprint of the cache, after the start's; warns of other pictures and codes that these were trained on.
 
-    Held-out pictures that it was trained on are no error here: the export has refused them, unless it was to accept
-    them, or the tokenizer's decoder was refined since.
+    Held-out pictures that the tokenizer was trained on are no error here: the export has refused them, unless it was
+    to accept them, or the tokenizer's decoder was refined since.
     """
     fingerprint, before = DataFingerprint.read(recipe.codes), tokenizer.data_fingerprint
     if fingerprint is not None and before is not None:
@@ -181,7 +188,20 @@ def _fingerprint(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> DataFingerpri
             warnings.warn(f"{recipe.tokenizer} was trained on other pictures: {changed}", stacklevel=2)
         if mixed := mixed_pictures(before, fingerprint):
             warnings.warn(f"{recipe.tokenizer} {mixed} in {recipe.codes}", stacklevel=2)
-    return fingerprint
+    if start is None:
+        return fingerprint
+    if start.config.tokenizer_hash is not None and not tokenizer.made(start.config.tokenizer_hash):
+        warnings.warn(
+            f"start: {start.name} was trained on codes of another tokenizer than {recipe.tokenizer}: the same numbers "
+            "may stand for other vectors",
+            stacklevel=2,
+        )
+    trained = DataFingerprint.read(start.folder)
+    if fingerprint is None:
+        return None
+    if trained is not None and (mixed := mixed_pictures(trained, fingerprint)):
+        warnings.warn(f"{start.name} {mixed} in {recipe.codes}: held-out figures are too good", stacklevel=2)
+    return fingerprint.after(trained)
 
 
 def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, padding: str = "right") -> TextEncoder | None:
@@ -217,14 +237,21 @@ def settled_condition(condition: ConditionConfig, resumed: Path | None) -> Condi
 
 
 def build_config(
-    recipe: GeneratorRecipe, header: CodeHeader, tokenizer: Tokenizer, text_encoder: TextEncoder | None
+    recipe: GeneratorRecipe,
+    header: CodeHeader,
+    tokenizer: Tokenizer,
+    text_encoder: TextEncoder | None,
+    start: Start | None = None,
 ) -> GeneratorConfig:
-    """The model's config: sizes from the recipe, the rest from the cache.
+    """The model's config: sizes from the recipe or the start, the rest from the cache.
 
     Raises:
         ConfigError: a field of generators of other codes, or one that comes from the cache, is in the recipe, one is
-            out of range, or ``code_dim`` is not that of the tokenizer.
+            out of range, ``code_dim`` is not that of the tokenizer, or the start draws other codes or is another
+            network.
     """
+    if start is not None:
+        start.require_layout(header.layout, header.num_codes, recipe.codes)
     _refuse_fields_of_other_kinds(recipe, header.layout["kind"])
     names = header.class_names if recipe.condition.classes else []
     kind = CONFIGS[header.layout["kind"]]
@@ -239,7 +266,7 @@ def build_config(
     for name in (*from_cache, *TEXT_FIELDS):
         if name in recipe.model:
             raise ConfigError(f"model.{name} comes from the code cache and the condition settings; leave it out")
-    sizes = dict(recipe.model)
+    sizes = dict(recipe.model) if start is None else start.fields(recipe.model)
     if recipe.objective.random_order:
         if header.layout["kind"] != "grid":
             raise ConfigError(
@@ -249,7 +276,9 @@ def build_config(
         if not sizes.setdefault("target_positions", True):
             raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
     text = text_encoder.config_fields() if text_encoder is not None else {}
-    config = kind(**sizes, **from_cache, **text)
+    config = kind(**{**sizes, **from_cache, **text})
+    if start is not None:
+        start.require_network(config)
     if config.code_dim not in (0, dims := tokenizer.config.code_dim):
         raise ConfigError(
             f"model.code_dim is {config.code_dim}, but the codes of {recipe.tokenizer} are vectors of {dims}: set it "
@@ -266,6 +295,25 @@ def _refuse_fields_of_other_kinds(recipe: GeneratorRecipe, layout: str) -> None:
                 f"model.{name} is for generators of {' or '.join(layouts)} codes, and {recipe.codes} holds {layout} "
                 "codes; leave it out, or take a recipe of these codes"
             )
+
+
+def begin_weights(
+    model: CodeGenerator, start: Start | None, train_set: ConditionedCodes, encoder: TextEncoder | None
+) -> None:
+    """The weights of a new run: of its start, and projections of text that it does not have fitted to the captions.
+
+    Args:
+        model: a new one, on the CPU.
+        start: the generator that the run starts from, if any.
+        train_set: holds the captions.
+        encoder: for a set that keeps no features.
+    """
+    if start is not None:
+        summary = start.pass_on(model)
+        if is_main_process():
+            print(summary)
+    if model.config.text_dim and not (start is not None and start.reads(model.config)):
+        fit_text(model, train_set, encoder)
 
 
 def fit_text(model: CodeGenerator, train_set: ConditionedCodes, encoder: TextEncoder | None) -> None:

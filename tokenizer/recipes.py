@@ -24,6 +24,7 @@ from wvq.checks import (
 )
 from wvq.errors import ConfigError
 from wvq.settings.data import DataConfig
+from wvq.settings.size import SIZE, Size
 from wvq.settings.train import TrainConfig
 
 PERCEPTUAL_NETWORKS = ("lpips", "efficientnet_lite0")
@@ -241,3 +242,56 @@ class ExportRecipe:
         versions = 10 * len(self.data.crop_scales or (1,))
         expected = f"{versions} where data.crop is ten" + (", ten a scale" if self.data.crop_scales else "")
         check("num_crops", expected, lambda value: self.data.crop != "ten" or value == versions)
+
+
+@dataclass
+class ImportCodesRecipe:
+    """Token files of another project to a cache of codes.
+
+    Args:
+        source: folder ``NAME_codes`` of .npy files beside ``NAME_labels``, or the folder of both; a .tar of
+            ``class/picture.npy``; or a .jsonl (:mod:`wvq.data.token_files`).
+        out: folder for the code cache.
+        tokenizer: folder or Hub id of the tokenizer that made the codes; the cache names it, as training a generator
+            needs.
+        pictures: folder of the pictures, with a folder for each class: the codes of some are compared with those that
+            the tokenizer makes.
+        class_names: text file with the name of a class in each line, in the order of their ids; if None, the names in
+            the files, ImageNet's of 1,000 classes, or the ids.
+        num_codes: size K of the codebook; if None that of the tokenizer, or what such files usually come from.
+        grid: rows and columns of codes; if None those of the tokenizer, or a square.
+        image_size: of the pictures, in pixels; if None that of the tokenizer, or 16 a code.
+        num_crops: lines of a .jsonl that are the crops of one picture, one after the other.
+        validation_fraction: share of the pictures, in (0, 1), that is held out; at least one.
+        seed: of the choice of these.
+    """
+
+    source: str
+    out: str = "runs/codes"
+    tokenizer: str | None = None
+    pictures: str | None = None
+    class_names: str | None = None
+    num_codes: int | None = None
+    grid: list[int] | None = None
+    image_size: Size | None = None
+    num_crops: int = 1
+    validation_fraction: float = 0.01
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError, naming the field, if a value is out of range or must come from the tokenizer."""
+        check = Checker(self)
+        check.each(PATH, "source", "out")
+        check.each(or_null(SOURCE), "tokenizer")
+        check.each(or_null(PATH), "pictures", "class_names")
+        check.each(or_null(integer()), "num_codes")
+        check.each(or_null(list_of(integer(), "two integers of at least 1", 2)), "grid")
+        check.each(or_null(SIZE), "image_size")
+        check.each(integer(), "num_crops")
+        check.each(interval("(0, 1)"), "validation_fraction")
+        check.each(integer(0), "seed")
+        if self.tokenizer is None and self.pictures is not None:
+            raise ConfigError("pictures are compared with what the tokenizer makes of them; give tokenizer too")
+        for name in ("num_codes", "grid", "image_size"):
+            if self.tokenizer is not None and getattr(self, name) is not None:
+                raise ConfigError(f"{name} comes from the tokenizer; leave one of them out")

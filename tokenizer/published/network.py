@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
@@ -178,12 +177,11 @@ def entries(form: TokenizerForm, model: WassersteinVQModel) -> list[Entry]:
 
 
 def unused_convs(form: TokenizerForm, config: WassersteinVQConfig) -> list[str]:
-    """Patterns of the convolutions in a file that no scale takes."""
+    """Names in a file of the convolutions that no scale takes; a model has none of them."""
     if not config.scales:
         return []
     unused = set(range(config.num_scale_convs)) - set(shared_convs(len(config.scales), config.num_scale_convs))
-    names = [f"{form.conv_name(index)}.{word}" for index in unused for word in ("weight", "bias")]
-    return [re.escape(form.rename(name)) for name in names]
+    return [form.rename(f"{form.conv_name(index)}.{word}") for index in sorted(unused) for word in ("weight", "bias")]
 
 
 def _layer_names(form: TokenizerForm, config: WassersteinVQConfig, part: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from wvq.interruption import RunInterrupted
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file
-from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
+from wvq.tokenizer.recipes import ExportRecipe, ImportCodesRecipe, TokenizerRecipe
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ def _info_arguments(parser: Parser) -> None:
     parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
 
 
+def _import_codes_arguments(parser: Parser) -> None:
+    parser.add_argument("source", type=str, help="folder NAME_codes beside NAME_labels, .tar or .jsonl")
+    parser.add_recipe(ImportCodesRecipe, skip={"source"})
+
+
 def _quickstart_arguments(parser: Parser) -> None:
     parser.add_recipe(QuickstartRecipe)
 
@@ -139,6 +144,8 @@ COMMANDS = {
                 commands.train_tokenizer),
         Command("export-codes", "encode pictures into a code cache", _recipe_arguments(ExportRecipe, False),
                 commands.export_codes),
+        Command("import-codes", "make a code cache of another project's token files", _import_codes_arguments,
+                commands.import_codes),
         Command("train-generator", "stage two: train a generator over a code cache",
                 _recipe_arguments(GeneratorRecipe, True), commands.train_generator),
         Command("sample", "draw pictures by class or prompt", _sample_arguments, commands.sample),

@@ -24,7 +24,7 @@ from wvq.pipelines.published.catalogue import catalogue_text
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
-from wvq.tokenizer.recipes import ExportRecipe, TokenizerRecipe
+from wvq.tokenizer.recipes import ExportRecipe, ImportCodesRecipe, TokenizerRecipe
 
 
 def quiet_libraries() -> None:
@@ -88,6 +88,20 @@ def export_codes(values: Namespace) -> None:
     print(f"codes of {counts} pictures x {header.num_crops} in {recipe.out}; rows decode at PSNR {psnr}")
     tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
     print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
+
+
+def import_codes(values: Namespace) -> None:
+    """Run ``wvq import-codes``."""
+    quiet_libraries()
+    from wvq.tokenizer.import_codes import import_codes as make_cache
+
+    recipe = recipe_of(values, ImportCodesRecipe)
+    header = make_cache(recipe)
+    counts = " and ".join(f"{count:,} {split}" for split, count in header.num_images.items())
+    print(f"codes of {counts} pictures x {header.num_crops} in {recipe.out}; {len(header.class_names):,} classes")
+    if recipe.tokenizer is not None:
+        tokenizer, codes = shlex.quote(recipe.tokenizer), shlex.quote(recipe.out)
+        print(f"next: wvq train-generator --tokenizer {tokenizer} --codes {codes}")
 
 
 def train_generator(values: Namespace) -> None:

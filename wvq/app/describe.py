@@ -183,7 +183,7 @@ def _cache(path: Path) -> str:
             "classes": _classes(header.class_names),
             "captions": "yes" if header.has_captions else "no",
             "rows decode at": ", ".join(f"{split} {value:.2f} dB" for split, value in header.psnr_rgb.items()),
-            "tokenizer": f"{header.tokenizer_hash[:12]}...",
+            "tokenizer": f"{header.tokenizer_hash[:12]}..." if header.tokenizer_hash else "not named",
         },
     )
 

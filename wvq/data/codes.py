@@ -35,7 +35,7 @@ class CodeHeader:
 
     Args:
         tokenizer_hash: SHA-256 of the tokenizer's weights and config that make the codes; in caches of earlier versions
-            of its weights alone.
+            of its weights alone; empty where the codes were imported without their tokenizer.
         num_codes: codebook size K.
         grid: rows and columns of codes.
         layout: what each place of a row stands for, several codebooks or scales included (:mod:`wvq.data.layout`); one

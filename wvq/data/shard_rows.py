@@ -63,7 +63,7 @@ class TarRows(WebDataset):
     def _generate_examples(self, tar_paths: list[str], tar_iterators: list[Any]) -> Iterator[tuple[Key, dict]]:
         columns = list(self.info.features)
         for number, (path, members) in enumerate(zip(tar_paths, tar_iterators, strict=True)):
-            _refuse_cut_short(path)
+            refuse_cut_short(path)
             for row, sample in enumerate(self._get_pipeline_from_tar(path, members)):
                 yield Key(number, row), dict(zip(columns, self._row(path, sample), strict=True))
 
@@ -88,7 +88,7 @@ class TarRows(WebDataset):
         return picture, str(label) if isinstance(label, int | str) else None, captions
 
 
-def _refuse_cut_short(path: str) -> None:
+def refuse_cut_short(path: str) -> None:
     """Raise DataError for a tar that lacks its end: where a download or an upload stopped, readers just stop too.
 
     Of an address the end is fetched as well, where the server gives parts of a file; elsewhere this is not noticed.

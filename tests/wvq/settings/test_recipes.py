@@ -18,7 +18,14 @@ from wvq.settings.data import DataConfig
 from wvq.settings.parser import Parser, load_recipe, recipe_file, recipe_of, shipped_recipes
 from wvq.settings.train import TrainConfig
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.recipes import DiscriminatorConfig, ExportRecipe, LossConfig, TokenizerRecipe, TokenizerTrainConfig
+from wvq.tokenizer.recipes import (
+    DiscriminatorConfig,
+    ExportRecipe,
+    ImportCodesRecipe,
+    LossConfig,
+    TokenizerRecipe,
+    TokenizerTrainConfig,
+)
 
 # Kind of layout by a word in the name of a generator's recipe; grid by default.
 LAYOUTS = {"product": "product", "next_scale": "multi-scale"}
@@ -188,6 +195,7 @@ RECIPES = {
     for kind, *needed in [
         (TokenizerRecipe,),
         (ExportRecipe,),
+        (ImportCodesRecipe, "source"),
         (GeneratorRecipe,),
         (QuickstartRecipe,),
         (AtomicRecipe,),
