@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from wvq.errors import DataError
 from wvq.files.atomic import read_json, write_json
+from wvq.files.names import RECIPE_NAME, TRAINING
+from wvq.training.checkpoints import find_checkpoints
 
 
 @contextlib.contextmanager
@@ -22,6 +25,15 @@ def claimed(file: Path, wait: bool = False) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def goes_on(run: Path) -> bool:
+    """Whether the run in a folder can be resumed; what was cut before its first checkpoint is removed."""
+    if find_checkpoints(run / TRAINING):
+        return True
+    if (run / RECIPE_NAME).exists():
+        shutil.rmtree(run)
+    return False
 
 
 def run_cells(names: Iterable[str], out: Path, run: Callable[[str, Path], dict]) -> None:

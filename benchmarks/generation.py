@@ -22,7 +22,7 @@ import torch
 from typing_extensions import Unpack
 
 from benchmarks import tokenizers
-from benchmarks.cells import claimed, run_cells
+from benchmarks.cells import claimed, goes_on, run_cells
 from benchmarks.tokenizers import cell_recipe, method_cells
 from wvq.data.dataset import ImageDataset, load_images
 from wvq.data.pixels import to_uint8
@@ -37,7 +37,6 @@ from wvq.eval.real.dataset import dataset_features
 from wvq.eval.samples.conditions import Conditions
 from wvq.eval.samples.drawing import Samples
 from wvq.files.atomic import read_json
-from wvq.files.names import RECIPE_NAME
 from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.interruption import StopRequest
@@ -85,7 +84,7 @@ def tokenizer_folder(cell: tokenizers.Cell, data: str, folder: Path) -> Path:
     out = folder / cell.name
     with claimed(folder / f"{cell.name}.lock", wait=True):
         if not (out / "result.json").exists():
-            train_tokenizer(cell_recipe(cell, data, out), resume=(out / RECIPE_NAME).exists())
+            train_tokenizer(cell_recipe(cell, data, out), resume=goes_on(out))
     return out
 
 
@@ -137,7 +136,7 @@ def run_cell(cell: Cell, data: str, out: Path, folder: Path, measure: Measure) -
     source = tokenizer_folder(compared_tokenizer(cell), data, folder)
     changes = {"out": str(out), "codes": str(code_folder(source, data)), "tokenizer": str(source)} | cell.changes
     recipe = load_recipe(GeneratorRecipe, RECIPE, changes)
-    run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
+    run, pipe = train_pipeline(recipe, resume=goes_on(out / "generator"))
     samples = guided(pipe, measure)
     sheet(pipe).save(out / "sheet.png")
     trained = read_json(source / "result.json", DataError, f"{source} holds no result.json")

@@ -34,6 +34,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from benchmarks import generation, gpu_state
+from benchmarks.cells import goes_on
 from benchmarks.gpu_machine import versions
 from wvq.data.dataset import load_images
 from wvq.devices import usable_device
@@ -41,7 +42,7 @@ from wvq.errors import ConfigError, DataError
 from wvq.eval.features.networks import FeatureNetwork, load_feature_network
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.files.atomic import read_json, write_json
-from wvq.files.names import RECIPE_NAME, TRAINING
+from wvq.files.names import TRAINING
 from wvq.files.stage_folder import differences
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.hardware import hardware
@@ -245,7 +246,7 @@ class Study:
         """Train and measure a tokenizer; the folder of the best so far stays."""
         recipe, before = self.tokenizer_recipe(method), self.best
         folder = Path(recipe.out)
-        run = train_tokenizer(recipe, resume=(folder / RECIPE_NAME).exists())
+        run = train_tokenizer(recipe, resume=goes_on(folder))
         tokenizer = WassersteinVQModel.from_pretrained(folder).to(self.device)
         measured = evaluate_reconstruction(tokenizer, self.images.validation, network, 256, progress=False)
         usage = evaluate_tokenizer(tokenizer, self.images.train, 256)
@@ -294,7 +295,7 @@ class Study:
             "train.save_every": 0,
         }
         recipe = load_recipe(GeneratorRecipe, "cifar10_32/generator", changes | self.sizes.generator)
-        run, pipe = train_pipeline(recipe, resume=(out / GENERATOR / RECIPE_NAME).exists())
+        run, pipe = train_pipeline(recipe, resume=goes_on(out / GENERATOR))
         measure = generation.Measure(self.images.train, network, self.sizes.num_samples)
         row = {name: value for name, value in run.items() if name not in ("warnings", "unreadable_pictures")}
         row |= {"over": best, "num_samples": self.sizes.num_samples, "floor": measure.floor}

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 
 from benchmarks import tokenizers
-from benchmarks.cells import run_cells
+from benchmarks.cells import goes_on, run_cells
 from benchmarks.generation import Measure, code_folder, data_config, guided, sheet, tokenizer_folder
 from benchmarks.tokenizers import EQUAL_BETA
 from wvq.data.dataset import load_images
 from wvq.errors import DataError
 from wvq.eval.features.networks import load_feature_network
 from wvq.files.atomic import read_json, write_json
-from wvq.files.names import RECIPE_NAME
 from wvq.generator.base.sampling_settings import SamplingOptions
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.hardware import processor_name
@@ -150,7 +149,7 @@ class Study:
             "train.seed": cell.seed,
         }
         recipe = load_recipe(GeneratorRecipe, RECIPE, changes | cell.generator.changes | self.budget.generator)
-        run, pipe = train_pipeline(recipe, resume=(out / "generator" / RECIPE_NAME).exists())
+        run, pipe = train_pipeline(recipe, resume=goes_on(out / "generator"))
         sheet(pipe).save(out / "sheet.png")
         length = pipe.generator.config.sequence_length
         run["bits_per_image"] = run["loss"] * length / math.log(2)

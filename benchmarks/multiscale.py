@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.cells import run_cells
+from benchmarks.cells import goes_on, run_cells
 from benchmarks.tokenizers import Cell, cell_recipe
 from wvq.errors import DataError
 from wvq.eval.report.markdown import markdown_table
 from wvq.files.atomic import read_json
-from wvq.files.names import RECIPE_NAME
 from wvq.tokenizer.train import train_tokenizer
 
 IMAGES = 30_720  # 480 steps
@@ -74,7 +73,7 @@ def cells(images: int) -> dict[str, Cell]:
 def run_cell(cell: Cell, data: str, out: Path) -> dict[str, Any]:
     """Train one cell; its settings, and the figures of its last step on the held-out pictures."""
     recipe = cell_recipe(cell, data, out)
-    result = train_tokenizer(recipe, resume=(out / RECIPE_NAME).exists())
+    result = train_tokenizer(recipe, resume=goes_on(out))
     rates = {name: getattr(recipe.train, f"{name}_learning_rate") for name in ("codebook", "scale_conv")}
     settings = {"model": recipe.model, "learning_rates": rates, "seed": recipe.train.seed}
     return {"name": cell.name, "cell": settings, **{key: result[key] for key in result if key != "data"}}

@@ -18,13 +18,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import initialization as init
 
-from benchmarks.cells import join, run_cells
+from benchmarks.cells import goes_on, join, run_cells
 from wvq.data.dataset import ImageSplits, load_images
 from wvq.errors import DataError
 from wvq.eval.features.networks import load_feature_network
 from wvq.eval.reconstruction import evaluate_reconstruction
 from wvq.files.atomic import read_json, write_json
-from wvq.files.names import RECIPE_NAME
 from wvq.settings.parser import load_recipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.quantizers.aligned import SlicedWassersteinQuantizer
@@ -151,7 +150,7 @@ def cell_recipe(cell: Cell, data: str, out: Path) -> TokenizerRecipe:
 def run_cell(cell: Cell, data: str, out: Path, feature_network) -> dict:
     """Train one cell and measure it on the held-out pictures."""
     recipe = cell_recipe(cell, data, out)
-    run = train_tokenizer(recipe, resume=(out / RECIPE_NAME).exists())
+    run = train_tokenizer(recipe, resume=goes_on(out))
     tokenizer = WassersteinVQModel.from_pretrained(out)
     images = load_images(recipe.data)
     result = evaluate_reconstruction(tokenizer, images.validation, feature_network, progress=False)

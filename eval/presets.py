@@ -31,6 +31,7 @@ class Preset:
         num_images, classes, feature_network, reference_kind: the protocol.
         image_size: side of the pictures that the pipeline draws.
         resize: side that they are brought to before they are measured; as drawn if None.
+        layout: kind of the codes (:mod:`wvq.data.layout`), over whose places guidance goes; any if None.
     """
 
     sampling: dict[str, Any]
@@ -41,6 +42,7 @@ class Preset:
     reference_kind: str = "train"
     image_size: int = 256
     resize: int | None = None
+    layout: str | None = None
 
 
 # What a protocol leaves open: a power is fixed where its schedule is used, and the other changes rounding alone.
@@ -63,12 +65,15 @@ def _rar(fid: float, scale: float, power: float, temperature: float) -> Preset:
 
 
 def _var(fid: float) -> Preset:
-    return _preset(fid, guidance_scale=2.5, guidance_schedule="linear", top_k=900, top_p=0.96)
+    preset = _preset(fid, guidance_scale=2.5, guidance_schedule="linear", top_k=900, top_p=0.96)
+    return replace(preset, layout="multi-scale")
 
 
 PRESETS = {
     "llamagen_b_256": _preset(5.46, guidance_scale=2.0),
     "llamagen_l_256": _preset(3.80, guidance_scale=2.0),
+    "llamagen_b_384": _preset(6.09, 384, guidance_scale=2.0),
+    "llamagen_l_384": _preset(3.07, 384, guidance_scale=2.0),
     "llamagen_xl_384": _preset(2.62, 384, guidance_scale=1.75),
     "llamagen_xxl_384": _preset(2.34, 384, guidance_scale=1.75),
     "llamagen_3b_384": _preset(2.18, 384, guidance_scale=1.65),

@@ -42,6 +42,7 @@ from wvq.pipelines.folders import read_configs, read_sampling
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.settings.data import DataConfig
 from wvq.settings.size import Size, size_text
+from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.losses import LPIPS
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -117,7 +118,7 @@ def run_generation_evaluation(recipe: GenerationEvaluation, progress: bool = Tru
     device = usable_device(recipe.device)
     folder = resolve_folder(recipe.pipeline, "pipeline")
     tokenizer, generator = read_configs(folder)
-    published = _published(recipe, tokenizer.image_size)
+    published = _published(recipe, tokenizer)
     _require_image_size(recipe, tokenizer.image_size)
     num_images = _num_images(recipe, generator.num_classes)
     # Before weights and pictures are read.
@@ -172,15 +173,17 @@ def _num_images(recipe: GenerationEvaluation, num_classes: int) -> int:
     return max(num_classes, NUM_IMAGES - NUM_IMAGES % num_classes) if balanced else NUM_IMAGES
 
 
-def _published(recipe: GenerationEvaluation, image_size: Size) -> dict[str, Any]:
+def _published(recipe: GenerationEvaluation, tokenizer: WassersteinVQConfig) -> dict[str, Any]:
     """The settings of a result that name its preset.
 
     Raises:
-        ConfigError: the pipeline draws pictures of another size than the preset's.
+        ConfigError: the pipeline draws pictures of another size than the preset's, or codes of another layout.
     """
     if recipe.preset is None:
         return {}
-    preset = find_preset(recipe.preset)
+    preset, image_size, kind = find_preset(recipe.preset), tokenizer.image_size, tokenizer.code_layout["kind"]
+    if preset.layout not in (None, kind):
+        raise ConfigError(f"preset {recipe.preset} is for {preset.layout} codes; this pipeline draws {kind} codes")
     if image_size != preset.image_size:
         raise ConfigError(
             f"preset {recipe.preset} is for {preset.image_size} px; this pipeline draws {size_text(image_size)} px"

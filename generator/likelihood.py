@@ -34,5 +34,5 @@ def code_log_probabilities(model: CodeGenerator, codes: torch.Tensor, condition:
         raise ConfigError(f"codes must be integers in [0, {model.config.num_codes})")
     codes = model.whole_pictures(codes)
     with torch.no_grad():
-        logits = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
+        logits = model(codes, **condition.named()).logits
     return -F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)

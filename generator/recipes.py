@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from wvq.checks import FIELDS, FLAG, PATH, SOURCE, Checker, check_groups, integer, interval, list_of, number, or_null
+from wvq.generator.text.cleaning import TEXT_CLEANINGS
 from wvq.settings.train import TrainConfig
 
 JOINT_DROPOUT = 0.1  # where a recipe gives none
@@ -21,6 +22,8 @@ class ConditionConfig:
         text: condition on the caption; needs captions in the cache.
         text_encoder: folder or Hub id of a transformers text encoder, or ``all-MiniLM-L6-v2`` (also from PyPI).
         text_length: tokens of a caption; longer ones are cut.
+        text_cleaning: how captions are prepared for the text encoder: ``none``, or ``lower``, as LlamaGen has it
+            (:func:`wvq.generator.text.cleaning.clean_text`).
         class_dropout, text_dropout: share of training pictures whose class or caption is replaced by the null
             condition, each on its own.
         joint_dropout: share of training pictures with a class and a caption that lose both at once, in addition:
@@ -35,6 +38,7 @@ class ConditionConfig:
     text: bool = False
     text_encoder: str = "all-MiniLM-L6-v2"
     text_length: int = 16
+    text_cleaning: str = "none"
     class_dropout: float = 0.1
     text_dropout: float = 0.1
     joint_dropout: float | None = None
@@ -49,6 +53,7 @@ class ConditionConfig:
         check.each(interval("[0, 1)"), "class_dropout", "text_dropout")
         check.each(or_null(interval("[0, 1)")), "joint_dropout")
         check.one_of("text_cache", TEXT_CACHES)
+        check.one_of("text_cleaning", TEXT_CLEANINGS)
 
 
 @dataclass

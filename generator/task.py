@@ -82,10 +82,9 @@ class GeneratorTask(Task[CodeGenerator]):
         condition = given.drop(self.condition.class_dropout, self.condition.text_dropout, self.joint_dropout)
         codes, share = batch["codes"], self.objective.random_share(progress)
         order = send(random_order(len(codes), codes[0].numel(), share), codes.device) if share else None
-        conditions = (condition.class_labels, condition.text_features, condition.text_mask)
         options = {} if order is None else {"order": order}
         smoothing = self.objective.label_smoothing
-        output = model(codes, *conditions, label_smoothing=smoothing, return_logits=False, **options)
+        output = model(codes, **condition.named(), label_smoothing=smoothing, return_logits=False, **options)
         return StepLoss(output.loss, {})
 
     @torch.no_grad()

@@ -218,7 +218,8 @@ def build_text_encoder(codes: CodeDataset, condition: ConditionConfig, padding: 
             "condition.text is on, but the code cache holds no captions; export it from data that has captions, or "
             "set condition.text to false"
         )
-    return TextEncoder(condition.text_encoder, condition.text_length, padding=padding)
+    cleaning = condition.text_cleaning
+    return TextEncoder(condition.text_encoder, condition.text_length, padding=padding, cleaning=cleaning)
 
 
 def settled_condition(condition: ConditionConfig, resumed: Path | None) -> ConditionConfig:

@@ -47,7 +47,8 @@ def train_pipeline(
     # Other parts there would stop the saving after the training.
     already_holds(recipe.out, "tokenizer", tokenizer)
     if recipe.condition.text and (Path(recipe.out) / "text_encoder").exists():
-        encoder = TextEncoder(recipe.condition.text_encoder, recipe.condition.text_length)
+        condition = recipe.condition
+        encoder = TextEncoder(condition.text_encoder, condition.text_length, cleaning=condition.text_cleaning)
         already_holds(recipe.out, "text_encoder", encoder)
     refuse_foreign_files(recipe.out)
     result = train_generator(recipe, tokenizer, resume)
@@ -56,7 +57,8 @@ def train_pipeline(
     text_encoder = None
     if generator.config.text_dim:
         text = generator.config
-        text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, text.text_padding)
+        encoding = (text.text_padding, text.text_cleaning)
+        text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, *encoding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
     if is_main_process():
         card = model_card(

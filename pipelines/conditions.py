@@ -108,10 +108,10 @@ def condition_of(
         device: where the generator is.
         one_by_one: encode each text by itself, so that its features do not depend on the batch.
     """
-    condition = Condition()
+    labels = features = mask = None
     if config.num_classes:
         ids = [NULL_CLASS if label is None else label for label in request.labels]
-        condition.class_labels = torch.tensor(ids, device=device)
+        labels = torch.tensor(ids, device=device)
     if config.text_dim and text_encoder is not None:
         prompts = [prompt or "" for prompt in request.prompts]
         if one_by_one:
@@ -120,8 +120,8 @@ def condition_of(
             features, mask = (x[rows] for x in text_encoder.encode(unique, batch_size=1))
         else:
             features, mask = text_encoder.encode(prompts)
-        condition.text_features, condition.text_mask = features.to(device), mask.to(device)
-    return condition
+        features, mask = features.to(device), mask.to(device)
+    return Condition(labels, features, mask)
 
 
 def check_call(seed: int, batch_size: int) -> tuple[int, int]:

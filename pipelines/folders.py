@@ -173,6 +173,7 @@ def read_configs(folder: Path) -> tuple[WassersteinVQConfig, GeneratorConfig]:
 
 def _holds_encoder(target: Path, encoder: TextEncoder) -> bool:
     try:
-        return TextEncoder(target, encoder.length, padding=encoder.padding).identity() == encoder.identity()
+        held = TextEncoder(target, encoder.length, padding=encoder.padding, cleaning=encoder.cleaning)
+        return held.identity() == encoder.identity()
     except ConfigError:  # it cannot read texts of this length
         return False

@@ -84,6 +84,12 @@ def require_text_encoder(generator: GeneratorConfig, encoder: TextEncoder | None
             f'encoder, and this one has "{encoder.padding}"; make it with padding="{generator.text_padding}", or pass '
             "ignore_text_encoder_mismatch=True"
         )
+    if encoder.cleaning != generator.text_cleaning:
+        raise CheckpointError(
+            f'the generator was trained on captions with cleaning "{generator.text_cleaning}", and this text encoder '
+            f'has "{encoder.cleaning}"; make it with cleaning="{generator.text_cleaning}", or pass '
+            "ignore_text_encoder_mismatch=True"
+        )
     if generator.text_encoder_hash and encoder.identity() != generator.text_encoder_hash:
         raise CheckpointError(
             "the text encoder is not the one that the generator was trained with; restore it, or pass "

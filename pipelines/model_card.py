@@ -20,6 +20,7 @@ from wvq.settings.size import size_text
 if TYPE_CHECKING:
     from wvq.generator.base.sampling_settings import SamplingSettings
     from wvq.pipelines.parts import PipelineParts
+    from wvq.tokenizer.configuration import WassersteinVQConfig
 
 CARD_NAME = "README.md"
 _LIBRARY = "wvq"  # as the card's metadata name it
@@ -40,9 +41,7 @@ pipe = ImageGenerationPipeline.from_pretrained("{{ name }}")
 images = pipe({{ call }}, seed=0).images
 ```
 
-## Data
-
-{{ data }}
+{{ source }}
 
 ## Model
 
@@ -51,6 +50,29 @@ images = pipe({{ call }}, seed=0).images
 ## Measured
 
 {{ measured }}
+"""
+_TOKENIZER_TEMPLATE = """---
+{{ card_data }}
+---
+# {{ title }}
+
+Image tokenizer: pictures to codes and back.
+
+## Use
+
+```python
+from wvq import WassersteinVQModel
+
+tokenizer = WassersteinVQModel.from_pretrained("{{ name }}")
+```
+
+## Origin
+
+{{ origin }}
+
+## Model
+
+{{ model }}
 """
 
 
@@ -61,6 +83,7 @@ def model_card(
     data: str = "The card was written without a note on the data.",
     licence: str | None = None,
     results: dict[str, dict] | None = None,
+    origin: str | None = None,
 ) -> str:
     """Text of the card, with YAML metadata.
 
@@ -71,6 +94,7 @@ def model_card(
         data: what the model was trained on, with its licence.
         licence: licence id of the weights for the metadata.
         results: figures by stage, printed as a table.
+        origin: where the weights come from, if they were not trained here; in the place of the data.
     """
     tokenizer, generator = pipeline.tokenizer.config, pipeline.generator.config
     conditions = [word for word, on in (("class", generator.num_classes), ("text", generator.text_dim)) if on]
@@ -81,27 +105,48 @@ def model_card(
         call = 'prompt="..."'
     parameters = sum(p.numel() for p in pipeline.generator.parameters()) / 1e6
     model = [
-        f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
-        f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`",
+        _tokenizer_line(tokenizer),
         f"- generator: `{generator.model_type}` of {layout_name(generator.code_layout)}: {drawing_text(generator)}; "
         f"{generator.num_layers} layers, width {generator.hidden_size}, {parameters:.1f} M parameters",
         _sampling_line(pipeline.sampling),
     ]
     if generator.class_names:
         model.append(f"- classes: {', '.join(map(one_line, class_list(generator.class_names)))}")
+    codes = "Wasserstein-VQ" if origin is None else "VQ"
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
         template_str=_TEMPLATE,
         title=title,
-        summary=f"Autoregressive image generation over Wasserstein-VQ codes; {' and '.join(conditions) or 'un'}"
+        summary=f"Autoregressive image generation over {codes} codes; {' and '.join(conditions) or 'un'}"
         + ("-conditional." if conditions else "conditional."),
         name=name,
         call=call,
-        data=data,
+        source=f"## Data\n\n{data}" if origin is None else f"## Origin\n\n{origin}",
         model="\n".join(model),
         measured=_table(results) if results else "No figures were given.",
     )  # fmt: skip
+    return str(card)
+
+
+def tokenizer_card(tokenizer: WassersteinVQConfig, name: str, title: str, origin: str, licence: str | None) -> str:
+    """Text of the card of an imported tokenizer, with YAML metadata.
+
+    Args:
+        tokenizer: its config.
+        name: folder or Hub id for the example.
+        title: heading.
+        origin: where the weights come from.
+        licence: licence id of the weights for the metadata.
+    """
+    card = ModelCard.from_template(
+        ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="image-to-image"),
+        template_str=_TOKENIZER_TEMPLATE,
+        title=title,
+        name=name,
+        origin=origin,
+        model=_tokenizer_line(tokenizer),
+    )
     return str(card)
 
 
@@ -120,6 +165,13 @@ def with_sampling(card: str, sampling: SamplingSettings) -> str:
     """The card with these sampling defaults in the line that names them, if it has one."""
     line = _sampling_line(sampling)
     return "\n".join(line if before.startswith(_SAMPLING) else before for before in card.split("\n"))
+
+
+def _tokenizer_line(tokenizer: WassersteinVQConfig) -> str:
+    return (
+        f"- tokenizer: {size_text(tokenizer.image_size)} px, grid {tokenizer.grid[0]} x {tokenizer.grid[1]}, "
+        f"K = {tokenizer.num_codes:,}, D = {tokenizer.code_dim}, quantizer `{tokenizer.quantizer}`"
+    )
 
 
 def _sampling_line(sampling: SamplingSettings) -> str:

@@ -198,7 +198,9 @@ class PipelineParts:
         config, text_encoder = generator.config, None
         if config.text_dim:
             source = part_folder(folder, "text_encoder")
-            text_encoder = TextEncoder(source, config.text_length, padding=config.text_padding)
+            text_encoder = TextEncoder(
+                source, config.text_length, padding=config.text_padding, cleaning=config.text_cleaning
+            )
         try:
             ignored = (ignore_tokenizer_mismatch, ignore_text_encoder_mismatch)
             pipeline = cls(tokenizer, generator, text_encoder, sampling, *ignored)

@@ -15,6 +15,7 @@ from wvq.tokenizer.recipes import TokenizerRecipe
 # While these fields stay the same, codes mean the same and the codebook is taken over.
 _OF_THE_CODES = [name for name in MethodsConfig.fields() if name not in MethodsConfig.fields_outside_identity()]
 _OF_THE_CODES += ["feature_dim"]
+_WITHOUT_SHAPE = ("downsample", "pixel_range")  # of the network: no weight of it would tell another value
 
 
 def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
@@ -69,10 +70,13 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
 
 @torch.no_grad()
 def _take_over(model: WassersteinVQModel, source: WassersteinVQModel, name: str, kept: list[str]) -> None:
+    other = [field for field in _WITHOUT_SHAPE if getattr(model.config, field) != getattr(source.config, field)]
     parts = [f"{part}." for part in ("encoder", "decoder", *kept)]
     trained = {key: value for key, value in source.state_dict().items() if key.startswith(tuple(parts))}
     current = model.state_dict()
     for key in [*trained, *(key for key in current if key.startswith(tuple(parts)))]:
         if key not in current or key not in trained or current[key].shape != trained[key].shape:
-            raise ConfigError(f"start: the network in {name} is another one ({key}); leave its sizes out of model")
+            other.append(key)
+    if other:
+        raise ConfigError(f"start: the network in {name} is another one ({other[0]}); leave its sizes out of model")
     model.load_state_dict(trained, strict=False)

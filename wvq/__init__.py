@@ -22,6 +22,8 @@ _PUBLIC = {
     "DepthTransformerConfig": "wvq.generator.depth.configuration",
     "DepthTransformer": "wvq.generator.depth.modeling",
     "ImageGenerationPipeline": "wvq.pipelines.image_generation",
+    "load_published": "wvq.pipelines.published.loading",
+    "load_published_tokenizer": "wvq.pipelines.published.loading",
     "CodeDataset": "wvq.data.codes",
 }
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which run not
     from wvq.generator.next_scale.configuration import NextScaleTransformerConfig as NextScaleTransformerConfig
     from wvq.generator.next_scale.modeling import NextScaleTransformer as NextScaleTransformer
     from wvq.pipelines.image_generation import ImageGenerationPipeline as ImageGenerationPipeline
+    from wvq.pipelines.published.loading import load_published as load_published
+    from wvq.pipelines.published.loading import load_published_tokenizer as load_published_tokenizer
     from wvq.tokenizer.configuration import WassersteinVQConfig as WassersteinVQConfig
     from wvq.tokenizer.modeling import WassersteinVQModel as WassersteinVQModel
     from wvq.tokenizer.processing import ImageProcessor as ImageProcessor

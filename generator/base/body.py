@@ -1,7 +1,7 @@
 """RotaryBody: a Llama-style decoder over a grid of positions, which several generators are built on.
 
 References: Touvron et al. 2023 (RMSNorm, SwiGLU, rotary); Su et al. 2021 (rotary, here one half of each head per axis);
-Sun et al. 2024, arXiv 2406.06525 (condition tokens ahead of the codes, not rotated).
+Sun et al. 2024, arXiv 2406.06525 (condition tokens ahead of the codes).
 Shapes: B pictures, P prefix tokens, T positions, S = P + T tokens, D hidden size, H heads, C head size.
 """
 
@@ -30,9 +30,11 @@ from wvq.generator.base.linear import Projection
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def rotary_table(
-    prefix: int, rows: int, columns: int, head_dim: int, theta: float, device: torch.device
+    prefix: int, rows: int, columns: int, head_dim: int, theta: float, device: torch.device, erased: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin (S, C/2) of all tokens: C/4 frequencies turn with the row, C/4 with the column; prefixes stay at 0.
+
+    Where they are ``erased``, their cosine is 0 as well as their sine.
 
     A cached function and no buffer: from_pretrained leaves the memory of a non-persistent buffer uninitialised. Made
     outside of inference mode, or a table first needed by sampling could not be trained with afterwards.
@@ -41,7 +43,10 @@ def rotary_table(
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = torch.cat([torch.outer(axis.flatten().double(), frequencies) for axis in (row, column)], 1)  # T C/2
     angles = torch.cat([angles.new_zeros(prefix, head_dim // 2), angles])
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    if erased:
+        cos[:prefix] = 0
+    return cos.to(device), sin.to(device)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -173,6 +178,12 @@ class RotaryBody(CodeGenerator):
         """Input tokens (B, n, D) of the codes of n positions and of the condition's bias (B, 1, D)."""
         raise NotImplementedError
 
+    def rotary_tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (S, C/2) of the tokens of a picture, prefix and codes row by row."""
+        config = self.config
+        sizes = (config.prefix_length, *config.grid, config.head_dim, config.rope_theta)
+        return rotary_table(*sizes, device, config.prefix_rotary == "erased")
+
     def run(
         self,
         x: torch.Tensor,
@@ -192,7 +203,7 @@ class RotaryBody(CodeGenerator):
         config = self.config
         start = cache.length if cache else 0
         end = start + x.shape[1]
-        tables = rotary_table(config.prefix_length, *config.grid, config.head_dim, config.rope_theta, x.device)
+        tables = self.rotary_tables(x.device)
         if order is None:
             cos, sin = (table[start:end] for table in tables)
         else:

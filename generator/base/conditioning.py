@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import SupportsIndex
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from wvq.checks import as_integer, locale_fault
@@ -24,7 +25,7 @@ from wvq.hardware import send
 NULL_CLASS = -1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Condition:
     """The condition of a batch of pictures; a missing part is null.
 
@@ -32,11 +33,19 @@ class Condition:
         class_labels: (B,) int64, -1 for null.
         text_features: (B, L, E), left-padded.
         text_mask: (B, L) bool, True for tokens; a row without any is null.
+        null_mask: (B, L) bool, the mask under which a null text is seen by generators whose ``null_text`` is
+            ``features``: that of the text that was left out; ``text_mask`` if None. A row without any tokens has no
+            text to leave out, and all places are seen.
     """
 
     class_labels: torch.Tensor | None = None
     text_features: torch.Tensor | None = None
     text_mask: torch.Tensor | None = None
+    null_mask: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.null_mask is None:
+            object.__setattr__(self, "null_mask", self.text_mask)
 
     def null(self) -> Condition:
         """The same shapes with every condition null."""
@@ -44,6 +53,7 @@ class Condition:
             None if self.class_labels is None else torch.full_like(self.class_labels, NULL_CLASS),
             self.text_features,
             None if self.text_mask is None else torch.zeros_like(self.text_mask),
+            self.null_mask,
         )
 
     def drop(self, class_dropout: float, text_dropout: float, joint_dropout: float = 0.0) -> Condition:
@@ -64,17 +74,20 @@ class Condition:
             # Drawn last: without it, the draws are those of versions before this dropout.
             keep = send(torch.rand(len(labels)) >= joint_dropout, labels.device)
             labels, mask = labels.masked_fill(~keep, NULL_CLASS), mask & keep[:, None]
-        return Condition(labels, self.text_features, mask)
+        return Condition(labels, self.text_features, mask, self.null_mask)
 
     def rows(self, numbers: list[int]) -> Condition:
         """The conditions of these rows of the batch, in that order."""
-        parts = (self.class_labels, self.text_features, self.text_mask)
-        return Condition(*(None if part is None else part[numbers] for part in parts))
+        return Condition(*(None if part is None else part[numbers] for part in self.named().values()))
 
     def cat(self, other: Condition) -> Condition:
         """Both batches one after the other."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("class_labels", "text_features", "text_mask"))
-        return Condition(*(None if a is None else torch.cat((a, b)) for a, b in pairs))
+        pairs = zip(self.named().values(), other.named().values(), strict=True)
+        return Condition(*(None if a is None or b is None else torch.cat((a, b)) for a, b in pairs))
+
+    def named(self) -> dict[str, torch.Tensor | None]:
+        """The tensors by name, as arguments of a model."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 @dataclass
@@ -121,6 +134,17 @@ class ConditionNetwork(nn.Module):
             layer.bias.copy_(bias)
 
 
+class TextProjection(nn.Module):
+    """Two layers without biases, from features (..., E) of a text encoder to (..., D)."""
+
+    def __init__(self, text_dim: int, width: int):
+        super().__init__()
+        self.up, self.out = nn.Linear(text_dim, width, bias=False), nn.Linear(width, width, bias=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.out(F.gelu(self.up(features), approximate="tanh"))
+
+
 class ConditionEmbedder(ConditionNetwork):
     """Prefix tokens of a condition: the class token first, then the text, so that text touches the first code."""
 
@@ -130,14 +154,21 @@ class ConditionEmbedder(ConditionNetwork):
         if config.has_class_token:
             self.class_embedding = nn.Embedding(config.num_classes + 1, config.hidden_size)  # the last row is null
         if config.text_dim:
-            self.text_projection = nn.Linear(config.text_dim, config.hidden_size)
-            self.null_text = nn.Parameter(torch.zeros(config.hidden_size))
+            projection = nn.Linear if config.text_projection == "linear" else TextProjection
+            self.text_projection = projection(config.text_dim, config.hidden_size)
+            features = (config.text_length, config.text_dim)
+            self.null_text = nn.Parameter(torch.zeros(features if self.null_features else config.hidden_size))
         if config.condition_bias and config.has_class_token:
             self.class_bias = nn.Embedding(config.num_classes + 1, config.hidden_size)
             # As large as the bias of a text: whitened features of some hundred dims sum up to about this.
             set_init_scale(self.class_bias, 20.0)
         if config.condition_bias and config.text_dim:
             self.text_bias = nn.Linear(config.text_dim, config.hidden_size)
+
+    @property
+    def null_features(self) -> bool:
+        """Whether a null text is features in the place of those that are left out, and not a token."""
+        return self.config.null_text == "features"
 
     def forward(self, condition: Condition, batch_size: int) -> Prefix:
         """Embed the condition of ``batch_size`` pictures.
@@ -159,22 +190,34 @@ class ConditionEmbedder(ConditionNetwork):
                 biases.append(
                     (self.text_bias(mean_text(features, mask)) * mask.any(1, keepdim=True))[:, None]
                 )  # or none
-            last = torch.arange(config.text_length, device=device) == config.text_length - 1
-            null = ~mask.any(1, keepdim=True) & last  # B L: a null text is one trained token in the last place
-            tokens.append(torch.where(null[..., None], self.null_text, self.text_projection(features)))
-            masks.append(mask | null)
+            null = ~mask.any(1, keepdim=True)
+            if self.null_features:
+                tokens.append(self.text_projection(torch.where(null[..., None], self.null_text, features)))
+                masks.append(mask | (null & self._null_mask(condition, mask)))
+            else:
+                last = torch.arange(config.text_length, device=device) == config.text_length - 1
+                null = null & last  # B L: a null text is one trained token in the last place
+                tokens.append(torch.where(null[..., None], self.null_text, self.text_projection(features)))
+                masks.append(mask | null)
         valid = torch.cat(masks, 1) if config.text_dim else None
         return Prefix(torch.cat(tokens, 1), valid, sum(biases) if biases else None)
 
     def text_layers(self) -> list[tuple[nn.Linear, bool]]:
-        layers = [(self.text_projection, False)]
+        layers: list[tuple[nn.Linear, bool]] = []
+        if isinstance(self.text_projection, nn.Linear):  # two layers have no bias that could centre the features
+            layers.append((self.text_projection, False))
         return [*layers, (self.text_bias, True)] if self.config.condition_bias else layers
+
+    def _null_mask(self, condition: Condition, mask: torch.Tensor) -> torch.Tensor:
+        """Which places (B, L) of a null text are seen: those of the text that it replaces, or all."""
+        places = mask if condition.null_mask is None else condition.null_mask
+        return places | ~places.any(1, keepdim=True)
 
     def _given_text(
         self, condition: Condition, batch_size: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, L, E) and mask (B, L) of the texts, all null if there are none."""
-        dtype = self.text_projection.weight.dtype
+        dtype = self.null_text.dtype
         if (given := given_text(condition)) is not None:
             return given[0].to(dtype), given[1]
         shape = (batch_size, self.config.text_length)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+from functools import partial
 from typing import Any
 
 from wvq.checks import FLAG, NAMES, POSITIVE, Checker, at_most, integer, interval, list_of, one_of, or_null
 from wvq.data.layout import sequence_length
 from wvq.errors import ConfigError, near_match
+from wvq.generator.text.cleaning import TEXT_CLEANINGS
 from wvq.generator.text.families import TEXT_PADDINGS
 from wvq.models.config import StrictConfig, option
 
@@ -22,6 +25,9 @@ GENERATOR_SIZES = {
     **{f"d{depth}": {"num_layers": depth, "num_heads": depth, "hidden_size": 64 * depth} for depth in (16, 20, 24, 30)},
 }
 GRID = list_of(integer(), "two integers of at least 1", 2)
+TEXT_PROJECTIONS = ("linear", "mlp")
+NULL_TEXTS = ("token", "features")
+PREFIX_ROTARIES = ("identity", "erased")
 
 
 class GeneratorConfig(StrictConfig):
@@ -49,6 +55,13 @@ class GeneratorConfig(StrictConfig):
         text_length: tokens of a caption.
         text_padding: where captions were padded inside the text encoder: ``right``, as they are encoded now; or
             ``left``, as in earlier versions, whose configs lack this field.
+        text_cleaning: how captions are prepared for the text encoder (:mod:`wvq.generator.text.cleaning`): ``none``, or
+            ``lower`` as LlamaGen has it.
+        text_projection: from the text encoder's features to the model's width: ``linear``, or ``mlp``, two layers
+            without biases and a GELU by tanh between them, as in LlamaGen.
+        null_text: what stands for a text that is left out: ``token``, one trained token in the last place; or
+            ``features``, a trained vector for each place of the features, seen under the mask of the text that it
+            replaces, as in LlamaGen.
         text_encoder_hash: identity of the text encoder that the model was trained with (:meth:`TextEncoder.identity`).
             A pipeline compares its own with it, unless it is None, as in configs without this field.
         tokenizer_hash: what made the codes that the model was trained on (:meth:`WassersteinVQModel.codes_hash`); in
@@ -79,6 +92,9 @@ class GeneratorConfig(StrictConfig):
     text_dim: int = option(0, integer(0))
     text_length: int = option(0, integer(0))
     text_padding: str = option("left", one_of(TEXT_PADDINGS))
+    text_cleaning: str = option("none", one_of(TEXT_CLEANINGS), later=True)
+    text_projection: str = option("linear", one_of(TEXT_PROJECTIONS), later=True)
+    null_text: str = option("token", one_of(NULL_TEXTS), later=True)
     text_encoder_hash: str | None = option(None, identity=False)
     tokenizer_hash: str | None = option(None, identity=False)
 
@@ -100,6 +116,9 @@ class GeneratorConfig(StrictConfig):
         check("num_heads", "a divisor of hidden_size", lambda count: self.hidden_size % count == 0)
         check("num_kv_heads", "a divisor of num_heads", lambda count: self.num_heads % count == 0)
         check("class_names", f"empty or {self.num_classes} names", lambda names: len(names) in (0, self.num_classes))
+        if not self.text_dim:
+            for field, default in (("text_cleaning", "none"), ("text_projection", "linear"), ("null_text", "token")):
+                check(field, f'"{default}" where text_dim is 0', partial(operator.eq, default))
         check("text_length", "above 0 if and only if text_dim is", lambda length: bool(length) == bool(self.text_dim))
 
     @property
@@ -149,6 +168,9 @@ class RotaryConfig(GeneratorConfig):
     Args:
         qk_norm: RMS-normalise queries and keys of each head.
         rope_theta: base of the rotary frequencies.
+        prefix_rotary: what rotation does to the condition tokens: ``identity`` leaves them as they are; ``erased``
+            makes their queries and keys zero, by a cosine and a sine of 0, so that all that see one see it alike, as in
+            LlamaGen.
         code_dim: dims D of the tokenizer's code vectors if the model is to see them: input embeddings and logits then
             also pass through a small linear map of the vectors (0: codes are plain indices).
         size, ...: those of :class:`GeneratorConfig`.
@@ -159,6 +181,7 @@ class RotaryConfig(GeneratorConfig):
 
     qk_norm: bool = option(False, FLAG)
     rope_theta: float = option(10_000.0, POSITIVE)
+    prefix_rotary: str = option("identity", one_of(PREFIX_ROTARIES), later=True)
     code_dim: int = option(0, integer(0))
 
     def complete(self, check: Checker) -> None:

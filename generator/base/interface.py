@@ -34,9 +34,9 @@ class GeneratorOutput(ModelOutput):
 class CodeGenerator(StrictPreTrainedModel):
     """An autoregressive model of the codes of a picture of one layout, given a class, a text, both or nothing.
 
-    Its ``forward(codes, class_labels, text_features, text_mask, label_smoothing, return_logits)`` gives the loss and
-    the logits of whole pictures, (B, T) in the flat order of :mod:`wvq.data.layout`; :mod:`wvq.generator.sampling`
-    draws pictures.
+    Its ``forward(codes, class_labels, text_features, text_mask, label_smoothing, return_logits, null_mask)`` gives the
+    loss and the logits of whole pictures, (B, T) in the flat order of :mod:`wvq.data.layout`;
+    :mod:`wvq.generator.sampling` draws pictures.
 
     Attributes:
         condition: embeds the conditions.

@@ -112,6 +112,7 @@ class DepthTransformer(RotaryBody):
         text_mask: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         return_logits: bool = True,
+        null_mask: torch.Tensor | None = None,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures.
 
@@ -121,13 +122,14 @@ class DepthTransformer(RotaryBody):
             text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
             return_logits: False in training: they are put together of those of each codebook, which takes memory.
+            null_mask: (B, L) bool, see :class:`Condition`.
 
         Raises:
             ConfigError: codes of another number.
             DataError: codes that are no integers, or on another device.
         """
         codes = self.whole_pictures(codes).unflatten(1, (-1, self.config.num_groups))
-        prefix = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
+        prefix = self.condition(Condition(class_labels, text_features, text_mask, null_mask), len(codes))
         x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
         x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid)[:, self.config.prefix_length - 1 :]
         states = self.depth_states(x.flatten(0, 1), codes.flatten(0, 1))

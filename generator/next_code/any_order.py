@@ -19,7 +19,6 @@ import math
 import torch
 from tqdm import tqdm
 
-from wvq.generator.base.body import rotary_table
 from wvq.generator.base.cache import KeyValueCache
 from wvq.generator.base.conditioning import Condition
 from wvq.generator.base.draws import uniforms
@@ -88,7 +87,7 @@ class AnyOrderDecoder(GuidedDecoder):
         self.order = torch.cat((order, order)) if self.on else order
         prefix = torch.arange(config.prefix_length, device=order.device).expand(len(self.order), -1)
         self.tokens = torch.cat((prefix, config.prefix_length + self.order), 1)  # rows of the rotary tables
-        self.tables = rotary_table(config.prefix_length, *config.grid, config.head_dim, config.rope_theta, order.device)
+        self.tables = model.rotary_tables(order.device)
 
     def _read(self, cache: KeyValueCache, rows: slice, codes: torch.Tensor, start: int, end: int) -> torch.Tensor:
         model, known, first = self.model, cache.length, self.model.config.prefix_length - 1  # predicts the first code

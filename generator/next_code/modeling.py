@@ -1,7 +1,7 @@
 """ImageCodeTransformer: a Llama-style decoder over a grid of image codes, read top to bottom.
 
 References: Touvron et al. 2023 (RMSNorm, SwiGLU, rotary); Su et al. 2021 (rotary, here one half of each head per axis);
-Sun et al. 2024, arXiv 2406.06525 (condition tokens ahead of the codes, not rotated).
+Sun et al. 2024, arXiv 2406.06525 (condition tokens ahead of the codes).
 Shapes: B pictures, P prefix tokens, T codes, S = P + T tokens, D hidden size, H heads, C head size, K codes.
 """
 
@@ -120,6 +120,7 @@ class ImageCodeTransformer(RotaryBody):
         order: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         return_logits: bool = True,
+        null_mask: torch.Tensor | None = None,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures.
 
@@ -131,6 +132,7 @@ class ImageCodeTransformer(RotaryBody):
                 if None. Needs a model with ``target_positions``.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
             return_logits: False in training: Accelerate would make them float32, which takes memory and time.
+            null_mask: (B, L) bool, see :class:`Condition`.
 
         Raises:
             ConfigError: codes of another number, or an order that the model cannot follow.
@@ -141,7 +143,7 @@ class ImageCodeTransformer(RotaryBody):
             if not self.config.target_positions:
                 raise ConfigError("order needs a model with target_positions: true")
             codes = codes.gather(1, order)
-        prefix = self.condition(Condition(class_labels, text_features, text_mask), len(codes))
+        prefix = self.condition(Condition(class_labels, text_features, text_mask, null_mask), len(codes))
         x = self.token_dropout(self.embed_codes(codes[:, :-1], prefix.bias))
         x = self.run(torch.cat((prefix.tokens, x), dim=1), prefix.valid, order=order)
         x = x[:, self.config.prefix_length - 1 :]

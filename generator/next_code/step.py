@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from wvq.generator.base.body import rotary_table
 from wvq.generator.base.filters import FREE, draw
 from wvq.generator.base.guidance import guide
 from wvq.generator.base.sampling_settings import SamplingSettings
@@ -60,7 +59,7 @@ class StepState:
             memory=memory,
             valid=torch.ones(rows, memory.shape[4], dtype=torch.bool, device=device) if config.text_dim else None,
             bias=memory.new_zeros(rows, 1, config.hidden_size) if config.condition_bias else None,
-            rotary=rotary_table(config.prefix_length, *config.grid, config.head_dim, config.rope_theta, device),
+            rotary=model.rotary_tables(device),
         )
 
     def clear(self) -> None:

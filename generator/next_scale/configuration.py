@@ -33,7 +33,8 @@ class NextScaleTransformerConfig(GeneratorConfig):
             ``intermediate_size`` is given.
         qk_norm: of queries and keys of each head: ``none``, ``rms``, or ``l2`` with a trained scale a head.
         attention_bias: biases of queries, values and the output of attention, and of the head.
-        size, ...: those of :class:`GeneratorConfig`; ``condition_bias`` with ``prefix`` alone.
+        size, ...: those of :class:`GeneratorConfig`; ``condition_bias``, and
+            ``text_projection`` and ``null_text`` of other values than the default, with ``prefix`` alone.
 
     Raises:
         ConfigError: an unknown field, or a value out of range.
@@ -60,7 +61,10 @@ class NextScaleTransformerConfig(GeneratorConfig):
         check("scales", f"a list that ends on {side}, the {which} of the grid", lambda scales: scales[-1] == side)
         check("num_kv_heads", "num_heads", lambda count: count == self.num_heads)
         if self.conditioning != "prefix":
-            check("condition_bias", f'false where conditioning is "{self.conditioning}"', lambda on: not on)
+            where = f'where conditioning is "{self.conditioning}"'
+            check("condition_bias", f"false {where}", lambda on: not on)
+            check("text_projection", f'"linear" {where}', lambda value: value == "linear")
+            check("null_text", f'"token" {where}', lambda value: value == "token")
 
     @classmethod
     def fields_of_tokenizer(cls, tokenizer: Any) -> dict[str, Any]:

@@ -207,6 +207,7 @@ class NextScaleTransformer(CodeGenerator):
         text_mask: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         return_logits: bool = True,
+        null_mask: torch.Tensor | None = None,
     ) -> GeneratorOutput:
         """Logits and loss of whole pictures, by teacher forcing.
 
@@ -216,6 +217,7 @@ class NextScaleTransformer(CodeGenerator):
             text_features, text_mask: (B, L, E) and (B, L) bool; all null if None.
             label_smoothing: share of the targets' probability that the loss spreads over all codes.
             return_logits: False in training: Accelerate would make them float32, which takes memory and time.
+            null_mask: (B, L) bool, see :class:`Condition`.
 
         Raises:
             ConfigError: codes of another number.
@@ -223,7 +225,7 @@ class NextScaleTransformer(CodeGenerator):
         """
         config = self.config
         codes = self.whole_pictures(codes)
-        given = Condition(class_labels, text_features, text_mask)
+        given = Condition(class_labels, text_features, text_mask, null_mask)
         prefix, vector, valid, bias = self.embed_condition(given, len(codes))
         tokens = [self.first_tokens(vector, len(codes)), self.embed(self.scale_inputs(codes), 1, len(config.scales))]
         x = self.token_dropout(torch.cat(tokens, 1) if bias is None else torch.cat(tokens, 1) + bias)

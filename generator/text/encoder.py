@@ -20,6 +20,7 @@ from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights, written_weights
+from wvq.generator.text.cleaning import clean_text
 from wvq.generator.text.families import TEXT_PADDINGS, feature_fields, is_pooler, load_text_model, max_tokens
 from wvq.models.loading_options import FOREIGN_IN_LOADING, Device, HubOptions, as_device, take_hub_options
 from wvq.models.options import refuse_options
@@ -27,7 +28,8 @@ from wvq.models.pretrained import tensor_bytes
 from wvq.models.reading import resolve_folder
 
 MINILM = "all-MiniLM-L6-v2"
-TEXT_FIELDS = ("text_dim", "text_length", "text_padding", "text_encoder_hash")  # of a generator's config
+# Of a generator's config.
+TEXT_FIELDS = ("text_dim", "text_length", "text_padding", "text_cleaning", "text_encoder_hash")
 
 # Raise it when the same encoder begins to give other features: those kept on disk are then no longer used.
 _ENCODING_VERSION = 1
@@ -48,6 +50,7 @@ class TextEncoder:
         device: where the encoder runs.
         padding: where captions are padded inside the encoder. ``left`` shifts the positions of encoders that count
             them from the edge (BERT, CLIP): for earlier generators, whose captions were encoded so.
+        cleaning: how captions are prepared, see :func:`wvq.generator.text.cleaning.clean_text`.
         options: those of :class:`wvq.models.loading_options.HubOptions`. Weights keep the type of their file.
 
     Raises:
@@ -61,19 +64,21 @@ class TextEncoder:
         length: int,
         device: Device = "cpu",
         padding: str = "right",
+        cleaning: str = "none",
         **options: Unpack[HubOptions],
     ):
         if padding not in TEXT_PADDINGS:
             raise ConfigError(f'padding "{padding}" is unknown; one of {", ".join(TEXT_PADDINGS)}')
+        clean_text("", cleaning)  # refuses what it does not know
         given: dict[str, Any] = {**options}
         hub_options, target = take_hub_options(given), as_device("device", device)
-        known = ("length", "device", "padding", *HubOptions.__annotations__)
+        known = ("length", "device", "padding", "cleaning", *HubOptions.__annotations__)
         refuse_options(given, "TextEncoder", known, FOREIGN_IN_LOADING)
         folder = resolve_text_encoder(path, **hub_options)
         verify_weights(folder)
         self.family, model, self.tokenizer = load_text_model(folder)
         self.model = model.to(target).requires_grad_(False)
-        self.name, self.length, self.padding = str(path), length, padding
+        self.name, self.length, self.padding, self.cleaning = str(path), length, padding, cleaning
         self._check_length()
 
     def _check_length(self) -> None:
@@ -121,7 +126,7 @@ class TextEncoder:
         """The same batch by batch, for more captions than memory holds the features of."""
         cut, example = 0, ""
         for start in range(0, len(captions), batch_size):
-            part = captions[start : start + batch_size]
+            part = [clean_text(caption, self.cleaning) for caption in captions[start : start + batch_size]]
             rows = self.tokenizer(part)["input_ids"]
             if long := [caption for caption, row in zip(part, rows, strict=True) if len(row) > self.length]:
                 cut, example = cut + len(long), example or long[0]
@@ -162,7 +167,8 @@ class TextEncoder:
         """SHA-256 of all that the features of a caption depend on but the length, as 64 hex digits.
 
         That is: the weights in use, the config's fields that change hidden states, the vocabulary, how some probes are
-        cut into tokens, and the way of encoding. The origin of the files and the names of the weights do not count.
+        cut into tokens, how captions are prepared, and the way of encoding. The origin of the files and the names of
+        the weights do not count.
         """
         digest = hashlib.sha256()
         for name, weight in self.model.named_parameters():  # each once, tied or not
@@ -171,12 +177,14 @@ class TextEncoder:
                 digest.update(tensor_bytes(weight))
         tokens = [self.tokenizer.get_vocab(), self.tokenizer(list(_PROBES))["input_ids"]]
         parts = [_ENCODING_VERSION, self.padding, feature_fields(self.model.config), *tokens]
+        parts += [] if self.cleaning == "none" else [self.cleaning]
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()
 
     def config_fields(self) -> dict[str, Any]:
         """The values of :data:`TEXT_FIELDS` in the config of a generator that is trained with this encoder."""
-        return dict(zip(TEXT_FIELDS, (self.dim, self.length, self.padding, self.identity()), strict=True))
+        values = (self.dim, self.length, self.padding, self.cleaning, self.identity())
+        return dict(zip(TEXT_FIELDS, values, strict=True))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str | None = None) -> None:
         """Write the encoder and its tokenizer, with the SHA-256 of the weight files.

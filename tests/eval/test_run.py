@@ -118,6 +118,9 @@ def test_a_preset_fixes_the_protocol_and_the_result_names_the_published_figure(r
     monkeypatch.setitem(PRESETS, "large", replace(preset, image_size=256))
     with pytest.raises(ConfigError, match="preset large is for 256 px; this pipeline draws 16 px"):
         run_generation_evaluation(replace(recipe, preset="large"), progress=False)
+    monkeypatch.setitem(PRESETS, "scales", replace(preset, layout="multi-scale"))
+    with pytest.raises(ConfigError, match="preset scales is for multi-scale codes; this pipeline draws grid codes"):
+        run_generation_evaluation(replace(recipe, preset="scales"), progress=False)
 
 
 @pytest.mark.parametrize(

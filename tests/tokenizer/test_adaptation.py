@@ -117,7 +117,67 @@ def test_a_transplant_trains_around_a_frozen_network(recipe, tiny_tokenizer_dir)
     assert changed(source, model) == {"quantizer", "projector"}
 
 
+SIZES = {"patch_size": 2, "base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "num_codes": 32}
+SIZES |= {"code_dim": 4}
+# A network as others publish it.
+PUBLISHED = {"attention": "middle", "downsample": "asymmetric", "end_kernel": 3, "latent_channels": 6}
+PUBLISHED |= {"latent_kernel": 3, "pixel_range": "unit", "residual_projector": 8, "quantizer": "vanilla"}
+
+
+@pytest.fixture
+def published(recipe, tmp_path):
+    """The folder of a tokenizer with the options of published networks, trained for 3 steps."""
+    train_tokenizer(recipe(PUBLISHED | SIZES, start=None, out=str(tmp_path / "published"), train={"ema_decay": 0.0}))
+    return str(tmp_path / "published")
+
+
+def test_a_published_network_is_refined_and_gets_another_codebook(recipe, published, pixel_values):
+    source = WassersteinVQModel.from_pretrained(published)
+    assert source.residual_projector[-1].weight.abs().max() > 0
+    loop = {"ema_decay": 0.0}
+    train_tokenizer(recipe(start=published, freeze="encoder,quantizer", train=loop))
+    refined = WassersteinVQModel.from_pretrained(recipe().out)
+    assert changed(source, refined) == {"decoder", "residual_projector"}
+    assert refined.codes_hash() == source.codes_hash()
+    other = {"quantizer": "sliced", "num_codes": 64}
+    built = build_tokenizer(recipe(other, start=published, freeze="encoder,decoder"), FROM_DATA)
+    assert changed(source, built) == {"quantizer", "residual_projector"}
+    assert built.residual_projector[-1].weight.abs().max() == 0  # what it was trained for are other codes
+    wider = build_tokenizer(recipe({"code_dim": 6}, start=published), FROM_DATA)
+    assert changed(source, wider) == {"quantizer", "projector", "residual_projector"}
+    assert wider(pixel_values).reconstruction.shape == pixel_values.shape
+
+
+def test_a_residual_projector_joins_a_trained_tokenizer_and_leaves_its_codes(recipe, tiny_tokenizer_dir):
+    source = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    train_tokenizer(recipe({"residual_projector": 8}, freeze="encoder,quantizer,decoder", train={"ema_decay": 0.0}))
+    model = WassersteinVQModel.from_pretrained(recipe().out)
+    assert changed(source, model) == {"residual_projector"}
+    assert model.residual_projector[-1].weight.abs().max() > 0
+    assert model.codes_hash() == source.codes_hash()
+    dropped = build_tokenizer(recipe({"residual_projector": None}, start=recipe().out), FROM_DATA)
+    assert dropped.residual_projector is None
+
+
+def test_codes_of_length_one_pass_to_another_method_and_products_do_not(recipe, tmp_path):
+    fields = {**SIZES, "quantizer": "vanilla", "l2_normalize": True, "similarity": "dot"}
+    train_tokenizer(recipe(fields, start=None, out=str(tmp_path / "unit")))
+    start = str(tmp_path / "unit")
+    built = build_tokenizer(recipe({"quantizer": "sliced"}, start=start), FROM_DATA)
+    assert (built.config.l2_normalize, built.config.similarity) == (True, "euclidean")
+    with pytest.raises(ConfigError, match='l2_normalize must be false: the codes of quantizer "ema" have lengths'):
+        build_tokenizer(recipe({"quantizer": "ema"}, start=start), FROM_DATA)
+
+
 REFUSED = [
+    ({"model": {"latent_channels": 4}}, "^start: the network in .* is another one"),
+    ({"model": {"downsample": "asymmetric"}}, r"^start: the network in .* is another one \(downsample\); leave"),
+    ({"model": {"pixel_range": "unit"}}, r"^start: the network in .* is another one \(pixel_range\); leave"),
+    (
+        {"freeze": "residual_projector", "model": {"residual_projector": 8}},
+        "^freeze: the residual_projector is new and would stay untrained; leave it out of freeze$",
+    ),
+    ({"freeze": "residual_projector"}, '^freeze: there is no part "residual_projector"; one of encoder, '),
     (
         {"model": {"base_channels": 16}},
         r"^start: the network in .* is another one \(.*\); leave its sizes out of model$",

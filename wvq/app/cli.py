@@ -25,6 +25,7 @@ from wvq.files.user_folders import unwritable_cache
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
 from wvq.interruption import RunInterrupted
+from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.plain_output import one_line, plain_output
 from wvq.settings.parser import Parser, recipe_file
 from wvq.tokenizer.recipes import ExportRecipe, ImportCodesRecipe, TokenizerRecipe
@@ -109,6 +110,12 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("results", type=str, nargs="+", help="JSON files of wvq evaluate")
 
 
+def _import_arguments(parser: Parser) -> None:
+    parser.add_argument("name", type=str | None, nargs="?", help="published model, or the family of the files given")
+    parser.add_argument("--list", type=bool, default=False, help="show the published models")
+    parser.add_recipe(ImportRecipe, skip=("name",))
+
+
 def _info_arguments(parser: Parser) -> None:
     parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
 
@@ -142,6 +149,7 @@ COMMANDS = {
                 commands.evaluate_generation),
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
                 commands.evaluate_compare),
+        Command("import", "bring a model of another project into this form", _import_arguments, commands.import_model),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "describe a folder or result file", _info_arguments, commands.info),

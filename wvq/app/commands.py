@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -14,10 +15,13 @@ from wvq.app.recipes import QuickstartRecipe
 from wvq.checks import PATH
 from wvq.errors import ConfigError
 from wvq.eval.recipes import AtomicRecipe, GenerationEvaluation, ReconstructionEvaluation
-from wvq.files.plain_text import read_plain_text
+from wvq.files.names import INDEX_NAME
+from wvq.files.plain_text import text_lines
 from wvq.files.user_folders import expand_user
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.recipes import GeneratorRecipe
+from wvq.pipelines.published.catalogue import catalogue_text
+from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.settings.data import DataConfig
 from wvq.settings.parser import recipe_of
 from wvq.tokenizer.recipes import ExportRecipe, ImportCodesRecipe, TokenizerRecipe
@@ -127,7 +131,9 @@ def sample(values: Namespace) -> None:
 
     if values.prompt and values.prompt_file:
         raise ConfigError("--prompt and --prompt-file are both given; leave one of them out")
-    prompts = prompt_lines(values.prompt_file) if values.prompt_file is not None else values.prompt
+    prompts = values.prompt
+    if values.prompt_file is not None:
+        prompts = text_lines(values.prompt_file, "prompt_file", "prompts")
     out = expand_user(values.out, "out", PATH)  # before the pipeline is loaded
     pipe = ImageGenerationPipeline.from_pretrained(
         values.pipeline, device=usable_device(values.device), weights=values.weights
@@ -153,25 +159,6 @@ def sample(values: Namespace) -> None:
             print("temperature 0: the likeliest code each time, whatever the seed")
         pictures = "1 picture" if len(files) == 1 else f"{len(files):,} pictures"
         print(f"{pictures} in {out}, the first ones on {out / SHEET_NAME}")
-
-
-def prompt_lines(file: str) -> list[str]:
-    """Prompts of a text file, one a line, which end at a line feed alone; blank lines do not count.
-
-    Raises:
-        ConfigError: the file cannot be read, is in another encoding than UTF-8 or UTF-16, or holds no prompts.
-    """
-    path = expand_user(file, "prompt_file", PATH)
-    try:
-        lines = read_plain_text(path).split("\n")
-    except OSError as error:
-        raise ConfigError(f"prompt_file: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"prompt_file: {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ConfigError(f"prompt_file: {path} holds no prompts; write one a line")
-    return prompts
 
 
 def sampling_of(values: Namespace) -> dict[str, Any]:
@@ -202,6 +189,23 @@ def evaluate_compare(values: Namespace) -> None:
     from wvq.eval.compare import compare_results
 
     print(compare_results(values.results))
+
+
+def import_model(values: Namespace) -> None:
+    """Run ``wvq import``."""
+    if values.list:
+        print(catalogue_text())
+        return
+    quiet_libraries()
+    from wvq.pipelines.published.importing import import_published
+
+    recipe = recipe_of(values, ImportRecipe)
+    origin = import_published(recipe)
+    for file in origin.files:
+        print(f"  {file}")
+    out, is_pipeline = shlex.quote(recipe.out), (Path(recipe.out) / INDEX_NAME).exists()
+    following = f"wvq sample {out}" if is_pipeline else f"wvq export-codes --tokenizer {out} --data.path PICTURES"
+    print(f"{'pipeline' if is_pipeline else 'tokenizer'} of {origin.project} in {recipe.out}; next: {following}")
 
 
 def study_atomic(values: Namespace) -> None:

@@ -87,6 +87,7 @@ def _tokenizer(path: Path) -> str:
             "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
             "data": _data(path),
+            **_origin(path),
             **_measured(path),
         },
     )
@@ -155,6 +156,20 @@ def _measured(path: Path) -> dict[str, str | None]:
     return {"held out": ", ".join(figures), "trained for": f"{images:,} pictures" if is_number(images) else None}
 
 
+def _origin(path: Path) -> dict[str, str | None]:
+    """Where an imported model comes from, as rows."""
+    from wvq.pipelines.published.origin import Origin
+
+    origin = Origin.read(path)
+    if origin is None:
+        return {}
+    return {
+        "imported from": origin.summary(),
+        "licence": origin.licence or "none stated",
+        "published": origin.published + (f" (preset {origin.preset})" if origin.preset else ""),
+    }
+
+
 def _cache(path: Path) -> str:
     header = CodeHeader.read(path)
     return _lines(
@@ -178,6 +193,7 @@ def _pipeline(path: Path) -> str:
     names = ["tokenizer", "generator"] + (["text_encoder"] if index.get("text_encoder") else [])
     missing = [name for name in names if not (path / name / "config.json").exists()]
     title = f"{path}: image generation pipeline" + (f" WITHOUT its {' and '.join(missing)}" if missing else "")
+    title = _lines(title, _origin(path))
     parts = [_model(path / name) for name in names[:2] if name not in missing]
     if "text_encoder" in names and "text_encoder" not in missing:
         parts.append(_model(path / "text_encoder"))

@@ -35,6 +35,7 @@ _CALLED = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")} | {"
 _CALLED |= {"pathlib.PosixPath", "pathlib.WindowsPath"}
 _TOLERATED = {"argparse.Namespace"} | _CALLED  # of Python and of torch; torch knows its own
 _GUARDED = sys.stdlib_module_names | {"__builtin__", "torch"}
+_MOST_HEADER = 10**8  # bytes, of safetensors, whose files begin with their number; no other form does
 _PICKLES = 5  # of a file in torch's earlier form, before the weights
 
 
@@ -71,10 +72,10 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     if file.suffix == ".json":
         weights, files = _read_shards(file)
         found: object = weights
+    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MOST_HEADER:
+        found, files = _read_safetensors(file), (file,)
     elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         found, files = _read_torch(file, is_zip=head[:2] == b"PK"), (file,)
-    elif head[8:9] == b"{":
-        found, files = _read_safetensors(file), (file,)
     else:
         raise CheckpointError(f"{file} is no checkpoint of torch or safetensors; {_OTHER}")
     level, others, weights = _weights_in(file, found, ema)

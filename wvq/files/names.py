@@ -9,4 +9,5 @@ MAX_JOB_BYTES = 2**28  # of that file, which has a class and a prompt for every 
 IDENTITY_NAME = "identity.json"  # of a folder of features, written first
 CHECKSUMS_NAME = "wvq_checksums.json"  # of a folder's weight files, beside them
 FINGERPRINT_NAME = "data_fingerprint.json"  # which pictures a model or a cache was made from, beside it
+ORIGIN_NAME = "origin.json"  # where an imported model comes from, beside it
 TRAINING = "training"  # log, pictures and checkpoints of a stage, beside its weights

@@ -5,6 +5,10 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from wvq.checks import PATH
+from wvq.errors import ConfigError
+from wvq.files.user_folders import expand_user
+
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -16,6 +20,30 @@ def read_plain_text(file: str | Path) -> str:
         ValueError: as of :func:`plain_text`.
     """
     return plain_text(Path(file).read_bytes())
+
+
+def text_lines(file: str | Path, name: str, what: str) -> list[str]:
+    """The lines of a text file that a user gives, which end at a line feed alone; blank ones do not count.
+
+    Args:
+        file: the file.
+        name: of the option that gives it, for errors.
+        what: the lines hold, for errors.
+
+    Raises:
+        ConfigError: the file cannot be read, is in another encoding than UTF-8 or UTF-16, or holds no lines.
+    """
+    path = expand_user(file, name, PATH)
+    try:
+        lines = read_plain_text(path).split("\n")
+    except OSError as error:
+        raise ConfigError(f"{name}: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"{name}: {path}: {error}") from error
+    written = [line.strip() for line in lines if line.strip()]
+    if not written:
+        raise ConfigError(f"{name}: {path} holds no {what}; write one a line")
+    return written
 
 
 def plain_text(content: bytes) -> str:

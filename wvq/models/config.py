@@ -27,7 +27,14 @@ _LIBRARY_KEYS = {"_name_or_path", "name_or_path", "auto_map", "model_type", "tor
 }
 
 
-def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = False, former: Any = None) -> Any:
+def option(
+    default: Any,
+    *rules: Rule,
+    identity: bool = True,
+    of_method: bool = False,
+    former: Any = None,
+    later: bool = False,
+) -> Any:
     """Declares a field of a config, behind its name and type: ``window_size: int = option(65_536, integer())``.
 
     The result has no type, as that of any function that declares a field: it is the field that has one.
@@ -38,8 +45,10 @@ def option(default: Any, *rules: Rule, identity: bool = True, of_method: bool = 
         identity: whether a trained model makes something else of its inputs under another value.
         of_method: whether the value means something to one kind of quantizer only, and must not pass to another one.
         former: the value that models had before there was the field, where that is not the default.
+        later: the field came after version 0.1 was in use: saved configs lack it at its default, so that versions that
+            do not know it read them.
     """
-    metadata = {"rules": rules, "identity": identity, "of_method": of_method, "former": former}
+    metadata = {"rules": rules, "identity": identity, "of_method": of_method, "former": former, "later": later}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -108,6 +117,14 @@ class StrictConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As of transformers, whose AutoConfig calls it; fields among the keywords are checked as those of the dict."""
         return super().from_dict({**cls.as_saved(config_dict), **cls.take_fields(kwargs)}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of transformers, which saves it; without fields of later versions at their default."""
+        values = super().to_dict()
+        for field in dataclasses.fields(self):
+            if field.metadata.get("later") and values.get(field.name) == field.default:
+                values.pop(field.name, None)
+        return values
 
     @classmethod
     def as_saved(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wvq.checks import Checker, integer, or_null
-from wvq.models.scale_maps import RISING, SCALES
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ class PublishedOptions:
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
+        from wvq.models.scale_maps import RISING, SCALES  # it brings torch
+
         check = Checker(self)
         check.each(or_null(integer()), "image_size", "num_heads")
         check.each(or_null(SCALES), "scales")

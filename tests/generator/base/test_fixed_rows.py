@@ -43,12 +43,11 @@ def test_each_result_is_its_own_pictures():
 
 
 def conditions(count: int, text: bool) -> Condition:
-    given = Condition(torch.arange(count) % 3)
-    if text:
-        generator = torch.Generator().manual_seed(7)
-        given.text_features = torch.randn(count, 5, TEXT_DIM, generator=generator)
-        given.text_mask = torch.arange(5)[None] >= torch.arange(count)[:, None] % 6  # some all masked
-    return given
+    labels = torch.arange(count) % 3
+    if not text:
+        return Condition(labels)
+    features = torch.randn(count, 5, TEXT_DIM, generator=torch.Generator().manual_seed(7))
+    return Condition(labels, features, torch.arange(5)[None] >= torch.arange(count)[:, None] % 6)  # some all masked
 
 
 def parts(batch: int) -> list[list[int]]:

@@ -84,12 +84,13 @@ def test_so_are_they_with_smaller_weights(kind):
 @pytest.mark.parametrize("conditions", [{}, {"num_classes": 3}, {"text_dim": TEXT_DIM, "text_length": 5}])
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_so_are_they_under_every_condition_in_batches_that_are_filled(conditions, count):
-    model, condition = make_generator(**conditions), Condition()
+    model, labels, text = make_generator(**conditions), None, ()
     if "num_classes" in conditions:
-        condition.class_labels = torch.arange(count) % 3
+        labels = torch.arange(count) % 3
     if "text_dim" in conditions:
-        condition.text_features = torch.randn(count, 5, TEXT_DIM, generator=torch.Generator().manual_seed(1))
-        condition.text_mask = torch.arange(5) >= torch.arange(count)[:, None] % 6
+        features = torch.randn(count, 5, TEXT_DIM, generator=torch.Generator().manual_seed(1))
+        text = (features, torch.arange(5) >= torch.arange(count)[:, None] % 6)
+    condition = Condition(labels, *text)
     plain, steps = both(model, condition, count, guidance_scale=2.0)
     assert torch.equal(plain, steps)
 

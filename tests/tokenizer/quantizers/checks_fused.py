@@ -10,8 +10,8 @@ from wvq.tokenizer.quantizers.nearest import nearest_codes
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the interpreter
 
 
-def search(features, codebook):
-    codes = fused.search(features.to(DEVICE), codebook.to(DEVICE))
+def search(features, codebook, squares=True):
+    codes = fused.search(features.to(DEVICE), codebook.to(DEVICE), squares)
     assert codes is not None, "the kernels do not run"
     assert codes.dtype == torch.int64
     return codes.cpu()
@@ -44,6 +44,16 @@ def test_the_lowest_index_wins_ties(dim):
     for copies in (2, 5):  # within a tile, and in several
         assert torch.equal(search(features, codebook.repeat(copies, 1)), once)
     assert torch.equal(search(features, torch.ones(400, dim)), torch.zeros(50, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dim", [1, 8, 16, 17, 40])
+def test_without_squares_the_codes_are_those_of_the_largest_product(dim):
+    features, codebook = draw(70, 300, dim)
+    codes = search(features, codebook, squares=False)
+    assert torch.equal(codes, nearest_codes(features, codebook, tile_bytes=10**6, similarity="dot"))
+    assert torch.equal(search(features, codebook.repeat(2, 1), squares=False), codes)
+    negative = -torch.ones(3, dim)  # all products are below 0, that of what fills up a tile
+    assert torch.equal(search(negative, torch.ones(5, dim), squares=False), torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dim", [4, 20])

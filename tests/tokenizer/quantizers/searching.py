@@ -31,9 +31,14 @@ def losses_of(features, codebook, codes, others):
     return further / (wide.square().sum(1) + vectors.square().sum(1))
 
 
-def scores_in_order(features, codebook):
-    """Scores (N, K) of the search, each summed from the first dim to the last with one rounding a dim."""
+def products_in_order(features, codebook):
+    """Products (N, K), each summed from the first dim to the last with one rounding a dim."""
     dots = torch.zeros(len(features), len(codebook))
     for values, codes in zip(features.double().T, codebook.double().T, strict=True):
         dots = (dots + torch.outer(values, codes)).float()  # of float32 factors, which float64 multiplies exactly
-    return codebook.square().sum(1) / 2 - dots
+    return dots
+
+
+def scores_in_order(features, codebook):
+    """Scores (N, K) of the search for the nearest code."""
+    return codebook.square().sum(1) / 2 - products_in_order(features, codebook)

@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from tests.processes import run
-from tests.tokenizer.quantizers.searching import draw, draw_near_ties, float64_distances, losses_of, scores_in_order
+from tests.tokenizer.quantizers.searching import (
+    draw,
+    draw_near_ties,
+    float64_distances,
+    losses_of,
+    products_in_order,
+    scores_in_order,
+)
 from wvq.tokenizer.quantizers import native
-from wvq.tokenizer.quantizers.nearest import cache_bytes, exact_float32, nearest_codes
+from wvq.tokenizer.quantizers.nearest import SIMILARITIES, cache_bytes, exact_float32, nearest_codes
 
 
 @pytest.fixture
@@ -29,6 +36,38 @@ def test_equals_float64_brute_force_where_unambiguous(dim, num_codes, shift):
     codes = nearest_codes(features, codebook)
     assert codes.dtype == torch.int64
     assert torch.equal(codes[clear], distances.argmin(1)[clear])
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1, 10**7])
+@pytest.mark.parametrize(("dim", "num_codes"), [(1, 7), (4, 300), (12, 300), (256, 1000)])
+def test_the_largest_product_equals_float64_where_unambiguous(dim, num_codes, tile_bytes):
+    features, codebook = draw(400, num_codes, dim)
+    codebook *= torch.linspace(0.1, 3, num_codes)[:, None]  # the nearest code would be another one
+    products = features.double() @ codebook.double().T
+    best, second = products.topk(2).values.unbind(1)
+    clear = best - second > 1e-5 * dim**0.5
+    assert clear.float().mean() > 0.8
+    codes = nearest_codes(features, codebook, tile_bytes, "dot")
+    assert torch.equal(codes[clear], products.argmax(1)[clear])
+    assert (products.max(1).values - products.gather(1, codes[:, None])[:, 0]).max() < 1e-5 * dim**0.5
+    assert not torch.equal(codes, nearest_codes(features, codebook))
+
+
+@pytest.mark.parametrize("tile_bytes", [None, 1])
+def test_the_largest_product_takes_the_lowest_index_on_ties_and_any_sign(tile_bytes):
+    features, codebook = draw(50, 6, 3)
+    once = nearest_codes(features, codebook, tile_bytes, "dot")
+    assert torch.equal(nearest_codes(features, codebook.repeat(3, 1), tile_bytes, "dot"), once)
+    negative = nearest_codes(-torch.ones(4, 3), torch.ones(5, 3), tile_bytes, "dot")  # no product is above 0
+    assert torch.equal(negative, torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_the_compiled_search_adds_up_products_in_order():
+    for dim in (1, 8, 12, 64):
+        features, codebook = draw_near_ties(301, 100, dim, seed=dim)
+        codes = nearest_codes(features, codebook, similarity="dot")
+        assert torch.equal(codes, products_in_order(features, codebook).argmax(1)), dim
 
 
 def test_never_loses_more_than_float32_rounding():
@@ -118,19 +157,20 @@ generator = torch.Generator().manual_seed(0)
 features, codebook = torch.randn(2048, 8, generator=generator), torch.randn(100_000, 8, generator=generator)
 nearest_codes(features[:64], codebook[:64])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-codes = nearest_codes(features, codebook)
+codes = nearest_codes(features, codebook, similarity="SIMILARITY")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(codes.unique()))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("native_code", ["1", "0"])
-def test_many_codes_need_far_less_memory_than_all_scores(native_code):
-    done = run(["-c", MEASURE], variables={"WVQ_NATIVE": native_code})
+def test_many_codes_need_far_less_memory_than_all_scores(native_code, similarity):
+    done = run(["-c", MEASURE.replace("SIMILARITY", similarity)], variables={"WVQ_NATIVE": native_code})
     assert done.returncode == 0, done.stderr
     kilobytes, found = map(int, done.stdout.split())
     assert kilobytes < 128 * 1024  # all scores would take 800 MB
-    assert found > 1000
+    assert found > 500
 
 
 def test_the_cache_of_a_device_has_a_size():

@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.tiny import TINY_GENERATOR, TINY_TOKENIZER
 from wvq.app.cli import COMMANDS, main
-from wvq.app.commands import prompt_lines
 from wvq.errors import ConfigError
 from wvq.settings.parser import Parser
 
@@ -116,13 +115,6 @@ def test_a_prompt_file_in_another_encoding(content, part, fails, pipeline_dir, t
     assert part in line
     assert "iconv" in line
     assert not (tmp_path / "s").exists()
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_prompts_end_at_line_feeds_alone(encoding, tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_bytes("red\u2028circle\x85a\x0bb\x0cc\r\n\n  кот\n".encode(encoding))
-    assert prompt_lines(str(file)) == ["red\u2028circle\x85a\x0bb\x0cc", "кот"]
 
 
 def test_a_prompt_of_bytes_that_are_no_text(fails, pipeline_dir, tmp_path):

@@ -88,6 +88,13 @@ def test_safetensors_in_one_file_and_in_shards(tmp_path):
         read_checkpoint(index)
 
 
+def test_safetensors_whose_header_begins_like_a_pickle(tmp_path):
+    file = tmp_path / "file.safetensors"
+    save_file({"a" * 70: torch.zeros(1)}, file)
+    assert file.read_bytes()[0] == 0x80
+    assert list(read_checkpoint(file).weights) == ["a" * 70]
+
+
 def test_weights_are_mapped_and_not_read(tmp_path):
     """Pages of the file are no memory of the process's own."""
     file = save(tmp_path / "file.pt", {"model": weights(), "optimizer": torch.zeros(10)})

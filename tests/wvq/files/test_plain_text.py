@@ -2,7 +2,8 @@
 
 import pytest
 
-from wvq.files.plain_text import read_plain_text
+from wvq.errors import ConfigError
+from wvq.files.plain_text import read_plain_text, text_lines
 
 TEXT = "красный\u2028é\x85\x0b\x0c\r\nblue\n"
 
@@ -31,3 +32,18 @@ def test_other_encodings_are_named_by_their_line_with_the_remedy(tmp_path, conte
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_plain_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_end_at_line_feeds_alone(encoding, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("red\u2028circle\x85a\x0bb\x0cc\r\n\n  кот\n".encode(encoding))
+    assert text_lines(file, "prompt_file", "prompts") == ["red\u2028circle\x85a\x0bb\x0cc", "кот"]
+
+
+def test_lines_that_cannot_be_read_name_the_option(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(ConfigError, match=r"^class_names: .*empty\.txt holds no class names; write one a line"):
+        text_lines(tmp_path / "empty.txt", "class_names", "class names")
+    with pytest.raises(ConfigError, match=r"^class_names: .*nowhere\.txt cannot be read"):
+        text_lines(tmp_path / "nowhere.txt", "class_names", "class names")

@@ -90,6 +90,7 @@ OUT_OF_RANGE = [
     (ConditionConfig, "condition.class_dropout", 1.0),
     (ConditionConfig, "condition.text_dropout", -0.1),
     (ConditionConfig, "condition.joint_dropout", 1.0),
+    (ConditionConfig, "condition.text_cleaning", "upper"),
     (ConditionConfig, "condition.text_cache", "ram"),
     (DiscriminatorConfig, "discriminator.network", "stylegan"),
     (DiscriminatorConfig, "discriminator.loss", "wgan"),

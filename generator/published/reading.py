@@ -1,0 +1,102 @@
+"""What the readers of all published generators share: the tokenizer that they need, sizes by name, and the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+
+from wvq.errors import CheckpointError
+from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.base.interface import CodeGenerator
+from wvq.models.key_map import Entry, read_weights
+
+Generator = TypeVar("Generator", bound=CodeGenerator)
+
+
+class TokenizerSizes(Protocol):
+    """The config of a tokenizer, as far as a generator of its codes follows it."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes."""
+
+    @property
+    def scales(self) -> list[int] | None:
+        """Sides of the maps of multi-scale codes."""
+
+
+class Quantizer(Protocol):
+    """Gives what makes features of codes."""
+
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """See :meth:`CodeGenerator.take_quantizer`."""
+
+
+class Tokenizer(Protocol):
+    """The tokenizer of a published generator; a protocol, since no stage imports the other."""
+
+    @property
+    def config(self) -> TokenizerSizes:
+        """Its sizes."""
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """Its codebook."""
+
+    def codes_hash(self) -> str:
+        """What identifies its codes."""
+
+
+def shape_of(state: Mapping[str, torch.Tensor], name: str, source: str, family: str) -> tuple[int, ...]:
+    """The shape of a weight that a config is made from.
+
+    Args:
+        state: the file's weights by name.
+        name: of the weight.
+        source: the file, for errors.
+        family: whose generator it should be, for errors.
+
+    Raises:
+        CheckpointError: there is no such weight.
+    """
+    if name not in state:
+        raise CheckpointError(f"{source} lacks the weight {name}; it is damaged, or no generator of {family}")
+    return tuple(state[name].shape)
+
+
+def count_layers(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """Number of the layers whose weights are named by the prefix and a number."""
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
+    return 1 + max((int(match[1]) for name in state if (match := pattern.match(name))), default=-1)
+
+
+def filled(
+    model_class: type[Generator],
+    config: GeneratorConfig,
+    state: MutableMapping[str, torch.Tensor],
+    entries: Sequence[Entry],
+    dropped: Sequence[str],
+    source: str,
+) -> Generator:
+    """A model with the file's weights as float32, which are taken out of ``state`` one by one; buffers are zero.
+
+    Args:
+        model_class: of the model, which is made without memory first.
+        config: of the model.
+        state, entries, dropped, source: as of :func:`wvq.models.key_map.read_weights`.
+
+    Raises:
+        CheckpointError: weights that are missing, damaged, of other shapes or not known.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    weights = read_weights(state, entries, dropped, shapes, source)
+    for name in weights:  # one by one, so that memory holds few of them twice
+        weights[name] = weights[name].float()
+    weights |= {name: torch.zeros(buffer.shape, dtype=buffer.dtype) for name, buffer in model.named_buffers()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
