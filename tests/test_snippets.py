@@ -14,9 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.drawings import write_pictures
+from tests.published import SCALES, SIDE, offer_tiny_models, write_published
 from tests.stand_ins import draw_pictures
 from tests.test_readme import WVQ_LINES, command_lines, wvq_arguments
 from tests.tiny import (
@@ -28,11 +30,18 @@ from tests.tiny import (
     tiny_stage_recipes,
 )
 from tests.vision import save_vit
+from tests.wvq.data.test_token_files import write_folders, write_lines
 from wvq.app import quickstart
 from wvq.app.cli import main
+from wvq.data.pictures import read_picture
+from wvq.data.pixels import center_crop, to_pixels
 from wvq.eval import presets
 from wvq.eval.real.archive import write_archive
 from wvq.files.names import FINGERPRINT_NAME
+from wvq.pipelines.published.catalogue import CATALOGUE
+from wvq.pipelines.published.importing import import_published
+from wvq.pipelines.published.recipes import ImportRecipe
+from wvq.tokenizer.modeling import WassersteinVQModel
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 PICTURES = ("path/to/pictures", "path/to/imagenet", "path/to/ffhq", "path/to/folder")
@@ -57,13 +66,18 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     named["path/to/imagenet"] = folder / "few"
     make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
     make_layout_pipeline("multi-scale").save_pretrained(folder / "scales")
-    named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine", "scales")}
+    write_published(folder, "llamagen", generator_name="generator.pt", num_classes=1_000)
+    files = (str(folder / f"{part}.pt") for part in ("tokenizer", "generator"))
+    import_published(ImportRecipe("llamagen", str(folder / "llamagen-b"), *files, image_size=SIDE, num_heads=2))
+    names = ("imagenet", "openmoji", "captioned", "mine", "scales", "llamagen-b")
+    named |= {f"runs/{name}": folder / name for name in names}
     Image.new("RGB", (24, 24), "red").save(folder / "photo.png")
     Image.new("L", (24, 24), "white").save(folder / "mask.png")
     named |= {name: folder / name for name in ("photo.png", "mask.png")}
     named |= {"runs/vqgan": tokenizer, "vit": save_vit(folder / "vit")}
     named |= {f"runs/{name}/tokenizer": tokenizer for name in ("mine", "openmoji")}
-    return named | dict.fromkeys(("runs/codes", "runs/mine/codes", "runs/captioned_codes"), tiny_codes_dir)
+    codes = ("runs/codes", "runs/mine/codes", "runs/captioned_codes", "runs/my_codes")
+    return named | dict.fromkeys(codes, tiny_codes_dir)
 
 
 @pytest.fixture
@@ -89,10 +103,11 @@ def place(things, random_inception_file, lpips_file, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _tiny_settings(things, monkeypatch):
+def _tiny_settings(things, tmp_path, monkeypatch):
     """Of what no option makes small: a preset, and the quick start."""
     monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(things["encoder"]))
     monkeypatch.setattr(quickstart, "SEARCH_SHARE", 0)
+    offer_tiny_models(monkeypatch, tmp_path / "hub")
     preset = dataclasses.replace(presets.find_preset("llamagen_b_256"), num_images=9, image_size=16)
     monkeypatch.setitem(presets.PRESETS, "llamagen_b_256", preset)
 
@@ -113,7 +128,7 @@ def prepare(arguments: list[str], place) -> list[str]:
     for option in {"--tokenizer", "--codes"} & set(given):
         place(given[option])
     if "--start" in given:
-        place(given["--start"], "runs/vqgan")
+        place(given["--start"], None if arguments[0] == "train-generator" else "runs/vqgan")
     if (config := given.get("--config", "")).startswith("my_"):
         Path(config).write_text(json.dumps(own_recipe(config)))
         for name in ("runs/vqgan", "runs/codes", "path/to/pictures"):
@@ -129,17 +144,24 @@ def prepare(arguments: list[str], place) -> list[str]:
             quantizer = [option for option in TINY_TOKENIZER if option.startswith("--model.quantizer")]
             kept = quantizer if "--model.quantizer" in given else []
             small += [o for o in TINY_TOKENIZER if o not in kept and not o.startswith("--train")]
-        if "gan" in given.get("--config", "") or "refine" in given.get("--config", ""):
+        config = given.get("--config", "")
+        if config.endswith("_var"):
+            small += [f"--model.{name}=[1,2,4]" for name in ("scales", "scale_weights") if "transplant" in config]
+        if any(word in config for word in ("gan", "refine", "_var")):
             place("lpips.pth"), place("vit")
             small += ["--loss.perceptual_weights=lpips.pth", "--discriminator.backbone=vit"]
             small += ["--discriminator.start_images=0", "--discriminator.generator_start_images=8"]
         return small
     if command == "export-codes":
         return ["--data.image_size=16"]
+    if command == "import-codes":
+        place("path/to/imagenet")
+        write_token_files(Path(arguments[1]))
+        return []
     if command == "train-generator":
         place("encoder")
         sizes = [o for o in TINY_GENERATOR if not o.startswith("--train")] + ["--model.size=null"]
-        sizes += ["--model.code_dim=4"]
+        sizes = [] if "--start" in given else [*sizes, "--model.code_dim=4"]
         return [*sizes, *SHORT, "--condition.text_encoder=encoder", "--condition.text_length=5"]
     if command == "sample":
         for word in (arguments[1], *({"photo.png", "mask.png"} & set(arguments))):
@@ -152,9 +174,39 @@ def prepare(arguments: list[str], place) -> list[str]:
         else:
             place(arguments[1])
         return []
+    if command == "import":
+        return prepare_import(arguments[1], given)
+    if command == "export":
+        place(arguments[2])
+        return []
     if command == "study":
         return ["--num_codes=8", "--num_features=64", "--evaluation_features=64", "--steps=2", "--code_dim=2"]
     return prepare_evaluation(arguments, given, place)
+
+
+def prepare_import(name: str, given: dict) -> list[str]:
+    """Write the files that an import is given; options that say what those of no published name do not show."""
+    if "--tokenizer" not in given:
+        return []
+    family = CATALOGUE[name].family if name in CATALOGUE else name
+    write_published(Path(), family, given["--tokenizer"], given.get("--generator"), num_classes=1_000)
+    files = {"tokenizer": given["--tokenizer"], "generator": given.get("--generator")}
+    if ImportRecipe(name, given["--out"], **files).published is not None:
+        return []
+    return [f"--image_size={SIDE}", f"--scales={SCALES}"]
+
+
+def write_token_files(target: Path) -> None:
+    """The codes of ``path/to/imagenet`` by ``runs/vqgan`` as another project has them, in the form of a name."""
+    tokenizer = WassersteinVQModel.from_pretrained("runs/vqgan")
+    files = sorted(Path("path/to/imagenet").glob("*/*.*"))
+    pixels = torch.stack([to_pixels(center_crop(read_picture(file), 16)) for file in files])
+    codes = tokenizer.encode(pixels).codes.flatten(1)[:, None].expand(-1, 10, -1).numpy()
+    if target.suffix == ".jsonl":
+        rows = [{"class_id": 0, "tokens": crop} for crops in codes.tolist() for crop in crops]
+        write_lines(target, rows)
+    else:
+        write_folders(target.parent, codes, [0] * len(codes), target.name.removesuffix("_codes"))
 
 
 def prepare_evaluation(arguments: list[str], given: dict, place) -> list[str]:

@@ -18,7 +18,7 @@ KERNEL = one_of((1, 3))
 # Fields that earlier versions do not know.
 _LATER_FIELDS = ["cast_hashes", "fit", "pad_color", "scale_conv_table", "scale_weights"]
 _LATER_FIELDS += ["downsample", "end_kernel", "latent_channels", "latent_kernel", "pixel_range", "residual_projector"]
-_LATER_FIELDS += ["l2_normalize", "similarity"]
+_LATER_FIELDS += ["l2_normalize", "similarity", "alignment_units"]
 NOT_TOO_MANY = Rule("a list of at most 32 numbers", lambda value: len(value) <= 32)
 
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from transformers import AutoConfig, AutoModel
@@ -69,6 +70,8 @@ class TokenizerOutput(ModelOutput):
         losses: each unweighted term of the quantizer by name, detached.
         statistics: quantization_error, utilization, perplexity of this batch, detached; of several scales, each one's
             utilization as well.
+        feature_error: 0-d, mean over all elements of (z_q + P(z_q) - z)^2, for features z, their codes' vectors z_q and
+            the residual projector P; None without one.
     """
 
     reconstruction: torch.Tensor = GIVEN
@@ -76,6 +79,7 @@ class TokenizerOutput(ModelOutput):
     quantizer_loss: torch.Tensor = GIVEN
     losses: dict[str, torch.Tensor] = GIVEN
     statistics: dict[str, torch.Tensor] = GIVEN
+    feature_error: torch.Tensor | None = None
 
 
 class WassersteinVQModel(StrictPreTrainedModel):
@@ -221,10 +225,12 @@ class WassersteinVQModel(StrictPreTrainedModel):
         features = rearrange(self.encoder(pixel_values), "b d h w -> b h w d")
         return features if self.projector is None else self.projector.to_codes(features)
 
+    def _restored(self, quantized: torch.Tensor) -> torch.Tensor:
+        # What is decoded (B, D, h, w), of quantized features (B, D, h, w).
+        return quantized if self.residual_projector is None else quantized + self.residual_projector(quantized)
+
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
-        # quantized: (B, D, h, w)
-        if self.residual_projector is not None:
-            quantized = quantized + self.residual_projector(quantized)
+        # quantized: (B, D, h, w), with what a residual projector adds
         if self.projector is not None:
             quantized = rearrange(
                 self.projector.from_codes(rearrange(quantized, "b d h w -> b h w d")), "b h w d -> b d h w"
@@ -249,7 +255,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
 
     def decode(self, quantized: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) of quantized features (B, D, h, w), clamped to [-1, 1]."""
-        return self._decoded(quantized.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
+        return self._decoded(self._restored(quantized.to(next(self.decoder.parameters()).dtype))).clamp(-1, 1)
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W), clamped to [-1, 1], of codes in [0, K).
@@ -307,9 +313,15 @@ class WassersteinVQModel(StrictPreTrainedModel):
             DataError: the pictures have another size, are integers, or are on another device.
         """
         update_statistics = update_statistics and "quantizer" not in self.frozen
-        output = self.quantizer(self._features(pixel_values), update_statistics=update_statistics)
-        reconstruction = self._decoded(rearrange(output.quantized, "b h w d -> b d h w"))
-        return TokenizerOutput(reconstruction, output.codes, output.loss, output.losses, output.statistics)
+        features = self._features(pixel_values)
+        output = self.quantizer(features, update_statistics=update_statistics)
+        restored, error = self._restored(rearrange(output.quantized, "b h w d -> b d h w")), None
+        if self.residual_projector is not None:
+            target = rearrange(self.quantizer.prepare(features.float()), "b h w d -> b d h w")
+            error = F.mse_loss(restored.float(), target)
+        return TokenizerOutput(
+            self._decoded(restored), output.codes, output.loss, output.losses, output.statistics, error
+        )
 
 
 AutoConfig.register(WassersteinVQConfig.model_type, WassersteinVQConfig)

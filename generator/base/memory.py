@@ -9,10 +9,21 @@ FLOAT, INDEX = 4, 8  # bytes of float32, int64
 
 
 def pass_bytes(config: RotaryConfig, tokens: int, bytes_per_value: int) -> int:
-    """Bytes of a row in one pass over new tokens: residual, norm, gate, up, their product, its half; and a mask."""
-    values = tokens * (3 * config.hidden_size + 4 * config.intermediate_size) * bytes_per_value
+    """Bytes of a row in one pass over new tokens: in attention or in the feed-forward layer; and a mask."""
     mask = (1 + bytes_per_value) * tokens**2 if config.text_length else 0
-    return values + mask
+    return tokens * max(attention_bytes(config, bytes_per_value), feed_forward_bytes(config, bytes_per_value)) + mask
+
+
+def attention_bytes(config: RotaryConfig, bytes_per_value: int) -> int:
+    """Bytes of a token in attention: residual, norm, heads, and queries and keys while they are turned, as float32."""
+    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
+    turned = (width + keys) * FLOAT * (2 if bytes_per_value == FLOAT else 3)
+    return (3 * width + 2 * keys) * bytes_per_value + turned
+
+
+def feed_forward_bytes(config: RotaryConfig, bytes_per_value: int) -> int:
+    """Bytes of a token in a feed-forward layer: residual, norm, gate, up, their product, its half."""
+    return (3 * config.hidden_size + 4 * config.intermediate_size) * bytes_per_value
 
 
 def filter_bytes(settings: SamplingSettings, held: bool) -> int:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from wvq.generator.base.memory import (
     FLOAT,
+    attention_bytes,
     block_bytes,
     block_weights,
     draw_bytes,
+    feed_forward_bytes,
     filter_bytes,
     gradient_bytes,
     logit_bytes,
@@ -45,21 +47,18 @@ def sampling_bytes(
         first = (batch if late > given else rows) * pass_bytes(config, config.prefix_length + given, bytes_per_value)
         reading = max(first, rows * pass_bytes(config, settings.window, bytes_per_value))
     catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
-    text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
+    features = config.text_length * config.text_dim
+    text = features * rows * (2 * bytes_per_value + FLOAT)  # beside those that are given
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
     drawing = _drawing_bytes(config, batch, rows, settings, max(sizes, default=1), bytes_per_value)
-    return cache + prefix + max(text, reading, catching_up, drawing)
+    return cache + prefix + batch * features * FLOAT + max(text, reading, catching_up, drawing)
 
 
 def _groups_bytes(
     config: ImageCodeTransformerConfig, first_rows: int, rows: int, given: int, sizes: list[int], bytes_per_value: int
 ) -> int:
     """Most bytes of a pass that reads the codes of one group and asks for the next."""
-    width, keys = config.hidden_size, config.num_kv_heads * config.head_dim
-    # In attention: residual, norm, heads, and queries and keys while they are turned, as float32.
-    turned = (width + keys) * FLOAT * (2 if bytes_per_value == FLOAT else 3)
-    attention = (3 * width + 2 * keys) * bytes_per_value + turned
-    feed_forward = (3 * width + 4 * config.intermediate_size) * bytes_per_value
+    attention, feed_forward = attention_bytes(config, bytes_per_value), feed_forward_bytes(config, bytes_per_value)
     most, known, read = 0, config.prefix_length + given, 0
     for size in sizes:
         seen = known + size - 1

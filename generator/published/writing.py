@@ -49,7 +49,9 @@ def write_llamagen(generator: CodeGenerator, out: str | Path) -> dict[str, int |
             else:
                 save_file(weights, partial, metadata={"format": "pt"})
     except OSError as error:
-        raise CheckpointError(f"{out} cannot be written ({error.strerror or error}); make room there") from error
+        raise CheckpointError(
+            f"{out} cannot be written ({error.strerror or error}); make room there, or choose another place"
+        ) from error
     return llamagen_sizes(_expressible(generator).config)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wvq.errors import ConfigError, near_match
@@ -197,6 +198,20 @@ def find_published(name: str) -> PublishedModel:
         known = [*FAMILIES, *CATALOGUE]
         raise ConfigError(f'"{name}" is no published model{near_match(name, known)}; see wvq import --list')
     return CATALOGUE[name]
+
+
+def published_with_files(family: str, tokenizer: str | None, generator: str | None) -> str | None:
+    """The name of the model of a family whose files have these names; None if there is not exactly one.
+
+    Shapes do not show, for instance, whether a LlamaGen draws pictures of 256 or of 384 pixels.
+    """
+    given = [Path(file).name for file in (tokenizer, generator) if file is not None]
+    named = [
+        name
+        for name, model in CATALOGUE.items()
+        if model.family == family and [Path(file.name or "").name for file in model.files] == given
+    ]
+    return named[0] if len(named) == 1 else None
 
 
 def catalogue_text() -> str:

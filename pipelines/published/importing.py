@@ -121,20 +121,19 @@ class _Parts:
         elif self.recipe.text_encoder:
             raise ConfigError("text_encoder: this generator takes no texts; leave it out")
         sampling = SamplingSettings(**(model.sampling if model else {}))
-        return ImageGenerationPipeline(tokenizer, generator, encoder, sampling)
+        try:
+            return ImageGenerationPipeline(tokenizer, generator, encoder, sampling)
+        except ConfigError as error:
+            names = " and ".join(file.name for file in self.files)
+            raise ConfigError(f"{names} do not fit each other: {error}") from error
 
     def origin(self) -> Origin:
         """Where the parts come from."""
         model, family = self.recipe.model, FAMILIES[self.recipe.family]
-        return Origin(
-            family.project,
-            family.page,
-            None if model is None else self.recipe.name,
-            family.licence,
-            "" if model is None else model.figure,
-            None if model is None else model.preset,
-            tuple(self.files),
-        )
+        if model is None:
+            return Origin(family.project, family.page, tuple(self.files))
+        facts = (self.recipe.published, family.licence, model.figure, model.preset)
+        return Origin(family.project, family.page, tuple(self.files), *facts)
 
     def _read(self, part: str, given: str | None, published: PublishedFile | None) -> tuple[str, Checkpoint]:
         """A file that is given, or else the published one, and the weights in it."""

@@ -67,7 +67,12 @@ def load_published_tokenizer(
 ) -> WassersteinVQModel:
     """A tokenizer that another project has published, such as ``llamagen-vq-ds16-c2i``.
 
-    Arguments and errors are those of :func:`load_published`.
+    Arguments are those of :func:`load_published`.
+
+    Raises:
+        ConfigError: an unknown name, a pipeline's, or one whose files must be downloaded by hand.
+        DownloadError: a file that cannot be fetched.
+        CheckpointError: a file that is damaged.
     """
     if find_published(name).generator is not None:
         raise ConfigError(f'"{name}" is a pipeline; load it by load_published, and take its tokenizer')

@@ -53,20 +53,20 @@ class Origin:
     Attributes:
         project: who trained it.
         page: their address.
-        name: that of the model in the catalogue; None where files were given by hand.
-        licence: of the weights, as the Hub calls it; None where the project states none.
+        files: what the weights were read from.
+        name: that of the model in the catalogue; None for any other model.
+        licence: of the weights, as the Hub calls it; None where it is not known.
         published: the figure that the project published, in words; empty if none.
         preset: protocol under which that can be measured; None if there is none.
-        files: what the weights were read from.
     """
 
     project: str
     page: str
-    name: str | None
-    licence: str | None
-    published: str
-    preset: str | None
     files: tuple[OriginFile, ...]
+    name: str | None = None
+    licence: str | None = None
+    published: str = ""
+    preset: str | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write it into a folder."""
@@ -99,8 +99,12 @@ class Origin:
     def card_text(self) -> str:
         """What a model card says of it."""
         named = f" as `{self.name}`" if self.name else ""
-        licence = f"licence `{self.licence}`" if self.licence else "the project states no licence for them"
-        lines = [f"Weights of [{self.project}]({self.page}){named}, brought into this form by wvq; {licence}.", ""]
+        none = (
+            "the project states no licence for them" if self.name else "given as files, whose licence is not known here"
+        )
+        licence = f"licence `{self.licence}`" if self.licence else none
+        made = "Weights of" if self.name else "Weights in the layout of"
+        lines = [f"{made} [{self.project}]({self.page}){named}, brought into this form by wvq; {licence}.", ""]
         lines += ["| part | file | SHA-256 |", "|---|---|---|"]
         lines += [f"| {file.part} | `{file.name}` | `{file.sha256}` |" for file in self.files]
         if self.published:

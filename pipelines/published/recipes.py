@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wvq.checks import FLAG, PATH, SOURCE, Checker, or_null
 from wvq.errors import ConfigError
 from wvq.models.published import PublishedOptions
-from wvq.pipelines.published.catalogue import FAMILIES, PublishedModel, find_published
+from wvq.pipelines.published.catalogue import CATALOGUE, FAMILIES, PublishedModel, find_published, published_with_files
 
 
 @dataclass
@@ -68,22 +68,32 @@ class ImportRecipe:
                     raise ConfigError(f"{option} is of a generator, and none is imported; leave it out")
 
     @property
+    def published(self) -> str | None:
+        """Name of the published model: the one given, or the one whose files are given, as far as nothing else is."""
+        if self.name not in FAMILIES:
+            return self.name
+        if self.num_heads is not None or self.scales is not None:
+            return None
+        name = published_with_files(self.name, self.tokenizer, self.generator)
+        other_size = name and self.image_size not in (None, CATALOGUE[name].options.image_size)
+        return None if other_size else name
+
+    @property
     def model(self) -> PublishedModel | None:
-        """The published model of that name; None where the name is that of a family."""
-        return None if self.name in FAMILIES else find_published(self.name)
+        """The published model; None for files of any other model of a family."""
+        return None if self.published is None else find_published(self.published)
 
     @property
     def family(self) -> str:
         """The family whose layout the files have."""
-        return self.name if self.model is None else self.model.family
+        return self.name if self.name in FAMILIES else find_published(self.name).family
 
     @property
     def options(self) -> PublishedOptions:
         """What shapes do not say: what is given, and else that of the published model."""
-        given = PublishedOptions(self.image_size, self.num_heads, self.scales)
         known = PublishedOptions() if self.model is None else self.model.options
         return PublishedOptions(
-            given.image_size or known.image_size,
-            given.num_heads or known.num_heads,
-            given.scales or known.scales,
+            known.image_size if self.image_size is None else self.image_size,
+            known.num_heads if self.num_heads is None else self.num_heads,
+            known.scales if self.scales is None else self.scales,
         )

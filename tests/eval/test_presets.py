@@ -63,8 +63,8 @@ def test_what_a_preset_fixes_may_be_repeated_and_not_changed():
         with_preset(recipe(sampling={"guidance_scale": 1.5}))
     with pytest.raises(ConfigError, match=r"has num_images 50000, and 10 is given"):
         with_preset(recipe(num_images=10))
-    with pytest.raises(ConfigError, match=r'preset "llamagen_b" is unknown \(did you mean "llamagen_b_256"\?\)'):
-        with_preset(recipe("llamagen_b"))
+    with pytest.raises(ConfigError, match=r'preset "llamagen_3b" is unknown \(did you mean "llamagen_3b_384"\?\)'):
+        with_preset(recipe("llamagen_3b"))
     for changes in ({"reference": None}, {"weights": "bf16"}):
         with pytest.raises(ConfigError, match=r"give --reference FILE\.npz and leave --weights out"):
             with_preset(replace(recipe(), **changes))

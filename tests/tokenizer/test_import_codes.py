@@ -129,6 +129,17 @@ def test_names_of_classes_come_from_a_file(recipe, tmp_path):
     assert import_codes(recipe(class_names=str(names))).class_names == ["Kreis", "Kreuz", "Quadrat", "leer"]
 
 
+@pytest.mark.parametrize("kind", ["numbers", "folders"])
+def test_a_thousand_classes_are_those_of_imagenet(recipe, tmp_path, kind):
+    codes = np.zeros((1_000, 1, 16), int)
+    if kind == "numbers":
+        source = write_folders(tmp_path / "thousand", codes, list(range(1_000)))
+    else:
+        source = write_tar(tmp_path / "a.tar", [(f"n{10**7 + i}/{i}.npy", npy(codes[i])) for i in range(1_000)])
+    names = import_codes(recipe(source=str(source))).class_names
+    assert (len(names), names[0], names[999]) == (1_000, "tench", "toilet tissue")
+
+
 # ---- pictures
 
 

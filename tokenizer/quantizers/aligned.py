@@ -49,6 +49,7 @@ class DistanceQuantizer(AlignedQuantizer):
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
         self._full_weight = self.weights["alignment_weight"]
+        self.normalize = config.alignment_units == "relative"
 
     def scale_alignment(self, factor: float) -> None:
         self.weights["alignment_weight"] = self._full_weight * factor
@@ -101,6 +102,7 @@ class WassersteinQuantizer(WindowedQuantizer, DistanceQuantizer):
     """The paper's quantizer: codes follow the features' Gaussian moments (arXiv 2506.15078)."""
 
     name = "wasserstein"
+    has_units = True
 
     def alignment(self, features: torch.Tensor, joined: bool) -> torch.Tensor:
         moments = self.moments(features, joined)
@@ -121,6 +123,7 @@ class SlicedWassersteinQuantizer(DistanceQuantizer):
     """Codes follow the features' whole distribution by the sliced Wasserstein distance, with no Gaussian assumption."""
 
     name = "sliced"
+    has_units = True
     robust = 0.25  # where the cost of a difference goes from squared to linear, in standard deviations of the features
 
     def __init__(self, config: SlicedConfig):

@@ -26,15 +26,14 @@ class Codebook(Quantizer):
             is not listed must be left out of the config, or be 0.
         aligned: whether codes are matched to the features' distribution, so that a target scale means something.
         free: whether codes are moved by gradient alone, so that they may be compared at length 1 or by their product.
-        normalize: whether an alignment is measured in units of the features' spread; the atomic study measures in
-            absolute units.
+        has_units: whether the alignment is a distance, which has the features' unit or is relative to their spread.
     """
 
     name: ClassVar[str]
     defaults: ClassVar[dict[str, float]] = {}
     aligned: ClassVar[bool] = False
     free: ClassVar[bool] = False
-    normalize: bool = True
+    has_units: ClassVar[bool] = False
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config.num_codes, config.codebook_dim)
@@ -60,6 +59,8 @@ class Codebook(Quantizer):
                 raise ConfigError(f'{name} must be 0 or null: quantizer "{config.quantizer}" has {missing}')
         if config.target_scale != 1 and not cls.aligned:
             raise ConfigError(f'target_scale must be 1: quantizer "{config.quantizer}" has no alignment')
+        if config.alignment_units != "relative" and not cls.has_units:
+            raise ConfigError(f'alignment_units must be relative: quantizer "{config.quantizer}" has no distance')
         if config.l2_normalize and not cls.free:
             raise ConfigError(f'l2_normalize must be false: the codes of quantizer "{config.quantizer}" have lengths')
         if config.l2_normalize and config.target_scale != 1:

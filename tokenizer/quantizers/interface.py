@@ -38,6 +38,8 @@ class QuantizerConfig(StrictConfig):
         codebook_weight, commitment_weight, alignment_weight: alpha, beta and gamma in the quantizer's loss; the
             method's published values if None.
         target_scale: tau > 0; an alignment matches the codes to the features' distribution widened by tau.
+        alignment_units: of the distances of "wasserstein" and "sliced": ``relative``, to the largest standard deviation
+            of the features, or ``absolute``, as in the authors' code of arXiv 2506.15078.
     """
 
     quantizer: str = option("sliced")
@@ -51,6 +53,7 @@ class QuantizerConfig(StrictConfig):
     commitment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     alignment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     target_scale: float = option(1.0, POSITIVE, identity=False, of_method=True)
+    alignment_units: str = option("relative", one_of(("relative", "absolute")), identity=False, of_method=True)
 
     @property
     def codebook_dim(self) -> int:

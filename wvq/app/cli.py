@@ -116,6 +116,12 @@ def _import_arguments(parser: Parser) -> None:
     parser.add_recipe(ImportRecipe, skip=("name",))
 
 
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("pipeline", type=str, help="pipeline folder or Hub id")
+    parser.add_argument("--out", type=str, required=True, help="new file of the generator, .pt or .safetensors")
+    parser.add_argument("--tokenizer_out", type=str | None, help="new file of the tokenizer, .pt; none if not given")
+
+
 def _info_arguments(parser: Parser) -> None:
     parser.add_argument("path", type=str, help="a folder or file of wvq: model, codes, run, samples, features, result")
 
@@ -150,6 +156,8 @@ COMMANDS = {
         Command("evaluate compare", "rank results that were measured in the same way", _compare_arguments,
                 commands.evaluate_compare),
         Command("import", "bring a model of another project into this form", _import_arguments, commands.import_model),
+        Command("export llamagen", "write a generator as LlamaGen's programs read it", _export_arguments,
+                commands.export_llamagen),
         Command("study atomic", "quantizers against features of a known distribution",
                 _recipe_arguments(AtomicRecipe, False), commands.study_atomic),
         Command("info", "describe a folder or result file", _info_arguments, commands.info),

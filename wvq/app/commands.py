@@ -208,6 +208,18 @@ def import_model(values: Namespace) -> None:
     print(f"{'pipeline' if is_pipeline else 'tokenizer'} of {origin.project} in {recipe.out}; next: {following}")
 
 
+def export_llamagen(values: Namespace) -> None:
+    """Run ``wvq export llamagen``."""
+    quiet_libraries()
+    from wvq.pipelines.image_generation import ImageGenerationPipeline
+    from wvq.pipelines.published.export import export_llamagen as export
+
+    pipe = ImageGenerationPipeline.from_pretrained(values.pipeline)
+    sizes = export(pipe, values.out, values.tokenizer_out)
+    print(f"generator in {values.out}" + (f", tokenizer in {values.tokenizer_out}" if values.tokenizer_out else ""))
+    print(f"arguments of LlamaGen's Transformer: {', '.join(f'{name}={value!r}' for name, value in sizes.items())}")
+
+
 def study_atomic(values: Namespace) -> None:
     """Run ``wvq study atomic``."""
     from wvq.eval.atomic.study import run_study, study_table

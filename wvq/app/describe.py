@@ -53,7 +53,7 @@ def describe(path: str | Path) -> str:
 
 def _lines(title: str, rows: Mapping[str, object]) -> str:
     rows = {name: value for name, value in rows.items() if value not in (None, "", [])}
-    width = max(16, *map(len, rows)) + 2
+    width = max([16, *map(len, rows)]) + 2
     return "\n".join([title, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
 
 
@@ -167,7 +167,7 @@ def _origin(path: Path) -> dict[str, str | None]:
         return {}
     return {
         "imported from": origin.summary(),
-        "licence": origin.licence or "none stated",
+        "licence": origin.licence or "not known",
         "published": origin.published + (f" (preset {origin.preset})" if origin.preset else ""),
     }
 

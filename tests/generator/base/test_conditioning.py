@@ -110,6 +110,78 @@ def test_one_condition_alone_has_nothing_to_drop_together():
         assert kept == alone
 
 
+# ---- null texts as features
+
+
+def null_features_model(**changes):
+    return make_generator(text_dim=8, text_length=3, null_text="features", text_projection="mlp", **changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_classes": 3, "condition_bias": True}], ids=["text", "class and text"])
+def test_a_null_text_is_its_features_under_the_mask_of_the_text_that_it_replaces(changes):
+    model, given = null_features_model(**changes), batch(2)
+    labels = given.class_labels if changes else None
+    mask = torch.tensor([[False, False, True], [False, True, True]])
+    null = Condition(labels, given.text_features, torch.zeros_like(mask), mask)
+    found = model.condition(null, 2)
+    features = model.condition.null_text.expand(2, -1, -1)
+    expected = model.condition(Condition(labels, features, mask), 2)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.valid, expected.valid)
+    if changes:  # nothing is added to the codes for a text that is not there
+        assert torch.equal(found.bias, model.condition.class_bias(labels)[:, None])
+
+
+def test_where_there_is_no_text_to_replace_a_null_text_is_seen_as_a_whole():
+    model = null_features_model()
+    assert model.condition(Condition(), 2).valid.all()
+    mask = torch.tensor([[False, True, True], [False, False, False]])  # the second picture has no caption
+    prefix = model.condition(Condition(None, torch.randn(2, 3, 8), mask), 2)
+    assert prefix.valid.tolist() == [[False, True, True], [True, True, True]]
+    torch.testing.assert_close(prefix.tokens[1], model.condition(Condition(), 1).tokens[0])
+
+
+def test_null_texts_keep_the_mask_through_dropout_batches_and_guidance():
+    given = batch(50)
+    torch.manual_seed(4)
+    kept = given.drop(0.0, 0.5)
+    dropped = ~kept.text_mask.any(1)
+    assert 10 < dropped.sum() < 40
+    assert torch.equal(kept.null_mask, given.text_mask)
+    both = kept.cat(kept.null()).rows([3, 50])
+    assert torch.equal(both.null_mask, given.text_mask[[3, 0]])
+    assert not both.text_mask[1].any()
+    valid = null_features_model().condition(kept, 50).valid
+    assert torch.equal(valid, given.text_mask)
+
+
+def test_a_null_token_does_not_see_the_mask():
+    model, given = make_generator(text_dim=8, text_length=3), batch(2)
+    null = given.null()
+    without = Condition(null.class_labels, null.text_features, null.text_mask)
+    for prefix in (model.condition(null, 2), model.condition(without, 2)):
+        assert prefix.valid.tolist() == [[False, False, True]] * 2
+        assert torch.equal(prefix.tokens[:, -1], model.condition.null_text.expand(2, -1))
+
+
+def test_gradients_reach_the_null_features_and_both_layers_of_the_projection():
+    model, codes = null_features_model(), torch.zeros(4, 16, dtype=torch.int64)
+    given = batch(4).drop(0.0, 0.999)
+    model(
+        codes, text_features=given.text_features, text_mask=given.text_mask, null_mask=given.null_mask
+    ).loss.backward()
+    seen = model.condition.null_text.grad.abs().sum(1) > 0
+    assert seen.tolist() == [False, True, True]  # under the mask of the batch
+    assert all(layer.weight.grad.any() for layer in model.condition.text_projection.children())
+
+
+def test_two_layers_without_biases_are_not_whitened():
+    model = null_features_model()
+    before = {name: value.clone() for name, value in model.condition.state_dict().items()}
+    model.condition.fit_text([(torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool))])
+    assert all(torch.equal(value, before[name]) for name, value in model.condition.state_dict().items())
+
+
 @pytest.mark.parametrize("missing", ["text_features", "text_mask"])
 def test_a_text_without_its_mask_and_a_mask_alone_are_refused(missing):
     model = make_generator(num_classes=3, text_dim=TEXT_DIM, text_length=5)

@@ -1,5 +1,7 @@
 """ImageCodeTransformerConfig: the table of sizes, ranges of the fields, unknown keys, the round trip through JSON."""
 
+import json
+
 import pytest
 import torch
 
@@ -68,6 +70,10 @@ def test_unknown_size_names_the_near_match():
         ("class_names", None),
         ("text_length", 5),
         ("text_padding", "both"),
+        ("text_cleaning", "upper"),
+        ("text_projection", "deep"),
+        ("null_text", "nothing"),
+        ("prefix_rotary", "turned"),
         ("rope_theta", 0),
         ("norm_eps", -1.0),
         ("initializer_range", "big"),
@@ -112,13 +118,35 @@ def test_round_trip_keeps_every_field(tmp_path):
         dropout=0.2, token_dropout=0.3, feed_forward_dropout=0.4, drop_path=0.1, head="normal", target_positions=True,
         rope_theta=100.0, norm_eps=1e-6, initializer_range=0.05, code_dim=4,
         condition_bias=True, num_classes=2, class_names=("a", "b"), text_dim=8, text_length=5, tokenizer_hash="abc",
-        text_padding="right", text_encoder_hash="def",
+        text_padding="right", text_encoder_hash="def", text_cleaning="lower", text_projection="mlp",
+        null_text="features", prefix_rotary="erased",
     )  # fmt: skip
     config.save_pretrained(tmp_path)
     again = ImageCodeTransformerConfig.from_pretrained(tmp_path)
     fields = [name for name in vars(config) if not name.startswith("_") and name != "transformers_version"]
     assert {name: getattr(again, name) for name in fields} == {name: getattr(config, name) for name in fields}
     assert (again.grid, again.class_names, again.num_kv_heads) == ([2, 3], ["a", "b"], 2)
+
+
+def test_fields_of_later_versions_are_saved_only_where_they_say_something(tmp_path):
+    later = {"text_cleaning", "text_projection", "null_text", "prefix_rotary"}
+    plain = ImageCodeTransformerConfig(text_dim=8, text_length=5)
+    plain.save_pretrained(tmp_path)
+    assert not later & json.loads((tmp_path / "config.json").read_text()).keys()
+    assert not later & plain.identity().keys()
+    changed = ImageCodeTransformerConfig(
+        text_dim=8, text_length=5, text_cleaning="lower", text_projection="mlp", null_text="features",
+        prefix_rotary="erased",
+    )  # fmt: skip
+    changed.save_pretrained(tmp_path)
+    assert later <= json.loads((tmp_path / "config.json").read_text()).keys()
+    assert later <= changed.identity().keys()
+
+
+@pytest.mark.parametrize(("field", "value"), [("text_cleaning", "lower"), ("null_text", "features")])
+def test_fields_of_texts_need_texts(field, value):
+    with pytest.raises(ConfigError, match=rf'{field} must be "(none|token)" where text_dim is 0, got'):
+        ImageCodeTransformerConfig(num_classes=3, **{field: value})
 
 
 def test_a_size_survives_the_round_trip(tmp_path):

@@ -25,11 +25,11 @@ def build(dtype: torch.dtype = torch.float32, **changes) -> DepthTransformer:
 
 
 def condition(config: DepthTransformerConfig) -> Condition:
-    given = Condition(torch.zeros(BATCH, dtype=torch.int64))
-    if config.text_dim:
-        given.text_features = torch.zeros(BATCH, config.text_length, config.text_dim)
-        given.text_mask = torch.ones(BATCH, config.text_length, dtype=torch.bool)
-    return given
+    labels = torch.zeros(BATCH, dtype=torch.int64)
+    if not config.text_dim:
+        return Condition(labels)
+    features = torch.zeros(BATCH, config.text_length, config.text_dim)
+    return Condition(labels, features, torch.ones(BATCH, config.text_length, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(

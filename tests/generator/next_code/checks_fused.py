@@ -27,6 +27,7 @@ MODELS = {
     "tied": {"head": "tied", "condition_bias": True},
     "grouped heads": {"num_heads": 4, "num_kv_heads": 2},
     "query norm": {"qk_norm": True, "target_positions": True},
+    "LlamaGen's": {"hidden_size": 200, "num_layers": 1, "prefix_rotary": "erased", "null_text": "features"},
     "uneven": {"hidden_size": 40, "intermediate_size": 72, "num_codes": 33},
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generator.next_code.test_sampling import model_and_condition, one
+from tests.generator.next_code.test_sampling import LLAMAGEN, model_and_condition, one
 from tests.tiny import make_generator
 from wvq.errors import ConfigError
 from wvq.generator.base.conditioning import Condition
@@ -30,7 +30,7 @@ def orders(count: int) -> torch.Tensor:
 def full_logits(model, condition, codes, order, scales) -> torch.Tensor:
     """Guided logits (B, T, K) of two forward passes of codes (B, T), place by place of the order."""
     conditional = model(codes, condition.class_labels, condition.text_features, condition.text_mask, order=order).logits
-    unconditional = model(codes, order=order).logits
+    unconditional = model(codes, **condition.null().named(), order=order).logits
     return unconditional + torch.tensor(scales)[:, None] * (conditional - unconditional)
 
 
@@ -83,7 +83,7 @@ def test_members_of_a_group_lie_far_apart():
 @pytest.mark.parametrize(
     "scales", [[1.0] * 16, [2.5] * 16, [1.0] * 4 + [0.0] * 6 + [1.0] * 6], ids=["off", "on", "part"]
 )
-@pytest.mark.parametrize("changes", [{}, EXTRAS], ids=["plain", "extras"])
+@pytest.mark.parametrize("changes", [{}, EXTRAS, LLAMAGEN | {"hidden_size": 32}], ids=["plain", "extras", "LlamaGen's"])
 @pytest.mark.parametrize("given", [0, 3])
 def test_logits_of_a_group_are_those_of_full_passes(scales, changes, given):
     """Each member's are those at its position if it came next, whatever the others of its group are."""

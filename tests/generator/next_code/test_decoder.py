@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generator.next_code.test_sampling import model_and_condition
+from tests.generator.next_code.test_sampling import LLAMAGEN, model_and_condition
 from wvq.generator.base.conditioning import Condition
 from wvq.generator.base.guidance import guide
 from wvq.generator.next_code.decoder import GuidedDecoder
@@ -26,7 +26,7 @@ def drawn_codes(model: ImageCodeTransformer, count: int) -> torch.Tensor:
 def full_pass(model: ImageCodeTransformer, condition: Condition, codes: torch.Tensor, scales) -> torch.Tensor:
     """Guided logits (B, T, K) of two forward passes without a cache."""
     conditional = model(codes, condition.class_labels, condition.text_features, condition.text_mask).logits
-    unconditional = model(codes).logits
+    unconditional = model(codes, **condition.null().named()).logits
     return unconditional + torch.tensor(scales)[:, None] * (conditional - unconditional)
 
 
@@ -46,7 +46,11 @@ def test_guide_is_u_plus_s_times_c_minus_u(scale):
     torch.testing.assert_close(found, unconditional + scale * (conditional - unconditional))
 
 
-@pytest.mark.parametrize("changes", [{}, {"condition_bias": True, "code_dim": 4}], ids=["plain", "extras"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"condition_bias": True, "code_dim": 4}, LLAMAGEN | {"hidden_size": 32}],
+    ids=["plain", "extras", "LlamaGen's"],
+)
 @pytest.mark.parametrize("scales", [[1.0] * 16, [2.5] * 16, SCALES, SCALES[::-1]], ids=["off", "on", "part", "late"])
 @pytest.mark.parametrize(
     "spans",

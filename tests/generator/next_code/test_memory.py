@@ -17,6 +17,8 @@ from wvq.training.acceleration import enable_checkpointing
 from wvq.training.optimization import build_optimizer
 
 SIZES = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "grid": [8, 8], "num_codes": 512, "num_classes": 3}
+LLAMAGEN = {"prefix_rotary": "erased", "null_text": "features", "text_projection": "mlp", "text_dim": 32}
+LLAMAGEN |= {"text_length": 120, "hidden_size": 200, "num_classes": 0}  # heads of 100
 MANY_CODES = {"num_codes": 16_384, "hidden_size": 32, "grid": [4, 4]}
 BATCH = 8
 
@@ -27,11 +29,11 @@ def build(dtype: torch.dtype = torch.float32, **changes) -> ImageCodeTransformer
 
 
 def condition(config: ImageCodeTransformerConfig) -> Condition:
-    given = Condition(torch.zeros(BATCH, dtype=torch.int64))
-    if config.text_dim:
-        given.text_features = torch.zeros(BATCH, config.text_length, config.text_dim)
-        given.text_mask = torch.ones(BATCH, config.text_length, dtype=torch.bool)
-    return given
+    labels = torch.zeros(BATCH, dtype=torch.int64)
+    if not config.text_dim:
+        return Condition(labels)
+    features = torch.zeros(BATCH, config.text_length, config.text_dim)
+    return Condition(labels, features, torch.ones(BATCH, config.text_length, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,8 @@ def condition(config: ImageCodeTransformerConfig) -> Condition:
         ({}, {}),
         ({"num_kv_heads": 1, "num_layers": 6}, {}),
         ({"text_dim": 32, "text_length": 20, "condition_bias": True}, {}),
+        (LLAMAGEN, {}),
+        (LLAMAGEN | {"text_dim": 512, "num_layers": 1, "grid": [2, 2]}, {}),
         ({}, {"guidance_interval": (0.75, 1.0)}),
         (MANY_CODES, {}),
         (MANY_CODES, {"top_k": 100}),
@@ -124,9 +128,11 @@ def test_codes_that_are_given_run_in_one_pass(monkeypatch):
         {"num_kv_heads": 1, "qk_norm": True},
         {"num_codes": 8192, "num_layers": 1},
         {"text_dim": 32, "text_length": 20},
+        LLAMAGEN,
+        LLAMAGEN | {"text_dim": 512, "num_layers": 1, "grid": [2, 2]},
         {"hidden_size": 256, "num_layers": 2, "grid": [2, 2]},
     ],
-    ids=["plain", "no dropout", "few keys", "many codes", "text", "large weights"],
+    ids=["plain", "no dropout", "few keys", "many codes", "text", "LlamaGen's", "wide texts", "large weights"],
 )
 def test_training(mixed, checkpointing, changes):
     codes = torch.zeros(BATCH, *(SIZES | changes)["grid"], dtype=torch.int64)

@@ -253,6 +253,21 @@ def test_prefix_tokens_are_not_rotated():
     assert not torch.allclose(rotate(x, cos, sin)[:, :, 5:], x[:, :, 5:])
 
 
+def test_an_erased_prefix_has_no_queries_and_keys():
+    erased = make_generator(num_classes=3, prefix_rotary="erased")
+    (cos, sin), (plain, _) = (
+        model.rotary_tables(torch.device("cpu")) for model in (erased, make_generator(num_classes=3))
+    )
+    assert not cos[0].any()
+    assert not sin[0].any()
+    assert torch.equal(cos[1:], plain[1:])
+    x = torch.randn(1, 2, 17, 16)
+    assert not rotate(x, cos, sin)[:, :, 0].any()
+    codes = torch.randint(32, (2, 16), generator=torch.Generator().manual_seed(0))
+    logits = [make_generator(num_classes=3, prefix_rotary=kind)(codes).logits for kind in ("erased", "identity")]
+    assert (logits[0] - logits[1]).abs().max() > 1e-2
+
+
 def test_rotation_keeps_lengths():
     cos, sin = rotary_table(1, 3, 3, 16, 100.0, torch.device("cpu"))
     x = torch.randn(2, 2, 10, 16)

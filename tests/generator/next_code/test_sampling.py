@@ -12,6 +12,9 @@ from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_code.modeling import ImageCodeTransformer
 from wvq.generator.sampling import sample_codes
 
+# Heads of 100, a prefix without queries and keys, and a null text under the mask of the text that it replaces.
+LLAMAGEN = {"hidden_size": 200, "prefix_rotary": "erased", "text_projection": "mlp", "null_text": "features"}
+
 
 def model_and_condition(count: int, **changes) -> tuple[ImageCodeTransformer, Condition]:
     """A model conditional on class and text, and a condition of that many pictures."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generator.next_code.test_sampling import model_and_condition
+from tests.generator.next_code.test_sampling import LLAMAGEN, model_and_condition
 from tests.tiny import TEXT_DIM, make_generator
 from tests.waiting import no_waiting
 from wvq.generator.base.cache import cache_shape
@@ -36,6 +36,7 @@ MODELS = {
     "query norm": {"qk_norm": True},
     "targets": {"target_positions": True},
     "bias": {"condition_bias": True},
+    "LlamaGen's": LLAMAGEN,
 }
 
 

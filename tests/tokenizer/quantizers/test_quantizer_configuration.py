@@ -1,10 +1,11 @@
 """Settings of a quantizer that it does not have or that are out of range: one ConfigError that names the field."""
 
 import pytest
+import torch
 
 from wvq.errors import ConfigError
 from wvq.tokenizer.configuration import WassersteinVQConfig
-from wvq.tokenizer.quantizers.registry import QUANTIZERS
+from wvq.tokenizer.quantizers.registry import QUANTIZERS, build_codebook
 
 SHAPES = {"fsq": {"num_codes": 16, "levels": [4, 2, 2]}, "lfq": {"num_codes": 8}}
 
@@ -56,6 +57,33 @@ def test_target_scale_is_a_positive_number(name, value):
 @pytest.mark.parametrize("name", ["vanilla", "ema", "online", "linear", "fsq", "lfq"])
 def test_a_target_scale_needs_an_alignment(name):
     assert name in refused("target_scale", name, target_scale=2)
+
+
+@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+def test_units_are_those_of_a_distance(name):
+    if name in ("wasserstein", "sliced"):
+        assert "alignment_units" not in configure(name).to_dict()
+        assert configure(name, alignment_units="absolute").to_dict()["alignment_units"] == "absolute"
+        assert configure(name, alignment_units="absolute").identity() == configure(name).identity()
+    else:
+        assert name in refused("alignment_units", name, alignment_units="absolute")
+    refused("alignment_units", name, alignment_units="pixels")
+
+
+@pytest.mark.parametrize("name", ["wasserstein", "sliced"])
+def test_relative_distances_have_no_unit_and_absolute_ones_that_of_the_features(name):
+    generator = torch.Generator().manual_seed(0)
+    features, codes = (torch.randn(count, 3, generator=generator) for count in (200, 16))
+    values = {}
+    for units in ("relative", "absolute"):
+        for unit in (1.0, 10.0):
+            quantizer = build_codebook(configure(name, alignment_units=units))
+            quantizer.load_state_dict({"codebook": unit * codes})
+            torch.manual_seed(0)  # the sliced distance draws directions
+            values[units, unit] = quantizer(unit * features).losses["alignment"].item()
+    assert values["relative", 10.0] == pytest.approx(values["relative", 1.0], rel=1e-4)
+    assert values["absolute", 10.0] == pytest.approx(10 * values["absolute", 1.0], rel=1e-4)
+    assert values["absolute", 1.0] != pytest.approx(values["relative", 1.0], rel=1e-2)
 
 
 FREE = ("vanilla", "wasserstein", "sliced", "mmd")  # methods whose codes are moved by gradient alone

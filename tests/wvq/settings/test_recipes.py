@@ -82,6 +82,7 @@ OUT_OF_RANGE = [
     (LossConfig, "loss.l1_weight", -1.0),
     (LossConfig, "loss.l2_weight", -1.0),
     (LossConfig, "loss.perceptual_weight", -1.0),
+    (LossConfig, "loss.feature_weight", -1.0),
     (LossConfig, "loss.perceptual_network", "vgg"),
     (ExportRecipe, "num_crops", 0),
     (ExportRecipe, "batch_size", 0),

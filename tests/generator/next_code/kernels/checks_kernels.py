@@ -82,7 +82,7 @@ def test_linear_with_weights_of_another_type(rows):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("heads", [(2, 2, 8), (4, 2, 20)], ids=["heads", "grouped"])
+@pytest.mark.parametrize("heads", [(2, 2, 8), (4, 2, 20), (1, 1, 100)], ids=["heads", "grouped", "of 100"])
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attend(heads, normed, masked, dtype):
