@@ -22,8 +22,9 @@ from wvq.tokenizer.published.registry import write_tokenizer
 
 NUM_CLASSES = 3
 SCALES = [1, 2, 4]
-# Fields of a tokenizer of each family, with 8 x 8 pixels and a grid of 4 x 4.
-_NETWORK = {"image_size": 8, "base_channels": 32, "channel_multipliers": [1, 1], "num_res_blocks": 1}
+# Fields of a tokenizer of each family, with 16 x 16 pixels and a grid of 4 x 4.
+SIDE = 16
+_NETWORK = {"image_size": SIDE, "base_channels": 32, "channel_multipliers": [1, 1, 1], "num_res_blocks": 1}
 _NETWORK |= {"downsample": "asymmetric", "end_kernel": 3, "latent_channels": 32, "num_codes": 32, "code_dim": 8}
 _MULTISCALE = {"scales": SCALES, "num_scale_convs": 2, "latent_kernel": 3}
 TOKENIZERS = {
@@ -99,14 +100,15 @@ def offer_tiny_models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str
         asked.append(f"{place}/{name}")
         model = next(model for model in CATALOGUE.values() if PublishedFile(place, name) in model.files)
         if not (folder / place / name).exists():
-            text = {"text_dim": TEXT_DIM, "text_length": 6} if model.text_encoder else {}
+            texts = {"text_dim": TEXT_DIM, "text_length": 6}
+            conditions = texts if model.text_encoder else {"num_classes": 1_000}
             generator = model.generator and model.generator.name
-            write_published(folder / place, model.family, model.tokenizer.name, generator, **text)
+            write_published(folder / place, model.family, model.tokenizer.name, generator, **conditions)
         return str(folder / place / name)
 
     for name, model in CATALOGUE.items():
         scales = SCALES if "scales" in FAMILIES[model.family].options else None
-        tiny = PublishedOptions(8, None if model.generator is None else 2, scales)
+        tiny = PublishedOptions(SIDE, None if model.generator is None else 2, scales)
         monkeypatch.setitem(CATALOGUE, name, replace(model, options=tiny))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return asked

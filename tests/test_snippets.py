@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tests.drawings import write_pictures
+from tests.published import SCALES, SIDE, offer_tiny_models, write_published
 from tests.stand_ins import draw_pictures
 from tests.test_readme import WVQ_LINES, command_lines, wvq_arguments
 from tests.tiny import (
@@ -37,6 +38,9 @@ from wvq.data.pixels import center_crop, to_pixels
 from wvq.eval import presets
 from wvq.eval.real.archive import write_archive
 from wvq.files.names import FINGERPRINT_NAME
+from wvq.pipelines.published.catalogue import CATALOGUE
+from wvq.pipelines.published.importing import import_published
+from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -62,7 +66,11 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     named["path/to/imagenet"] = folder / "few"
     make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
     make_layout_pipeline("multi-scale").save_pretrained(folder / "scales")
-    named |= {f"runs/{name}": folder / name for name in ("imagenet", "openmoji", "captioned", "mine", "scales")}
+    write_published(folder, "llamagen", generator_name="generator.pt", num_classes=1_000)
+    files = (str(folder / f"{part}.pt") for part in ("tokenizer", "generator"))
+    import_published(ImportRecipe("llamagen", str(folder / "llamagen-b"), *files, image_size=SIDE, num_heads=2))
+    names = ("imagenet", "openmoji", "captioned", "mine", "scales", "llamagen-b")
+    named |= {f"runs/{name}": folder / name for name in names}
     Image.new("RGB", (24, 24), "red").save(folder / "photo.png")
     Image.new("L", (24, 24), "white").save(folder / "mask.png")
     named |= {name: folder / name for name in ("photo.png", "mask.png")}
@@ -95,10 +103,11 @@ def place(things, random_inception_file, lpips_file, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _tiny_settings(things, monkeypatch):
+def _tiny_settings(things, tmp_path, monkeypatch):
     """Of what no option makes small: a preset, and the quick start."""
     monkeypatch.setattr(quickstart, "stage_recipes", tiny_stage_recipes(things["encoder"]))
     monkeypatch.setattr(quickstart, "SEARCH_SHARE", 0)
+    offer_tiny_models(monkeypatch, tmp_path / "hub")
     preset = dataclasses.replace(presets.find_preset("llamagen_b_256"), num_images=9, image_size=16)
     monkeypatch.setitem(presets.PRESETS, "llamagen_b_256", preset)
 
@@ -165,9 +174,26 @@ def prepare(arguments: list[str], place) -> list[str]:
         else:
             place(arguments[1])
         return []
+    if command == "import":
+        return prepare_import(arguments[1], given)
+    if command == "export":
+        place(arguments[2])
+        return []
     if command == "study":
         return ["--num_codes=8", "--num_features=64", "--evaluation_features=64", "--steps=2", "--code_dim=2"]
     return prepare_evaluation(arguments, given, place)
+
+
+def prepare_import(name: str, given: dict) -> list[str]:
+    """Write the files that an import is given; options that say what those of no published name do not show."""
+    if "--tokenizer" not in given:
+        return []
+    family = CATALOGUE[name].family if name in CATALOGUE else name
+    write_published(Path(), family, given["--tokenizer"], given.get("--generator"), num_classes=1_000)
+    files = {"tokenizer": given["--tokenizer"], "generator": given.get("--generator")}
+    if ImportRecipe(name, given["--out"], **files).published is not None:
+        return []
+    return [f"--image_size={SIDE}", f"--scales={SCALES}"]
 
 
 def write_token_files(target: Path) -> None:

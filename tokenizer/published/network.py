@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -45,8 +43,11 @@ class Shapes:
         return self.form.rename(name) in self.state
 
     def count(self, name: str) -> int:
-        """How many weights there are of a name with a number in the place of ``{}``, from 0."""
-        return len(list(takewhile(lambda index: name.format(index) in self, count())))
+        """How many weights there are of a name with the numbers from 0 on in the place of ``{}``."""
+        number = 0
+        while name.format(number) in self:
+            number += 1
+        return number
 
     def __call__(self, name: str, dims: int) -> tuple[int, ...]:
         """The shape of a weight of so many dims.
@@ -76,39 +77,41 @@ def read_config(shapes: Shapes, options: PublishedOptions) -> WassersteinVQConfi
     """
     form = shapes.form
     fields = _network_fields(shapes)
-    num_codes, fields["code_dim"] = shapes(form.codebook, 2)
-    multipliers = fields["channel_multipliers"]
-    sizes = Sizes(
-        fields["base_channels"],
-        tuple(multipliers),
-        fields["num_res_blocks"],
-        fields["latent_channels"],
-        fields["code_dim"],
-        num_codes,
-    )
-    pixels = 2 ** (len(multipliers) - 1)  # of a code, along a side
-    size, scales = options.image_size, options.scales
-    if form.scale_convs is None:
-        if scales is not None:
-            raise ConfigError(f"scales: the tokenizer in {shapes.source} has one scale; leave them out")
-    else:
-        if size is None and scales is not None:
-            size = scales[-1] * pixels
-        if sizes in form.published and scales is None:
-            size = size or form.published[sizes]
-            scales = list(form.published_scales.get(size // pixels, ())) or None
-        if scales is None:
-            raise ConfigError(
-                f"{shapes.source} does not say the sides of its scales; give --scales, such as --scales [1,2,4]"
-            )
-        fields |= {"scales": scales, "num_scale_convs": shapes.count(f"{form.scale_convs}.{{}}.weight")}
-        fields["scale_conv_table"] = "var"
-    size = size or form.published.get(sizes)
-    if size is None:
-        raise ConfigError(f"{shapes.source} does not say the size of its pictures; give --image_size, in pixels")
+    fields["num_codes"], fields["code_dim"] = shapes(form.codebook, 2)
+    sizes = Sizes(**{name: fields[name] for name in Sizes._fields})
+    fields["image_size"], scales = _size_and_scales(shapes, sizes, options)
+    if scales is not None:
+        convs = shapes.count(f"{form.scale_convs}.{{}}.weight")
+        fields |= {"scales": scales, "num_scale_convs": convs, "scale_conv_table": "var"}
     if form.residual_projector is not None:
         fields["residual_projector"] = shapes(f"{form.residual_projector}.0.weight", 4)[0]
-    return WassersteinVQConfig(**SHARED, **form.fields, **fields, image_size=size, num_codes=num_codes)
+    try:
+        return WassersteinVQConfig(**{**SHARED, **form.fields, **fields})
+    except ConfigError as error:
+        raise ConfigError(f"{shapes.source}: {error}") from error
+
+
+def _size_and_scales(shapes: Shapes, sizes: Sizes, options: PublishedOptions) -> tuple[int, list[int] | None]:
+    """Side of the pictures in pixels and sides of the scales, those of the published model of such sizes if not given.
+
+    Raises:
+        ConfigError: there is no such model, or scales are given to a tokenizer that has one.
+    """
+    form, pixels = shapes.form, 2 ** (len(sizes.channel_multipliers) - 1)  # of a code, along a side
+    size, scales = options.image_size, options.scales
+    if form.scale_convs is None and scales is not None:
+        raise ConfigError(f"scales: the tokenizer in {shapes.source} has one scale; leave them out")
+    if scales is not None:
+        return size or scales[-1] * pixels, scales
+    size = size or form.published.get(sizes)
+    if form.scale_convs is not None:
+        known = form.published_scales if sizes in form.published else {}
+        if size is None or size // pixels not in known:
+            raise ConfigError(f"{shapes.source} does not say the sides of its scales; give --scales, such as [1,2,4]")
+        return size, list(known[size // pixels])
+    if size is None:
+        raise ConfigError(f"{shapes.source} does not say the size of its pictures; give --image_size, in pixels")
+    return size, None
 
 
 def _network_fields(shapes: Shapes) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _network_fields(shapes: Shapes) -> dict[str, Any]:
     return {
         "in_channels": in_channels,
         "base_channels": base,
-        "channel_multipliers": [width // base if width % base == 0 else width / base for width in widths],
+        "channel_multipliers": tuple(width // base if width % base == 0 else width / base for width in widths),
         "num_res_blocks": shapes.count(block.format(0, "{}")),
         "attention": _attention(shapes, levels),
         "end_kernel": end[-1],
@@ -148,7 +151,8 @@ def _attention(shapes: Shapes, levels: int) -> bool | str:
         return True
     if any(map(any, found)):
         raise CheckpointError(
-            f"{shapes.source} has attention at other levels than the lowest; such a network is not known here"
+            f"{shapes.source} has attention elsewhere than at the lowest level and in the middle; such a network is "
+            "not known here"
         )
     return "middle" if middle else False
 
@@ -178,39 +182,36 @@ def entries(form: TokenizerForm, model: WassersteinVQModel) -> list[Entry]:
 
 
 def unused_convs(form: TokenizerForm, config: WassersteinVQConfig) -> list[str]:
-    """Patterns of the convolutions in a file that no scale takes."""
+    """Names in a file of the convolutions that no scale takes; a model has none of them."""
     if not config.scales:
         return []
     unused = set(range(config.num_scale_convs)) - set(shared_convs(len(config.scales), config.num_scale_convs))
-    names = [f"{form.conv_name(index)}.{word}" for index in unused for word in ("weight", "bias")]
-    return [re.escape(form.rename(name)) for name in names]
+    return [form.rename(f"{form.conv_name(index)}.{word}") for index in sorted(unused) for word in ("weight", "bias")]
 
 
-def _layer_names(form: TokenizerForm, config: WassersteinVQConfig, part: str) -> Iterator[str]:
+def _layer_names(form: TokenizerForm, config: WassersteinVQConfig, part: str) -> list[str]:
     """Names of the layers of the encoder or decoder that have weights, in the order in which they run."""
-    levels, blocks = len(config.channel_multipliers), config.num_res_blocks + (part == "decoder")
-    middle = [name for name in form.middle if config.attention or name != form.middle[1]]
-    resampling = "downsample" if part == "encoder" else "upsample"
-    if part == "decoder":
-        yield "post_quant_conv"
-    yield f"{part}.conv_in"
-    if part == "decoder":
-        yield from (f"{part}.{name}" for name in middle)
-    for index in range(levels):
-        level = form.level(part, index, levels)
-        lowest = index == (levels - 1 if part == "encoder" else 0)
+    count, blocks = len(config.channel_multipliers), config.num_res_blocks
+    middle = [f"{part}.{name}" for name in form.middle if config.attention or name != form.middle[1]]
+    ends = [f"{part}.norm_out", f"{part}.conv_out"]
+    if part == "encoder":
+        levels = _level_names(form, part, count, blocks, "downsample", lowest=count - 1, attention=config.attention)
+        return ["encoder.conv_in", *levels, *middle, *ends, "quant_conv"]
+    levels = _level_names(form, part, count, blocks + 1, "upsample", lowest=0, attention=config.attention)
+    return ["post_quant_conv", "decoder.conv_in", *middle, *levels, *ends]
+
+
+def _level_names(
+    form: TokenizerForm, part: str, count: int, blocks: int, resampling: str, lowest: int, attention: bool | str
+) -> Iterator[str]:
+    for index in range(count):
+        level = form.level(part, index, count)
         for block in range(blocks):
             yield f"{level}.{form.block}.{block}"
-            if lowest and config.attention is True:
+            if index == lowest and attention is True:
                 yield f"{level}.attn.{block}"
-        if index < levels - 1:
+        if index < count - 1:
             yield f"{level}.{resampling}.conv"
-    if part == "encoder":
-        yield from (f"{part}.{name}" for name in middle)
-    yield f"{part}.norm_out"
-    yield f"{part}.conv_out"
-    if part == "encoder":
-        yield "quant_conv"
 
 
 def _layer_entries(layer: nn.Module, ours: str, theirs: str, fused_qkv: bool) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import MutableMapping
 
 import torch
@@ -48,7 +49,7 @@ def read_tokenizer(
     with torch.device("meta"):  # the weights of the file take the place of its own
         model = WassersteinVQModel(config)
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
-    dropped = [*form.dropped, *unused_convs(form, config)]
+    dropped = [*form.dropped, *map(re.escape, unused_convs(form, config))]
     weights = read_weights(state, entries(form, model), dropped, shapes, source)
     for name in weights:  # one by one, so that memory holds few of them twice
         weights[name] = weights[name].float()
@@ -59,6 +60,8 @@ def read_tokenizer(
 def write_tokenizer(family: str, model: WassersteinVQModel) -> dict[str, torch.Tensor]:
     """The weights of a model by the names of a family's file, without the counts of a training that some have.
 
+    Convolutions that no scale takes are 0.
+
     Raises:
         ConfigError: an unknown family, or a model that cannot be one of it.
     """
@@ -67,7 +70,11 @@ def write_tokenizer(family: str, model: WassersteinVQModel) -> dict[str, torch.T
     made, weights = entries(form, model), model.state_dict()
     if other := sorted(set(weights) ^ {entry.ours for entry in made}):
         raise ConfigError(f"no {family} tokenizer can be made of this one: {other[0]} is not in both")
-    return write_weights(weights, made)
+    written = write_weights(weights, made)
+    dim = model.config.code_dim
+    for name in unused_convs(form, model.config):
+        written[name] = torch.zeros((dim, dim, 3, 3) if name.endswith("weight") else (dim,))
+    return written
 
 
 def _forms(family: str) -> tuple[TokenizerForm, ...]:
@@ -86,15 +93,17 @@ def _form(family: str, state: MutableMapping[str, torch.Tensor], source: str) ->
 
 
 def _require_form(form: TokenizerForm, config: WassersteinVQConfig, family: str) -> None:
-    wanted = {**SHARED, "l2_normalize": False, "similarity": "euclidean", **form.fields}
-    del wanted["quantizer"]  # any whose codes are the rows of a codebook
-    if form.scale_convs:
-        wanted["scale_conv_table"] = "var"
-    for name, value in wanted.items():
-        if getattr(config, name) != value:
-            raise ConfigError(f"a {family} tokenizer has {name} {value}, and this one {getattr(config, name)}")
     for name, has in (("scales", form.scale_convs), ("residual_projector", form.residual_projector)):
         if (getattr(config, name) is None) != (has is None):
             raise ConfigError(f"a {family} tokenizer has {'no ' if has is None else ''}{name}, other than this one")
-    if config.latent_channels is None or any(width % 32 for width in config.channels):
-        raise ConfigError(f"a {family} tokenizer has latent_channels, and its channels are multiples of 32")
+    wanted = {**SHARED, "l2_normalize": False, "similarity": "euclidean", **form.fields}
+    wanted["quantizer"] = config.quantizer  # any whose codes are the rows of a codebook
+    wanted["scale_conv_table"] = "var" if form.scale_convs else None
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ConfigError(f"a {family} tokenizer has {name} {value}, and this one {getattr(config, name)}")
+    if config.latent_channels is None:
+        raise ConfigError(f"a {family} tokenizer has latent_channels, other than this one")
+    for width in (*config.channels, config.residual_projector or 0):
+        if width % 32:
+            raise ConfigError(f"a {family} tokenizer has widths that are multiples of 32, and this one has {width}")

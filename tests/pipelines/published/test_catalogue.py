@@ -1,5 +1,7 @@
 """The catalogue agrees with the presets and the readers, and its table shows all of it."""
 
+from pathlib import Path
+
 import pytest
 
 from wvq.errors import ConfigError
@@ -8,6 +10,8 @@ from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.published.registry import GENERATORS
 from wvq.pipelines.published.catalogue import CATALOGUE, FAMILIES, catalogue_text, find_published
 from wvq.tokenizer.published.registry import TOKENIZERS
+
+DOCS = Path(__file__).parents[3] / "docs" / "published.md"
 
 
 def test_every_family_can_be_read():
@@ -52,3 +56,18 @@ def test_the_table_has_a_line_for_each_model():
         line = next(line for line in lines if line.split()[0:1] == [name])
         for part in (model.size, f"{model.options.image_size} px", model.figure, *map(str, model.files)):
             assert part in line
+
+
+def documented(name: str) -> str:
+    """The row of a model in the docs."""
+    model = CATALOGUE[name]
+    family = FAMILIES[model.family]
+    cells = [f"`{name}`", family.project, family.licence or "none stated", model.size, f"{model.options.image_size} px"]
+    cells += [model.figure, f"`{model.preset}`" if model.preset else "", ", ".join(map(str, model.files))]
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+@pytest.mark.skipif(not DOCS.is_file(), reason="the docs do not lie beside the tests")
+def test_the_docs_have_the_same_table():
+    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert rows == [documented(name) for name in CATALOGUE]

@@ -23,7 +23,7 @@ def test_an_export_is_imported_as_it_was(pipe, tmp_path):
     files = {"generator": str(tmp_path / "gpt.pt"), "tokenizer": str(tmp_path / "vq.pt")}
     sizes = export_llamagen(pipe, files["generator"], files["tokenizer"])
     assert (sizes["n_head"], sizes["vocab_size"], sizes["block_size"], sizes["num_classes"]) == (2, 32, 16, 3)
-    import_published(ImportRecipe("llamagen", str(tmp_path / "out"), **files, image_size=8, num_heads=2))
+    import_published(ImportRecipe("llamagen", str(tmp_path / "out"), **files, image_size=16, num_heads=2))
     again = ImageGenerationPipeline.from_pretrained(tmp_path / "out")
     assert weights_hash(again.tokenizer) == weights_hash(pipe.tokenizer)
     assert weights_hash(again.generator) == weights_hash(pipe.generator)

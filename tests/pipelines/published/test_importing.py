@@ -18,12 +18,12 @@ from wvq.pipelines.published.origin import Origin
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
-OPTIONS = {"llamagen": {"image_size": 8, "num_heads": 2}, "var": {"scales": SCALES, "image_size": 8, "num_heads": 2}}
-OPTIONS |= {"wasserstein-var": {"scales": SCALES, "image_size": 8}}
+OPTIONS = {"llamagen": {"image_size": 16, "num_heads": 2}, "var": {"scales": SCALES, "image_size": 16, "num_heads": 2}}
+OPTIONS |= {"wasserstein-var": {"scales": SCALES, "image_size": 16}}
 
 
 def options(family: str, whole: bool) -> dict:
-    given = dict(OPTIONS.get(family, {"image_size": 8}))
+    given = dict(OPTIONS.get(family, {"image_size": 16}))
     if not whole:
         given.pop("num_heads", None)
     return given
@@ -58,7 +58,7 @@ def test_a_tokenizer_is_the_one_in_its_file(family, tmp_path):
     written = write_published(tmp_path, family)
     import_published(recipe(tmp_path, family, whole=False))
     read = WassersteinVQModel.from_pretrained(tmp_path / "out")
-    pictures = torch.randn(2, 3, 8, 8).clamp(-1, 1)
+    pictures = torch.randn(2, 3, 16, 16).clamp(-1, 1)
     with torch.no_grad():
         codes = written.encode(pictures).codes
         assert torch.equal(read.encode(pictures).codes, codes)

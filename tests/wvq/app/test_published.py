@@ -23,7 +23,7 @@ def test_the_list_needs_nothing_else(capsys):
 
 def test_files_become_a_pipeline_that_other_commands_take(files, capsys):
     given = [f"--tokenizer={files / 'tokenizer.pt'}", f"--generator={files / 'generator.pt'}", "--out=runs/own"]
-    assert main(["import", "llamagen", *given, "--image-size", "8", "--num_heads", "2"]) == 0
+    assert main(["import", "llamagen", *given, "--image-size", "16", "--num_heads", "2"]) == 0
     shown = capsys.readouterr().out
     for part in ('tokenizer: tokenizer.pt, weights under "model", SHA-256', "pipeline of LlamaGen in runs/own"):
         assert part in shown
@@ -37,7 +37,7 @@ def test_files_become_a_pipeline_that_other_commands_take(files, capsys):
     shown = capsys.readouterr().out
     assert "generator in gpt.pt, tokenizer in vq.pt" in shown
     assert "n_head=2" in shown
-    again = ["--tokenizer=vq.pt", "--generator=gpt.pt", "--out=runs/again", "--image_size=8", "--num_heads=2"]
+    again = ["--tokenizer=vq.pt", "--generator=gpt.pt", "--out=runs/again", "--image_size=16", "--num_heads=2"]
     assert main(["import", "llamagen", *again]) == 0
 
 
