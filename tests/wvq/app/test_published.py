@@ -1,5 +1,7 @@
 """The commands over other projects' models: import, its list, info and sample over what it wrote, export."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.published import SCALES, offer_tiny_models, write_published
@@ -50,6 +52,9 @@ def test_an_imported_generator_is_trained_on_and_written_out_again(files, pictur
     assert (
         main(["train-generator", "--start=lg", "--tokenizer=lg/tokenizer", "--codes=codes", *short, "--out=own"]) == 0
     )
+    card = Path("own/README.md").read_text()
+    for text in ("The tokenizer has", "The generator started from"):
+        assert f"{text} weights of LlamaGen (tokenizer.pt, generator.pt), licence not known." in card
     assert main(["sample", "own", "--class", "cross", "--num_images=2", "--out=samples"]) == 0
     assert main(["export", "llamagen", "own", "--out=gpt.pt"]) == 0
     assert "num_classes=3" in capsys.readouterr().out
