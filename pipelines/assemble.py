@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wvq.data.codes import CodeHeader
 from wvq.distributed import is_main_process, processes, wait_for_all
+from wvq.files.origin import Origin
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.models import load_generator
 from wvq.generator.recipes import GeneratorRecipe
@@ -65,10 +66,21 @@ def train_pipeline(
             pipeline,
             recipe.out,
             title,
-            data or f"{header.source}: {header.num_images['train']:,} training pictures.",
+            (data or f"{header.source}: {header.num_images['train']:,} training pictures.") + _origins(recipe),
             licence,
             read_results(recipe.out),
         )
         pipeline.save_pretrained(recipe.out, card)
     wait_for_all()
     return result, pipeline
+
+
+def _origins(recipe: GeneratorRecipe) -> str:
+    """Sentences on weights of other projects that a run takes, for its card."""
+    paths = {"The tokenizer has": recipe.tokenizer, "The generator started from": recipe.start}
+    origins = {text: Origin.of_start(path) for text, path in paths.items() if path}
+    return "".join(
+        f" {text} weights of {origin.summary()}, licence {origin.licence or 'not known'}."
+        for text, origin in origins.items()
+        if origin
+    )
