@@ -61,11 +61,12 @@ def train_pipeline(
         text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, *encoding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
     if is_main_process():
+        data = data or f"{header.source}: {header.num_images['train']:,} training pictures."
         card = model_card(
             pipeline,
             recipe.out,
             title,
-            data or f"{header.source}: {header.num_images['train']:,} training pictures.",
+            data if recipe.start is None else f"{data} The generator was trained on from `{recipe.start}`.",
             licence,
             read_results(recipe.out),
         )
