@@ -160,7 +160,7 @@ def _measured(path: Path) -> dict[str, str | None]:
 
 def _origin(path: Path) -> dict[str, str | None]:
     """Where an imported model comes from, as rows."""
-    from wvq.pipelines.published.origin import Origin
+    from wvq.files.origin import Origin
 
     origin = Origin.read(path)
     if origin is None:
