@@ -20,6 +20,7 @@ from wvq.models.reading import resolve_folder
 
 # Fields that come from the codes and the conditions of a run, whatever generator it starts from.
 _OF_THE_RUN = ("num_classes", "class_names", "tokenizer_hash", *TEXT_FIELDS)
+_OF_TEXT = ("text_projection", "null_text")  # fields that follow those of the start as long as its projections hold
 _CLASSES, _NULL_TEXT = "condition.class_embedding.weight", "condition.null_text"
 
 
@@ -56,9 +57,15 @@ class Start:
         except (CheckpointError, ConfigError, DownloadError) as error:
             raise type(error)(f"start: {error}") from error
 
-    def fields(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Fields of the new config that are the start's, as far as ``changes`` leaves them."""
-        fields = {name: getattr(self.config, name) for name in self.config.fields() if name not in _OF_THE_RUN}
+    def fields(self, changes: dict[str, Any], text: bool) -> dict[str, Any]:
+        """Fields of the new config that are the start's, as far as ``changes`` leaves them.
+
+        Args:
+            changes: fields of the recipe.
+            text: whether the run has text.
+        """
+        others = _OF_THE_RUN if text else (*_OF_THE_RUN, *_OF_TEXT)
+        fields = {name: getattr(self.config, name) for name in self.config.fields() if name not in others}
         if "dropout" in changes and self.config.feed_forward_dropout == self.config.dropout:
             del fields["feed_forward_dropout"]  # it follows the other one, as in a new model
         del fields["size"]  # the sizes themselves are there; a name would go before those of the recipe
@@ -81,9 +88,14 @@ class Start:
         """Check that a config differs from this generator's in its conditions and its training alone.
 
         Raises:
-            ConfigError: another field of the network differs.
+            ConfigError: another field of the network differs, or captions are prepared in another way.
         """
-        free = {*config.fields_outside_identity(), *_OF_THE_RUN}
+        if config.text_dim == self.config.text_dim > 0 and config.text_cleaning != self.config.text_cleaning:
+            raise ConfigError(
+                f"start: {self.name} was trained with text_cleaning {self.config.text_cleaning}; set "
+                "condition.text_cleaning to that"
+            )
+        free = {*config.fields_outside_identity(), *_OF_THE_RUN, *(() if self.reads(config) else _OF_TEXT)}
         for name in config.fields():
             trained, asked = getattr(self.config, name), getattr(config, name)
             if name not in free and asked != trained:
@@ -94,10 +106,8 @@ class Start:
 
     def reads(self, config: GeneratorConfig) -> bool:
         """Whether it was trained with the text encoder of a config, as far as is known: its projections then hold."""
-        known = (None, config.text_encoder_hash)
-        return (
-            config.text_dim > 0 and self.config.text_dim == config.text_dim and self.config.text_encoder_hash in known
-        )
+        same = self.config.text_encoder_hash in (None, config.text_encoder_hash)
+        return same and config.text_dim == self.config.text_dim > 0
 
     @torch.no_grad()
     def pass_on(self, model: CodeGenerator) -> str:
@@ -122,7 +132,9 @@ class Start:
             if not name.startswith("condition.") and shapes[0] != shapes[1]:
                 raise ConfigError(f"start: the network in {self.name} is another one ({name}); leave it out of model")
         null, rows = self._null(trained), self._rows_of_classes(model.config)
-        text = {name for name in current if name.startswith("condition.text_")}
+        lost = set() if self.reads(model.config) else {name for name in current if name.startswith("condition.text_")}
+        if lost and model.config.null_text == "features":
+            lost.add(_NULL_TEXT)
         kept: dict[str, torch.Tensor] = {}
         for name, value in current.items():
             theirs = trained.get(name)
@@ -132,10 +144,10 @@ class Start:
             elif name in (_CLASSES, _NULL_TEXT) and theirs is None:
                 if null is not None and null.shape == value.shape[-1:]:
                     kept[name] = null.expand_as(value)
-            elif theirs is not None and theirs.shape == value.shape and (name not in text or self.reads(model.config)):
+            elif theirs is not None and theirs.shape == value.shape and name not in lost:
                 kept[name] = theirs
         model.load_state_dict(kept, strict=False)
-        return self._summary(model.config, len(rows))
+        return self._summary(model.config, len(rows), current.keys() - kept.keys())
 
     def _rows_of_classes(self, config: GeneratorConfig) -> dict[int, int]:
         """The row of the start for each class of a config that it knows, by id; of equal names in their order."""
@@ -152,7 +164,7 @@ class Start:
             return trained[_NULL_TEXT]
         return trained[_CLASSES][-1]
 
-    def _summary(self, config: GeneratorConfig, kept_classes: int) -> str:
+    def _summary(self, config: GeneratorConfig, kept_classes: int, fresh: set[str]) -> str:
         new, gone = [], []
         if (count := config.num_classes - kept_classes) > 0:
             new.append(f"{count:,} of {config.num_classes:,} classes")
@@ -160,6 +172,8 @@ class Start:
             gone.append(f"{count:,} of {self.config.num_classes:,} classes")
         if config.text_dim and not self.reads(config):
             new.append("the projections of text")
+        if _NULL_TEXT in fresh:
+            new.append("the null text")
         if self.config.text_dim and not self.reads(config):
             gone.append("its projections of text")
         parts = [f"new: {' and '.join(new)}"] * bool(new) + [f"left out: {' and '.join(gone)}"] * bool(gone)

@@ -266,7 +266,7 @@ def build_config(
     for name in (*from_cache, *TEXT_FIELDS):
         if name in recipe.model:
             raise ConfigError(f"model.{name} comes from the code cache and the condition settings; leave it out")
-    sizes = dict(recipe.model) if start is None else start.fields(recipe.model)
+    sizes = dict(recipe.model) if start is None else start.fields(recipe.model, text_encoder is not None)
     if recipe.objective.random_order:
         if header.layout["kind"] != "grid":
             raise ConfigError(

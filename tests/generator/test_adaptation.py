@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import CLASS_NAMES, make_layout_pipeline, make_tokenizer, save_text_encoder
+from tests.tiny import CLASS_NAMES, make_generator, make_layout_pipeline, make_tokenizer, save_text_encoder
 from wvq.data.codes import CodeDataset
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.fingerprint import DataFingerprint
@@ -15,6 +15,7 @@ from wvq.generator.adaptation import Start
 from wvq.generator.kinds import CONFIGS
 from wvq.generator.models import load_generator, new_generator
 from wvq.generator.recipes import ConditionConfig, GeneratorRecipe
+from wvq.generator.text.encoder import TextEncoder
 from wvq.generator.train import train_generator
 from wvq.settings.train import TrainConfig
 from wvq.training.trainer import Trainer
@@ -202,6 +203,68 @@ def test_both_conditions_share_no_null(tmp_path, encoder_dir):
     model, _ = passed_on(tmp_path, class_names=[], num_classes=0)  # text alone
     assert torch.equal(model.condition.null_text, source.condition.null_text)
     assert torch.equal(model.condition.text_projection.weight, source.condition.text_projection.weight)
+
+
+PUBLISHED_TEXT = {"text_projection": "mlp", "null_text": "features", "text_cleaning": "lower"}
+
+
+def published_text(folder, encoder_dir):
+    """A generator with the text of a published one, saved in a folder."""
+    fields = TextEncoder(encoder_dir, 5, cleaning="lower").config_fields()
+    generator = make_generator(**{**fields, **PUBLISHED_TEXT})
+    generator.save_pretrained(folder)
+    return generator
+
+
+def test_a_null_text_of_features_goes_with_its_encoder_and_length(tmp_path, encoder_dir):
+    source = published_text(tmp_path, encoder_dir)
+    before, said = source.state_dict(), f"start: the weights of {tmp_path}"
+    text = {name for name in before if name.startswith("condition.")}
+    assert text == {
+        "condition.null_text",
+        "condition.text_projection.out.weight",
+        "condition.text_projection.up.weight",
+    }
+    for changes, fresh, new in (
+        ({}, set(), ""),
+        ({"text_length": 4}, {"condition.null_text"}, "; new: the null text"),
+        (
+            {"text_encoder_hash": "0" * 64},
+            text,
+            "; new: the projections of text and the null text; left out: its projections of text",
+        ),
+    ):
+        model, line = passed_on(tmp_path, **changes)
+        assert line == said + new
+        after = model.state_dict()
+        assert {name for name in before if not torch.equal(before[name], after[name])} == fresh
+    plain = {
+        "text_dim": 0,
+        "text_length": 0,
+        "text_projection": "linear",
+        "null_text": "token",
+        "text_cleaning": "none",
+    }
+    _, line = passed_on(tmp_path, **plain, num_classes=2, class_names=["a", "b"])
+    assert line == f"{said}; new: 2 of 2 classes; left out: its projections of text"
+
+
+def test_the_form_of_the_text_is_inherited_or_new_with_the_encoder(train, tmp_path, encoder_dir):
+    published_text(tmp_path / "published", encoder_dir)
+    start, loop = str(tmp_path / "published"), {"images": 16}
+    text = {"classes": False, "text": True, "text_encoder": str(encoder_dir), "text_length": 5}
+    with pytest.raises(ConfigError, match=r"text_cleaning lower; set condition\.text_cleaning to that"):
+        train(ConditionConfig(**text), start=start, train=loop)
+    cleaned = ConditionConfig(**text, text_cleaning="lower")
+    out, _ = train(cleaned, start=start, train=loop)
+    config = load_generator(out).config
+    assert {name: getattr(config, name) for name in PUBLISHED_TEXT} == PUBLISHED_TEXT
+    with pytest.raises(ConfigError, match="was trained with text_projection mlp, which cannot change"):
+        train(cleaned, start=start, model={"text_projection": "linear"}, train=loop)
+    out, _ = train(start=start, train=loop)  # classes
+    assert load_generator(out).config.null_text == "token"
+    out, _ = train(cleaned, start=str(out), model={"text_projection": "mlp"}, train=loop)
+    assert load_generator(out).config.text_projection == "mlp"
 
 
 def test_an_encoder_that_was_not_recorded_is_trusted_by_its_width(tmp_path, encoder_dir):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,16 @@ def launched(kind: str, program: list[str | Path], **variables: str) -> None:
         assert done.returncode == 0, done.stderr[-4000:]
 
 
-def run(kind: str, out: Path, codes: Path, tokenizer: Path, *options: str, gradients: Path | None = None) -> None:
-    command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *SIZES, *LOOP]
+def run(
+    kind: str,
+    out: Path,
+    codes: Path,
+    tokenizer: Path,
+    *options: str,
+    gradients: Path | None = None,
+    sizes: Sequence[str] = SIZES,
+) -> None:
+    command = ["train-generator", f"--codes={codes}", f"--tokenizer={tokenizer}", f"--out={out}", *sizes, *LOOP]
     program = [WORKER] if kind == "sharded" or gradients else ["-m", "wvq"]
     variables = {"WVQ_TEST_GRADIENTS": str(gradients)} if gradients else {}
     launched(kind, [*program, *command, *options], **variables)
@@ -95,6 +104,14 @@ def test_two_processes_learn_what_one_learns_and_resume_exactly(kind, one, folde
     assert losses(out) == whole
     again = json.loads((out / "generator" / "result.json").read_text())
     assert (again["loss"], again["loss_per_position"]) == (second["loss"], second["loss_per_position"])
+
+
+def test_sharded_processes_start_from_the_same_weights_as_one(one, folders, tmp_path):
+    for kind in ("one", "sharded"):
+        run(kind, tmp_path / kind, *folders, f"--start={one}", "--train.images=48", sizes=SIZES[-1:])
+    first, second = (losses(tmp_path / kind) for kind in ("one", "sharded"))
+    assert first[0][1] < losses(one)[0][1] - 0.1
+    assert [loss for _, loss in second] == pytest.approx([loss for _, loss in first], rel=1e-4)
 
 
 def test_bfloat16_sharded_has_the_losses_and_gradients_of_plain(tmp_path, tiny_codes_dir, tiny_tokenizer_dir):

@@ -20,7 +20,7 @@ class VectorQuantizer(Codebook):
 
     name = "vanilla"
     defaults = {"codebook_weight": 1.0, "commitment_weight": 1.0}
-    free = True
+    by_gradient = True
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
