@@ -62,11 +62,12 @@ def train_pipeline(
         text_encoder = TextEncoder(recipe.condition.text_encoder, text.text_length, state.device, *encoding)
     pipeline = ImageGenerationPipeline(tokenizer.to(state.device), generator, text_encoder, sampling)
     if is_main_process():
+        data = data or f"{header.source}: {header.num_images['train']:,} training pictures."
         card = model_card(
             pipeline,
             recipe.out,
             title,
-            (data or f"{header.source}: {header.num_images['train']:,} training pictures.") + _origins(recipe),
+            f"{data}{_sources(recipe)}",
             licence,
             read_results(recipe.out),
         )
@@ -75,12 +76,16 @@ def train_pipeline(
     return result, pipeline
 
 
-def _origins(recipe: GeneratorRecipe) -> str:
-    """Sentences on weights of other projects that a run takes, for its card."""
+def _sources(recipe: GeneratorRecipe) -> str:
+    """Sentences on the weights that a run takes, for its card: what it starts from, and those of other projects."""
     paths = {"The tokenizer has": recipe.tokenizer, "The generator started from": recipe.start}
     origins = {text: Origin.of_start(path) for text, path in paths.items() if path}
+    started = [] if recipe.start is None else [f" The generator was trained on from `{recipe.start}`."]
     return "".join(
-        f" {text} weights of {origin.summary()}, licence {origin.licence or 'not known'}."
-        for text, origin in origins.items()
-        if origin
+        started
+        + [
+            f" {text} weights of {origin.summary()}, licence {origin.licence or 'not known'}."
+            for text, origin in origins.items()
+            if origin
+        ]
     )
