@@ -28,7 +28,11 @@ _HEAD_SCALES = "blocks.0.attn.scale_mul_1H11"
 def read(
     state: MutableMapping[str, torch.Tensor], source: str, options: PublishedOptions, tokenizer: Tokenizer | None
 ) -> NextScaleTransformer:
-    """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`."""
+    """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or the weights are of another model.
+    """
     if tokenizer is None:
         raise CheckpointError(f"{source}: a generator of VAR reads the codebook of its tokenizer; give that too")
     config = config_of(Shapes(state, source, "VAR"), options, tokenizer.config)
