@@ -31,7 +31,7 @@ def read(
     """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`.
 
     Raises:
-        CheckpointError: there is no tokenizer, or the weights are of another model.
+        CheckpointError: no tokenizer is given, or the file is of another model.
     """
     if tokenizer is None:
         raise CheckpointError(f"{source}: a generator of VAR reads the codebook of its tokenizer; give that too")
