@@ -310,7 +310,7 @@ def test_other_codes_are_one_clear_error(train, trained, tmp_path, changes, kind
         fields = {"num_codes": tokenizer.config.num_codes, "grid": list(tokenizer.config.grid)}
         generator = new_generator(changed(generator.config, **fields))
     generator.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"^start: .* draws .* codes \(.* below \d+, and .* holds grid codes \(4 x 4"):
+    with pytest.raises(ConfigError, match=r"^start: .* draws .* codes \(.* of K = \d+, and .* holds grid codes \(4"):
         train(start=str(tmp_path))
 
 
