@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wvq.data.codes import CodeHeader
 from wvq.distributed import is_main_process, processes, wait_for_all
+from wvq.files.origin import Origin
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.models import load_generator
 from wvq.generator.recipes import GeneratorRecipe
@@ -66,10 +67,25 @@ def train_pipeline(
             pipeline,
             recipe.out,
             title,
-            data if recipe.start is None else f"{data} The generator was trained on from `{recipe.start}`.",
+            f"{data}{_sources(recipe)}",
             licence,
             read_results(recipe.out),
         )
         pipeline.save_pretrained(recipe.out, card)
     wait_for_all()
     return result, pipeline
+
+
+def _sources(recipe: GeneratorRecipe) -> str:
+    """Sentences on the weights that a run takes, for its card: what it starts from, and those of other projects."""
+    paths = {"The tokenizer has": recipe.tokenizer, "The generator started from": recipe.start}
+    origins = {text: Origin.of_start(path) for text, path in paths.items() if path}
+    started = [] if recipe.start is None else [f" The generator was trained on from `{recipe.start}`."]
+    return "".join(
+        started
+        + [
+            f" {text} weights of {origin.summary()}, licence {origin.licence or 'not known'}."
+            for text, origin in origins.items()
+            if origin
+        ]
+    )

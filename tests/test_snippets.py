@@ -216,7 +216,8 @@ def prepare_evaluation(arguments: list[str], given: dict, place) -> list[str]:
             command = ["evaluate", "generation", "runs/mine", "--data.path=path/to/pictures", "--num_images=9"]
             assert main([*command, "--data.image_size=16", f"--out={name}"]) == 0
         return []
-    place(arguments[2], "runs/mine" if arguments[1] == "generation" else "runs/vqgan")
+    mine = "runs/mine" if arguments[1] == "generation" else "runs/vqgan"
+    place(arguments[2], "runs/llamagen-b" if arguments[2] == "runs/llamagen-b" else mine)
     place("path/to/pictures")
     small = ["--data.image_size=16", "--data.validation_fraction=0.2", "--batch_size=16"]
     if "--data.path" not in given:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from wvq.checks import FLAG, NAMES, POSITIVE, Checker, Rule, at_most, integer, interval, list_of, one_of, or_null
 from wvq.data.layout import make_layout, sequence_length
 from wvq.errors import DataError
@@ -15,10 +13,6 @@ from wvq.tokenizer.quantizers.registry import MethodsConfig
 MULTIPLIERS = list_of(POSITIVE, "a list of positive numbers")
 ATTENTION = Rule("true, false or middle", lambda value: isinstance(value, bool) or value == "middle", FLAG.plain)
 KERNEL = one_of((1, 3))
-# Fields that earlier versions do not know.
-_LATER_FIELDS = ["cast_hashes", "fit", "pad_color", "scale_conv_table", "scale_weights"]
-_LATER_FIELDS += ["downsample", "end_kernel", "latent_channels", "latent_kernel", "pixel_range", "residual_projector"]
-_LATER_FIELDS += ["l2_normalize", "similarity", "alignment_units"]
 NOT_TOO_MANY = Rule("a list of at most 32 numbers", lambda value: len(value) <= 32)
 
 
@@ -72,19 +66,19 @@ class WassersteinVQConfig(MethodsConfig):
     # A file that declares millions of layers would fill memory before its weights could contradict it.
     num_res_blocks: int = option(2, integer(), at_most(1_000))
     attention: bool | str = option(True, ATTENTION)
-    downsample: str = option("symmetric", one_of(("symmetric", "asymmetric")))
-    end_kernel: int = option(1, KERNEL)
-    latent_channels: int | None = option(None, or_null(integer()))
-    latent_kernel: int = option(1, KERNEL)
-    pixel_range: str = option("signed", one_of(("signed", "unit")))
+    downsample: str = option("symmetric", one_of(("symmetric", "asymmetric")), later=True)
+    end_kernel: int = option(1, KERNEL, later=True)
+    latent_channels: int | None = option(None, or_null(integer()), later=True)
+    latent_kernel: int = option(1, KERNEL, later=True)
+    pixel_range: str = option("signed", one_of(("signed", "unit")), later=True)
     dropout: float = option(0.0, interval("[0, 1)"), identity=False)
     feature_dim: int | None = option(None, or_null(integer()))
     # Outside of the identity, so that codes stay those of a tokenizer that gets one: its weights are in the hash.
-    residual_projector: int | None = option(None, or_null(integer()), identity=False)
-    fit: str = option("crop", one_of(FITS), identity=False)
-    pad_color: str = option("auto", one_of(PAD_COLORS), identity=False)
+    residual_projector: int | None = option(None, or_null(integer()), identity=False, later=True)
+    fit: str = option("crop", one_of(FITS), identity=False, later=True)
+    pad_color: str = option("auto", one_of(PAD_COLORS), identity=False, later=True)
     class_names: list[str] = option([], NAMES, identity=False)
-    cast_hashes: list[str] | None = option(None, or_null(NAMES), identity=False)
+    cast_hashes: list[str] | None = option(None, or_null(NAMES), identity=False, later=True)
 
     def complete(self, check: Checker) -> None:
         super().complete(check)
@@ -100,13 +94,6 @@ class WassersteinVQConfig(MethodsConfig):
             which = "" if self.grid[0] == self.grid[1] else "shorter "
             expected = f"a list that ends on {side}, the {which}side of the grid of codes"
             check("scales", expected, lambda scales: scales[-1] == side)
-
-    def to_dict(self) -> dict[str, Any]:
-        values, default = super().to_dict(), type(self)()
-        for name in _LATER_FIELDS:
-            if values[name] == getattr(default, name):
-                del values[name]  # a version that does not know it then reads the file
-        return values
 
     def require_image_size(self, data: DataConfig, tokenizer: str) -> None:
         """Raise DataError if the pictures of a recipe do not have the size that ``tokenizer`` (its path) takes."""

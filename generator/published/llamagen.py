@@ -6,7 +6,7 @@ are permuted; the prefix is erased from queries and keys. Shapes: D width, H hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import TypedDict
 
 import torch
@@ -14,15 +14,16 @@ import torch
 from wvq.errors import CheckpointError
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.modeling import ImageCodeTransformer
-from wvq.generator.published.reading import Tokenizer, count_layers, filled, shape_of
+from wvq.generator.published.reading import Shapes, Tokenizer, filled
 from wvq.models.key_map import Entry, permuted, same, stacked
 from wvq.models.published import PublishedOptions
 
 # Heads of the published sizes by width and layers: B, L, XL, XXL and 3B.
 HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 36): 20, (1536, 48): 24, (3200, 24): 32}
 DOWNSAMPLING = 16  # of the tokenizer of all published generators
-# Tables and caches that the model computes.
-DROPPED = ("freqs_cis", "causal_mask", r"layers\.\d+\.attention\.kv_cache\.[kv]_cache")
+# Tables and caches that the model computes; the first is (P + T, C / 2, 2), and not in every file.
+_ROTARY_TABLE = "freqs_cis"
+DROPPED = (_ROTARY_TABLE, "causal_mask", r"layers\.\d+\.attention\.kv_cache\.[kv]_cache")
 
 _CLASSES = "cls_embedding.embedding_table.weight"
 _TEXT, _NULL_TEXT = "cls_embedding.cap_proj.fc1.weight", "cls_embedding.uncond_embedding"
@@ -32,41 +33,46 @@ def read(
     state: MutableMapping[str, torch.Tensor], source: str, options: PublishedOptions, tokenizer: Tokenizer | None
 ) -> ImageCodeTransformer:
     """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`."""
-    config = config_of(state, source, options, tokenizer)
+    config = config_of(Shapes(state, source, "LlamaGen"), options, tokenizer)
     return filled(ImageCodeTransformer, config, state, entries(config), DROPPED, source)
 
 
-def config_of(
-    state: Mapping[str, torch.Tensor], source: str, options: PublishedOptions, tokenizer: Tokenizer | None
-) -> ImageCodeTransformerConfig:
-    """The config that the shapes of the weights, a table and the options give; weights may have no memory.
+def config_of(shapes: Shapes, options: PublishedOptions, tokenizer: Tokenizer | None) -> ImageCodeTransformerConfig:
+    """The config that the shapes of the weights, a table and the options give.
 
     Raises:
-        CheckpointError: a weight that it is made from is missing, or neither says how many heads or codes there are.
+        CheckpointError: a weight that it is made from is missing, nothing says how many heads or codes there are, or
+            the tokenizer makes another number of codes.
         ConfigError: sizes that do not fit each other.
     """
-    num_codes, width = shape_of(state, "tok_embeddings.weight", source, "LlamaGen")
-    layers = count_layers(state, "layers")
+    num_codes, width = shapes.of("tok_embeddings.weight")
+    layers = shapes.layers("layers")
     heads = options.num_heads or HEADS.get((width, layers))
     if heads is None:
         raise CheckpointError(
-            f"{source}: its weights do not show the number of heads, and no published generator has {layers} layers of "
-            f"width {width}; give --num_heads"
+            f"{shapes.source}: its weights do not show the number of heads, and no published generator has {layers} "
+            f"layers of width {width}; give --num_heads"
         )
-    products, _ = shape_of(state, "layers.0.attention.wqkv.weight", source, "LlamaGen")
-    head_dim = width // heads
-    return ImageCodeTransformerConfig(
+    products, _ = shapes.of("layers.0.attention.wqkv.weight")
+    config = ImageCodeTransformerConfig(
         num_codes=num_codes,
-        grid=_grid(source, options, tokenizer),
+        grid=_grid(shapes.source, options, tokenizer),
         hidden_size=width,
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=(products // head_dim - heads) // 2,
-        intermediate_size=shape_of(state, "layers.0.feed_forward.w1.weight", source, "LlamaGen")[0],
+        num_kv_heads=(products * heads // width - heads) // 2,
+        intermediate_size=shapes.of("layers.0.feed_forward.w1.weight")[0],
         head="normal",
         prefix_rotary="erased",
-        **_conditions(state, source),
+        **_conditions(shapes),
     )
+    table, prefix, length = shapes.state.get(_ROTARY_TABLE), config.prefix_length, config.sequence_length
+    if table is not None and len(table) != prefix + length:
+        raise CheckpointError(
+            f"{shapes.source} was made for {len(table) - prefix:,} codes a picture, not {length:,}; give the "
+            "--image_size of its training"
+        )
+    return config
 
 
 def _grid(source: str, options: PublishedOptions, tokenizer: Tokenizer | None) -> list[int]:
@@ -87,10 +93,10 @@ class _Conditions(TypedDict, total=False):
     text_cleaning: str
 
 
-def _conditions(state: Mapping[str, torch.Tensor], source: str) -> _Conditions:
-    if _TEXT not in state:
-        return {"num_classes": shape_of(state, _CLASSES, source, "LlamaGen")[0] - 1}
-    length, dim = shape_of(state, _NULL_TEXT, source, "LlamaGen")
+def _conditions(shapes: Shapes) -> _Conditions:
+    if _TEXT not in shapes.state:
+        return {"num_classes": shapes.of(_CLASSES)[0] - 1}
+    length, dim = shapes.of(_NULL_TEXT)
     return {
         "text_dim": dim,
         "text_length": length,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -50,27 +51,45 @@ class Tokenizer(Protocol):
         """What identifies its codes."""
 
 
-def shape_of(state: Mapping[str, torch.Tensor], name: str, source: str, family: str) -> tuple[int, ...]:
-    """The shape of a weight that a config is made from.
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of the weights of a file, which a config is made from; the weights may have no memory.
 
-    Args:
-        state: the file's weights by name.
-        name: of the weight.
+    Attributes:
+        state: the weights by name.
         source: the file, for errors.
         family: whose generator it should be, for errors.
-
-    Raises:
-        CheckpointError: there is no such weight.
     """
-    if name not in state:
-        raise CheckpointError(f"{source} lacks the weight {name}; it is damaged, or no generator of {family}")
-    return tuple(state[name].shape)
 
+    state: Mapping[str, torch.Tensor]
+    source: str
+    family: str
 
-def count_layers(state: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """Number of the layers whose weights are named by the prefix and a number."""
-    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
-    return 1 + max((int(match[1]) for name in state if (match := pattern.match(name))), default=-1)
+    def of(self, name: str, dims: int = 2) -> tuple[int, ...]:
+        """The shape of a weight with so many dims.
+
+        Raises:
+            CheckpointError: there is no such weight.
+        """
+        if name not in self.state or self.state[name].dim() != dims:
+            raise CheckpointError(
+                f"{self.source} lacks the weight {name} of {dims} dims; it is damaged, or no generator of {self.family}"
+            )
+        return tuple(self.state[name].shape)
+
+    def layers(self, prefix: str) -> int:
+        """Number of the layers whose weights are named by the prefix and a number.
+
+        Raises:
+            CheckpointError: there are none.
+        """
+        pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
+        numbers = [int(match[1]) for name in self.state if (match := pattern.match(name))]
+        if not numbers:
+            raise CheckpointError(
+                f"{self.source} holds no layers ({prefix}.0); it is damaged, or no generator of {self.family}"
+            )
+        return max(numbers) + 1
 
 
 def filled(

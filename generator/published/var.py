@@ -6,14 +6,14 @@ Shapes: D width, H heads, T codes over all scales.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 import torch
 
 from wvq.errors import CheckpointError
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.generator.next_scale.modeling import NextScaleTransformer
-from wvq.generator.published.reading import Tokenizer, TokenizerSizes, count_layers, filled, shape_of
+from wvq.generator.published.reading import Shapes, Tokenizer, TokenizerSizes, filled
 from wvq.models.key_map import Entry, reshaped, same, with_suffixes
 from wvq.models.published import PublishedOptions
 
@@ -22,54 +22,53 @@ HEAD_DIM = 64  # of all published sizes, d16 to d36: as many heads as layers, of
 DROPPED = ("lvl_1L", "attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")
 # Queries and keys that are not normalised are multiplied by .25 / sqrt(C), where ours are by 1 / sqrt(C).
 _QUERY_SCALE = 0.25
+_HEAD_SCALES = "blocks.0.attn.scale_mul_1H11"
 
 
 def read(
     state: MutableMapping[str, torch.Tensor], source: str, options: PublishedOptions, tokenizer: Tokenizer | None
 ) -> NextScaleTransformer:
-    """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`."""
+    """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`.
+
+    Raises:
+        CheckpointError: no tokenizer is given, or the file is of another model.
+    """
     if tokenizer is None:
         raise CheckpointError(f"{source}: a generator of VAR reads the codebook of its tokenizer; give that too")
-    config = config_of(state, source, options, tokenizer.config)
+    config = config_of(Shapes(state, source, "VAR"), options, tokenizer.config)
     model = filled(NextScaleTransformer, config, state, entries(config), DROPPED, source)
     model.take_quantizer(tokenizer.quantizer.code_tensors(torch.device("cpu")))
     return model
 
 
-def config_of(
-    state: Mapping[str, torch.Tensor], source: str, options: PublishedOptions, tokenizer: TokenizerSizes
-) -> NextScaleTransformerConfig:
-    """The config that the shapes of the weights, the tokenizer and the options give; weights may have no memory.
+def config_of(shapes: Shapes, options: PublishedOptions, tokenizer: TokenizerSizes) -> NextScaleTransformerConfig:
+    """The config that the shapes of the weights, the tokenizer and the options give.
 
     Raises:
         CheckpointError: a weight that it is made from is missing, nothing says how many heads there are, or the scales
-            are not those of the generator.
+            of the tokenizer are not those of the generator.
         ConfigError: sizes that do not fit each other.
     """
-    num_codes, width = shape_of(state, "head.weight", source, "VAR")
-    scales = options.scales or tokenizer.scales or []
-    length, levels = shape_of(state, "pos_1LC", source, "VAR")[1], shape_of(state, "lvl_embed.weight", source, "VAR")[0]
+    num_codes, width = shapes.of("head.weight")
+    scales = tokenizer.scales or []
+    length, levels = shapes.of("pos_1LC", 3)[1], shapes.of("lvl_embed.weight")[0]
     if (sum(side**2 for side in scales), len(scales)) != (length, levels):
         raise CheckpointError(
-            f"{source} draws {length:,} codes of {levels} scales, and the scales {scales} are others; give its own by "
-            "--scales, or the --image_size of its tokenizer"
+            f"{shapes.source} draws {length:,} codes of {levels} scales, and its tokenizer has {scales}; give those of "
+            "its training by --scales, or the --image_size of its tokenizer"
         )
-    layers, normed = count_layers(state, "blocks"), "blocks.0.attn.scale_mul_1H11" in state
-    heads = options.num_heads or (layers if width == HEAD_DIM * layers else None)
-    if heads is None and normed:
-        heads = state["blocks.0.attn.scale_mul_1H11"].shape[1]
-    if heads is None:
-        raise CheckpointError(f"{source}: its weights do not show the number of heads; give --num_heads")
+    layers, normed = shapes.layers("blocks"), _HEAD_SCALES in shapes.state
+    heads = options.num_heads or _heads(shapes, width, layers)
     return NextScaleTransformerConfig(
-        **{**NextScaleTransformerConfig.fields_of_tokenizer(tokenizer), "scales": scales},
+        **NextScaleTransformerConfig.fields_of_tokenizer(tokenizer),
         num_codes=num_codes,
         grid=list(tokenizer.grid),
         hidden_size=width,
         num_layers=layers,
         num_heads=heads,
-        intermediate_size=shape_of(state, "blocks.0.ffn.fc1.weight", source, "VAR")[0],
-        num_classes=shape_of(state, "class_emb.weight", source, "VAR")[0] - 1,
-        conditioning="adaptive_shared" if "shared_ada_lin.1.weight" in state else "adaptive",
+        intermediate_size=shapes.of("blocks.0.ffn.fc1.weight")[0],
+        num_classes=shapes.of("class_emb.weight")[0] - 1,
+        conditioning="adaptive_shared" if "shared_ada_lin.1.weight" in shapes.state else "adaptive",
         norm="layer",
         norm_eps=1e-6,
         feed_forward="gelu",
@@ -79,6 +78,14 @@ def config_of(
         token_dropout=0.0,
         drop_path=min(0.1 * layers / 24, 0.5),  # as VAR trains
     )
+
+
+def _heads(shapes: Shapes, width: int, layers: int) -> int:
+    if _HEAD_SCALES in shapes.state:
+        return shapes.of(_HEAD_SCALES, 4)[1]
+    if width == HEAD_DIM * layers:
+        return layers
+    raise CheckpointError(f"{shapes.source}: its weights do not show the number of heads; give --num_heads")
 
 
 def entries(config: NextScaleTransformerConfig) -> list[Entry]:

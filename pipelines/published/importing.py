@@ -11,6 +11,7 @@ from wvq.files.atomic import whole_folder, write_text
 from wvq.files.checkpoint_files import Checkpoint, read_checkpoint
 from wvq.files.locks import sole_writer
 from wvq.files.names import ORIGIN_NAME
+from wvq.files.origin import Origin, OriginFile
 from wvq.files.plain_text import text_lines
 from wvq.files.stage_folder import refuse_occupied
 from wvq.generator.base.interface import CodeGenerator
@@ -22,7 +23,6 @@ from wvq.pipelines.model_card import CARD_NAME, model_card, tokenizer_card
 from wvq.pipelines.published.catalogue import FAMILIES, PublishedFile
 from wvq.pipelines.published.download import fetch
 from wvq.pipelines.published.families import require_family
-from wvq.pipelines.published.origin import Origin, OriginFile
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor

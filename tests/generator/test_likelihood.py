@@ -27,6 +27,18 @@ def test_the_mean_is_the_loss():
     assert -found.mean().item() == pytest.approx(model(codes, labels).loss.item(), rel=1e-5)
 
 
+def test_a_null_text_is_seen_under_the_mask_of_the_text_that_it_replaces():
+    model = make_generator(text_dim=8, text_length=3, null_text="features")
+    mask, codes = torch.tensor([[False, True, True]]), torch.randint(32, (1, 16))
+    null = Condition(None, torch.randn(1, 3, 8), mask).null()
+    as_features = Condition(None, model.condition.null_text[None], mask)
+    found, expected, whole = (
+        code_log_probabilities(model, codes, condition) for condition in (null, as_features, Condition())
+    )
+    torch.testing.assert_close(found, expected)
+    assert (found - whole).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("codes", [torch.full((1, 16), 32), torch.full((1, 16), -1), torch.zeros(1, 16)])
 def test_codes_out_of_range_are_refused(codes):
     with pytest.raises(ConfigError, match=r"codes must be integers in \[0, 32\)"):

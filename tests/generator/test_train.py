@@ -84,6 +84,30 @@ def test_text_and_code_vectors(recipe, tokenizer, tmp_path, text_condition):
     assert generator.condition.null_text.abs().sum() > 0
 
 
+def test_conditions_of_llamagen_are_trained_and_drawn(recipe, tokenizer, tmp_path, tiny_codes_dir, text_condition):
+    """Cleaned captions, a null text under their masks, and a prefix that is erased."""
+    condition = replace(text_condition, classes=False, text_cleaning="lower", text_dropout=0.5)
+    model = {"prefix_rotary": "erased", "null_text": "features", "text_projection": "mlp", "hidden_size": 48}
+    shutil.copytree(tiny_codes_dir, tmp_path / "codes", ignore=shutil.ignore_patterns("text"))
+    settings = recipe(model=model, condition=condition, codes=str(tmp_path / "codes"))
+    result = train_generator(settings, tokenizer)
+    assert result["loss"] < math.log(32)
+    generator = load_generator(tmp_path / "run" / "generator")
+    config = generator.config
+    assert (config.text_cleaning, config.null_text, config.prefix_rotary) == ("lower", "features", "erased")
+    assert generator.condition.null_text.shape == (5, TEXT_DIM)
+    encoder = TextEncoder(condition.text_encoder, 5, cleaning="lower")
+    assert config.text_encoder_hash == encoder.identity()
+    assert len(list((tmp_path / "codes" / "text").iterdir())) == 2  # of both splits, by the key of this cleaning
+    texts = CodeDataset(tmp_path / "codes", "train"), CodeDataset(tmp_path / "codes", "validation")
+    for codes in texts:
+        ConditionedCodes(codes, False, TextEncoder(condition.text_encoder, 5))
+    assert len(list((tmp_path / "codes" / "text").iterdir())) == 4
+    features, mask = encoder.encode(["red circle", "blue cross"])
+    drawn = sample_codes(generator, Condition(None, features, mask), [0, 1], SamplingSettings(guidance_scale=3.0))
+    assert drawn.shape == (2, 4, 4)
+
+
 def test_code_vectors_of_other_dims_are_refused_before_a_folder_is_made(recipe, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.code_dim is 3, but .* are vectors of 4: set it to 4, or"):
         train_generator(recipe(model={"code_dim": 3}), tokenizer)

@@ -171,6 +171,29 @@ def test_a_folder_from_before_compares_no_text_encoder(copied, other_dir):
     ImageGenerationPipeline.from_pretrained(copied)
 
 
+def test_an_encoder_that_prepares_captions_otherwise_is_refused(pipe, encoder_dir):
+    cleaned, parts = TextEncoder(encoder_dir, 5, cleaning="lower"), (pipe.tokenizer, pipe.generator)
+    with pytest.raises(
+        CheckpointError, match=r'with cleaning "none", and this .* has "lower"; make it with cleaning="n'
+    ):
+        ImageGenerationPipeline(*parts, cleaned)
+    ImageGenerationPipeline(*parts, cleaned, ignore_text_encoder_mismatch=True)
+
+
+def test_a_pipeline_keeps_how_its_captions_are_prepared(tiny_tokenizer_dir, encoder_dir, tmp_path):
+    cleaned = TextEncoder(encoder_dir, 5, cleaning="lower")
+    tokenizer = WassersteinVQModel.from_pretrained(tiny_tokenizer_dir)
+    generator = make_generator(tokenizer_hash=tokenizer.codes_hash(), **cleaned.config_fields())
+    pipe = ImageGenerationPipeline(tokenizer, generator, cleaned)
+    for _ in range(2):  # the second time the encoder is there already
+        pipe.save_pretrained(tmp_path / "pipeline")
+    again = ImageGenerationPipeline.from_pretrained(tmp_path / "pipeline")
+    assert again.text_encoder.identity() == cleaned.identity()
+    asked = {"seed": 3, "output_type": "pt", "guidance_scale": 2.0}
+    plain, odd = (again(prompt=prompt, **asked).images for prompt in ("red circle", "[Red] CIRCLE https://example.org"))
+    assert torch.equal(plain, odd)
+
+
 def test_an_encoder_that_pads_otherwise_than_the_generator_knows_is_refused(copied, encoder_dir):
     make_old(copied)
     generator = ImageCodeTransformer.from_pretrained(copied / "generator")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from wvq.tokenizer.published.form import F16, Sizes, TokenizerForm
 
-_USED = r"quantize\.codebook_used"  # a count of the training
 _VQ_16 = Sizes(128, F16, 2, 256, 8, 16_384)
+
+
+def _within(form: TokenizerForm, prefix: str) -> TokenizerForm:
+    """The form of a file of a larger model, whose tokenizer's names begin with ``prefix``; all else is left out."""
+    start = re.escape(prefix)
+    dropped = (f"(?!{start}).*", *(start + pattern for pattern in form.dropped))
+    return replace(form, rename=f"{prefix}{{}}".format, dropped=dropped)
+
 
 LLAMAGEN = TokenizerForm(
     levels=("conv_blocks", "conv_blocks"),
@@ -15,16 +23,10 @@ LLAMAGEN = TokenizerForm(
     middle=("mid.0", "mid.1", "mid.2"),
     rising=False,
     fields={"quantizer": "vanilla", "l2_normalize": True},
-    dropped=(_USED,),
+    dropped=(r"quantize\.codebook_used",),  # a count of the training
     published={_VQ_16: 256, Sizes(128, (1, 2, 2, 4), 2, 256, 8, 16_384): 256},
 )
-# The file of the whole model: all other parts are left out.
-JANUS = replace(
-    LLAMAGEN,
-    rename="gen_vision_model.{}".format,
-    dropped=(r"(?!gen_vision_model\.).*", rf"gen_vision_model\.{_USED}"),
-    published={_VQ_16: 384},
-)
+JANUS = replace(_within(LLAMAGEN, "gen_vision_model."), published={_VQ_16: 384})
 # transformers has it under the names of taming-transformers, with the decoder's levels in the order in which they run.
 JANUS_VQVAE = TokenizerForm(rising=False, fields=LLAMAGEN.fields, published=JANUS.published)
-JANUS_TRANSFORMERS = replace(JANUS_VQVAE, rename="model.vqmodel.{}".format, dropped=(r"(?!model\.vqmodel\.).*",))
+JANUS_TRANSFORMERS = (_within(JANUS_VQVAE, "model.vqmodel."), _within(JANUS_VQVAE, "vqmodel."))

@@ -18,10 +18,10 @@ from wvq.tokenizer.published.network import SHARED, Shapes, entries, read_config
 from wvq.tokenizer.published.taming import IBQ, IBQ_AVERAGED, TAMING
 from wvq.tokenizer.published.var import VAR, WASSERSTEIN_VAR
 
-# The forms of a family's files: the first that a file has is read, the last is written.
+# The forms that files of a family have: the first whose names a file holds is read, the last is written.
 TOKENIZERS: dict[str, tuple[TokenizerForm, ...]] = {
     "llamagen": (LLAMAGEN,),
-    "janus": (JANUS, JANUS_TRANSFORMERS, JANUS_VQVAE),
+    "janus": (JANUS, *JANUS_TRANSFORMERS, JANUS_VQVAE),
     "taming": (TAMING,),
     "ibq": (IBQ_AVERAGED, IBQ),
     "var": (VAR,),

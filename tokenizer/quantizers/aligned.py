@@ -182,7 +182,7 @@ class AffineQuantizer(WindowedQuantizer):
     """
 
     name = "affine"
-    free = False
+    by_gradient = False
 
     def __init__(self, config: AffineConfig):
         super().__init__(config)

@@ -25,14 +25,14 @@ class Codebook(Quantizer):
         defaults: published weight of each term of the loss; a config may override each by its own field. A weight that
             is not listed must be left out of the config, or be 0.
         aligned: whether codes are matched to the features' distribution, so that a target scale means something.
-        free: whether codes are moved by gradient alone, so that they may be compared at length 1 or by their product.
+        by_gradient: whether gradients alone move the codes, so that they may be compared at length 1 or by products.
         has_units: whether the alignment is a distance, which has the features' unit or is relative to their spread.
     """
 
     name: ClassVar[str]
     defaults: ClassVar[dict[str, float]] = {}
     aligned: ClassVar[bool] = False
-    free: ClassVar[bool] = False
+    by_gradient: ClassVar[bool] = False
     has_units: ClassVar[bool] = False
 
     def __init__(self, config: QuantizerConfig):
@@ -61,12 +61,15 @@ class Codebook(Quantizer):
             raise ConfigError(f'target_scale must be 1: quantizer "{config.quantizer}" has no alignment')
         if config.alignment_units != "relative" and not cls.has_units:
             raise ConfigError(f'alignment_units must be relative: quantizer "{config.quantizer}" has no distance')
-        if config.l2_normalize and not cls.free:
-            raise ConfigError(f'l2_normalize must be false: the codes of quantizer "{config.quantizer}" have lengths')
+        for name, value, given in (
+            ("l2_normalize", False, config.l2_normalize),
+            ("similarity", "euclidean", config.similarity),
+        ):
+            if given != value and not cls.by_gradient:
+                reason = f'quantizer "{config.quantizer}" does not move its codes by gradients alone'
+                raise ConfigError(f"{name} must be {str(value).lower()}: {reason}")
         if config.l2_normalize and config.target_scale != 1:
             raise ConfigError("target_scale must be 1 with l2_normalize: codes of length 1 cannot spread any wider")
-        if config.similarity != "euclidean" and not cls.free:
-            raise ConfigError(f'similarity must be euclidean: quantizer "{config.quantizer}" finds its codes so')
 
     @property
     def weights(self) -> dict[str, float]:

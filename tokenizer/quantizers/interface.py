@@ -46,14 +46,16 @@ class QuantizerConfig(StrictConfig):
     num_codes: int = option(16_384, integer(), CODE_RANGE)
     code_dim: int = option(8, integer())
     num_groups: int = option(1, integer())
-    l2_normalize: bool = option(False, FLAG)
-    similarity: str = option("euclidean", one_of(SIMILARITIES), of_method=True)
+    l2_normalize: bool = option(False, FLAG, later=True)
+    similarity: str = option("euclidean", one_of(SIMILARITIES), of_method=True, later=True)
     gradient_estimator: str = option("ste", one_of(GRADIENT_ESTIMATORS), identity=False)
     codebook_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     commitment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     alignment_weight: float | None = option(None, WEIGHT, identity=False, of_method=True)
     target_scale: float = option(1.0, POSITIVE, identity=False, of_method=True)
-    alignment_units: str = option("relative", one_of(("relative", "absolute")), identity=False, of_method=True)
+    alignment_units: str = option(
+        "relative", one_of(("relative", "absolute")), identity=False, of_method=True, later=True
+    )
 
     @property
     def codebook_dim(self) -> int:

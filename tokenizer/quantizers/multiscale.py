@@ -46,9 +46,9 @@ class MultiScaleConfig(QuantizerConfig):
 
     scales: list[int] | None = option(None, or_null(SCALES), or_null(RISING))
     num_scale_convs: int = option(4, integer(0))
-    scale_conv_table: str | None = option(None, or_null(one_of(CONV_TABLES)), former="even")
+    scale_conv_table: str | None = option(None, or_null(one_of(CONV_TABLES)), former="even", later=True)
     scale_conv_ratio: float = option(0.5, interval("(0, 1]"))
-    scale_weights: list[float] | None = option(None, or_null(SCALE_WEIGHTS), identity=False)
+    scale_weights: list[float] | None = option(None, or_null(SCALE_WEIGHTS), identity=False, later=True)
 
     @property
     def scale_shapes(self) -> list[tuple[int, int]]:

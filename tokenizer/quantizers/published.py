@@ -43,7 +43,7 @@ class EMAQuantizer(VectorQuantizer):
 
     name = "ema"
     defaults = {"commitment_weight": 1.0}
-    free = False
+    by_gradient = False
     decay = 0.8
     epsilon = 1e-5
 
@@ -99,7 +99,7 @@ class OnlineQuantizer(VectorQuantizer):
     """
 
     name = "online"
-    free = False
+    by_gradient = False
     decay = 0.99
 
     def __init__(self, config: DecayConfig):
@@ -137,7 +137,7 @@ class LinearQuantizer(VectorQuantizer):
     """SimVQ: frozen random codes behind one trained linear map, through which all codes move (Zhu et al. 2024)."""
 
     name = "linear"
-    free = False
+    by_gradient = False
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)

@@ -20,7 +20,7 @@ class VectorQuantizer(Codebook):
 
     name = "vanilla"
     defaults = {"codebook_weight": 1.0, "commitment_weight": 1.0}
-    free = True
+    by_gradient = True
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
@@ -47,6 +47,7 @@ class VectorQuantizer(Codebook):
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
         return F.normalize(features, dim=-1) if self.l2_normalize else features
 
+    @torch.no_grad()
     def assign(self, vectors: torch.Tensor) -> torch.Tensor:
         return nearest_codes(vectors, self.code_vectors(), similarity=self.similarity)
 

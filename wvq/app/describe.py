@@ -78,12 +78,14 @@ def _tokenizer(path: Path) -> str:
     config = read_config(WassersteinVQConfig, path)
     height, width = height_width(config.image_size)
     shared = f', its scales share convolutions by the table "{config.scale_conv_table}"'
+    compared = ", features and codes at length 1" if config.l2_normalize else ""
+    compared += ", codes by the largest product" if config.similarity == "dot" else ""
     return _lines(
         f"{path}: image tokenizer",
         {
             "pictures": f"{height} x {width} px" + (f", padded ({config.pad_color})" if config.fit == "pad" else ""),
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}, D = {config.code_dim}",
-            "quantizer": config.quantizer + (shared if config.scales and config.num_scale_convs else ""),
+            "quantizer": config.quantizer + compared + (shared if config.scales and config.num_scale_convs else ""),
             "trained on": _classes(config.class_names),
             "weights": _averaging(config.averaging_decay),
             "data": _data(path),
@@ -158,7 +160,7 @@ def _measured(path: Path) -> dict[str, str | None]:
 
 def _origin(path: Path) -> dict[str, str | None]:
     """Where an imported model comes from, as rows."""
-    from wvq.pipelines.published.origin import Origin
+    from wvq.files.origin import Origin
 
     origin = Origin.read(path)
     if origin is None:

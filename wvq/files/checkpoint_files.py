@@ -175,6 +175,8 @@ def _globals(file: Path, is_zip: bool) -> list[str]:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if not pickles:
                 raise ValueError("it holds no data.pkl")
+            if archive.getinfo(pickles[0]).compress_type != zipfile.ZIP_STORED:  # a few bytes could become many
+                raise ValueError("its data.pkl is compressed, as torch never writes it")
             opened = stack.enter_context(archive.open(pickles[0]))
         names, texts = set(), [""]
         for number in range(1 if is_zip else _PICKLES):

@@ -23,6 +23,7 @@ TEXT = {"text_dim": 8, "text_length": 5}
 KINDS = {
     "class": {"num_classes": 3},
     "text": {"num_classes": 3, "condition_bias": True, **TEXT},
+    "null features": {"null_text": "features", "text_projection": "mlp", "prefix_rotary": "erased", **TEXT},
     "vectors": {"num_classes": 3, "code_dim": 6},
     "another width": {"num_classes": 3, "depth_hidden_size": 16, "depth_heads": 1, "depth_layers": 1},
     "tall": {"num_classes": 3, "grid": [8, 2], "qk_norm": True},
@@ -59,7 +60,7 @@ def codes_of(model, count=3, seed=1):
 
 def logits(model, codes, given):
     with torch.no_grad():
-        return model(codes, given.class_labels, given.text_features, given.text_mask).logits
+        return model(codes, **given.named()).logits
 
 
 def guided_logits(model, codes, given, scales):

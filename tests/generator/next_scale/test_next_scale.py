@@ -24,6 +24,7 @@ KINDS = {
     "text alone": TEXT,
     "shared": {"num_classes": 3, "conditioning": "adaptive_shared"},
     "prefix": {"num_classes": 3, "conditioning": "prefix", "condition_bias": True, **TEXT},
+    "prefix features": {"conditioning": "prefix", "null_text": "features", "text_projection": "mlp", **TEXT},
     "prefix class": {"num_classes": 3, "conditioning": "prefix"},
     "none": {"conditioning": "prefix"},
     "var": {
@@ -66,7 +67,7 @@ def codes_of(model, count=3, seed=1):
 
 def logits(model, codes, given):
     with torch.no_grad():
-        return model(codes, given.class_labels, given.text_features, given.text_mask).logits
+        return model(codes, **given.named()).logits
 
 
 @pytest.fixture(params=KINDS)
@@ -248,3 +249,9 @@ def test_a_new_model_starts_unmodulated():
     parts = model.blocks[0].modulation(torch.randn(2, 32))
     assert torch.equal(parts[:, :, :2], torch.ones(2, 1, 2, 32))
     assert torch.equal(parts[:, :, 2:], torch.zeros(2, 1, 4, 32))
+
+
+@pytest.mark.parametrize(("field", "value"), [("null_text", "features"), ("text_projection", "mlp")])
+def test_conditions_as_one_vector_have_one_null_and_one_layer(field, value):
+    with pytest.raises(ConfigError, match=rf'{field} must be "(token|linear)" where conditioning is "adaptive", got'):
+        NextScaleTransformerConfig(**SMALL | KINDS["adaptive text"] | {field: value})

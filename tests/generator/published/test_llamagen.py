@@ -153,7 +153,8 @@ def test_their_pairs_of_neighbours_turn_as_our_halves():
 @pytest.mark.parametrize(("size", "side"), PUBLISHED)
 def test_published_generators_of_classes_by_shape(size, side):
     tokenizer = SimpleNamespace(config=SimpleNamespace(grid=(side // 16, side // 16)), codes_hash=lambda: "hash")
-    weights = without_memory(llamagen_shapes(*SIZES[size])) | {"freqs_cis": torch.empty(1, device="meta")}
+    table = {"freqs_cis": (1 + (side // 16) ** 2, SIZES[size][0] // HEADS[size] // 2, 2)}
+    weights = without_memory(llamagen_shapes(*SIZES[size]) | table)
     model = read_generator("llamagen", weights, "file.pt", PublishedOptions(), tokenizer)
     config = model.config
     assert (config.num_heads, config.num_kv_heads, config.grid) == (HEADS[size], HEADS[size], [side // 16] * 2)
@@ -180,7 +181,13 @@ def test_published_generators_of_texts_by_shape(side):
             r"do not show the number of heads, and no .* has 1 layers of width 64; give --num_h",
         ),
         ({}, PublishedOptions(None, 4), r"do not show how many codes a picture has; give --image_size"),
-        ({"tok_embeddings.weight": None}, OPTIONS, "lacks the weight tok_embeddings.weight; it is damaged, or no gen"),
+        ({"tok_embeddings.weight": None}, OPTIONS, "lacks the weight tok_embeddings.weight of 2 dims; it is damaged"),
+        ({"tok_embeddings.weight": torch.zeros(3)}, OPTIONS, "lacks the weight tok_embeddings.weight of 2 dims"),
+        (
+            {"freqs_cis": torch.zeros(65, 8, 2)},
+            OPTIONS,
+            "made for 64 codes a picture, not 16; give the --image_size",
+        ),
         ({"layers.0.attention.wo.weight": None}, OPTIONS, "lacks the weight layers.0.attention.wo.weight"),
         ({"layers.0.attention.wo.weight": torch.zeros(64, 32)}, OPTIONS, r"makes \(64, 32\) of blocks.0.attention.out"),
         ({"norm.weight": torch.full((64,), float("nan"))}, OPTIONS, "norm.weight holds NaN or infinite values"),
@@ -193,9 +200,17 @@ def test_bad_files_are_refused_in_a_line(changes, options, message):
         read({name: value for name, value in weights.items() if value is not None}, options)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+@pytest.mark.parametrize("heads", [5, 100])
+def test_heads_that_do_not_divide_the_width_are_refused(heads):
     with pytest.raises(ConfigError, match="num_heads must be a divisor of hidden_size"):
-        read(random_weights(llamagen_shapes(64, 1, 192, codes=40, classes=3)), PublishedOptions(64, 5))
+        read(random_weights(llamagen_shapes(64, 1, 192, codes=40, classes=3)), PublishedOptions(64, heads))
+
+
+def test_a_file_without_layers_is_refused():
+    with pytest.raises(
+        CheckpointError, match=r"file\.pt holds no layers \(layers\.0\); it is damaged, or no generator of"
+    ):
+        read({"tok_embeddings.weight": torch.zeros(40, 64)})
 
 
 def test_weights_of_half_precision_are_read_as_float32():

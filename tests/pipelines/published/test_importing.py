@@ -10,11 +10,11 @@ from tests.published import SCALES, TOKENIZERS, published_generator, write_publi
 from tests.tiny import TEXT_DIM, save_text_encoder
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import file_sha256
+from wvq.files.origin import Origin
 from wvq.models.pretrained import weights_hash
 from wvq.pipelines.image_generation import ImageGenerationPipeline
 from wvq.pipelines.published import importing
 from wvq.pipelines.published.importing import import_published
-from wvq.pipelines.published.origin import Origin
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
@@ -84,7 +84,7 @@ def test_a_pipeline_draws_by_classes_and_knows_its_origin(family, tmp_path):
         file_sha256(tmp_path / name) for name in ("tokenizer.pt", "generator.pt")
     ]
     assert all(file.sha256 in pipe.card for file in origin.files)
-    assert "licence is not known" in pipe.card
+    assert "their licence is not known here" in pipe.card
     assert (origin.name, origin.licence, origin.published) == (None, None, "")
 
 

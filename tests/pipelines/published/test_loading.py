@@ -8,7 +8,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 import wvq
 from tests.published import offer_tiny_models
 from wvq.errors import ConfigError, DownloadError
-from wvq.pipelines.published.origin import Origin
+from wvq.files.origin import Origin
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def janus():
     return randomized(JanusVQVAE(config))
 
 
-@pytest.mark.parametrize("prefix", ["", "model.vqmodel."])
+@pytest.mark.parametrize("prefix", ["", "vqmodel.", "model.vqmodel."])
 @torch.no_grad()
 def test_janus_of_transformers_gives_the_same_features_and_pictures(janus, prefix):
     """Its encode compares codes at their lengths, unlike the authors' code and ours; its decode normalises them."""

@@ -17,7 +17,7 @@ on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", 
 FORMS = {"one": {}, "product": {"num_groups": 2, "code_dim": 8}, "multi-scale": {"scales": [1, 2, 4]}}
 COMPARISONS = {"length one": {"l2_normalize": True}, "product of vectors": {"similarity": "dot"}}
 CASES = [(name, form) for name in sorted(QUANTIZERS) for form in FORMS]
-CASES += [(name, form) for name in sorted(QUANTIZERS) if QUANTIZERS[name].free for form in COMPARISONS]
+CASES += [(name, form) for name in sorted(QUANTIZERS) if QUANTIZERS[name].by_gradient for form in COMPARISONS]
 PARTS = 2
 
 

@@ -9,7 +9,7 @@ from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.registry import QUANTIZERS, build_quantizer
 
-FREE = sorted(name for name in QUANTIZERS if QUANTIZERS[name].free)
+FREE = sorted(name for name in QUANTIZERS if QUANTIZERS[name].by_gradient)
 
 
 def make(name="vanilla", spread=True, **fields):

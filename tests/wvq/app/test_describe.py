@@ -41,6 +41,19 @@ def test_a_tokenizer(tiny_tokenizer_dir):
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [("l2_normalize", True, "features and codes at length 1"), ("similarity", "dot", "codes by the largest product")],
+)
+def test_how_a_tokenizer_compares_codes(tiny_tokenizer_dir, tmp_path, field, value, text):
+    shutil.copytree(tiny_tokenizer_dir, tmp_path / "tokenizer", ignore=WITHOUT_WEIGHTS)
+    file = tmp_path / "tokenizer" / "config.json"
+    config = json.loads(file.read_text())
+    assert text not in describe(tmp_path / "tokenizer")
+    file.write_text(json.dumps({**config, field: value}))
+    assert f"sliced, {text}" in describe(tmp_path / "tokenizer")
+
+
 def test_fingerprints_are_shown_wherever_they_are(tiny_tokenizer_dir, tiny_codes_dir, pipeline_dir, tmp_path):
     rows = {}
     for folder in (tiny_tokenizer_dir, tiny_codes_dir, pipeline_dir):

@@ -1,5 +1,7 @@
 """The commands over other projects' models: import, its list, info and sample over what it wrote, export."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.published import SCALES, offer_tiny_models, write_published
@@ -39,6 +41,23 @@ def test_files_become_a_pipeline_that_other_commands_take(files, capsys):
     assert "n_head=2" in shown
     again = ["--tokenizer=vq.pt", "--generator=gpt.pt", "--out=runs/again", "--image_size=16", "--num_heads=2"]
     assert main(["import", "llamagen", *again]) == 0
+
+
+def test_an_imported_generator_is_trained_on_and_written_out_again(files, picture_folder, capsys):
+    given = [f"--tokenizer={files / 'tokenizer.pt'}", f"--generator={files / 'generator.pt'}", "--out=lg"]
+    assert main(["import", "llamagen", *given, "--image_size=16", "--num_heads=2"]) == 0
+    data = [f"--data.path={picture_folder}", "--data.image_size=16", "--data.validation_fraction=0.2"]
+    assert main(["export-codes", "--tokenizer=lg/tokenizer", *data, "--out=codes"]) == 0
+    short = ["--train.images=32", "--train.batch_size=8", "--train.num_workers=0", "--train.warmup_images=0"]
+    assert (
+        main(["train-generator", "--start=lg", "--tokenizer=lg/tokenizer", "--codes=codes", *short, "--out=own"]) == 0
+    )
+    card = Path("own/README.md").read_text()
+    for text in ("The tokenizer has", "The generator started from"):
+        assert f"{text} weights of LlamaGen (tokenizer.pt, generator.pt), licence not known." in card
+    assert main(["sample", "own", "--class", "cross", "--num_images=2", "--out=samples"]) == 0
+    assert main(["export", "llamagen", "own", "--out=gpt.pt"]) == 0
+    assert "num_classes=3" in capsys.readouterr().out
 
 
 def test_a_tokenizer_by_itself(tmp_path, capsys):

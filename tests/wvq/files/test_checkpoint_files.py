@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -203,6 +204,17 @@ def test_a_file_that_is_cut_off_is_refused(name, share, tmp_path):
     save_file(content, file) if "safe" in name else save(file, content, legacy="legacy" in name)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     is_refused(file, "download it again")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    stored, packed = save(tmp_path / "stored.pt", weights()), tmp_path / "packed.pt"
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    is_refused(packed, "compressed")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        other.writestr("readme.txt", "weights")
+    is_refused(tmp_path / "other.pt", "it holds no data.pkl")
 
 
 def test_other_contents_are_refused(tmp_path):

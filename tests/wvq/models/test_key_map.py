@@ -74,6 +74,13 @@ def test_other_files_are_refused(change, message):
         read_weights(state, entries(), [], SHAPES, "file")
 
 
+def test_shapes_alone_make_shapes():
+    state = {name: weight.to("meta") for name, weight in their_state().items()}
+    weights = read_weights(state, entries(), [], SHAPES, "file")
+    assert {name: weight.shape for name, weight in weights.items()} == SHAPES
+    assert all(weight.is_meta for weight in weights.values())
+
+
 def test_every_weight_of_the_model_is_given():
     with pytest.raises(CheckpointError, match="holds nothing for more of the model"):
         read_weights(their_state(), entries(), [], SHAPES | {"more": torch.Size([1])}, "file")

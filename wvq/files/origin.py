@@ -12,7 +12,7 @@ from wvq.errors import CheckpointError, first_line
 from wvq.files.atomic import file_sha256, read_json, write_json
 from wvq.files.names import ORIGIN_NAME
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it brings torch
     from wvq.files.checkpoint_files import Checkpoint
 
 
@@ -91,6 +91,15 @@ class Origin:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({first_line(error)}); import the model again") from error
 
+    @classmethod
+    def of_start(cls, path: str | Path) -> Self | None:
+        """The origin of the model that a run starts from: its folder, or that of the pipeline that it is in.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return cls.read(path) or cls.read(Path(path).parent)
+
     def summary(self) -> str:
         """Project, name and files in a line."""
         named = f", {self.name}" if self.name else ""
@@ -99,10 +108,8 @@ class Origin:
     def card_text(self) -> str:
         """What a model card says of it."""
         named = f" as `{self.name}`" if self.name else ""
-        none = (
-            "the project states no licence for them" if self.name else "given as files, whose licence is not known here"
-        )
-        licence = f"licence `{self.licence}`" if self.licence else none
+        unknown = "the project states no licence for them" if self.name else "their licence is not known here"
+        licence = f"licence `{self.licence}`" if self.licence else unknown
         made = "Weights of" if self.name else "Weights in the layout of"
         lines = [f"{made} [{self.project}]({self.page}){named}, brought into this form by wvq; {licence}.", ""]
         lines += ["| part | file | SHA-256 |", "|---|---|---|"]
