@@ -95,6 +95,7 @@ def train_generator(recipe: GeneratorRecipe, tokenizer: Tokenizer, resume: bool 
 
     Raises:
         ConfigError, CacheError, DataError: bad settings or cache, before training starts.
+        CheckpointError, DownloadError: the generator to start from or the text encoder cannot be loaded.
         RunInterrupted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
     recipe.check()
