@@ -80,8 +80,8 @@ class Start:
         own = self.config
         if own.code_layout != layout or own.num_codes != num_codes:
             raise ConfigError(
-                f"start: {self.name} draws {layout_name(own.code_layout)} below {own.num_codes:,}, and {codes} holds "
-                f"{layout_name(layout)} below {num_codes:,}; start from a generator of such codes"
+                f"start: {self.name} draws {layout_name(own.code_layout)} of K = {own.num_codes:,}, and {codes} holds "
+                f"{layout_name(layout)} of K = {num_codes:,}; start from a generator of such codes"
             )
 
     def require_network(self, config: GeneratorConfig) -> None:

@@ -33,7 +33,7 @@ from wvq.data.token_files import TokenFiles, TokenPicture, find_token_files
 from wvq.errors import CacheError, DataError
 from wvq.files.atomic import whole_folder
 from wvq.files.locks import sole_writer
-from wvq.files.plain_text import read_plain_text
+from wvq.files.plain_text import text_lines
 from wvq.files.stage_folder import refuse_occupied
 from wvq.settings.size import height_width
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -44,6 +44,7 @@ PIXELS_A_CODE = 16  # a side, where no tokenizer says otherwise: that of all pub
 ROWS_AT_ONCE = 4_096
 CHECKED = 32
 IMAGENET = 1_000  # classes; those of its folders are numbered in the order of the folders' names
+MOST_CLASSES = 100_000  # where none is named
 LEAST_EQUAL = 0.5  # share of equal codes; those of other pictures or of another tokenizer agree in hardly any
 # Index of the centre crop among ten: the corners come first, and the mirror images last.
 _CENTRE_OF_TEN = 4
@@ -64,7 +65,7 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     refuse_occupied(recipe.out, "files")
     tokenizer = None if recipe.tokenizer is None else WassersteinVQModel.from_pretrained(recipe.tokenizer)
     files = find_token_files(Path(recipe.source), recipe.num_crops)
-    given = [] if recipe.class_names is None else _names_in(recipe.class_names)
+    given = [] if recipe.class_names is None else text_lines(recipe.class_names, "class_names", "names")
     if files.count < 2:
         raise DataError(f"{recipe.source} holds one picture; a cache needs one to train on and one to hold out")
     held_out = np.zeros(files.count, bool)
@@ -72,11 +73,13 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     held_out[order[: min(files.count - 1, max(1, round(recipe.validation_fraction * files.count)))]] = True
     chosen = {"train": ~held_out, "validation": held_out}
     first = next(files.read(chosen["train"]))
+    if recipe.pictures is not None:  # rather than at the end
+        files.picture_files([first.name], Path(recipe.pictures))
     header = _header(recipe, files, first, tokenizer, {split: int(mask.sum()) for split, mask in chosen.items()})
     with sole_writer(recipe.out), whole_folder(recipe.out) as folder:
         classes = 0
         for split in SPLITS:
-            rows = _Rows(header, first, recipe, len(given or files.class_names) or None)
+            rows = _Rows(header, first, recipe, len(given or files.class_names) or MOST_CLASSES)
             _write(folder / split, header, rows.batches(files.read(chosen[split]), split))
             classes = max(classes, rows.classes)
         header.class_names = given or _class_names(files.class_names, classes)
@@ -85,23 +88,6 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
             header.psnr_rgb["train"] = _self_check(folder, recipe, files, chosen["train"], tokenizer)
             header.save(folder)
     return header
-
-
-def _names_in(file: str) -> list[str]:
-    """The names of classes in a text file, one a line.
-
-    Raises:
-        DataError: it cannot be read, or holds none.
-    """
-    try:
-        names = [line.strip() for line in read_plain_text(file).split("\n")]
-    except (OSError, ValueError) as error:
-        raise DataError(f"class_names: {file} cannot be read ({error})") from None
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        raise DataError(f"class_names: {file} must hold the name of a class in each line, in the order of their ids")
-    return names
 
 
 def _class_names(folders: list[str], count: int) -> list[str]:
@@ -161,7 +147,7 @@ class _Rows:
         classes: one more than the highest class so far.
     """
 
-    def __init__(self, header: CodeHeader, first: TokenPicture, recipe: ImportCodesRecipe, known: int | None):
+    def __init__(self, header: CodeHeader, first: TokenPicture, recipe: ImportCodesRecipe, known: int):
         self.header, self.first, self.recipe, self.known, self.classes = header, first, recipe, known, 0
 
     def batches(self, pictures: Iterable[TokenPicture], split: str) -> Iterator[dict[str, Any]]:
@@ -198,8 +184,8 @@ class _Rows:
             raise DataError(
                 f"{name} has codes from {codes.min()} to {codes.max()}, not below {self.header.num_codes:,}; {fix}"
             )
-        if picture.label < 0 or (self.known is not None and picture.label >= self.known):
-            raise DataError(f"{name} is of class {picture.label}, and there are names of {self.known or 0:,} classes")
+        if not 0 <= picture.label < self.known:
+            raise DataError(f"{name} is of class {picture.label}, and there are at most {self.known:,} classes")
         self.classes = max(self.classes, picture.label + 1)
 
 

@@ -168,6 +168,23 @@ def test_text_and_classes_replace_each_other(train, trained, text_trained, encod
         torch.testing.assert_close(logits[1], logits[0], atol=1e-4, rtol=1e-4)
 
 
+def test_of_a_pipeline_on_the_hub_the_generator_alone_is_fetched(trained, tmp_path, monkeypatch):
+    fetched = []
+
+    def download(name, allow_patterns, **options):
+        fetched.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "generator").symlink_to(trained)
+    start = Start.find("owner/pipeline")
+    assert start.folder == tmp_path / "generator"
+    assert start.config.hidden_size == 32
+    assert fetched[0] == ["model_index.json", "config.json"]
+    assert all(pattern.startswith("generator/") for pattern in fetched[1])
+
+
 # ---- weights
 
 
@@ -310,7 +327,7 @@ def test_other_codes_are_one_clear_error(train, trained, tmp_path, changes, kind
         fields = {"num_codes": tokenizer.config.num_codes, "grid": list(tokenizer.config.grid)}
         generator = new_generator(changed(generator.config, **fields))
     generator.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"^start: .* draws .* codes \(.* below \d+, and .* holds grid codes \(4 x 4"):
+    with pytest.raises(ConfigError, match=r"^start: .* draws .* codes \(.* of K = \d+, and .* holds grid codes \(4"):
         train(start=str(tmp_path))
 
 
@@ -329,3 +346,13 @@ def test_a_start_on_other_codes_of_the_same_form_is_a_warning(train, trained, tm
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_hash": "0" * 64}))
     with pytest.warns(UserWarning, match=r"^start: .* was trained on codes of another tokenizer than "):
         train(start=str(tmp_path / "other"), train={"images": 16})
+
+
+def test_a_start_on_pictures_that_are_held_out_here_is_a_warning(train, trained, tmp_path):
+    start = tmp_path / "other"
+    shutil.copytree(trained, start, ignore=shutil.ignore_patterns("training"))
+    before = DataFingerprint.read(trained)
+    DataFingerprint(before.validation, before.train).save(start)
+    with pytest.warns(UserWarning, match=r"other was trained on 12 of these 12 held-out pictures in .*: held-out"):
+        out, _ = train(start=str(start), train={"images": 16})
+    assert DataFingerprint.read(out).trained_on.count == 60

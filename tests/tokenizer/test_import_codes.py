@@ -217,7 +217,8 @@ SETTINGS = [
     ({"num_codes": 8}, ConfigError, "^num_codes comes from the tokenizer; leave one of them out"),
     ({"validation_fraction": 0.0}, ConfigError, r"^validation_fraction must be in \(0, 1\)"),
     ({"tokenizer": None, "grid": [4, 5]}, DataError, "has 16 codes, which make no grid of 4 x 5; give grid"),
-    ({"class_names": "missing.txt"}, DataError, "^class_names: .*missing.txt cannot be read"),
+    ({"class_names": "missing.txt"}, ConfigError, "^class_names: .*missing.txt cannot be read"),
+    ({"pictures": "nowhere"}, DataError, "^pictures: nowhere holds no folders of classes"),
 ]
 
 
@@ -231,11 +232,14 @@ def test_settings_that_do_not_fit_are_one_clear_line(recipe, changes, kind, mess
 def test_classes_without_a_name_are_one_clear_line(recipe, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("a\nb\n")
-    with pytest.raises(DataError, match=r"is of class 2, and there are names of 2 classes"):
+    with pytest.raises(DataError, match=r"is of class 2, and there are at most 2 classes"):
         import_codes(recipe(class_names=str(names)))
-    names.write_text("a\n\nb\n")
-    with pytest.raises(DataError, match=r"must hold the name of a class in each line, in the order of their ids"):
-        import_codes(recipe(class_names=str(names)))
+
+
+def test_a_class_out_of_all_bounds_is_one_clear_line(recipe, folders):
+    (folders.parent / "set256_labels" / "7.npy").write_bytes(npy([2**40]))
+    with pytest.raises(DataError, match=r"7\.npy is of class 1099511627776, and there are at most 100,000 classes"):
+        import_codes(recipe())
 
 
 def test_codes_of_another_length_than_the_tokenizers_are_one_clear_line(recipe, tmp_path):

@@ -129,8 +129,8 @@ class NpyFolder(TokenFiles):
 
     def picture_files(self, names: list[str], pictures: Path) -> list[Path]:
         # Their numbers count the pictures class by class, both in the order of their names.
-        numbers = [int(Path(name).stem) for name in names]
-        files = [file for folder in sorted(pictures.iterdir()) if folder.is_dir() for file in sorted(folder.iterdir())]
+        numbers, folders = [int(Path(name).stem) for name in names], _folders(pictures)
+        files = [file for folder in folders for file in sorted(folder.iterdir())]
         if (last := max(numbers)) >= len(files):
             raise DataError(f"{pictures} holds {len(files):,} pictures in folders of classes, none of number {last}")
         return [files[number] for number in numbers]
@@ -286,13 +286,21 @@ def find_token_files(path: Path, num_crops: int = 1) -> TokenFiles:
     raise DataError(f"{path} holds no token files: neither a folder NAME_codes beside NAME_labels, a .tar nor a .jsonl")
 
 
+def _folders(pictures: Path) -> list[Path]:
+    """The folders of classes in a folder of pictures, in the order of their names."""
+    folders = sorted(folder for folder in pictures.iterdir() if folder.is_dir()) if pictures.is_dir() else []
+    if not folders:
+        raise DataError(f"pictures: {pictures} holds no folders of classes")
+    return folders
+
+
 def _array(content: bytes, where: object) -> npt.NDArray[np.int64]:
     """The whole numbers in an ``.npy`` file; nothing else is read from it."""
     try:
-        values = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        values = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, MemoryError) as error:
         raise DataError(f"{where} is no array of numbers ({first_line(error)})") from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
+    if values.dtype.kind not in "iu":
         raise DataError(f"{where} must hold whole numbers")
     return values.astype(np.int64)
 

@@ -161,6 +161,9 @@ ARRAYS = [
     (npy(CODES[0])[:-3], "is no array of numbers"),
     (b"version https://git-lfs.github.com/spec/v1", "is no array of numbers"),
     (pickle.dumps(CODES[0]), "is no array of numbers"),
+    (b"PK\x03\x04", "is no array of numbers"),
+    (npy(CODES[0])[:10] + npy(np.zeros(1))[10:].replace(b"(1,)", b"(9" + b"0" * 15 + b",)"), "is no array of numbers"),
+    (npy(np.array([[None]])), "is no array of numbers"),
 ]
 
 
