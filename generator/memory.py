@@ -47,7 +47,7 @@ def sampling_bytes(
     bytes_per_value: int = FLOAT,
     given: int = 0,
 ) -> int:
-    """Bytes of drawing the codes of a batch, beside the weights.
+    """Bytes of drawing the codes of a batch, beside the weights and the features of texts.
 
     Args:
         config: config of the generator.

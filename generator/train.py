@@ -27,7 +27,7 @@ from wvq.files.names import TRAINING
 from wvq.files.stage_folder import recipe_of_run
 from wvq.generator.adaptation import Start
 from wvq.generator.base.configuration import GeneratorConfig
-from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.interface import CodeGenerator, Quantizer
 from wvq.generator.conditioned_codes import ConditionedCodes
 from wvq.generator.kinds import CONFIGS
 from wvq.generator.memory import sampling_bytes, training_bytes, whole_pass_bytes
@@ -60,10 +60,6 @@ class _Sizes(Protocol):
     def code_layout(self) -> dict: ...
 
 
-class _Quantizer(Protocol):
-    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]: ...
-
-
 class Tokenizer(Decoder, Protocol):
     """The tokenizer that made a run's codes; a protocol, since no stage imports the other."""
 
@@ -72,7 +68,7 @@ class Tokenizer(Decoder, Protocol):
         """Number of codes, grid, and dims of a code's vector."""
 
     @property
-    def quantizer(self) -> _Quantizer:
+    def quantizer(self) -> Quantizer:
         """Gives what makes features of codes, see :meth:`CodeGenerator.take_quantizer`."""
 
     @property

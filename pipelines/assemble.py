@@ -78,14 +78,8 @@ def train_pipeline(
 
 def _sources(recipe: GeneratorRecipe) -> str:
     """Sentences on the weights that a run takes, for its card: what it starts from, and those of other projects."""
-    paths = {"The tokenizer has": recipe.tokenizer, "The generator started from": recipe.start}
-    origins = {text: Origin.of_start(path) for text, path in paths.items() if path}
-    started = [] if recipe.start is None else [f" The generator was trained on from `{recipe.start}`."]
-    return "".join(
-        started
-        + [
-            f" {text} weights of {origin.summary()}, licence {origin.licence or 'not known'}."
-            for text, origin in origins.items()
-            if origin
-        ]
-    )
+    sentences = [] if recipe.start is None else [f"The generator was trained on from `{recipe.start}`."]
+    for text, path in (("The tokenizer has", recipe.tokenizer), ("The generator started from", recipe.start)):
+        if path and (origin := Origin.of_start(path)):
+            sentences.append(f"{text} weights of {origin.summary()}, licence {origin.licence or 'not known'}.")
+    return "".join(f" {sentence}" for sentence in sentences)

@@ -97,7 +97,7 @@ class PipelineParts:
         Args:
             device_and_dtype: either or both, in any order: ``pipe.to("cuda", torch.float16)``.
             device: the device by its name.
-            dtype: a floating type. The quantizer stays in float32, and the text encoder in the type of its files.
+            dtype: a floating type. The quantizer keeps float32 at least, and the text encoder in the type of its files.
 
         Raises:
             ConfigError: what cannot be used here, or what the generator's weights cannot be.

@@ -66,10 +66,11 @@ def things(tiny_tokenizer_dir, tiny_codes_dir, picture_folder, caption_folder, t
     named["path/to/imagenet"] = folder / "few"
     make_pipeline(tokenizer).save_pretrained(folder / "mine")  # its classes are those of the pictures
     make_layout_pipeline("multi-scale").save_pretrained(folder / "scales")
-    write_published(folder, "llamagen", generator_name="generator.pt", num_classes=1_000)
-    files = (str(folder / f"{part}.pt") for part in ("tokenizer", "generator"))
-    import_published(ImportRecipe("llamagen", str(folder / "llamagen-b"), *files, image_size=SIDE, num_heads=2))
-    names = ("imagenet", "openmoji", "captioned", "mine", "scales", "llamagen-b")
+    for name, num_classes in {"llamagen-b": 1_000, "llamagen-few": 3}.items():
+        write_published(folder / "files" / name, "llamagen", generator_name="generator.pt", num_classes=num_classes)
+        files = (str(folder / "files" / name / f"{part}.pt") for part in ("tokenizer", "generator"))
+        import_published(ImportRecipe("llamagen", str(folder / name), *files, image_size=SIDE, num_heads=2))
+    names = ("imagenet", "openmoji", "captioned", "mine", "scales", "llamagen-b", "llamagen-few")
     named |= {f"runs/{name}": folder / name for name in names}
     Image.new("RGB", (24, 24), "red").save(folder / "photo.png")
     Image.new("L", (24, 24), "white").save(folder / "mask.png")
@@ -217,7 +218,7 @@ def prepare_evaluation(arguments: list[str], given: dict, place) -> list[str]:
             assert main([*command, "--data.image_size=16", f"--out={name}"]) == 0
         return []
     mine = "runs/mine" if arguments[1] == "generation" else "runs/vqgan"
-    place(arguments[2], "runs/llamagen-b" if arguments[2] == "runs/llamagen-b" else mine)
+    place(arguments[2], "runs/llamagen-few" if arguments[2] == "runs/llamagen-b" else mine)
     place("path/to/pictures")
     small = ["--data.image_size=16", "--data.validation_fraction=0.2", "--batch_size=16"]
     if "--data.path" not in given:

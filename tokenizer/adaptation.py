@@ -15,7 +15,7 @@ from wvq.tokenizer.recipes import TokenizerRecipe
 # While these fields stay the same, codes mean the same and the codebook is taken over.
 _OF_THE_CODES = [name for name in MethodsConfig.fields() if name not in MethodsConfig.fields_outside_identity()]
 _OF_THE_CODES += ["feature_dim"]
-_WITHOUT_SHAPE = ("downsample", "pixel_range")  # of the network: no weight of it would tell another value
+_WITHOUT_SHAPE = ("downsample", "pixel_range")  # of the network, which no shape of its weights shows
 
 
 def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQModel:
@@ -60,7 +60,7 @@ def build_tokenizer(recipe: TokenizerRecipe, from_data: dict) -> WassersteinVQMo
         raise ConfigError(
             f"freeze: the quantizer is new: model.{changed[0]} differs from {recipe.start}; leave it out of freeze"
         )
-    if "residual_projector" in parts and "residual_projector" not in kept:
+    if "residual_projector" in parts and model.residual_projector is not None and "residual_projector" not in kept:
         raise ConfigError("freeze: the residual_projector is new and would stay untrained; leave it out of freeze")
     model.freeze(parts)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from wvq.data.layout import unflatten_codes
 from wvq.errors import ConfigError, DataError, near_match
 from wvq.models.pretrained import GIVEN, StrictPreTrainedModel, as_codes, model_hash, require_device, weights_hash
+from wvq.precision import at_least_float32
 from wvq.settings.size import height_width
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.networks import Decoder, Encoder, Projector, ResidualProjector, ZeroConv2d
@@ -31,12 +32,14 @@ from wvq.tokenizer.quantizers.interface import Quantizer
 from wvq.tokenizer.quantizers.registry import build_quantizer
 
 
-def _without_cast(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What moves a tensor as ``fn`` does, in the type that it has."""
+def _at_least_float32(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What moves and casts a tensor as ``fn`` does, but not to a type of fewer bits than float32."""
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         moved = fn(tensor)
-        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+        if moved.dtype in (tensor.dtype, torch.float64):
+            return moved
+        return tensor.float().to(moved.device)
 
     return move
 
@@ -100,7 +103,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     cast_when_loaded = True  # the hash of the weights as they were saved is kept
-    # Codes are compared in float32 whatever the dtype of the network: see nearest.py.
+    # Codes are compared in float32 where the network has fewer bits, and in float64 where it has more.
     _keep_in_fp32_modules_strict = ["quantizer"]
 
     def __init__(self, config: WassersteinVQConfig):
@@ -164,12 +167,12 @@ class WassersteinVQModel(StrictPreTrainedModel):
         return trained if cast == now else now
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> WassersteinVQModel:
-        """As of torch, behind ``to``, ``half`` and the like; a cast spares the quantizer, and is recorded."""
+        """As of torch, behind ``to`` and the like; the quantizer keeps float32 at least, and a cast is recorded."""
         weight = next(self.encoder.parameters())
         casts = fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).dtype != weight.dtype
         trained = self._before_casts(self._codes_weights_hash()) if casts else ""
         for child in self.children() if recurse else ():
-            child._apply(_without_cast(fn) if child is self.quantizer else fn)
+            child._apply(_at_least_float32(fn) if child is self.quantizer else fn)
         super()._apply(fn, recurse=False)
         if casts:
             now = self._codes_weights_hash()
@@ -250,7 +253,7 @@ class WassersteinVQModel(StrictPreTrainedModel):
         features = self._features(pixel_values)
         codes = self.quantizer.encode(features)
         quantized = rearrange(self.quantizer.lookup(codes), "b h w d -> b d h w")
-        prepared = self.quantizer.prepare(features.float())
+        prepared = self.quantizer.prepare(at_least_float32(features))
         return EncoderOutput(codes, quantized, rearrange(prepared, "b h w d -> b d h w"))
 
     def decode(self, quantized: torch.Tensor) -> torch.Tensor:
@@ -317,8 +320,8 @@ class WassersteinVQModel(StrictPreTrainedModel):
         output = self.quantizer(features, update_statistics=update_statistics)
         restored, error = self._restored(rearrange(output.quantized, "b h w d -> b d h w")), None
         if self.residual_projector is not None:
-            target = rearrange(self.quantizer.prepare(features.float()), "b h w d -> b d h w")
-            error = F.mse_loss(restored.float(), target)
+            target = rearrange(self.quantizer.prepare(at_least_float32(features)), "b h w d -> b d h w")
+            error = F.mse_loss(at_least_float32(restored), target)
         return TokenizerOutput(
             self._decoded(restored), output.codes, output.loss, output.losses, output.statistics, error
         )

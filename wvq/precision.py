@@ -1,4 +1,4 @@
-"""Where float32 stays float32: exact products, and no autocast to float16 where its range is too small."""
+"""Where float32 stays float32: exact products, no autocast to float16 where its range is too small."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def no_float16(tensor: torch.Tensor) -> AbstractContextManager:
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float32, or as it is where that is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextmanager

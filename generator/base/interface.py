@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -29,6 +29,13 @@ class GeneratorOutput(ModelOutput):
 
     loss: torch.Tensor = GIVEN
     logits: torch.Tensor = GIVEN
+
+
+class Quantizer(Protocol):
+    """A tokenizer's quantizer, as a generator of its codes needs it; a protocol, since no stage imports the other."""
+
+    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """What makes features of codes, for :meth:`CodeGenerator.take_quantizer`."""
 
 
 class CodeGenerator(StrictPreTrainedModel):

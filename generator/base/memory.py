@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wvq.generator.base.configuration import RotaryConfig
+from wvq.generator.base.configuration import GeneratorConfig, RotaryConfig
 from wvq.generator.base.sampling_settings import SamplingSettings
 
 FLOAT, INDEX = 4, 8  # bytes of float32, int64
@@ -24,6 +24,11 @@ def attention_bytes(config: RotaryConfig, bytes_per_value: int) -> int:
 def feed_forward_bytes(config: RotaryConfig, bytes_per_value: int) -> int:
     """Bytes of a token in a feed-forward layer: residual, norm, gate, up, their product, its half."""
     return (3 * config.hidden_size + 4 * config.intermediate_size) * bytes_per_value
+
+
+def text_bytes(config: GeneratorConfig, rows: int, bytes_per_value: int) -> int:
+    """Bytes that embedding texts takes, beside their features: those of all rows, and twice in the model's type."""
+    return rows * config.text_length * config.text_dim * (FLOAT + 2 * bytes_per_value)
 
 
 def filter_bytes(settings: SamplingSettings, held: bool) -> int:

@@ -15,6 +15,7 @@ from wvq.generator.base.memory import (
     gradient_bytes,
     norm_bytes,
     pass_bytes,
+    text_bytes,
 )
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.depth.configuration import DepthTransformerConfig
@@ -36,7 +37,7 @@ def sampling_bytes(
     late = next((i for i, scale in enumerate(scales) if scale != 1 and i >= read), 0)
     first = (batch if late > read else rows) * pass_bytes(config, config.prefix_length + read, bytes_per_value)
     catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
-    text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
+    text = text_bytes(config, rows, bytes_per_value)
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
     drawing = draw_bytes(batch * config.num_codes, rows // batch, settings, bytes_per_value)  # of one codebook
     return cache + prefix + max(text, first, catching_up, drawing)

@@ -18,6 +18,7 @@ from wvq.generator.base.memory import (
     logit_bytes,
     norm_bytes,
     pass_bytes,
+    text_bytes,
 )
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_code.any_order import group_sizes
@@ -47,11 +48,10 @@ def sampling_bytes(
         first = (batch if late > given else rows) * pass_bytes(config, config.prefix_length + given, bytes_per_value)
         reading = max(first, rows * pass_bytes(config, settings.window, bytes_per_value))
     catching_up = batch * pass_bytes(config, config.prefix_length + late, bytes_per_value)
-    features = config.text_length * config.text_dim
-    text = features * rows * (2 * bytes_per_value + FLOAT)  # beside those that are given
+    text = text_bytes(config, rows, bytes_per_value)
     prefix = rows * config.prefix_length * config.hidden_size * bytes_per_value
     drawing = _drawing_bytes(config, batch, rows, settings, max(sizes, default=1), bytes_per_value)
-    return cache + prefix + batch * features * FLOAT + max(text, reading, catching_up, drawing)
+    return cache + prefix + max(text, reading, catching_up, drawing)
 
 
 def _groups_bytes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from wvq.generator.base.guidance import scale_guidance
-from wvq.generator.base.memory import FLOAT, draw_bytes, logit_bytes
+from wvq.generator.base.memory import FLOAT, draw_bytes, logit_bytes, text_bytes
 from wvq.generator.base.sampling_settings import SamplingSettings
 from wvq.generator.next_scale.blocks import PARTS
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
@@ -26,7 +26,7 @@ def sampling_bytes(
     cache = rows * tokens * config.num_layers * 2 * width * bytes_per_value
     modulations = 0 if _prefixed(config) else rows * config.num_layers * PARTS * width * bytes_per_value
     maps = (batch + rows) * largest * config.code_dim * FLOAT
-    text = config.text_length * (2 * rows * bytes_per_value + (batch + rows) * FLOAT) * config.text_dim
+    text = text_bytes(config, rows, bytes_per_value)
     prefix = rows * config.prefix_length * width * bytes_per_value
     ends = 2 * rows * largest * width * bytes_per_value  # tokens and hidden states of the pass whose codes are drawn
     logits, halves = batch * largest * config.num_codes, rows // batch

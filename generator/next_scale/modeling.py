@@ -26,7 +26,7 @@ from wvq.generator.base.linear import Projection
 from wvq.generator.next_scale.blocks import PARTS, Modulation, ScaleBlock, make_norm, modulate
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.models.scale_maps import Shape, average_to, spread
-from wvq.precision import exact_float32
+from wvq.precision import at_least_float32, exact_float32
 
 
 class NextScaleTransformer(CodeGenerator):
@@ -121,11 +121,13 @@ class NextScaleTransformer(CodeGenerator):
         config = self.config
         shapes = config.scale_shapes
         with torch.no_grad(), exact_float32(codes.device.type):
-            vectors = F.embedding(codes, self.codebook.float()).unflatten(1, shapes[index]).permute(0, 3, 1, 2)
+            vectors = (
+                F.embedding(codes, at_least_float32(self.codebook)).unflatten(1, shapes[index]).permute(0, 3, 1, 2)
+            )
             weight, bias = None, None
             if config.conv_of_scale:
                 conv = config.conv_of_scale[index]
-                weight, bias = self.conv_weight[conv].float(), self.conv_bias[conv].float()
+                weight, bias = at_least_float32(self.conv_weight[conv]), at_least_float32(self.conv_bias[conv])
             return maps + spread(vectors.contiguous(), shapes[-1], weight, bias, config.scale_conv_ratio)
 
     def scale_inputs(self, codes: torch.Tensor) -> torch.Tensor:

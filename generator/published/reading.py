@@ -11,7 +11,7 @@ import torch
 
 from wvq.errors import CheckpointError
 from wvq.generator.base.configuration import GeneratorConfig
-from wvq.generator.base.interface import CodeGenerator
+from wvq.generator.base.interface import CodeGenerator, Quantizer
 from wvq.models.key_map import Entry, read_weights
 
 Generator = TypeVar("Generator", bound=CodeGenerator)
@@ -27,13 +27,6 @@ class TokenizerSizes(Protocol):
     @property
     def scales(self) -> list[int] | None:
         """Sides of the maps of multi-scale codes."""
-
-
-class Quantizer(Protocol):
-    """Gives what makes features of codes."""
-
-    def code_tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """See :meth:`CodeGenerator.take_quantizer`."""
 
 
 class Tokenizer(Protocol):

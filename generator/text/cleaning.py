@@ -11,7 +11,9 @@ from wvq.errors import ConfigError, near_match
 
 TEXT_CLEANINGS = ("none", "lower")
 
-_WEB_ADDRESSES = re.compile(r"\b(?:https?://|www\.)\S*|\b[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)\b(?:/\S*)?")
+_WEB_ADDRESSES = re.compile(
+    r"\b(?:https?://|www\.)\S*|\b[a-z0-9.-]{1,253}\.(?:com|co|ru|net|org|edu|gov|it)\b(?:/\S*)?"
+)
 _TAGS = re.compile(r"</?[a-z!][^<>]*>")
 _USERS = re.compile(r"@\w+\b")
 _DOUBLE_QUOTES, _SINGLE_QUOTES = re.compile("[`´«»“”¨]"), re.compile("[‘’]")

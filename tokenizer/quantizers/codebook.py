@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wvq.errors import ConfigError
+from wvq.precision import at_least_float32
 from wvq.tokenizer.quantizers.estimators import GRADIENT_ESTIMATORS
 from wvq.tokenizer.quantizers.interface import Quantizer, QuantizerConfig, QuantizerOutput
 from wvq.tokenizer.quantizers.statistics import code_counts, code_perplexity
@@ -171,7 +172,7 @@ class Codebook(Quantizer):
 
     def _flat(self, features: torch.Tensor) -> torch.Tensor:
         self._require_width(features)
-        return features.float().reshape(-1, self.dim)  # N D
+        return at_least_float32(features).reshape(-1, self.dim)  # N D
 
     @torch.no_grad()
     def _batch_statistics(

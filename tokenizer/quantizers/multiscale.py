@@ -20,7 +20,7 @@ from wvq.distributed import sum_over_processes
 from wvq.errors import DataError
 from wvq.models.config import option
 from wvq.models.scale_maps import CONV_TABLES, RISING, SCALES, average_to, shared_convs, spread
-from wvq.precision import exact_float32
+from wvq.precision import at_least_float32, exact_float32
 from wvq.tokenizer.quantizers.alignment import feature_scale, gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.codebook import Codebook
 from wvq.tokenizer.quantizers.interface import Measurement, Quantizer, QuantizerConfig, QuantizerOutput
@@ -141,7 +141,7 @@ class MultiScaleQuantizer(Quantizer):
         self._require_maps(features)
         self._require_finite(features)
         with torch.no_grad(), exact_float32(features.device.type):
-            steps = self._steps(_channels_first(self.prepare(features.float())))
+            steps = self._steps(_channels_first(self.prepare(at_least_float32(features))))
             return self._flat([step.codes for step in steps])
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
@@ -198,7 +198,7 @@ class MultiScaleQuantizer(Quantizer):
         self._require_maps(features)
         self._require_finite(features, update_statistics)
         with exact_float32(features.device.type):
-            prepared = self.prepare(features.float())
+            prepared = self.prepare(at_least_float32(features))
             target = _channels_first(prepared)
             steps = list(self._steps(target))
             tokens, codes, vectors = (torch.cat(parts) for parts in list(zip(*steps, strict=True))[:3])

@@ -1,4 +1,7 @@
-"""The one nearest-code search: float32 argmin over the codebook, in compiled code or in tiles that fit a cache."""
+"""The one nearest-code search: an argmin over the codebook, in compiled code or in tiles that fit a cache.
+
+It is taken in float32; in float64 where features and codebook have it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def nearest_codes(
 ) -> torch.Tensor:
     """Index of the code with the smallest squared Euclidean distance to each feature, as float32 computes it.
 
-    With the similarity ``dot`` it is the code of the largest inner product.
+    With the similarity ``dot`` it is the code of the largest inner product. Where both are float64, it is computed so.
 
     Never builds the N x K matrix. The search runs in compiled code that keeps scores in registers: on the CPU if there
     is a C++ compiler, on a GPU if there is Triton. Else rows are searched in tiles of scores that fit a cache.
@@ -57,8 +60,10 @@ def nearest_codes(
     if not len(codebook):
         raise ValueError("codebook must hold at least one code, got none")
     with exact_float32(features.device.type):
-        features, codebook = features.float(), codebook.float()
-        if tile_bytes is None and fused.usable(features, codebook):
+        wide = features.dtype == codebook.dtype == torch.float64
+        if not wide:
+            features, codebook = features.float(), codebook.float()
+        if tile_bytes is None and not wide and fused.usable(features, codebook):
             codes = fused.search(features, codebook, squares=similarity == "euclidean")
             if codes is not None:
                 return codes
@@ -68,8 +73,8 @@ def nearest_codes(
             half_squares = codebook.square().sum(1).mul_(0.5)  # K
         else:
             half_squares = codebook.new_zeros(len(codebook))
-        compiled = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES
-        if compiled and native.library() is not None:
+        on_cpu = features.device.type == "cpu" and tile_bytes is None and len(codebook) <= native.MAX_CODES
+        if on_cpu and not wide and native.library() is not None:
             return native.search(features, codebook, half_squares)
         return _tiled(features, codebook, half_squares, tile_bytes or cache_bytes(features.device))
 
@@ -81,7 +86,7 @@ def _tiled(features: torch.Tensor, codebook: torch.Tensor, half_squares: torch.T
     features = F.pad(features, (0, 0, 0, -count % _BLOCK))
     codes = F.pad(codebook, (0, 0, 0, padding)).T
     half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
-    rows = max(1, tile_bytes // (4 * len(half_squares) * _BLOCK)) * _BLOCK
+    rows = max(1, tile_bytes // (features.element_size() * len(half_squares) * _BLOCK)) * _BLOCK
     scores = features.new_empty(min(rows, len(features)), len(half_squares))  # one for all tiles
     codes_of_tiles = [features.new_empty(0, dtype=torch.int64)]
     for tile in features.split(rows) if count else ():

@@ -11,7 +11,9 @@ import re
 import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # torch writes names as Python 2 had them
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +35,10 @@ _OTHER = "check that it is the right file"
 # Values that a pickle makes by a call, and that weights may lie beside.
 _CALLED = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")} | {"numpy.dtype"}
 _CALLED |= {"pathlib.PosixPath", "pathlib.WindowsPath"}
-_TOLERATED = {"argparse.Namespace"} | _CALLED  # of Python and of torch; torch knows its own
-_GUARDED = sys.stdlib_module_names | {"__builtin__", "torch"}
+# Of Python and of torch no more than this; torch knows its own. The types are those that configs of others name.
+_TYPES = {f"builtins.{kind.__name__}" for kind in (bool, int, float, str, list, tuple, dict)}
+_TOLERATED = {"argparse.Namespace", "collections.defaultdict", "typing.Any"} | _TYPES | _CALLED
+_GUARDED = sys.stdlib_module_names | {"torch"}
 _MOST_HEADER = 10**8  # bytes, of safetensors, whose files begin with their number; no other form does
 _PICKLES = 5  # of a file in torch's earlier form, before the weights
 
@@ -119,9 +123,8 @@ class _StandIn(type):
         raise pickle.UnpicklingError(f"it calls {cls.__name__}")
 
 
-def _stand_in(name: str) -> type:
-    # Torch's reader fills no dict but those of these types.
-    return _StandIn(name, (), {"__new__": lambda cls, *args: OrderedDict()})
+def _default_dict(*args: object) -> OrderedDict:
+    return OrderedDict()
 
 
 class _Value:
@@ -134,6 +137,15 @@ class _Value:
         pass
 
 
+def _stand_in(name: str) -> Callable[..., object]:
+    if name in _CALLED:
+        return _Value
+    if name == "collections.defaultdict":
+        return _default_dict
+    # Torch's reader fills no dict but those of its own types.
+    return _StandIn(name, (), {"__new__": lambda cls, *args: OrderedDict()})
+
+
 def _read_torch(file: Path, is_zip: bool) -> object:
     """What a file of torch holds, with stand-ins for objects of classes; no code that it names is run."""
     if is_zip and not zipfile.is_zipfile(file):
@@ -141,8 +153,7 @@ def _read_torch(file: Path, is_zip: bool) -> object:
     names: list[str] = []
     try:
         names = _globals(file, is_zip)
-        stand_ins = {name: _Value if name in _CALLED else _stand_in(name) for name in names if _has_stand_in(name)}
-        known: list[Any] = [(kind, name) for name, kind in stand_ins.items()]
+        known: list[Any] = [(_stand_in(name), name) for name in names if _has_stand_in(name)]
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -186,7 +197,9 @@ def _globals(file: Path, is_zip: bool) -> list[str]:
                 if isinstance(value, str):
                     texts = [*texts[-1:], value]
                 if code.name == "GLOBAL":
-                    names.add(str(value).replace(" ", "."))
+                    module, name = str(value).split(" ", 1)
+                    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                    names.add(f"{module}.{name}")
                 elif code.name == "STACK_GLOBAL":
                     names.add(".".join(texts))
         return sorted(names)

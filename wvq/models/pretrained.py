@@ -35,6 +35,7 @@ from wvq.models.saving_options import (
     require_push_options,
     take_saving_options,
 )
+from wvq.precision import at_least_float32
 
 Model = TypeVar("Model", bound="StrictPreTrainedModel")
 
@@ -145,7 +146,7 @@ class StrictPreTrainedModel(PreTrainedModel):
                 raise ConfigError(f"{folder}: weights do not fit the config given: {problem}")
             raise CheckpointError(f"{folder}: weights do not fit the config: {problem}")
         for name in cls._keep_in_fp32_modules_strict or ():  # transformers does so under 16-bit types alone
-            model.get_submodule(name).float()
+            model.get_submodule(name)._apply(at_least_float32)
         if cls.cast_when_loaded and kind is not None:
             model.to(kind)
         model.data_fingerprint = DataFingerprint.read(folder)

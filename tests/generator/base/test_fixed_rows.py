@@ -83,19 +83,21 @@ def drawn(model, batch: int, settings: SamplingSettings, text: bool, monkeypatch
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("scale", "text"), [(1.0, True), (2.0, False), (2.0, True)], ids=["text", "guided-class", "guided-text"]
+    ("scale", "text"),
+    [(1.0, {}), (2.0, None), (2.0, {}), (2.0, {"null_text": "features", "text_projection": "mlp"})],
+    ids=["text", "guided-class", "guided-text", "guided-features"],
 )
 @pytest.mark.parametrize("kernels", ["packed", "blas"])  # BLAS rounds by the number of rows
 def test_logits_and_codes_are_those_of_any_batch(dtype, scale, text, kernels, monkeypatch):
     if kernels == "blas":
         monkeypatch.setattr(linear, "can_pack", lambda weight: False)
-    sizes = SIZES | ({"text_dim": TEXT_DIM, "text_length": 5} if text else {})
+    sizes = SIZES if text is None else SIZES | {"text_dim": TEXT_DIM, "text_length": 5} | text
     model = make_generator(**sizes).to(dtype)
     settings = SamplingSettings(guidance_scale=scale, top_p=0.95, guidance_interval=(0.2, 0.9), deterministic=True)
-    codes, logits = drawn(model, 1, settings, text, monkeypatch)
+    codes, logits = drawn(model, 1, settings, text is not None, monkeypatch)
     assert [len(rows) for rows in logits] == [16, 16, 16]
     for batch in BATCHES[1:]:
-        others = drawn(model, batch, settings, text, monkeypatch)
+        others = drawn(model, batch, settings, text is not None, monkeypatch)
         assert torch.equal(others[0], codes), batch
         assert all(torch.equal(a, b) for a, b in zip(others[1], logits, strict=True)), batch
 

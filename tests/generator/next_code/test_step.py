@@ -74,9 +74,11 @@ def test_so_are_they_for_every_kind_of_model(changes, window):
     assert torch.equal(plain, steps)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "bf16", "int8"])
-def test_so_are_they_with_smaller_weights(kind):
-    model, condition = model_and_condition(2)
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("bfloat16", {}), ("bf16", {}), ("int8", {}), ("bf16", LLAMAGEN), ("int8", LLAMAGEN)]
+)
+def test_so_are_they_with_smaller_weights(kind, changes):
+    model, condition = model_and_condition(2, **changes)
     model = model.bfloat16() if kind == "bfloat16" else reduce_weights(model, kind)
     plain, steps = both(model, condition, 2, guidance_scale=2.0)
     assert torch.equal(plain, steps)

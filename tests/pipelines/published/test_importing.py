@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.published import SCALES, TOKENIZERS, published_generator, write_published
-from tests.tiny import TEXT_DIM, save_text_encoder
+from tests.text_encoders import WIDTH, save_encoder
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.atomic import file_sha256
 from wvq.files.origin import Origin
@@ -89,13 +89,23 @@ def test_a_pipeline_draws_by_classes_and_knows_its_origin(family, tmp_path):
 
 
 def test_a_generator_of_texts_takes_its_encoder_along(tmp_path):
-    encoder = save_text_encoder(tmp_path / "encoder")
-    write_published(tmp_path, "llamagen", generator_name="generator.pt", text_dim=TEXT_DIM, text_length=6)
+    encoder = save_encoder("t5", tmp_path / "encoder")
+    write_published(tmp_path, "llamagen", generator_name="generator.pt", text_dim=WIDTH, text_length=6)
     is_refused(recipe(tmp_path, "llamagen"), ConfigError, "text_encoder: this generator takes texts")
     import_published(recipe(tmp_path, "llamagen", text_encoder=str(encoder)))
     pipe = ImageGenerationPipeline.from_pretrained(tmp_path / "out")
     assert (pipe.text_encoder.length, pipe.text_encoder.cleaning) == (6, "lower")
-    assert pipe(prompt=["red circle", "blue square"], seed=0).codes.shape == (2, 4, 4)
+    drawn = pipe(prompt=["red circle", "blue square"], seed=0, guidance_scale=4.0)
+    assert drawn.codes.shape == (2, 4, 4)
+    assert torch.equal(pipe(prompt=["RED circle", "blue square"], seed=0, guidance_scale=4.0).codes, drawn.codes)
+
+
+def test_an_encoder_of_another_width_or_for_classes_is_refused(tmp_path):
+    encoder = str(save_encoder("t5", tmp_path / "encoder"))
+    write_published(tmp_path, "llamagen", generator_name="generator.pt", text_dim=WIDTH + 8, text_length=6)
+    is_refused(recipe(tmp_path, "llamagen", text_encoder=encoder), ConfigError, "do not fit each other")
+    write_published(tmp_path, "llamagen", generator_name="generator.pt")
+    is_refused(recipe(tmp_path, "llamagen", text_encoder=encoder), ConfigError, "takes no texts; leave it out")
 
 
 def test_names_of_classes_come_from_a_file(tmp_path):

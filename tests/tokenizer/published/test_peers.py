@@ -77,6 +77,7 @@ def test_in_float64_too(given, model):
     io = given.io
     wide = model.double()
     encoded = wide.encode(io["pixel_values"])
+    assert encoded.quantized.dtype == torch.float64
     assert torch.equal(encoded.codes, io["codes"])
     features = io["features"].double()
     given_precision = 1e-5 * float(features.abs().max())

@@ -1,6 +1,7 @@
 """Checkpoints of other projects: every form that weights come in, nothing that is run, and a line for what is wrong."""
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import pickle
 import sys
 import types
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +132,8 @@ def test_arguments_callbacks_and_values_are_inert(legacy, tmp_path, monkeypatch)
     beside = {
         "args": argparse.Namespace(lr=1e-4, out=pathlib.Path("runs")),
         "callbacks": {ModelCheckpoint: {"score": np.float64(0.5)}, "last": ModelCheckpoint()},
-        "hyper_parameters": AttributeDict(width=3),
+        "hyper_parameters": AttributeDict(width=3, kinds=[dict, int, Any]),
+        "counts": collections.defaultdict(int, a=1),
     }
     file = save(tmp_path / "last.ckpt", {"state_dict": weights(), **beside}, legacy)
     monkeypatch.delitem(sys.modules, module.__name__)
