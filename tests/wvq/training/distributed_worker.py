@@ -43,6 +43,7 @@ CASES = {
     "affine": {"quantizer": "affine"},
     "product": {"quantizer": "wasserstein", "code_dim": 4, "num_groups": 2},
     "multi-scale": {"quantizer": "wasserstein", "scales": [1, 2, 4], "scale_weights": [1, 2, 5]},
+    "restored": {"quantizer": "wasserstein", "alignment_units": "absolute", "residual_projector": 8},
     "multi-scale-lfq": {"quantizer": "lfq", "code_dim": 4, "scales": [1, 3, 4], "num_scale_convs": 2},
 }
 # name: fields of the discriminator; these cases train against it from the first step
@@ -144,7 +145,9 @@ def make_task(case: str, folder: Path, config: TokenizerTrainConfig) -> Tokenize
         adversary = Adversary(
             DiscriminatorConfig(**{"backbone": str(backbone(folder)), **regularisers, **ADVERSARIES[case]})
         )
-    return TokenizerTask(ReconstructionLoss(LossConfig(l1_weight=1.0)), Pictures(), config, adversary)
+    return TokenizerTask(
+        ReconstructionLoss(LossConfig(l1_weight=1.0, feature_weight=1.0)), Pictures(), config, adversary
+    )
 
 
 def backbone(folder: Path) -> Path:

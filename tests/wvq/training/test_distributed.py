@@ -20,10 +20,17 @@ METHODS = ("vanilla", "ema", "online", "linear", "fsq", "lfq", "wasserstein", "s
 ADVERSARIES = ("patchgan", "patchgan-linear", "dino")
 ACCUMULATED = "accumulated-"
 # Of the methods that keep nothing of a batch, vanilla; lfq takes the entropy of a mean, hence its linear form.
-IN_PARTS = (*(set(METHODS) - {"linear", "fsq", "lfq"}), "lfq-linear", "product", "multi-scale", "patchgan-linear")
-CASES = (*METHODS, "lfq-linear", "rotation", "product", "multi-scale", "multi-scale-lfq", *ADVERSARIES)
+IN_PARTS = (
+    *(set(METHODS) - {"linear", "fsq", "lfq"}),
+    "lfq-linear",
+    "product",
+    "multi-scale",
+    "restored",
+    "patchgan-linear",
+)
+CASES = (*METHODS, "lfq-linear", "rotation", "product", "multi-scale", "multi-scale-lfq", "restored", *ADVERSARIES)
 CASES += tuple(ACCUMULATED + case for case in sorted(IN_PARTS))
-WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product", "multi-scale")
+WITH_STATISTICS = ("ema", "online", "wasserstein", "affine", "product", "multi-scale", "restored")
 TOKENS = {"multi-scale": 1 + 4 + 16, "multi-scale-lfq": 1 + 9 + 16}  # a picture
 UNREADABLE = ("circle/00.png", "circle/05.png", "square/11.png")  # in the shares of both processes
 
