@@ -112,7 +112,7 @@ def model_card(
     ]
     if generator.class_names:
         model.append(f"- classes: {', '.join(map(one_line, class_list(generator.class_names)))}")
-    codes = "Wasserstein-VQ" if origin is None else "VQ"
+    codes = "Wasserstein-VQ" if tokenizer.quantizer in ("wasserstein", "sliced") else "VQ"
     card = ModelCard.from_template(
         ModelCardData(license=licence, library_name=_LIBRARY, pipeline_tag="unconditional-image-generation"
                       if not generator.text_dim else "text-to-image"),
