@@ -260,9 +260,9 @@ def build_config(
         "class_names": names,
         "tokenizer_hash": header.tokenizer_hash,
     }
-    for name in (*from_cache, *TEXT_FIELDS):
+    for name in (*from_cache, *TEXT_FIELDS, "any_order"):
         if name in recipe.model:
-            raise ConfigError(f"model.{name} comes from the code cache and the condition settings; leave it out")
+            raise ConfigError(f"model.{name} comes from the code cache and the other settings; leave it out")
     sizes = dict(recipe.model) if start is None else start.fields(recipe.model, text_encoder is not None)
     if recipe.objective.random_order:
         if header.layout["kind"] != "grid":
@@ -272,6 +272,8 @@ def build_config(
             )
         if not sizes.setdefault("target_positions", True):
             raise ConfigError("objective.random_order needs model.target_positions; leave it out or set it to true")
+    if sizes.get("target_positions"):
+        from_cache["any_order"] = bool(recipe.objective.random_order) and recipe.objective.order_anneal is None
     text = text_encoder.config_fields() if text_encoder is not None else {}
     config = kind(**{**sizes, **from_cache, **text})
     if start is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wvq.checks import FLAG, one_of
+from wvq.checks import FLAG, one_of, or_null
 from wvq.data.layout import make_layout
 from wvq.generator.base.configuration import RotaryConfig
 from wvq.models.config import option
@@ -18,6 +18,8 @@ class ImageCodeTransformerConfig(RotaryConfig):
             weights; ``tied`` shares those of the code embedding.
         target_positions: add a trained vector of the position that each token predicts; lets the codes be read in any
             order (RAR, arXiv 2411.00776).
+        any_order: whether its training read them in random orders to the end, so that ``passes`` may be set; None where
+            that is not known, as in earlier versions, or where there are no ``target_positions``.
         size, ...: those of :class:`RotaryConfig`.
 
     Raises:
@@ -28,6 +30,7 @@ class ImageCodeTransformerConfig(RotaryConfig):
 
     head: str = option("zero", one_of(HEADS), identity=False)
     target_positions: bool = option(False, FLAG)
+    any_order: bool | None = option(None, or_null(FLAG), identity=False, later=True)
 
     @property
     def code_layout(self) -> dict:

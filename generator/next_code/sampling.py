@@ -24,6 +24,11 @@ def check_settings(config: ImageCodeTransformerConfig, settings: SamplingSetting
         return
     if not config.target_positions:
         raise ConfigError("passes needs a generator that was trained with objective.random_order; set it to 0")
+    if config.any_order is False:
+        raise ConfigError(
+            "passes needs a generator that was trained in random order to the end (objective.order_anneal: null), and "
+            "this one reads row by row; set it to 0"
+        )
     if settings.passes > config.sequence_length:
         raise ConfigError(
             f"passes is {settings.passes}, above the number of codes, {config.sequence_length}; 0 draws row by row"

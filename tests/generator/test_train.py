@@ -284,6 +284,8 @@ def test_training_in_random_order_ends_row_by_row(recipe, tokenizer, tmp_path):
     result = train_generator(settings, tokenizer)
     model = ImageCodeTransformer.from_pretrained(tmp_path / "run" / "generator")
     assert model.config.target_positions
+    with pytest.raises(ConfigError, match="passes needs a generator that was trained in random order to the end"):
+        sample_codes(model, Condition(), [0], SamplingSettings(passes=4))
     assert model.target_embedding.weight.std() > 0.02  # where it started
     assert result["loss"] < math.log(32)
 
@@ -304,6 +306,7 @@ def test_runs_in_random_order_have_the_held_out_loss_in_one_order_a_picture(reci
     order = torch.stack([torch.rand(16, generator=torch.Generator().manual_seed(i)) for i in range(len(held_out))])
     with torch.no_grad():
         expected = model(**batch, order=order.argsort(1)).loss.item()
+    assert model.config.any_order
     assert result["loss_random_order"] == pytest.approx(expected, rel=1e-5)
     assert abs(result["loss_random_order"] - result["loss"]) > 1e-4
     assert "loss_random_order" not in train_generator(recipe({"images": 32}, out=str(tmp_path / "plain")), tokenizer)

@@ -15,6 +15,7 @@ from wvq.files.names import IDENTITY_NAME, INDEX_NAME, JOB_NAME, MAX_JOB_BYTES, 
 from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
 from wvq.generator.base.conditioning import class_list
+from wvq.generator.base.configuration import GeneratorConfig
 from wvq.models.config import read_config
 from wvq.settings.size import height_width, is_size, size_text
 from wvq.training.tracking import LOG_NAME
@@ -95,6 +96,10 @@ def _tokenizer(path: Path) -> str:
     )
 
 
+def _any_order(config: GeneratorConfig) -> bool:
+    return getattr(config, "target_positions", False) and getattr(config, "any_order", None) is not False
+
+
 def _generator(path: Path) -> str:
     from wvq.generator.kinds import drawing_text, read_generator_config
 
@@ -108,7 +113,7 @@ def _generator(path: Path) -> str:
             "size": f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads",
             "codes": f"{layout_text(config.code_layout)}, K = {config.num_codes:,}",
             "draws": drawing_text(config),
-            "order": "any: passes may be set" if getattr(config, "target_positions", False) else None,
+            "order": "any: passes may be set" if _any_order(config) else None,
             "conditions": " and ".join(conditions) or "none",
             "conditioning": getattr(config, "conditioning", None),  # where a kind has several
             "classes": _classes(config.class_names, config.num_classes),

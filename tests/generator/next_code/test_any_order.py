@@ -227,6 +227,11 @@ def test_no_step_is_recorded(monkeypatch):
         ({}, {"passes": 17}, "passes is 17, above the number of codes, 16; 0 draws row by row"),
         ({}, {"passes": 4, "window": 2}, "passes draws codes in any order, and window row by row"),
         (
+            {"any_order": False},
+            {"passes": 4},
+            r"passes needs a generator that was trained in random order to the end \(objective.order_anneal: null\)",
+        ),
+        (
             {"target_positions": False},
             {"passes": 17},
             "passes needs a generator that was trained with objective.random_",
