@@ -19,7 +19,7 @@ from wvq.data.dataset import ImageSplits
 from wvq.data.fingerprint import fingerprint_of
 from wvq.data.opening import StreamSplits, open_images
 from wvq.data.splits import check_pictures
-from wvq.distributed import decided_by_first_process
+from wvq.distributed import decided_by_first_process, is_main_process
 from wvq.errors import ConfigError
 from wvq.files.fingerprint import DataFingerprint
 from wvq.files.stage_folder import refuse_data_folder
@@ -70,6 +70,10 @@ def train_tokenizer(
             "train.scale_conv_learning_rate is for the convolutions of several scales, which this tokenizer does not "
             "have: set it to null, or give model.scales"
         )
+    trained = any(parameter.requires_grad for parameter in model.codebook_parameters())
+    if recipe.train.codebook_learning_rate is not None and not trained and is_main_process():
+        why = "is frozen" if "quantizer" in model.frozen else f'"{model.config.quantizer}" trains no codes by gradient'
+        warnings.warn(f"train.codebook_learning_rate does nothing: the quantizer {why}", stacklevel=2)
     if recipe.loss.feature_weight and model.residual_projector is None:
         raise ConfigError(
             "loss.feature_weight is for a residual projector, which this tokenizer does not have: set it to 0, or give "

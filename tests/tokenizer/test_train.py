@@ -140,6 +140,21 @@ def test_bad_model_settings_are_refused_before_a_folder_is_made(tmp_path, tiny_t
     assert not (tmp_path / "run" / RECIPE_NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ({"quantizer": "fsq", "levels": [4, 4, 2], "num_codes": 32, "code_dim": 3}, '"fsq"'),
+        ({"quantizer": "ema", "alignment_weight": None}, '"ema"'),
+    ],
+)
+def test_a_rate_of_a_codebook_that_no_gradient_moves_is_reported(tmp_path, tiny_tokenizer_recipe, model, name):
+    recipe = tiny_tokenizer_recipe(tmp_path / "run")
+    recipe.model = {**recipe.model, **model}
+    recipe.train.images = 64
+    with pytest.warns(UserWarning, match=f"codebook_learning_rate does nothing: the quantizer {name} trains no codes"):
+        train_tokenizer(recipe)
+
+
 def test_other_bad_settings_are_refused_before_a_folder_is_made(tmp_path, tiny_tokenizer_recipe):
     with pytest.raises(ConfigError, match=r"train.batch_size must be an integer of at least 1"):
         train_tokenizer(tiny_tokenizer_recipe(tmp_path / "run", train={"batch_size": 0}))
