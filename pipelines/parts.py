@@ -12,6 +12,7 @@ from typing_extensions import Self, Unpack
 
 from wvq.checks import PATH
 from wvq.errors import ConfigError, WVQError
+from wvq.files.origin import Origin
 from wvq.files.user_folders import expand_user
 from wvq.generator.base.interface import CodeGenerator
 from wvq.generator.base.sampling_settings import SamplingSettings
@@ -68,6 +69,7 @@ class PipelineParts:
         self.ignore_tokenizer_mismatch = ignore_tokenizer_mismatch
         self.ignore_text_encoder_mismatch = ignore_text_encoder_mismatch
         self.card: str | None = None
+        self.origin: Origin | None = None  # of weights that another project has published
 
     @property
     def class_names(self) -> list[str]:
@@ -213,6 +215,7 @@ class PipelineParts:
             reduce_weights(pipeline.generator, weights)
         card = folder / CARD_NAME
         pipeline.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        pipeline.origin = Origin.read(folder)
         return pipeline
 
     def require_matching_parts(self) -> None:
@@ -261,6 +264,8 @@ class PipelineParts:
         card = with_sampling(card or self.card or model_card(self), self.sampling)
         target = expand_user(folder, "folder", PATH)
         write_pipeline(target, self.components, self.sampling, card, **shards)
+        if self.origin is not None:
+            self.origin.save(target)
         self.card = card
         if self.tokenizer.config.cast_hashes:
             warnings.warn(

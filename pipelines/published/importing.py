@@ -73,10 +73,10 @@ def _written(recipe: ImportRecipe, hub_options: dict[str, Any]) -> Origin:
             tokenizer.save_pretrained(folder)
             ImageProcessor.of_tokenizer(tokenizer.config).save_pretrained(folder)
             write_text(folder / CARD_NAME, tokenizer_card(tokenizer.config, recipe.out, title, text, origin.licence))
+            origin.save(folder)
         else:
-            card = model_card(pipeline, recipe.out, title, licence=origin.licence, origin=text)
+            card, pipeline.origin = model_card(pipeline, recipe.out, title, licence=origin.licence, origin=text), origin
             pipeline.save_pretrained(folder, card)
-        origin.save(folder)
     return origin
 
 

@@ -18,6 +18,9 @@ from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
 
+_FORM = 1  # of what an import makes: raise it where that changes, and models are converted again
+
+
 def load_published(
     name: str,
     *,
@@ -92,6 +95,6 @@ def _folder(
             root = cache_folder()
         except FileNotFoundError as error:
             raise ConfigError(f"cache_dir: {error.strerror}; give one, or set WVQ_CACHE") from error
-    folder = root / "published" / name
+    folder = root / "published" / f"form_{_FORM}" / name
     import_once(ImportRecipe(name, str(folder)), **hub_options)
     return folder

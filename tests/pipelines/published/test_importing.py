@@ -86,6 +86,8 @@ def test_a_pipeline_draws_by_classes_and_knows_its_origin(family, tmp_path):
     assert all(file.sha256 in pipe.card for file in origin.files)
     assert "their licence is not known here" in pipe.card
     assert (origin.name, origin.licence, origin.published) == (None, None, "")
+    pipe.save_pretrained(tmp_path / "elsewhere")
+    assert Origin.read(tmp_path / "elsewhere") == origin
 
 
 def test_a_generator_of_texts_takes_its_encoder_along(tmp_path):

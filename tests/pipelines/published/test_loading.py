@@ -23,7 +23,7 @@ def test_a_pipeline_is_converted_once(asked, tmp_path):
     again = wvq.load_published("llamagen-b-256", cache_dir=tmp_path, dtype="bfloat16")
     assert len(asked) == 2
     assert again.dtype == torch.bfloat16
-    origin = Origin.read(tmp_path / "published" / "llamagen-b-256")
+    origin = Origin.read(tmp_path / "published" / "form_1" / "llamagen-b-256")
     assert (origin.name, origin.licence, origin.published) == ("llamagen-b-256", "mit", "FID 5.46")
     for part in (
         "`llamagen-b-256`",
@@ -47,7 +47,7 @@ def test_a_tokenizer_is_loaded_by_its_own_function(asked, tmp_path):
 def test_the_cache_is_that_of_the_variable(asked, tmp_path, monkeypatch):
     monkeypatch.setenv("WVQ_CACHE", str(tmp_path / "cache"))
     wvq.load_published_tokenizer("ibq-1024")
-    assert (tmp_path / "cache" / "published" / "ibq-1024" / "config.json").is_file()
+    assert (tmp_path / "cache" / "published" / "form_1" / "ibq-1024" / "config.json").is_file()
 
 
 def test_a_file_that_cannot_be_fetched_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
