@@ -17,7 +17,6 @@ from wvq.pipelines.published.importing import import_once
 from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 
-
 _FORM = 1  # of what an import makes: raise it where that changes, and models are converted again
 
 
