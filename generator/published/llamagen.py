@@ -66,10 +66,10 @@ def config_of(shapes: Shapes, options: PublishedOptions, tokenizer: Tokenizer | 
         prefix_rotary="erased",
         **_conditions(shapes),
     )
-    table, prefix, length = shapes.state.get(_ROTARY_TABLE), config.prefix_length, config.sequence_length
-    if table is not None and len(table) != prefix + length:
+    prefix, length = config.prefix_length, config.sequence_length
+    if _ROTARY_TABLE in shapes.state and (rows := shapes.of(_ROTARY_TABLE, 3)[0]) != prefix + length:
         raise CheckpointError(
-            f"{shapes.source} was made for {len(table) - prefix:,} codes a picture, not {length:,}; give the "
+            f"{shapes.source} was made for {rows - prefix:,} codes a picture, not {length:,}; give the "
             "--image_size of its training"
         )
     return config

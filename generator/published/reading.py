@@ -62,9 +62,9 @@ class Shapes:
         """The shape of a weight with so many dims.
 
         Raises:
-            CheckpointError: there is no such weight.
+            CheckpointError: there is no such weight, or it is empty.
         """
-        if name not in self.state or self.state[name].dim() != dims:
+        if name not in self.state or self.state[name].dim() != dims or not self.state[name].numel():
             raise CheckpointError(
                 f"{self.source} lacks the weight {name} of {dims} dims; it is damaged, or no generator of {self.family}"
             )
@@ -77,12 +77,12 @@ class Shapes:
             CheckpointError: there are none.
         """
         pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
-        numbers = [int(match[1]) for name in self.state if (match := pattern.match(name))]
+        numbers = {match[1] for name in self.state if (match := pattern.match(name))}
         if not numbers:
             raise CheckpointError(
                 f"{self.source} holds no layers ({prefix}.0); it is damaged, or no generator of {self.family}"
             )
-        return max(numbers) + 1
+        return len(numbers)
 
 
 def filled(

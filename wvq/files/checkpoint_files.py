@@ -33,12 +33,14 @@ _HALF = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2
 _AGAIN = "download it again"
 _OTHER = "check that it is the right file"
 # Values that a pickle makes by a call, and that weights may lie beside.
-_CALLED = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")} | {"numpy.dtype"}
-_CALLED |= {"pathlib.PosixPath", "pathlib.WindowsPath"}
-# Of Python and of torch no more than this; torch knows its own. The types are those that configs of others name.
-_TYPES = {f"builtins.{kind.__name__}" for kind in (bool, int, float, str, list, tuple, dict)}
-_TOLERATED = {"argparse.Namespace", "collections.defaultdict", "typing.Any"} | _TYPES | _CALLED
-_GUARDED = sys.stdlib_module_names | {"torch"}
+_CALLED = {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")}
+_CALLED |= {"numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath"}
+# What settings of other libraries say of the types of their values; a file may have names of Python 2 for them.
+_TYPES = {"typing.Any", *(f"builtins.{kind.__name__}" for kind in (bool, int, float, str, list, tuple, dict))}
+_DEFAULTS = "collections.defaultdict"
+# Of Python and of torch no more than this; torch knows its own.
+_TOLERATED = {"argparse.Namespace", _DEFAULTS} | _TYPES | _CALLED
+_GUARDED = sys.stdlib_module_names | {"__builtin__", "torch"}
 _MOST_HEADER = 10**8  # bytes, of safetensors, whose files begin with their number; no other form does
 _PICKLES = 5  # of a file in torch's earlier form, before the weights
 
@@ -83,6 +85,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     else:
         raise CheckpointError(f"{file} is no checkpoint of torch or safetensors; {_OTHER}")
     level, others, weights = _weights_in(file, found, ema)
+    _check_weights(file, weights)
     return Checkpoint(_unwrapped(weights), level, others, files)
 
 
@@ -140,7 +143,7 @@ class _Value:
 def _stand_in(name: str) -> Callable[..., object]:
     if name in _CALLED:
         return _Value
-    if name == "collections.defaultdict":
+    if name == _DEFAULTS:
         return _default_dict
     # Torch's reader fills no dict but those of its own types.
     return _StandIn(name, (), {"__new__": lambda cls, *args: OrderedDict()})
@@ -153,16 +156,19 @@ def _read_torch(file: Path, is_zip: bool) -> object:
     names: list[str] = []
     try:
         names = _globals(file, is_zip)
-        known: list[Any] = [(_stand_in(name), name) for name in names if _has_stand_in(name)]
+        given = {*names, *_TYPES, _DEFAULTS}
+        known: list[Any] = [(_stand_in(name), name) for name in given if _has_stand_in(name)]
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|it calls) (\S+)", str(error))
-        what = named[1] if named else ", ".join(names) or "what torch does not read by itself"
+        if named := re.search(r"(?:GLOBAL|it calls) (\S+)", str(error)):
+            reason = f"names {named[1][:200]}, which is no part of weights"
+        else:  # the reason comes behind torch's advice
+            cause = first_line(str(error).split("WeightsUnpickler error:")[-1].strip())
+            reason = f"cannot be read as weights alone ({cause}; it names {', '.join(names)[:200] or 'nothing'})"
         raise CheckpointError(
-            f"{file} names {what[:200]}, which is no part of weights: nothing of it was run. Take a file of weights "
-            "alone, from a source that you trust"
+            f"{file} {reason}: nothing of it was run. Take a file of weights alone, from a source that you trust"
         ) from error
     except Exception as error:  # of many kinds, whatever a damaged file makes of them
         raise CheckpointError(f"{file} is damaged or no file of torch ({first_line(error)}); {_AGAIN}") from error
@@ -186,8 +192,9 @@ def _globals(file: Path, is_zip: bool) -> list[str]:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if not pickles:
                 raise ValueError("it holds no data.pkl")
-            if archive.getinfo(pickles[0]).compress_type != zipfile.ZIP_STORED:  # a few bytes could become many
-                raise ValueError("its data.pkl is compressed, as torch never writes it")
+            # A few bytes could become many, and weights are mapped as they lie in the file.
+            if packed := [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"its {packed[0]} is compressed, as torch never writes it")
             opened = stack.enter_context(archive.open(pickles[0]))
         names, texts = set(), [""]
         for number in range(1 if is_zip else _PICKLES):
@@ -255,6 +262,23 @@ def _weights_in(file: Path, content: object, ema: bool) -> tuple[str | None, tup
 
 def _are_weights(value: object) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(one, torch.Tensor) for one in value.values())
+
+
+def _check_weights(file: Path, weights: dict[Any, torch.Tensor]) -> None:
+    """Check that weights have names, and their values in the file.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise CheckpointError(f"{file} holds a weight by {repr(name)[:100]}, which is no name of one; {_OTHER}")
+        if weight.layout != torch.strided or weight.is_quantized or weight.is_meta:
+            raise CheckpointError(
+                f"{file}: {name} is sparse, quantized or without values; take a file of plain weights"
+            )
+        if weight.nbytes > weight.untyped_storage().nbytes():  # of the same numbers again and again
+            raise CheckpointError(f"{file} holds fewer numbers than the {weight.numel():,} of {name}; {_OTHER}")
 
 
 def _unwrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

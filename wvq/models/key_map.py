@@ -16,6 +16,7 @@ from wvq.errors import CheckpointError
 
 Read = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 Write = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ def reshaped(ours: str, theirs: str, shape: Sequence[int], their_shape: Sequence
 def permuted(ours: str, theirs: str, rows: torch.Tensor) -> Entry:
     """A weight whose row i is theirs of number ``rows[i]``, a permutation."""
     back = torch.argsort(rows)
-    return Entry(ours, (theirs,), lambda parts: parts[0][rows], lambda weight: (weight[back],))
+
+    def read(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One of other sizes stays as it is, for the check of shapes: rows would be left out."""
+        return parts[0][rows] if len(parts[0]) == len(rows) else parts[0]
+
+    return Entry(ours, (theirs,), read, lambda weight: (weight[back],))
 
 
 def with_suffixes(entries: Iterable[Callable[[str], Entry]]) -> list[Entry]:
@@ -83,14 +89,27 @@ def read_weights(
         Contiguous tensors of their own memory, of the types of the file.
 
     Raises:
-        CheckpointError: a weight is missing, is of another shape, is not finite or is not known.
+        CheckpointError: a weight is missing, is of another shape or type, is not finite or is not known.
     """
     weights = {}
     for entry in entries:
         missing = [name for name in entry.theirs if name not in state]
         if missing:
             raise CheckpointError(f"{source} lacks the weight {missing[0]}; the file is damaged or of another model")
-        weight = entry.read([state.pop(name) for name in entry.theirs])
+        parts = [state.pop(name) for name in entry.theirs]
+        for name, part in zip(entry.theirs, parts, strict=True):
+            if part.dtype not in _TYPES:
+                raise CheckpointError(
+                    f"{source}: {name} is of {str(part.dtype).removeprefix('torch.')}, not of a type that weights are "
+                    "read from; take a file of float32, bfloat16 or float16"
+                )
+        try:
+            weight = entry.read(parts)
+        except (RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"{source}: {entry.theirs[0]} of {tuple(parts[0].shape)} cannot be {entry.ours} of the model; the file "
+                "is damaged or of another model"
+            ) from error
         expected = shapes.get(entry.ours)
         if expected is None or weight.shape != expected:
             wanted = "nothing" if expected is None else tuple(expected)

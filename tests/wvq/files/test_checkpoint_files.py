@@ -8,8 +8,8 @@ import pathlib
 import pickle
 import sys
 import types
+import typing
 import zipfile
-from typing import Any
 
 import numpy as np
 import pytest
@@ -132,11 +132,27 @@ def test_arguments_callbacks_and_values_are_inert(legacy, tmp_path, monkeypatch)
     beside = {
         "args": argparse.Namespace(lr=1e-4, out=pathlib.Path("runs")),
         "callbacks": {ModelCheckpoint: {"score": np.float64(0.5)}, "last": ModelCheckpoint()},
-        "hyper_parameters": AttributeDict(width=3, kinds=[dict, int, Any]),
+        "hyper_parameters": AttributeDict(width=3, kinds=[dict, int, typing.Any]),
         "counts": collections.defaultdict(int, a=1),
     }
     file = save(tmp_path / "last.ckpt", {"state_dict": weights(), **beside}, legacy)
     monkeypatch.delitem(sys.modules, module.__name__)
+    same(read_checkpoint(file).weights, weights())
+
+
+def test_settings_and_arrays_are_inert(tmp_path, monkeypatch):
+    """As OmegaConf's settings name types, and training states hold arrays of numpy."""
+    module = types.ModuleType("settings_of_others")
+
+    class Settings:
+        def __init__(self):
+            self.types = [typing.Any, dict, int, list]
+            self.cache = collections.defaultdict(dict, {"lr": {}})
+
+    Settings.__module__, Settings.__qualname__, module.Settings = module.__name__, "Settings", Settings
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    beside = {"hyper_parameters": Settings(), "rng": np.arange(3), "path": pathlib.Path("runs")}
+    file = save(tmp_path / "last.ckpt", {"state_dict": weights(), **beside})
     same(read_checkpoint(file).weights, weights())
 
 
@@ -218,6 +234,42 @@ def test_a_compressed_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
         other.writestr("readme.txt", "weights")
     is_refused(tmp_path / "other.pt", "it holds no data.pkl")
+
+
+def test_an_archive_with_compressed_weights_is_refused(tmp_path):
+    """They are mapped as they lie in the file."""
+    stored, packed = save(tmp_path / "stored.pt", weights()), tmp_path / "packed.pt"
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(packed, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name), zipfile.ZIP_DEFLATED if "/data/" in name else zipfile.ZIP_STORED)
+    is_refused(packed, "data/0 is compressed")
+
+
+def test_a_pickle_that_torch_does_not_read_says_why(tmp_path):
+    torch.save({"model": weights()}, tmp_path / "file.pt", pickle_protocol=4)
+    is_refused(tmp_path / "file.pt", "cannot be read as weights alone (Unsupported operand", "nothing of it was run")
+
+
+@pytest.mark.parametrize("name", [3, (1, 2), b"a", "a\nb", "a\x1b[31m"])
+def test_weights_without_a_name_are_refused(name, tmp_path):
+    is_refused(save(tmp_path / "file.pt", {"model": {name: torch.zeros(1)}}), "a weight by", "no name of one")
+
+
+ODD = {
+    "sparse": torch.eye(3).to_sparse(),
+    "quantized": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    "meta": torch.ones(2, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_weights_that_are_no_plain_tensors_are_refused(kind, tmp_path):
+    is_refused(save(tmp_path / "file.pt", {"a": ODD[kind]}), "a is sparse, quantized or without values")
+
+
+def test_a_file_that_says_more_numbers_than_it_holds_is_refused(tmp_path):
+    file = save(tmp_path / "file.pt", {"a": torch.zeros(1).expand(10**9, 10**3)})
+    is_refused(file, "holds fewer numbers than the 1,000,000,000,000 of a")
 
 
 def test_other_contents_are_refused(tmp_path):

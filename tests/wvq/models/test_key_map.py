@@ -65,6 +65,13 @@ def test_dropped_weights_are_named_on_purpose():
         (lambda state: state.pop("k"), "file lacks the weight k"),
         (lambda state: state.update(a=torch.zeros(4)), r"a makes \(4,\) of own\.a, where the model has \(3,\)"),
         (lambda state: state["conv"].fill_(float("nan")), "conv holds NaN"),
+        (lambda state: state.update(turned=torch.zeros(8, 3)), r"turned makes \(8, 3\) of halves"),
+        (lambda state: state.update(turned=torch.zeros(4, 3)), r"turned makes \(4, 3\) of halves"),
+        (lambda state: state.update(conv=torch.zeros(3, 3)), r"conv of \(3, 3\) cannot be linear"),
+        (lambda state: state.update(k=torch.zeros(2, 5)), r"q of \(2, 4\) cannot be qkv"),
+        (lambda state: state.update(a=torch.zeros(3, dtype=torch.complex64)), "a is of complex64"),
+        (lambda state: state.update(a=torch.zeros(3, dtype=torch.float8_e4m3fn)), "a is of float8_e4m3fn"),
+        (lambda state: state.update(a=torch.zeros(3, dtype=torch.int8)), "a is of int8"),
     ],
 )
 def test_other_files_are_refused(change, message):
