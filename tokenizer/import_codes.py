@@ -34,7 +34,7 @@ from wvq.errors import CacheError, DataError
 from wvq.files.atomic import whole_folder
 from wvq.files.locks import sole_writer
 from wvq.files.plain_text import read_plain_text
-from wvq.files.stage_folder import refuse_occupied
+from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.settings.size import height_width
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
@@ -62,6 +62,9 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     """
     recipe.check()
     refuse_occupied(recipe.out, "files")
+    refuse_data_folder(recipe.out, recipe.source, "codes")
+    if recipe.pictures is not None:
+        refuse_data_folder(recipe.out, recipe.pictures)
     tokenizer = None if recipe.tokenizer is None else WassersteinVQModel.from_pretrained(recipe.tokenizer)
     files = find_token_files(Path(recipe.source), recipe.num_crops)
     given = [] if recipe.class_names is None else _names_in(recipe.class_names)
@@ -72,6 +75,8 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     held_out[order[: min(files.count - 1, max(1, round(recipe.validation_fraction * files.count)))]] = True
     chosen = {"train": ~held_out, "validation": held_out}
     first = next(files.read(chosen["train"]))
+    if recipe.pictures is not None:  # before all codes are read
+        files.picture_files([first.name], Path(recipe.pictures))
     header = _header(recipe, files, first, tokenizer, {split: int(mask.sum()) for split, mask in chosen.items()})
     with sole_writer(recipe.out), whole_folder(recipe.out) as folder:
         classes = 0
@@ -198,8 +203,8 @@ class _Rows:
             raise DataError(
                 f"{name} has codes from {codes.min()} to {codes.max()}, not below {self.header.num_codes:,}; {fix}"
             )
-        if picture.label < 0 or (self.known is not None and picture.label >= self.known):
-            raise DataError(f"{name} is of class {picture.label}, and there are names of {self.known or 0:,} classes")
+        if self.known is not None and picture.label >= self.known:
+            raise DataError(f"{name} is of class {picture.label}, and there are names of {self.known:,} classes")
         self.classes = max(self.classes, picture.label + 1)
 
 

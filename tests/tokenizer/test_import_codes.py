@@ -218,6 +218,7 @@ SETTINGS = [
     ({"validation_fraction": 0.0}, ConfigError, r"^validation_fraction must be in \(0, 1\)"),
     ({"tokenizer": None, "grid": [4, 5]}, DataError, "has 16 codes, which make no grid of 4 x 5; give grid"),
     ({"class_names": "missing.txt"}, DataError, "^class_names: .*missing.txt cannot be read"),
+    ({"pictures": "somewhere"}, DataError, "^somewhere holds 0 pictures in folders of classes"),
 ]
 
 
@@ -226,6 +227,13 @@ def test_settings_that_do_not_fit_are_one_clear_line(recipe, changes, kind, mess
     with pytest.raises(kind, match=message) as raised:
         import_codes(recipe(**changes))
     assert "\n" not in str(raised.value)
+
+
+def test_a_cache_lies_outside_of_the_codes_and_of_the_pictures(recipe, folders, picture_folder):
+    with pytest.raises(ConfigError, match="^out: .* lies in the folder of the codes, "):
+        import_codes(recipe(out=str(folders / "cache")))
+    with pytest.raises(ConfigError, match="^out: .* lies in the folder of the pictures, "):
+        import_codes(recipe(pictures=str(picture_folder), out=str(picture_folder / "cache")))
 
 
 def test_classes_without_a_name_are_one_clear_line(recipe, tmp_path):
