@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tqdm import tqdm
 import wvq
 from wvq.data.code_tables import finish_table, row_features, write_shard
 from wvq.data.codes import SPLITS, CodeDataset, CodeHeader
-from wvq.data.imagenet import imagenet_classes
+from wvq.data.imagenet import IMAGENET_CLASSES, folders_by_name, imagenet_classes
 from wvq.data.layout import make_layout, sequence_length
 from wvq.data.pictures import read_picture
 from wvq.data.pixels import center_crop, to_pixels, to_uint8
@@ -43,7 +42,6 @@ from wvq.tokenizer.recipes import ImportCodesRecipe
 PIXELS_A_CODE = 16  # a side, where no tokenizer says otherwise: that of all published token files
 ROWS_AT_ONCE = 4_096
 CHECKED = 32
-IMAGENET = 1_000  # classes; those of its folders are numbered in the order of the folders' names
 LEAST_EQUAL = 0.5  # share of equal codes; those of other pictures or of another tokenizer agree in hardly any
 # Index of the centre crop among ten: the corners come first, and the mirror images last.
 _CENTRE_OF_TEN = 4
@@ -111,9 +109,9 @@ def _names_in(file: str) -> list[str]:
 
 def _class_names(folders: list[str], count: int) -> list[str]:
     """Names of classes by the folders that they come from, or by their number: those of ImageNet, or the ids."""
-    if (len(folders) or count) == IMAGENET and all(re.fullmatch(r"n\d{8}", name) for name in folders):
-        return imagenet_classes()
-    return folders or [str(number) for number in range(count)]
+    if folders:
+        return folders_by_name(folders)
+    return imagenet_classes() if count == IMAGENET_CLASSES else [str(number) for number in range(count)]
 
 
 def _header(

@@ -230,9 +230,9 @@ def test_settings_that_do_not_fit_are_one_clear_line(recipe, changes, kind, mess
 
 
 def test_a_cache_lies_outside_of_the_codes_and_of_the_pictures(recipe, folders, picture_folder):
-    with pytest.raises(ConfigError, match="^out: .* lies in the folder of the codes, "):
+    with pytest.raises(ConfigError, match=r"^out: .* lies in the folder of the codes, "):
         import_codes(recipe(out=str(folders / "cache")))
-    with pytest.raises(ConfigError, match="^out: .* lies in the folder of the pictures, "):
+    with pytest.raises(ConfigError, match=r"^out: .* lies in the folder of the pictures, "):
         import_codes(recipe(pictures=str(picture_folder), out=str(picture_folder / "cache")))
 
 
