@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from wvq.data.imagenet import folders_by_name
 from wvq.data.layout import layout_name
 from wvq.errors import CheckpointError, ConfigError, DownloadError
 from wvq.files.names import INDEX_NAME
@@ -152,9 +153,11 @@ class Start:
     def _rows_of_classes(self, config: GeneratorConfig) -> dict[int, int]:
         """The row of the start for each class of a config that it knows, by id; of equal names in their order."""
         ids: dict[str, list[int]] = {}
-        for number, name in enumerate(self.config.class_names):
+        numbers = [str(number) for number in range(self.config.num_classes)]  # of classes without names
+        for number, name in enumerate(folders_by_name(self.config.class_names or numbers)):
             ids.setdefault(name, []).append(number)
-        return {number: ids[name].pop(0) for number, name in enumerate(config.class_names) if ids.get(name)}
+        names = folders_by_name(config.class_names)
+        return {number: ids[name].pop(0) for number, name in enumerate(names) if ids.get(name)}
 
     def _null(self, trained: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """The vector (D,) that stands for no condition at all; None where it is made of two."""

@@ -98,20 +98,22 @@ def already_holds(folder: str | Path, name: str, part: Part) -> bool:
 
 
 def refuse_foreign_files(folder: str | Path, card: str | None = None) -> None:
-    """Refuse a folder in which saving a pipeline would write over a README or an index that is no pipeline's.
+    """Refuse a folder in which saving a pipeline would write over what is no pipeline's, or join a single model.
 
     Args:
         folder: where the pipeline is to go.
         card: text of the model card, if it is known; a file that holds this text already is accepted.
 
     Raises:
-        CheckpointError: such a file lies there.
+        CheckpointError: such files lie there.
     """
     index, readme = Path(folder) / INDEX_NAME, Path(folder) / CARD_NAME
     if index.exists():
         if read_json(index, CheckpointError, f"{index} is missing").get("_class_name") != PIPELINE_CLASS:
             raise CheckpointError(f"{index} is not of wvq and would be written over; choose another folder")
         return
+    if (Path(folder) / "config.json").exists():
+        raise CheckpointError(f"{folder} holds a model by itself, and no pipeline; choose another folder")
     if not readme.exists():
         return
     text = readme.read_text(encoding="utf-8", errors="replace")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tqdm import tqdm
 import wvq
 from wvq.data.code_tables import finish_table, row_features, write_shard
 from wvq.data.codes import SPLITS, CodeDataset, CodeHeader
-from wvq.data.imagenet import imagenet_classes
+from wvq.data.imagenet import IMAGENET_CLASSES, folders_by_name, imagenet_classes
 from wvq.data.layout import make_layout, sequence_length
 from wvq.data.pictures import read_picture
 from wvq.data.pixels import center_crop, to_pixels, to_uint8
@@ -34,7 +33,7 @@ from wvq.errors import CacheError, DataError
 from wvq.files.atomic import whole_folder
 from wvq.files.locks import sole_writer
 from wvq.files.plain_text import text_lines
-from wvq.files.stage_folder import refuse_occupied
+from wvq.files.stage_folder import refuse_data_folder, refuse_occupied
 from wvq.settings.size import height_width
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.picture_metrics import psnr
@@ -43,8 +42,6 @@ from wvq.tokenizer.recipes import ImportCodesRecipe
 PIXELS_A_CODE = 16  # a side, where no tokenizer says otherwise: that of all published token files
 ROWS_AT_ONCE = 4_096
 CHECKED = 32
-IMAGENET = 1_000  # classes; those of its folders are numbered in the order of the folders' names
-MOST_CLASSES = 100_000  # where none is named
 LEAST_EQUAL = 0.5  # share of equal codes; those of other pictures or of another tokenizer agree in hardly any
 # Index of the centre crop among ten: the corners come first, and the mirror images last.
 _CENTRE_OF_TEN = 4
@@ -63,6 +60,9 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     """
     recipe.check()
     refuse_occupied(recipe.out, "files")
+    refuse_data_folder(recipe.out, recipe.source, "codes")
+    if recipe.pictures is not None:
+        refuse_data_folder(recipe.out, recipe.pictures)
     tokenizer = None if recipe.tokenizer is None else WassersteinVQModel.from_pretrained(recipe.tokenizer)
     files = find_token_files(Path(recipe.source), recipe.num_crops)
     given = [] if recipe.class_names is None else text_lines(recipe.class_names, "class_names", "names")
@@ -73,13 +73,13 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
     held_out[order[: min(files.count - 1, max(1, round(recipe.validation_fraction * files.count)))]] = True
     chosen = {"train": ~held_out, "validation": held_out}
     first = next(files.read(chosen["train"]))
-    if recipe.pictures is not None:  # rather than at the end
+    if recipe.pictures is not None:  # before all codes are read
         files.picture_files([first.name], Path(recipe.pictures))
     header = _header(recipe, files, first, tokenizer, {split: int(mask.sum()) for split, mask in chosen.items()})
     with sole_writer(recipe.out), whole_folder(recipe.out) as folder:
         classes = 0
         for split in SPLITS:
-            rows = _Rows(header, first, recipe, len(given or files.class_names) or MOST_CLASSES)
+            rows = _Rows(header, first, recipe, len(given or files.class_names) or None)
             _write(folder / split, header, rows.batches(files.read(chosen[split]), split))
             classes = max(classes, rows.classes)
         header.class_names = given or _class_names(files.class_names, classes)
@@ -92,9 +92,9 @@ def import_codes(recipe: ImportCodesRecipe) -> CodeHeader:
 
 def _class_names(folders: list[str], count: int) -> list[str]:
     """Names of classes by the folders that they come from, or by their number: those of ImageNet, or the ids."""
-    if (len(folders) or count) == IMAGENET and all(re.fullmatch(r"n\d{8}", name) for name in folders):
-        return imagenet_classes()
-    return folders or [str(number) for number in range(count)]
+    if folders:
+        return folders_by_name(folders)
+    return imagenet_classes() if count == IMAGENET_CLASSES else [str(number) for number in range(count)]
 
 
 def _header(
@@ -147,7 +147,7 @@ class _Rows:
         classes: one more than the highest class so far.
     """
 
-    def __init__(self, header: CodeHeader, first: TokenPicture, recipe: ImportCodesRecipe, known: int):
+    def __init__(self, header: CodeHeader, first: TokenPicture, recipe: ImportCodesRecipe, known: int | None):
         self.header, self.first, self.recipe, self.known, self.classes = header, first, recipe, known, 0
 
     def batches(self, pictures: Iterable[TokenPicture], split: str) -> Iterator[dict[str, Any]]:
@@ -184,8 +184,8 @@ class _Rows:
             raise DataError(
                 f"{name} has codes from {codes.min()} to {codes.max()}, not below {self.header.num_codes:,}; {fix}"
             )
-        if not 0 <= picture.label < self.known:
-            raise DataError(f"{name} is of class {picture.label}, and there are at most {self.known:,} classes")
+        if self.known is not None and picture.label >= self.known:
+            raise DataError(f"{name} is of class {picture.label}, and there are names of {self.known:,} classes")
         self.classes = max(self.classes, picture.label + 1)
 
 

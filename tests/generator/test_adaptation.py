@@ -9,6 +9,7 @@ import torch
 
 from tests.tiny import CLASS_NAMES, make_generator, make_layout_pipeline, make_tokenizer, save_text_encoder
 from wvq.data.codes import CodeDataset
+from wvq.data.imagenet import imagenet_classes
 from wvq.errors import CheckpointError, ConfigError
 from wvq.files.fingerprint import DataFingerprint
 from wvq.generator.adaptation import Start
@@ -202,6 +203,26 @@ def test_rows_of_known_classes_pass_to_them_and_new_classes_start_as_the_null(ki
     for name in tables:
         assert torch.equal(after[name], before[name][[1, 4, 3, 2, 4, 4]])
     assert all(torch.equal(after[name], before[name]) for name in before.keys() - set(tables))
+
+
+def test_classes_without_names_are_known_by_their_ids(tmp_path):
+    make_generator(num_classes=3).save_pretrained(tmp_path)
+    model, said = passed_on(tmp_path, class_names=["2", "new", "0"])
+    before, after = (state["condition.class_embedding.weight"] for state in (weights(tmp_path), model.state_dict()))
+    assert torch.equal(after, before[[2, -1, 0, -1]])
+    assert said.endswith("new: 1 of 3 classes; left out: 1 of 3 classes")
+
+
+def test_the_folders_of_imagenet_are_its_classes(tmp_path):
+    names = imagenet_classes()
+    make_generator(num_classes=1_000, class_names=names).save_pretrained(tmp_path)
+    folders = [f"n{number:08}" for number in range(1_000)]
+    model, said = passed_on(tmp_path, class_names=folders)
+    before, after = (state["condition.class_embedding.weight"] for state in (weights(tmp_path), model.state_dict()))
+    assert torch.equal(after, before)
+    assert "new" not in said
+    _, said = passed_on(tmp_path, class_names=[*folders[1:], folders[0]])
+    assert "new: 1,000 of 1,000 classes" in said
 
 
 def test_a_model_without_conditions_starts_one_with_classes_and_text(tmp_path):

@@ -76,6 +76,14 @@ def test_a_readme_or_index_of_another_project_is_not_written_over(name, text, cl
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
 
 
+def test_a_pipeline_does_not_join_the_folder_of_a_tokenizer(pipe, tiny_tokenizer_dir, tmp_path):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / "tokenizer")
+    before = sorted(folder.iterdir())
+    with pytest.raises(CheckpointError, match="holds a model by itself, and no pipeline; choose another folder"):
+        pipe.save_pretrained(folder)
+    assert sorted(folder.iterdir()) == before
+
+
 def test_saving_that_was_cut_short_before_the_index_goes_on(class_pipe, tmp_path):
     for card in (None, "# A card of my own"):
         folder = tmp_path / str(card)

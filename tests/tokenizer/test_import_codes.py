@@ -229,16 +229,23 @@ def test_settings_that_do_not_fit_are_one_clear_line(recipe, changes, kind, mess
     assert "\n" not in str(raised.value)
 
 
+def test_a_cache_lies_outside_of_the_codes_and_of_the_pictures(recipe, folders, picture_folder):
+    with pytest.raises(ConfigError, match=r"^out: .* lies in the folder of the codes, "):
+        import_codes(recipe(out=str(folders / "cache")))
+    with pytest.raises(ConfigError, match=r"^out: .* lies in the folder of the pictures, "):
+        import_codes(recipe(pictures=str(picture_folder), out=str(picture_folder / "cache")))
+
+
 def test_classes_without_a_name_are_one_clear_line(recipe, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("a\nb\n")
-    with pytest.raises(DataError, match=r"is of class 2, and there are at most 2 classes"):
+    with pytest.raises(DataError, match=r"is of class 2, and there are names of 2 classes"):
         import_codes(recipe(class_names=str(names)))
 
 
 def test_a_class_out_of_all_bounds_is_one_clear_line(recipe, folders):
     (folders.parent / "set256_labels" / "7.npy").write_bytes(npy([2**40]))
-    with pytest.raises(DataError, match=r"7\.npy is of class 1099511627776, and there are at most 100,000 classes"):
+    with pytest.raises(DataError, match=r"7\.npy is of class 1099511627776, and classes are numbered from 0"):
         import_codes(recipe())
 
 

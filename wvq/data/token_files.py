@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 import tarfile
 from abc import ABC, abstractmethod
@@ -30,6 +31,7 @@ from wvq.files.reading import parse_json
 _NUMBERED = re.compile(r"(\d{1,12})\.npy")
 _LONGEST_LINE = 2**22  # bytes; a line of 4,096 tokens has some 30,000
 _LARGEST_FILE = 2**24  # bytes of one picture in a tar
+_HIGHEST_CLASS = 2**20  # ids above are no classes, and names for all below them would be made
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,25 @@ class NpyFolder(TokenFiles):
     def read(self, chosen: npt.NDArray[np.bool_]) -> Iterator[TokenPicture]:
         for number in self.numbers[chosen].tolist():
             file, label = self.codes / f"{number}.npy", self.labels / f"{number}.npy"
-            values = _array(label.read_bytes(), label)
+            values = _array(_content(label), label)
             if values.size != 1:
                 raise DataError(f"{label} must hold the class of one picture, and has the shape {values.shape}")
-            yield TokenPicture(str(file), _crops(_array(file.read_bytes(), file), file), int(values.item()))
+            codes = _crops(_array(_content(file), file), file)
+            yield TokenPicture(str(file), codes, _class(int(values.item()), label))
 
     def picture_files(self, names: list[str], pictures: Path) -> list[Path]:
-        # Their numbers count the pictures class by class, both in the order of their names.
-        numbers, folders = [int(Path(name).stem) for name in names], _folders(pictures)
-        files = [file for folder in folders for file in sorted(folder.iterdir())]
+        # Their numbers count the pictures class by class, both in the order of their names, as torchvision's
+        # ImageFolder lists them.
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        numbers = [int(Path(name).stem) for name in names]
+        files = [
+            Path(root, name)
+            for folder in _folders(pictures)
+            for root, _, found in sorted(os.walk(folder, followlinks=True))
+            for name in sorted(found)
+            if name.lower().endswith(IMG_EXTENSIONS)
+        ]
         if (last := max(numbers)) >= len(files):
             raise DataError(f"{pictures} holds {len(files):,} pictures in folders of classes, none of number {last}")
         return [files[number] for number in numbers]
@@ -158,7 +170,9 @@ class TokenTar(TokenFiles):
             raise DataError(f"{file} holds no .npy files")
         numbers = all(re.fullmatch(r"\d{1,9}", name) for name in folders)
         self.class_names = [] if numbers else sorted(folders)
-        self._ids = {name: int(name) for name in folders} if numbers else {n: i for i, n in enumerate(self.class_names)}
+        self._ids = {name: number for number, name in enumerate(self.class_names)}
+        if numbers:
+            self._ids = {name: _class(int(name), file) for name in folders}
 
     def _folder(self, member: tarfile.TarInfo) -> str:
         folder, _, name = member.name.rpartition("/")
@@ -193,10 +207,11 @@ class TokenTar(TokenFiles):
     def picture_files(self, names: list[str], pictures: Path) -> list[Path]:
         files = []
         for name in names:
-            folder, stem = name.removesuffix(".npy").split("/")[-2:]
+            member = Path(name.removeprefix(f"{self.file}: "))
+            folder, stem = member.parent.name, member.stem
             found = [file for file in pictures.glob(f"{glob.escape(folder)}/{glob.escape(stem)}.*") if file.is_file()]
             if len(found) != 1:
-                raise DataError(f"{pictures} holds {len(found)} pictures {folder}/{stem}, and not one")
+                raise DataError(f"{pictures} holds {len(found)} files {folder}/{stem}.*, and not one")
             files += found
         return files
 
@@ -236,9 +251,11 @@ class TokenLines(TokenFiles):
             parts = list(islice(lines, self.num_crops))
             if not taken:
                 continue
-            rows = [self._row(line, f"{self.file}, line {first + place}") for place, line in enumerate(parts)]
+            rows = [self._row(line, f"{self.file}, line {first + place:,}") for place, line in enumerate(parts)]
             labels, codes = {label for label, _ in rows}, [tokens for _, tokens in rows]
-            where = f"{self.file}, lines {first:,} to {first + len(parts) - 1:,}"
+            where = f"{self.file}, line {first:,}"
+            if self.num_crops > 1:
+                where = f"{self.file}, lines {first:,} to {first + len(parts) - 1:,}"
             if len(labels) > 1:
                 raise DataError(f"{where} are of several classes, and not the crops of one picture; set num_crops")
             if len({len(tokens) for tokens in codes}) > 1:
@@ -248,13 +265,13 @@ class TokenLines(TokenFiles):
     @staticmethod
     def _row(line: bytes, where: str) -> tuple[int, npt.NDArray[np.int64]]:
         try:
-            row = parse_json(line.decode())
+            row = parse_json(line.decode("utf-8-sig"))
             label, tokens = row["class_id"], np.asarray(row["tokens"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f'{where} is no {{"class_id": ..., "tokens": [...]}} ({first_line(error)})') from None
         if not is_integer(label, 0) or tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
             raise DataError(f"{where} must hold a class_id and a list of tokens, all whole numbers")
-        return label, tokens.astype(np.int64)
+        return _class(label, where), tokens.astype(np.int64)
 
     def picture_files(self, names: list[str], pictures: Path) -> list[Path]:
         raise DataError(f"{self.file} does not say of which pictures its lines are; leave pictures out")
@@ -294,11 +311,24 @@ def _folders(pictures: Path) -> list[Path]:
     return folders
 
 
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error})") from None
+
+
+def _class(label: int, where: object) -> int:
+    if not 0 <= label <= _HIGHEST_CLASS:
+        raise DataError(f"{where} is of class {label}, and classes are numbered from 0 to {_HIGHEST_CLASS:,} at most")
+    return label
+
+
 def _array(content: bytes, where: object) -> npt.NDArray[np.int64]:
     """The whole numbers in an ``.npy`` file; nothing else is read from it."""
     try:
         values = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, MemoryError) as error:
+    except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:  # the last two: by its header alone
         raise DataError(f"{where} is no array of numbers ({first_line(error)})") from None
     if values.dtype.kind not in "iu":
         raise DataError(f"{where} must hold whole numbers")

@@ -12,7 +12,7 @@ import yaml
 
 from wvq.errors import ConfigError
 from wvq.files.atomic import read_json, write_text
-from wvq.files.names import CHECKSUMS_NAME, FINGERPRINT_NAME, RECIPE_NAME, TRAINING
+from wvq.files.names import CHECKSUMS_NAME, FINGERPRINT_NAME, INDEX_NAME, RECIPE_NAME, TRAINING
 from wvq.files.reading import read_yaml
 from wvq.files.user_folders import expand_user
 
@@ -34,14 +34,14 @@ def refuse_occupied(folder: str | Path, contents: str = "a run") -> None:
         raise ConfigError(f"{folder} already holds {contents}; choose another output folder or remove it")
 
 
-def refuse_data_folder(folder: str | Path, data: str) -> None:
-    """Raise ConfigError if the folder is, or lies in, the one of the pictures, where it would count as a class."""
+def refuse_data_folder(folder: str | Path, data: str, contents: str = "pictures") -> None:
+    """Raise ConfigError if the folder is, or lies in, the one of the data, where it would count as a part of them."""
     pictures = expand_user(data).resolve()
     if not pictures.is_dir():
         return
     inside = Path(folder).resolve()
     if pictures in (inside, *inside.parents):
-        raise ConfigError(f"out: {folder} lies in the folder of the pictures, {data}; choose one outside of it")
+        raise ConfigError(f"out: {folder} lies in the folder of the {contents}, {data}; choose one outside of it")
 
 
 def read_recipe(file: str | Path) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def start_stage(folder: str | Path, recipe: DataclassInstance, resume: bool) -> 
             raise ConfigError(f"{folder} was started with another {other[0]}; resume with the recipe saved in {file}")
         if taken := [change for name, change in changes.items() if name != "out"]:
             warnings.warn(f"the run goes on with another {', '.join(taken)}", stacklevel=2)
-    elif file.exists() or (folder / "config.json").exists() or (folder / TRAINING).exists():
+    elif not (folder / TRAINING).exists() and any((folder / name).exists() for name in ("config.json", INDEX_NAME)):
+        raise ConfigError(f"{folder} already holds a model; choose another output folder")
+    elif file.exists() or (folder / TRAINING).exists():
         raise ConfigError(
             f"{folder} already holds a run; pass --resume to continue it, or choose another output folder"
         )

@@ -97,7 +97,8 @@ def test_pictures_are_found_by_number_and_by_name(tmp_path):
     for name in ("b/2.png", "a/1.png", "a/0.png", "b/0.png"):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pictures" / name).touch()
-    (tmp_path / "pictures" / "notes.txt").touch()
+    for name in ("notes.txt", "a/.DS_Store", "a/00.txt"):  # the projects' own listing passes over them too
+        (tmp_path / "pictures" / name).touch()
     numbered = find_token_files(write_folders(tmp_path))
     found = numbered.picture_files(["a/3.npy", "a/1.npy"], tmp_path / "pictures")
     assert [str(file.relative_to(tmp_path / "pictures")) for file in found] == ["b/2.png", "a/1.png"]
@@ -105,8 +106,11 @@ def test_pictures_are_found_by_number_and_by_name(tmp_path):
         numbered.picture_files(["a/4.npy"], tmp_path / "pictures")
     named = find_token_files(write_tar(tmp_path / "a.tar", [("x/b/2.npy", npy(CODES[0]))]))
     assert named.picture_files(["a.tar: x/b/2.npy"], tmp_path / "pictures") == [tmp_path / "pictures" / "b" / "2.png"]
-    with pytest.raises(DataError, match="holds 0 pictures b/1, and not one"):
+    with pytest.raises(DataError, match=r"holds 0 files b/1\.\*, and not one"):
         named.picture_files(["a.tar: x/b/1.npy"], tmp_path / "pictures")
+    flat = find_token_files(write_tar(tmp_path / "b.tar", [("b/2.npy", npy(CODES[0]))]))
+    names = [picture.name for picture in pictures(flat)]
+    assert flat.picture_files(names, tmp_path / "pictures") == [tmp_path / "pictures" / "b" / "2.png"]
     lines = find_token_files(write_lines(tmp_path / "a.jsonl", [{"class_id": 0, "tokens": [1]}]))
     with pytest.raises(DataError, match="does not say of which pictures its lines are; leave pictures out"):
         lines.picture_files(["a"], tmp_path / "pictures")
@@ -164,6 +168,8 @@ ARRAYS = [
     (b"PK\x03\x04", "is no array of numbers"),
     (npy(CODES[0])[:10] + npy(np.zeros(1))[10:].replace(b"(1,)", b"(9" + b"0" * 15 + b",)"), "is no array of numbers"),
     (npy(np.array([[None]])), "is no array of numbers"),
+    (npy(CODES[0]).replace(b"(2, 4), }", b"(2, 4%s), }" % (b"0" * 15)), "is no array of numbers"),  # beyond any memory
+    (npy(CODES[0]).replace(b"(2, 4), }", b"(2, 4%s), }" % (b"0" * 25)), "is no array of numbers"),
 ]
 
 
@@ -178,6 +184,31 @@ def test_a_file_of_something_else_is_one_clear_line(tmp_path, kind, content, mes
         files = find_token_files(write_tar(tmp_path / "a.tar", [("0/0.npy", npy(CODES[0])), ("0/1.npy", content)]))
     with pytest.raises(DataError, match=rf"1\.npy {message}"):
         pictures(files)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_clear_line(tmp_path):
+    folder = write_folders(tmp_path)
+    (folder / "1.npy").unlink()
+    (folder / "1.npy").mkdir()
+    with pytest.raises(DataError, match=r"1\.npy cannot be read \(Is a directory\)"):
+        pictures(find_token_files(folder))
+
+
+@pytest.mark.parametrize("label", [-1, 10**12])
+def test_a_class_out_of_range_is_one_clear_line(tmp_path, label):
+    message = f"is of class {label}, and classes are numbered from 0 to 1,048,576 at most"
+    with pytest.raises(DataError, match=message):
+        pictures(find_token_files(write_folders(tmp_path, labels=[label] * len(CODES))))
+    if label > 0:
+        rows = [{"class_id": label, "tokens": [1]}]
+        with pytest.raises(DataError, match=f"line 1 {message}"):
+            pictures(find_token_files(write_lines(tmp_path / "a.jsonl", rows)))
+
+
+def test_lines_may_begin_with_a_byte_order_mark(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [ROW, ROW])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [picture.label for picture in pictures(find_token_files(file))] == [1, 1]
 
 
 def test_a_label_of_several_pictures_is_one_clear_line(tmp_path):

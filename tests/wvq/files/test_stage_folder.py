@@ -41,10 +41,17 @@ def test_a_stage_saves_its_resolved_recipe(tmp_path):
     assert saved["loss"]["perceptual_network"] == "lpips"
 
 
-@pytest.mark.parametrize("trace", ["recipe.yaml", "config.json", "training"])
+@pytest.mark.parametrize("trace", ["recipe.yaml", "training"])
 def test_a_stage_refuses_a_folder_with_traces_of_a_run(tmp_path, trace):
     (tmp_path / trace).mkdir() if trace == "training" else (tmp_path / trace).write_text("{}")
     with pytest.raises(ConfigError, match="already holds a run; pass --resume to continue it"):
+        start_stage(tmp_path, Recipe(), resume=False)
+
+
+@pytest.mark.parametrize("trace", ["config.json", "model_index.json"])
+def test_a_stage_refuses_the_folder_of_a_model_or_a_pipeline(tmp_path, trace):
+    (tmp_path / trace).write_text("{}")
+    with pytest.raises(ConfigError, match="already holds a model; choose another output folder"):
         start_stage(tmp_path, Recipe(), resume=False)
 
 
