@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wvq.data.imagenet import folders_by_name
 from wvq.errors import ConfigError, DataError
 from wvq.generator.base.conditioning import class_ids, warn_of_numbers_as_names
 
@@ -210,7 +211,9 @@ def plan_warnings(
 def _reference_classes(dataset: ImageDataset | None, indices: list[int], names: list[str]) -> list[str]:
     if dataset is None or dataset.labels is None:
         raise DataError("classes='reference' needs pictures with classes; this data set has none")
-    known = [dataset.class_names[dataset.labels[index]] for index in indices]
+    own = list(dataset.class_names)
+    own = own if set(own) <= set(names) else folders_by_name(own)
+    known = [own[dataset.labels[index]] for index in indices]
     if not known:
         raise DataError("classes='reference': none of the reference pictures has a class; choose other classes")
     if unknown := sorted(set(known) - set(names)):

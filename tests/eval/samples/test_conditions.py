@@ -1,13 +1,15 @@
 """The condition of each sample: balanced classes, those of the reference, prompts, and every refusal."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from tests.eval.conftest import CLASSES
 from tests.stand_ins import FakePipeline
+from wvq.data.imagenet import imagenet_classes
 from wvq.errors import ConfigError, DataError
-from wvq.eval.samples.conditions import reference_choice
+from wvq.eval.samples.conditions import condition_plan, reference_choice
 
 
 def test_classes_are_exactly_balanced(evaluate, labelled, projection):
@@ -30,6 +32,16 @@ def test_reference_classes_are_matched_by_name(evaluate, labelled, projection):
     pipeline = FakePipeline(class_names=("food", "flags", "animals"))
     evaluate(pipeline, labelled, 30, projection, classes="reference")
     assert Counter(pipeline.names) == {"flags": 20, "animals": 5, "food": 5}
+
+
+def test_the_folders_of_imagenet_are_classes_of_a_model_that_has_their_names():
+    folders, names = [f"n{number:08}" for number in range(1_000)], imagenet_classes()
+    pictures = SimpleNamespace(class_names=tuple(folders), labels=[387, 0, 999], captions=None)
+    for own in (names, folders):
+        config = FakePipeline(class_names=own).generator.config
+        plan = condition_plan(config, pictures, [0, 1, 2], "reference", None, 3)
+        assert plan.labels == [own[387], own[0], own[999]]
+        assert list(plan.ids) == [387, 0, 999]
 
 
 def test_prompts_cycle_and_captions_can_serve(evaluate, labelled, projection):
