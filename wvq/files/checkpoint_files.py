@@ -161,7 +161,7 @@ def _read_torch(file: Path, is_zip: bool) -> object:
         if named := re.search(r"(?:GLOBAL|it calls) (\S+)", str(error)):
             reason = f"names {named[1][:200]}, which is no part of weights"
         else:  # the reason comes behind torch's advice
-            cause = first_line(str(error).split("WeightsUnpickler error:")[-1].strip())
+            cause = first_line(pickle.UnpicklingError(str(error).split("WeightsUnpickler error:")[-1]))
             reason = f"cannot be read as weights alone ({cause}; it names {', '.join(names)[:200] or 'nothing'})"
         raise CheckpointError(
             f"{file} {reason}: nothing of it was run. Take a file of weights alone, from a source that you trust"
