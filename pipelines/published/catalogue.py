@@ -194,6 +194,8 @@ def find_published(name: str) -> PublishedModel:
     Raises:
         ConfigError: an unknown name.
     """
+    if name in FAMILIES:
+        raise ConfigError(f'"{name}" is a family of models; give the name of one, which wvq import --list shows')
     if name not in CATALOGUE:
         known = [*FAMILIES, *CATALOGUE]
         raise ConfigError(f'"{name}" is no published model{near_match(name, known)}; see wvq import --list')

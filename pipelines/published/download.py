@@ -24,11 +24,11 @@ def fetch(file: PublishedFile, part: str, **hub_options: Any) -> Path:
         DownloadError: it cannot be reached.
     """
     if file.name is None or not file.is_on_hub:
-        raise ConfigError(f"{part}: download it by hand from {file}, and give it by --{part}")
+        raise ConfigError(f"{part}: download it by hand from {file}, and give it to wvq import by --{part}")
     try:
         return Path(huggingface_hub.hf_hub_download(file.place, file.name, **hub_options))
     except Exception as error:  # the hub client raises many families: HTTP, offline, validation, OS
         raise DownloadError(
             f"{file.name} of {file.place} could not be fetched from the Hub ({type(error).__name__}: "
-            f"{first_line(error)}); check the network, or download it by hand and give it by --{part}"
+            f"{first_line(error)}); check the network, or download it by hand and give it to wvq import by --{part}"
         ) from error

@@ -14,6 +14,9 @@ from wvq.generator.published.writing import write_llamagen
 from wvq.pipelines.parts import PipelineParts
 from wvq.tokenizer.published.registry import write_tokenizer
 
+# Counts of codes in training, which LlamaGen's programs do not load a tokenizer without.
+_COUNTS = {"quantize.codebook_used": torch.zeros(65_536)}
+
 
 def export_llamagen(pipeline: PipelineParts, out: str | Path, tokenizer_out: str | Path | None = None) -> dict:
     """Write a pipeline's generator, and its tokenizer where asked for, in LlamaGen's form.
@@ -36,7 +39,9 @@ def export_llamagen(pipeline: PipelineParts, out: str | Path, tokenizer_out: str
         tokenizer_file = _new_file(tokenizer_out, "tokenizer_out")
         if tokenizer_file.suffix != ".pt":
             raise ConfigError(f"tokenizer_out must end in .pt, as LlamaGen's programs read it, got {tokenizer_file}")
-        weights = write_tokenizer("llamagen", pipeline.tokenizer)
+        if tokenizer_file.resolve() == file.resolve():
+            raise ConfigError(f"tokenizer_out: {tokenizer_file} is the file of the generator; choose another name")
+        weights = write_tokenizer("llamagen", pipeline.tokenizer) | _COUNTS
     sizes = write_llamagen(pipeline.generator, file)
     if tokenizer_out is not None:
         try:

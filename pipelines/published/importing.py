@@ -130,7 +130,7 @@ class _Parts:
     def origin(self) -> Origin:
         """Where the parts come from."""
         model, family = self.recipe.model, FAMILIES[self.recipe.family]
-        if model is None:
+        if model is None or not self.recipe.has_published_options:
             return Origin(family.project, family.page, tuple(self.files))
         facts = (self.recipe.published, family.licence, model.figure, model.preset)
         return Origin(family.project, family.page, tuple(self.files), *facts)

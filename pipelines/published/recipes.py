@@ -84,6 +84,14 @@ class ImportRecipe:
         return None if self.published is None else find_published(self.published)
 
     @property
+    def has_published_options(self) -> bool:
+        """Whether no option is given that the published model does not have: else its figure is of another model."""
+        known = PublishedOptions() if self.model is None else self.model.options
+        return all(
+            getattr(self, option) in (None, getattr(known, option)) for option in ("image_size", "num_heads", "scales")
+        )
+
+    @property
     def family(self) -> str:
         """The family whose layout the files have."""
         return self.name if self.name in FAMILIES else find_published(self.name).family

@@ -234,7 +234,7 @@ def _run(arguments: list[str]) -> int:
         command.add_arguments(parser)
         values = parser.build(parser.parse(_normalise(rest)))
         command.run(values)
-        if "torch.distributed" in sys.modules:  # else nothing has been started
+        if "wvq.distributed" in sys.modules:  # else nothing has been started
             from wvq.distributed import leave_processes
 
             leave_processes()
@@ -261,7 +261,7 @@ def _run(arguments: list[str]) -> int:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
     finally:
-        if "torch.distributed" in sys.modules:
+        if "wvq.distributed" in sys.modules:
             from wvq.distributed import drop_processes
 
             drop_processes()
@@ -269,7 +269,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _has_lost_another(error: RuntimeError) -> bool:
-    if "torch.distributed" not in sys.modules:  # else nothing has been started
+    if "wvq.distributed" not in sys.modules:  # else nothing has been started
         return False
     from wvq.distributed import is_lost_process
 

@@ -48,6 +48,8 @@ def test_names_are_no_families():
         ConfigError, match=r'"llamagen-b-265" is no published model \(did you mean "llamagen-b-256"\?\)'
     ):
         find_published("llamagen-b-265")
+    with pytest.raises(ConfigError, match='"llamagen" is a family of models'):
+        find_published("llamagen")
 
 
 def test_the_table_has_a_line_for_each_model():

@@ -22,6 +22,7 @@ def pipe():
 def test_an_export_is_imported_as_it_was(pipe, tmp_path):
     files = {"generator": str(tmp_path / "gpt.pt"), "tokenizer": str(tmp_path / "vq.pt")}
     sizes = export_llamagen(pipe, files["generator"], files["tokenizer"])
+    assert torch.load(files["tokenizer"])["model"]["quantize.codebook_used"].shape == (65_536,)
     assert (sizes["n_head"], sizes["vocab_size"], sizes["block_size"], sizes["num_classes"]) == (2, 32, 16, 3)
     import_published(ImportRecipe("llamagen", str(tmp_path / "out"), **files, image_size=16, num_heads=2))
     again = ImageGenerationPipeline.from_pretrained(tmp_path / "out")
@@ -47,6 +48,8 @@ def test_what_cannot_be_written_leaves_nothing(pipe, tmp_path):
         export_llamagen(pipe, tmp_path / "gpt.bin")
     with pytest.raises(ConfigError, match=r"tokenizer_out must end in \.pt"):
         export_llamagen(pipe, tmp_path / "gpt.pt", tmp_path / "vq.safetensors")
+    with pytest.raises(ConfigError, match=r"tokenizer_out: .*gpt\.pt is the file of the generator"):
+        export_llamagen(pipe, tmp_path / "gpt.pt", tmp_path / "gpt.pt")
     assert not list(tmp_path.iterdir())
 
 

@@ -153,6 +153,14 @@ def test_files_with_the_names_of_published_ones_are_those(tmp_path):
     assert ImportRecipe("taming", "out", tokenizer="last.ckpt").published is None  # two have the name
 
 
+def test_files_of_another_size_under_a_published_name_have_none_of_its_figures(tmp_path):
+    write_published(tmp_path, "llamagen", generator_name="generator.pt")
+    asked = recipe(tmp_path, "llamagen")
+    asked.name = "llamagen-b-256"
+    origin = import_published(asked)
+    assert (origin.name, origin.published, origin.preset) == (None, "", None)
+
+
 # ---- what is refused
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_fetched_is_one_line_and_leaves_nothing(tmp_path, 
         wvq.load_published("var-d16", cache_dir=tmp_path)
     line = str(caught.value)
     assert "vae_ch160v4096z32.pth of FoundationVision/var could not be fetched" in line
-    assert "give it by --tokenizer" in line
+    assert "give it to wvq import by --tokenizer" in line
     assert "\n" not in line
     assert not list(tmp_path.rglob("*"))
 

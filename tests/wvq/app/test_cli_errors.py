@@ -328,6 +328,20 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_interruption_while_torch_is_imported_is_no_traceback(monkeypatch, capsys):
+    """Half of it is there then, and cannot be imported again."""
+
+    def stop(values):
+        monkeypatch.delitem(sys.modules, "wvq.distributed", raising=False)
+        monkeypatch.setitem(sys.modules, "torch", None)
+        raise KeyboardInterrupt
+
+    command = COMMANDS["info"]
+    monkeypatch.setitem(COMMANDS, "info", type(command)("info", command.help, command.add_arguments, stop))
+    assert main(["info", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251"])
 def test_a_terminal_that_lacks_characters_shows_their_codes(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
