@@ -23,7 +23,7 @@ from wvq.tokenizer.modeling import WassersteinVQModel
 GENERATOR_OUTSIDE = {
     "size": None, "dropout": 0.5, "token_dropout": 0.5, "feed_forward_dropout": 0.3, "drop_path": 0.2,
     "initializer_range": 1.0, "head": "normal", "class_names": ["x", "y", "z"], "text_encoder_hash": "x",
-    "tokenizer_hash": "y",
+    "tokenizer_hash": "y", "any_order": True,
 }  # fmt: skip
 TOKENIZER_OUTSIDE = {"fit": "pad", "pad_color": "white", 
     "dropout": 0.5, "gradient_estimator": "rotation", "codebook_weight": 0.0, "commitment_weight": 2.0,
