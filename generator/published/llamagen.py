@@ -14,8 +14,8 @@ import torch
 from wvq.errors import CheckpointError
 from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.generator.next_code.modeling import ImageCodeTransformer
-from wvq.generator.published.reading import Shapes, Tokenizer, filled
-from wvq.models.key_map import Entry, permuted, same, stacked
+from wvq.generator.published.reading import Shapes, Tokenizer
+from wvq.models.key_map import Entry, fill, permuted, same, stacked
 from wvq.models.published import PublishedOptions
 
 # Heads of the published sizes by width and layers: B, L, XL, XXL and 3B.
@@ -34,7 +34,10 @@ def read(
 ) -> ImageCodeTransformer:
     """The generator of a file; arguments as of :func:`wvq.generator.published.registry.read_generator`."""
     config = config_of(Shapes(state, source, "LlamaGen"), options, tokenizer)
-    return filled(ImageCodeTransformer, config, state, entries(config), DROPPED, source)
+    with torch.device("meta"):
+        model = ImageCodeTransformer(config)
+    fill(model, state, entries(config), DROPPED, source)
+    return model.eval()
 
 
 def config_of(shapes: Shapes, options: PublishedOptions, tokenizer: Tokenizer | None) -> ImageCodeTransformerConfig:

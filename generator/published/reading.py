@@ -1,20 +1,16 @@
-"""What the readers of all published generators share: the tokenizer that they need, sizes by name, and the model."""
+"""What the readers of all published generators share: the tokenizer that they need, and sizes by name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
 from wvq.errors import CheckpointError
-from wvq.generator.base.configuration import GeneratorConfig
-from wvq.generator.base.interface import CodeGenerator, Quantizer
-from wvq.models.key_map import Entry, read_weights
-
-Generator = TypeVar("Generator", bound=CodeGenerator)
+from wvq.generator.base.interface import Quantizer
 
 
 class TokenizerSizes(Protocol):
@@ -83,32 +79,3 @@ class Shapes:
                 f"{self.source} holds no layers ({prefix}.0); it is damaged, or no generator of {self.family}"
             )
         return len(numbers)
-
-
-def filled(
-    model_class: type[Generator],
-    config: GeneratorConfig,
-    state: MutableMapping[str, torch.Tensor],
-    entries: Sequence[Entry],
-    dropped: Sequence[str],
-    source: str,
-) -> Generator:
-    """A model with the file's weights as float32, which are taken out of ``state`` one by one; buffers are zero.
-
-    Args:
-        model_class: of the model, which is made without memory first.
-        config: of the model.
-        state, entries, dropped, source: as of :func:`wvq.models.key_map.read_weights`.
-
-    Raises:
-        CheckpointError: weights that are missing, damaged, of other shapes or not known.
-    """
-    with torch.device("meta"):
-        model = model_class(config)
-    shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    weights = read_weights(state, entries, dropped, shapes, source)
-    for name in weights:  # one by one, so that memory holds few of them twice
-        weights[name] = weights[name].float()
-    weights |= {name: torch.zeros(buffer.shape, dtype=buffer.dtype) for name, buffer in model.named_buffers()}
-    model.load_state_dict(weights, assign=True)
-    return model.eval()

@@ -13,8 +13,8 @@ import torch
 from wvq.errors import CheckpointError
 from wvq.generator.next_scale.configuration import NextScaleTransformerConfig
 from wvq.generator.next_scale.modeling import NextScaleTransformer
-from wvq.generator.published.reading import Shapes, Tokenizer, TokenizerSizes, filled
-from wvq.models.key_map import Entry, reshaped, same, with_suffixes
+from wvq.generator.published.reading import Shapes, Tokenizer, TokenizerSizes
+from wvq.models.key_map import Entry, fill, reshaped, same, with_suffixes
 from wvq.models.published import PublishedOptions
 
 HEAD_DIM = 64  # of all published sizes, d16 to d36: as many heads as layers, of this width
@@ -36,9 +36,11 @@ def read(
     if tokenizer is None:
         raise CheckpointError(f"{source}: a generator of VAR reads the codebook of its tokenizer; give that too")
     config = config_of(Shapes(state, source, "VAR"), options, tokenizer.config)
-    model = filled(NextScaleTransformer, config, state, entries(config), DROPPED, source)
+    with torch.device("meta"):
+        model = NextScaleTransformer(config)
+    fill(model, state, entries(config), DROPPED, source)
     model.take_quantizer(tokenizer.quantizer.code_tensors(torch.device("cpu")))
-    return model
+    return model.eval()
 
 
 def config_of(shapes: Shapes, options: PublishedOptions, tokenizer: TokenizerSizes) -> NextScaleTransformerConfig:

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 import torch
 
 from wvq.errors import CheckpointError, ConfigError, near_match
-from wvq.models.key_map import read_weights, write_weights
+from wvq.models.key_map import fill, write_weights
 from wvq.models.published import PublishedOptions
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.modeling import WassersteinVQModel
@@ -46,14 +46,10 @@ def read_tokenizer(
     """
     form = _form(family, state, source)
     config = read_config(Shapes(state, form, source), options)
-    with torch.device("meta"):  # the weights of the file take the place of its own
+    with torch.device("meta"):
         model = WassersteinVQModel(config)
-    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
     dropped = [*form.dropped, *map(re.escape, unused_convs(form, config))]
-    weights = read_weights(state, entries(form, model), dropped, shapes, source)
-    for name in weights:  # one by one, so that memory holds few of them twice
-        weights[name] = weights[name].float()
-    model.load_state_dict(weights, assign=True)
+    fill(model, state, entries(form, model), dropped, source)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from wvq.errors import CheckpointError
 
@@ -129,6 +130,30 @@ def read_weights(
     if lacking := sorted(set(shapes) - set(weights)):
         raise CheckpointError(f"{source} holds nothing for {lacking[0]} of the model; it is another model")
     return weights
+
+
+def fill(
+    model: nn.Module,
+    state: MutableMapping[str, torch.Tensor],
+    entries: Iterable[Entry],
+    dropped: Sequence[str],
+    source: str,
+) -> None:
+    """Give a model the weights of a file as float32, which are taken out of ``state`` one by one; buffers become zero.
+
+    Args:
+        model: made on the device "meta", so that its own weights take no memory.
+        state, entries, dropped, source: as of :func:`read_weights`.
+
+    Raises:
+        CheckpointError: weights that are missing, damaged, of other shapes or not known.
+    """
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    weights = read_weights(state, entries, dropped, shapes, source)
+    for name in weights:  # one by one, so that memory holds few of them twice
+        weights[name] = weights[name].float()
+    weights |= {name: torch.zeros(buffer.shape, dtype=buffer.dtype) for name, buffer in model.named_buffers()}
+    model.load_state_dict(weights, assign=True)
 
 
 def write_weights(weights: Mapping[str, torch.Tensor], entries: Iterable[Entry]) -> dict[str, torch.Tensor]:
