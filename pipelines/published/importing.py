@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wvq.data.imagenet import imagenet_classes
+from wvq.data.imagenet import IMAGENET_CLASSES, imagenet_classes
 from wvq.errors import ConfigError
 from wvq.files.atomic import whole_folder, write_text
 from wvq.files.checkpoint_files import Checkpoint, read_checkpoint
@@ -27,8 +27,6 @@ from wvq.pipelines.published.recipes import ImportRecipe
 from wvq.tokenizer.modeling import WassersteinVQModel
 from wvq.tokenizer.processing import ImageProcessor
 from wvq.tokenizer.published.registry import read_tokenizer
-
-_IMAGENET = 1_000  # classes
 
 
 def import_published(recipe: ImportRecipe, **hub_options: Any) -> Origin:
@@ -95,7 +93,7 @@ class _Parts:
         """The tokenizer."""
         published = None if self.recipe.model is None else self.recipe.model.tokenizer
         source, checkpoint = self._read("tokenizer", self.recipe.tokenizer, published)
-        return read_tokenizer(self.recipe.family, checkpoint.weights, source, self.recipe.options).eval()
+        return read_tokenizer(self.recipe.family, checkpoint.weights, source, self.recipe.options)
 
     def generator(self, tokenizer: WassersteinVQModel) -> CodeGenerator | None:
         """The generator over a tokenizer's codes; None where the tokenizer alone is imported."""
@@ -104,7 +102,7 @@ class _Parts:
             return None
         source, checkpoint = self._read("generator", self.recipe.generator, published)
         options = self.recipe.options
-        generator = read_generator(self.recipe.family, checkpoint.weights, source, options, tokenizer).eval()
+        generator = read_generator(self.recipe.family, checkpoint.weights, source, options, tokenizer)
         generator.config.class_names = self._class_names(generator.config.num_classes)
         return generator
 
@@ -147,7 +145,7 @@ class _Parts:
 
     def _class_names(self, count: int) -> list[str]:
         if self.recipe.class_names is None:
-            return imagenet_classes() if count == _IMAGENET else []
+            return imagenet_classes() if count == IMAGENET_CLASSES else []
         names = text_lines(self.recipe.class_names, "class_names", "class names")
         if len(names) != count:
             raise ConfigError(f"class_names: {self.recipe.class_names} holds {len(names)} names for {count} classes")

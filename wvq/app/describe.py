@@ -16,6 +16,7 @@ from wvq.files.user_folders import expand_user
 from wvq.files.weight_files import verify_weights
 from wvq.generator.base.conditioning import class_list
 from wvq.generator.base.configuration import GeneratorConfig
+from wvq.generator.next_code.configuration import ImageCodeTransformerConfig
 from wvq.models.config import read_config
 from wvq.settings.size import height_width, is_size, size_text
 from wvq.training.tracking import LOG_NAME
@@ -97,7 +98,7 @@ def _tokenizer(path: Path) -> str:
 
 
 def _any_order(config: GeneratorConfig) -> bool:
-    return getattr(config, "target_positions", False) and getattr(config, "any_order", None) is not False
+    return isinstance(config, ImageCodeTransformerConfig) and config.target_positions and config.any_order is not False
 
 
 def _generator(path: Path) -> str:

@@ -44,3 +44,10 @@ def saved_and_read(quantizer) -> dict:
     torch.save({"weights": quantizer.state_dict(), "state": quantizer.training_state()}, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def spread_codes(quantizer):
+    """Draw the codes of a quantizer far enough apart that features take many of them."""
+    for name, codebook in quantizer.state_dict().items():
+        if name.endswith("codebook"):
+            codebook.normal_()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from tests.tokenizer.quantizers.features import saved_and_read
+from tests.tokenizer.quantizers.features import saved_and_read, spread_codes
 from wvq.errors import DataError
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein
@@ -44,9 +44,7 @@ def make(name, groups=1, spread=True, **fields):
     torch.manual_seed(1)
     quantizer.reset_codebook()
     if spread:
-        for key, codebook in quantizer.state_dict().items():
-            if key.endswith("codebook"):
-                codebook.normal_()
+        spread_codes(quantizer)
     return quantizer
 
 

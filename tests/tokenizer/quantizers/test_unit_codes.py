@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tokenizer.quantizers.features import saved_and_read
+from tests.tokenizer.quantizers.features import saved_and_read, spread_codes
 from wvq.tokenizer.configuration import WassersteinVQConfig
 from wvq.tokenizer.quantizers.alignment import gaussian_wasserstein, packed_moments, packed_sums
 from wvq.tokenizer.quantizers.registry import QUANTIZERS, build_quantizer
@@ -18,9 +18,7 @@ def make(name="vanilla", spread=True, **fields):
     torch.manual_seed(1)
     quantizer.reset_codebook()
     if spread:
-        for key, codebook in quantizer.state_dict().items():
-            if key.endswith("codebook"):
-                codebook.normal_()
+        spread_codes(quantizer)
     return quantizer
 
 
